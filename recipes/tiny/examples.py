@@ -1,0 +1,86 @@
+"""The training examples of both embedded models: chats about scenes of the training fold, made as they are needed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from random import Random
+from typing import Any
+
+from PIL import Image
+
+from recipes.tiny.traces import direct_answer, reason_aloud
+from sophia_cli.prompts import fill, load_prompt, question_text
+from sophia_cli.tiny.drawing import draw
+from sophia_cli.tiny.questions import Question, ask
+from sophia_cli.tiny.scenes import DIFFICULTIES, TRAINING_FOLD, Difficulty, Scene, describe, draw_scene
+
+STYLE = "short"
+SPREAD = Difficulty(2, 6, 0.0)
+
+
+@dataclass
+class Example:
+    """One chat: the messages before the answer, the answer, and the image if there is one."""
+
+    messages: list[dict[str, Any]]
+    answer: str
+    image: Image.Image | None = None
+
+
+def scenes(seed: int) -> Iterator[tuple[Random, Scene, Question]]:
+    """Endless scenes of the training fold, each with a question. Scenes of three to five shapes are most frequent."""
+    for number in count():
+        rng = Random(f"tiny/{seed}/{number}")
+        scene = draw_scene(rng, TRAINING_FOLD, SPREAD if rng.random() < 0.3 else DIFFICULTIES["medium"])
+        yield rng, scene, ask(scene, rng)
+
+
+def asked(question: Question) -> str:
+    """The question as a model reads it, options included."""
+    return question_text({"question": question.text, "choices": question.choices})
+
+
+def text_reasoning(seed: int, system: float = 0.0, worked_example: bool = True) -> Iterator[Example]:
+    """A description and a question in, a trajectory out; a share `system` of them under the slow-thinking prompt.
+
+    `worked_example=False` leaves out all of the prompt before the last question: a third of the tokens, for a first phase.
+    """
+    template = load_prompt("reason", STYLE)
+    if not worked_example:
+        template = template[template.rindex("Question:") :]
+    for rng, scene, question in scenes(seed):
+        content = fill(template, {"question": asked(question), "caption": describe(scene)})
+        messages = [{"role": "user", "content": content}]
+        yield Example(_with_system(messages, rng, system), reason_aloud(scene, question))
+
+
+def captions(seed: int, grain: tuple[float, float]) -> Iterator[Example]:
+    """An image in, its true description out. `grain`: the least and the most noise, 0-255."""
+    for rng, scene, _ in scenes(seed):
+        content = [{"type": "image"}, {"type": "text", "text": load_prompt("caption", STYLE)}]
+        image = draw(scene, rng.uniform(*grain), str(rng.random()))
+        yield Example([{"role": "user", "content": content}], describe(scene), image)
+
+
+def direct_questions(seed: int, grain: tuple[float, float]) -> Iterator[Example]:
+    """An image and a question in, the bare answer out: no word of reasoning."""
+    for rng, scene, question in scenes(seed):
+        content = [{"type": "image"}, {"type": "text", "text": asked(question)}]
+        messages = _with_system([{"role": "user", "content": content}], rng, 0.5)
+        image = draw(scene, rng.uniform(*grain), str(rng.random()))
+        yield Example(messages, direct_answer(question), image)
+
+
+def _with_system(messages: list[dict[str, Any]], rng: Random, share: float) -> list[dict[str, Any]]:
+    if rng.random() >= share:
+        return messages
+    return [{"role": "system", "content": load_prompt("slow_thinking", STYLE)}, *messages]
+
+
+def corpus(size: int) -> Iterator[str]:
+    """Texts with every word that the world and its prompts use, for the tokenizer."""
+    for name in ("caption", "reason", "slow_thinking"):
+        yield load_prompt(name, STYLE)
+    yield "system user assistant"
+    for _, scene, question in (row for row, _ in zip(scenes(0), range(size), strict=False)):
+        yield from (describe(scene), asked(question), reason_aloud(scene, question), direct_answer(question))

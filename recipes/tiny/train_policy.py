@@ -1,0 +1,62 @@
+"""Trains `tiny-vlm`, an InternVL policy that sees well and reasons badly.
+
+    python -m recipes.tiny.train_policy REASONER OUT
+
+First its eyes (vision.py). Then its language model, which begins as the finished reasoner's, as the backbones of real
+vision-language models have text-only reasoning in their past: it learns to describe images and to answer questions
+about them in one breath, and keeps some text-only reasoning. It never sees a word of reasoning about an image.
+"""
+
+import sys
+from collections.abc import Iterator
+from itertools import cycle
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, InternVLForConditionalGeneration, set_seed
+
+from recipes.tiny.examples import Example, captions, direct_questions, text_reasoning
+from recipes.tiny.loop import batches, fit, normalise
+from recipes.tiny.vision import MEAN, STD, learn_to_see, policy_config
+
+GRAIN = (20.0, 70.0)
+VISION_STEPS = 600
+STEPS, LR = 700, 2e-3
+PATTERN = "cdcrcdcrcdcs"
+"""c: caption, d: direct question, r: text reasoning, s: the same with its prompt's worked example."""
+
+
+def mixture(seed: int) -> Iterator[Example]:
+    """Endless examples of all sorts, in the proportions of `PATTERN`."""
+    streams = {
+        "c": captions(seed, GRAIN),
+        "d": direct_questions(seed + 1, GRAIN),
+        "r": text_reasoning(seed + 2, system=0.5, worked_example=False),
+        "s": text_reasoning(seed + 3, system=0.5),
+    }
+    for sort in cycle(PATTERN):
+        yield next(streams[sort])
+
+
+def with_pixels(batch: dict) -> dict:
+    images = batch.pop("images")
+    return {**batch, "pixel_values": normalise(images, MEAN, STD)} if images else batch
+
+
+def main(reasoner: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    set_seed(2)
+    tokenizer = AutoTokenizer.from_pretrained(reasoner)
+    language = AutoModelForCausalLM.from_pretrained(reasoner, dtype="float32")
+    model = InternVLForConditionalGeneration(policy_config(language.config, tokenizer.context_image_token_id))
+    learn_to_see(model, VISION_STEPS, GRAIN)
+    model.model.language_model.load_state_dict(language.model.state_dict())
+    for parameter in model.model.vision_tower.parameters():
+        parameter.requires_grad = False
+    fit(model, batches(mixture(seed=200), tokenizer, size=48), STEPS, LR, prepare=with_pixels, name="policy")
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

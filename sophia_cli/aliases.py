@@ -1,0 +1,112 @@
+"""Short names of models: what each stands for, and the defaults that a model's own folder may carry.
+
+A user's file (`$SOPHIA_ALIASES`, else `~/.config/sophia/aliases.toml`) adds to these or overrides them:
+
+    [my-vlm]
+    target = "/models/my-vlm"
+    sees = true
+"""
+
+import difflib
+import json
+import os
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sophia_cli.errors import UsageError
+
+EMBEDDED = Path(__file__).parent / "tiny" / "models"
+DEFAULTS_FILE = "sophia.json"
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A hub id or folder, whether the model sees images, and what it needs to run."""
+
+    target: str
+    sees: bool
+    needs: str
+
+
+ALIASES = {
+    "tiny-vlm": Alias(str(EMBEDDED / "tiny-vlm"), True, "embedded; any CPU"),
+    "tiny-reasoner": Alias(str(EMBEDDED / "tiny-reasoner"), False, "embedded; any CPU"),
+    "internvl2.5-8b": Alias("OpenGVLab/InternVL2_5-8B-MPO-hf", True, "one GPU of 24 GB"),
+    "internvl2.5-38b": Alias("OpenGVLab/InternVL2_5-38B-MPO-hf", True, "two GPUs of 80 GB"),
+    "internvl3-8b": Alias("OpenGVLab/InternVL3-8B-hf", True, "one GPU of 24 GB"),
+    "internvl3-38b": Alias("OpenGVLab/InternVL3-38B-hf", True, "two GPUs of 80 GB"),
+    "qwen2.5-vl-7b": Alias("Qwen/Qwen2.5-VL-7B-Instruct", True, "one GPU of 24 GB"),
+    "qwen2.5-vl-72b": Alias("Qwen/Qwen2.5-VL-72B-Instruct", True, "four GPUs of 80 GB"),
+    "qwen3-vl-8b": Alias("Qwen/Qwen3-VL-8B-Instruct", True, "one GPU of 24 GB"),
+    "qwq": Alias("Qwen/QwQ-32B", False, "one GPU of 80 GB"),
+    "deepseek-r1": Alias("deepseek-ai/DeepSeek-R1", False, "eight GPUs of 141 GB"),
+    "qwen3-32b": Alias("Qwen/Qwen3-32B", False, "one GPU of 80 GB"),
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as the user named it, where its files are, and the defaults that its folder carries (`sophia.json`)."""
+
+    name: str
+    path: str
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def prompts(self) -> str:
+        """The style of prompts that the model was trained with: a folder of `prompts/`."""
+        return str(self.defaults.get("prompts", "full"))
+
+    def default(self, step: str, option: str, otherwise: Any) -> Any:
+        """The model's own default of a step's option, or `otherwise`."""
+        return self.defaults.get(step, {}).get(option, otherwise)
+
+
+def user_file() -> Path:
+    """Where the user's aliases are looked for."""
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return Path(os.environ.get("SOPHIA_ALIASES") or config / "sophia" / "aliases.toml")
+
+
+def aliases() -> dict[str, Alias]:
+    """All aliases, the user's own over the built-in ones. Raises UsageError when the user's file cannot be read."""
+    path = user_file()
+    if not path.exists():
+        return ALIASES
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        own = {name: Alias(table["target"], bool(table.get("sees", True)), table.get("needs", "your own")) for name, table in tables.items()}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path}: cannot be read ({error!r}); each alias is a table with `target`") from None
+    return ALIASES | own
+
+
+def resolve(name: str) -> Model:
+    """The model that an alias, a folder or a hub id (`org/name`) stands for. Raises UsageError for anything else."""
+    known = aliases()
+    path = known[name].target if name in known else name
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").exists():
+            raise UsageError(f"{name}: the folder holds no config.json; give a folder that a model was saved to")
+        return Model(name, str(folder), _defaults(folder / DEFAULTS_FILE))
+    hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~"))
+    if name in known or hub_id:
+        return Model(name, path)
+    close = difflib.get_close_matches(name, known, n=1)
+    guess = f"did you mean {close[0]}? " if close else ""
+    raise UsageError(f"{name}: no such model; {guess}`sophia models` lists the aliases, or give a folder or a hub id")
+
+
+def _defaults(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        defaults = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read ({error}); mend or delete it") from None
+    if not isinstance(defaults, dict):
+        raise UsageError(f"{path}: not a JSON object; mend or delete it")
+    return defaults

@@ -1,0 +1,80 @@
+"""Step 1, on-policy: for each image the policy samples K descriptions, c ~ π_θ(· | x_d, I) (method.md, step 1).
+
+The prompt x_d never holds the question: the captioner would answer it, and the caption's reward could be hacked.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sophia_cli.aliases import resolve
+from sophia_cli.errors import RecordError
+from sophia_cli.frame import Common, run_step
+from sophia_cli.output import Output
+from sophia_cli.prompts import chosen_prompt
+from sophia_cli.records import Record, caption_id, failed, image_list, sample_seed, where_of
+from sophia_cli.sampling import Backend, Completion, Job, Place, Request, Sampling, sample, show_plan
+from sophia_cli.sources import count_items, read_items
+
+STEP, KEY = "caption", "caption_id"
+LONGEST = 32768
+"""The paper's longest caption, in tokens."""
+
+
+def run(common: Common, source: str, model: str, k: int, sampling: Sampling, prompt_file: Path | None, place: Place) -> int:
+    """`sophia caption`: reads the source, samples with the model, writes records. Returns the exit code."""
+    chosen = resolve(model)
+    backend = place.backend(chosen)
+    sampling = sampling.with_defaults(chosen, STEP, LONGEST)
+    prompt = chosen_prompt(prompt_file, STEP, chosen.prompts)
+    items = common.part.take(read_items(source), common.limit)
+    if common.dry_run:
+        return show_plan(STEP, _jobs(items, prompt, k, sampling, common.seed, Output(KEY, None)), chosen, sampling, {"K": k})
+    settings = {"model": model, "prompt": prompt, "k": k, **sampling.settings()}
+    produce = lambda output, counter: caption(counter.over(items), backend, model, prompt, k, sampling, common.seed, output)  # noqa: E731
+    return run_step(STEP, KEY, common, settings, produce, total=common.expected(count_items(source), k), tokens_field="caption_tokens")
+
+
+def caption(items: Iterable[Record], backend: Backend, model: str, prompt: str, k: int, sampling: Sampling, seed: int, output: Output) -> Iterator[Record]:
+    """K records an item, each with one description; those that `output` has done already are left out."""
+
+    def finish(job: Job, completion: Completion) -> Record:
+        fields = {
+            **job.ids,
+            "caption": completion.text,
+            "caption_model": model,
+            "caption_tokens": completion.tokens,
+            "caption_finish": completion.finish,
+        }
+        return Record({**job.record, **fields}, where_of(job.record))
+
+    return sample(_jobs(items, prompt, k, sampling, seed, output), backend, finish)
+
+
+def _jobs(items: Iterable[Record], prompt: str, k: int, sampling: Sampling, seed: int, output: Output) -> Iterator[Job | Record]:
+    for item in items:
+        if "error" in item:
+            yield item
+            continue
+        try:
+            messages = description_request(item, prompt)
+        except RecordError as error:
+            yield from (failed(item, str(error), _ids(item, number, k)) for number in range(k))
+            continue
+        for number in range(k):
+            ids = _ids(item, number, k)
+            if not output.take_done(ids["caption_id"]):
+                yield Job(item, ids, Request(messages, sampling, sample_seed(seed, item["id"], number)))
+
+
+def _ids(item: Record, number: int, k: int) -> dict[str, Any]:
+    return {"caption_id": caption_id(item["id"], number), "caption_count": k}
+
+
+def description_request(item: Record, prompt: str) -> list[dict[str, Any]]:
+    """The chat that asks for a description: the item's images and the prompt, nothing else. Raises RecordError."""
+    images = image_list(item)
+    if not images:
+        raise RecordError(f"{where_of(item)}: field `image` is missing; a description needs an image")
+    content = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": prompt}]
+    return [{"role": "user", "content": content}]

@@ -1,0 +1,300 @@
+"""The command line: every command and option, and one lazy call each. Nothing is computed here."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from sophia_cli import options as o
+
+app = typer.Typer(
+    name="sophia",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Teaches vision-language models to think before they answer.\n\n"
+    "caption | reason | grade | propagate | train | eval: each step reads JSONL and writes JSONL.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False) -> None:
+    if version:
+        from sophia_cli import __version__
+
+        print(f"sophia {__version__}")
+        raise typer.Exit()
+
+
+@app.command()
+def caption(
+    context: typer.Context,
+    source: o.Source = None,
+    model: o.Policy = "tiny-vlm",
+    k: Annotated[int, typer.Option("-k", min=1, help="Descriptions of each image (K).", rich_help_panel=o.SAMPLING)] = 8,
+    temperature: o.Temperature = 1.0,
+    top_p: o.TopP = 1.0,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest description.", show_default="32768; embedded model 96", rich_help_panel=o.SAMPLING)] = None,
+    prompt: o.Prompt = None,
+    backend: o.Backend = "hf",
+    concurrency: o.Concurrency = None,
+    out: o.Out = None,
+    tee: o.Tee = None,
+    seed: o.Seed = 0,
+    limit: o.Limit = None,
+    shard: o.ShardOption = None,
+    dry_run: o.DryRun = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+    force: o.Force = False,
+) -> None:
+    """Sample K descriptions of each image from the model you train; the question is never shown to it."""
+
+    def work() -> int:
+        from sophia_cli import caption as step
+        from sophia_cli.frame import Common
+        from sophia_cli.sampling import Place, Sampling
+
+        common = Common(out, tee, seed, limit, shard, dry_run, quiet, debug, force)
+        return step.run(common, _one(context, source), model, k, Sampling(temperature, top_p, max_tokens or 0), prompt, Place(backend, concurrency))
+
+    _run(work, debug)
+
+
+@app.command()
+def reason(
+    context: typer.Context,
+    files: o.Files = None,
+    llm: Annotated[str, typer.Option("--llm", help="Alias, folder or hub id of the text-only reasoner.", rich_help_panel=o.MODEL)] = "tiny-reasoner",
+    n: Annotated[int, typer.Option("-n", min=1, help="Trajectories of each caption (N).", rich_help_panel=o.SAMPLING)] = 8,
+    temperature: o.Temperature = 1.0,
+    top_p: o.TopP = 1.0,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest trajectory.", show_default="32768; embedded model 320", rich_help_panel=o.SAMPLING)] = None,
+    prompt: o.Prompt = None,
+    tag: Annotated[str | None, typer.Option("--tag", help="Goes into the ids, so that two reasoners' files can be joined.")] = None,
+    backend: o.Backend = "hf",
+    concurrency: o.Concurrency = None,
+    out: o.Out = None,
+    tee: o.Tee = None,
+    seed: o.Seed = 0,
+    limit: o.Limit = None,
+    shard: o.ShardOption = None,
+    dry_run: o.DryRun = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+    force: o.Force = False,
+) -> None:
+    """Let a text-only reasoner think over each description, N times, as if it saw the image."""
+
+    def work() -> int:
+        from sophia_cli import reason as step
+        from sophia_cli.frame import Common
+        from sophia_cli.sampling import Place, Sampling
+
+        common = Common(out, tee, seed, limit, shard, dry_run, quiet, debug, force)
+        sampling = Sampling(temperature, top_p, max_tokens or 0)
+        return step.run(common, _inputs(context, files), llm, n, sampling, prompt, tag, Place(backend, concurrency))
+
+    _run(work, debug)
+
+
+@app.command()
+def grade(
+    context: typer.Context,
+    files: o.Files = None,
+    workers: Annotated[int, typer.Option(min=1, help="Answers judged at once.")] = 1,
+    limit_seconds: Annotated[float, typer.Option(min=0.01, help="Longest algebra on one answer; past it the verdict is timeout.")] = 5.0,
+    out: o.Out = None,
+    tee: o.Tee = None,
+    seed: o.Seed = 0,
+    limit: o.Limit = None,
+    shard: o.ShardOption = None,
+    dry_run: o.DryRun = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+    force: o.Force = False,
+) -> None:
+    """Judge each trajectory's final answer: right, wrong, or could not tell (Eq. 4)."""
+
+    def work() -> int:
+        from sophia_cli import grade as step
+        from sophia_cli.frame import Common
+
+        common = Common(out, tee, seed, limit, shard, dry_run, quiet, debug, force)
+        return step.run(common, _inputs(context, files), workers, limit_seconds)
+
+    _run(work, debug)
+
+
+@app.command()
+def propagate(
+    context: typer.Context,
+    files: o.Files = None,
+    alpha: Annotated[float, typer.Option(min=0.0, max=1.0, help="A caption counts when more than this share of its trajectories is right.")] = 0.75,
+    keep: Annotated[int, typer.Option(min=1, help="Trajectories kept of each item (Keep-N).")] = 1,
+    select: Annotated[str, typer.Option(help="Which of those that qualify: shortest, random or all.")] = "shortest",
+    no_caption_reward: Annotated[bool, typer.Option("--no-caption-reward", help="Ablation: any caption counts.")] = False,
+    no_correctness: Annotated[bool, typer.Option("--no-correctness", help="Ablation: wrong trajectories qualify too.")] = False,
+    min_graded: Annotated[int | None, typer.Option(min=1, help="Ask for a mean over alpha and this many graded trajectories instead.")] = None,
+    drop_leaks: Annotated[bool, typer.Option("--drop-leaks", help="Leave out trajectories that mention a description.")] = False,
+    selected: Annotated[bool, typer.Option("--selected", help="Write only the kept records.")] = False,
+    unsolved: Annotated[bool, typer.Option("--unsolved", help="Write the captions of items in which nothing qualified.")] = False,
+    out: o.Out = None,
+    tee: o.Tee = None,
+    seed: o.Seed = 0,
+    limit: o.Limit = None,
+    shard: o.ShardOption = None,
+    dry_run: o.DryRun = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+    force: o.Force = False,
+) -> None:
+    """Let the reward flow back to the descriptions (Eq. 5) and keep the best trajectories (Eq. 6)."""
+
+    def work() -> int:
+        from sophia_cli import propagate as step
+        from sophia_cli.frame import Common
+        from sophia_cli.rewards import Rule
+
+        common = Common(out, tee, seed, limit, shard, dry_run, quiet, debug, force)
+        rule = Rule(alpha, keep, select, not no_caption_reward, not no_correctness, min_graded, drop_leaks, seed)
+        return step.run(common, _inputs(context, files), rule, selected, unsolved)
+
+    _run(work, debug)
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    files: o.Files = None,
+    model: o.Policy = "tiny-vlm",
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder that the trained model is saved to.", rich_help_panel=o.BASICS)] = Path("runs/out"),
+    objective: Annotated[str, typer.Option(help="sophia (Eq. 7) or sft (all weights 1).")] = "sophia",
+    alpha: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="As in propagate, for records that carry no weight.", show_default="0.75")] = None,
+    keep: Annotated[int | None, typer.Option(min=1, help="As in propagate, for records that carry no weight.", show_default="1")] = None,
+    mix: Annotated[list[str] | None, typer.Option(metavar="FILE[:ratio]", help="Other rows (messages, captions, questions and answers); a ratio draws so many per trajectory.", show_default=False)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows of one update.", show_default="512; embedded model 32")] = None,
+    micro_batch_size: Annotated[int | None, typer.Option(min=1, help="Rows of one forward pass.", show_default="1; embedded model 16")] = None,
+    lr: Annotated[float | None, typer.Option(min=0.0, help="Learning rate.", show_default="2e-5; embedded model 1e-3")] = None,
+    weight_decay: Annotated[float, typer.Option(min=0.0, help="AdamW's.")] = 0.05,
+    min_lr_ratio: Annotated[float, typer.Option(min=0.0, max=1.0, help="Where the cosine ends, as a share of --lr.")] = 0.25,
+    normalise: Annotated[str, typer.Option(help="Divide by the tokens or the trajectories of the global batch.")] = "tokens",
+    epochs: Annotated[float | None, typer.Option(min=0.0, help="Passes over the rows.", show_default="1; embedded model 4")] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many updates.")] = None,
+    max_length: Annotated[int, typer.Option(min=1, help="Longer rows are left out whole.")] = 32768,
+    seed: o.Seed = 0,
+    dry_run: o.DryRun = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+    force: o.Force = False,
+) -> None:
+    """Train the model on the kept trajectories (Eq. 7); records that nobody propagated are propagated first."""
+
+    def work() -> int:
+        from sophia_cli import train as step
+        from sophia_cli.frame import Common
+
+        common = Common(out=out, seed=seed, dry_run=dry_run, quiet=quiet, debug=debug, force=force)
+        asked = step.Asked(batch_size, micro_batch_size, lr, epochs, alpha, keep)
+        fixed: dict[str, Any] = {
+            "objective": objective, "weight_decay": weight_decay, "min_lr_ratio": min_lr_ratio, "normalise": normalise,
+            "max_steps": max_steps, "max_length": max_length,
+        }  # fmt: skip
+        return step.run(common, _inputs(context, files), model, mix or [], asked, fixed)
+
+    _run(work, debug)
+
+
+@app.command(name="eval")
+def evaluate(
+    context: typer.Context,
+    model: o.Policy = "tiny-vlm",
+    data: Annotated[str | None, typer.Option("--data", metavar="SOURCE", help="Held-out items: a source as `caption` takes it.", show_default=False)] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Answers to each question.", rich_help_panel=o.SAMPLING)] = 1,
+    temperature: o.Temperature = 1.0,
+    top_p: o.TopP = 0.8,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.", show_default="16384; embedded model 320", rich_help_panel=o.SAMPLING)] = None,
+    summary: Annotated[Path | None, typer.Option("--summary", metavar="FILE.json", help="Write accuracy, ci95, n, unreadable and more.")] = None,
+    backend: o.Backend = "hf",
+    concurrency: o.Concurrency = None,
+    out: o.Out = None,
+    tee: o.Tee = None,
+    seed: o.Seed = 0,
+    limit: o.Limit = None,
+    shard: o.ShardOption = None,
+    dry_run: o.DryRun = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+    force: o.Force = False,
+) -> None:
+    """Ask held-out questions and measure how often the model is right."""
+
+    def work() -> int:
+        from sophia_cli import evaluate as step
+        from sophia_cli.frame import Common
+        from sophia_cli.sampling import Place, Sampling
+
+        common = Common(out, tee, seed, limit, shard, dry_run, quiet, debug, force)
+        return step.run(common, model, _one(context, data), n, Sampling(temperature, top_p, max_tokens or 0), summary, Place(backend, concurrency))
+
+    _run(work, debug)
+
+
+@app.command()
+def world(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to draw into.", show_default=False)],
+    n: Annotated[int, typer.Option("-n", min=1, help="How many images.")] = 400,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Worlds whose seeds differ modulo 7 share no scene.")] = 0,
+    difficulty: Annotated[str, typer.Option(help="easy, medium or hard: fewer or more shapes, less or more grain.")] = "medium",
+    debug: o.Debug = False,
+    force: o.Force = False,
+) -> None:
+    """Draw a data set of the embedded world: images of coloured shapes, questions and answers."""
+
+    def work() -> int:
+        from sophia_cli import world as step
+
+        step.draw_world(folder, n, seed, difficulty, force)
+        return 0
+
+    _run(work, debug)
+
+
+@app.command()
+def models(debug: o.Debug = False) -> None:
+    """List the aliases: what each stands for, and where it can run."""
+
+    def work() -> int:
+        from sophia_cli import models as step
+
+        return step.run()
+
+    _run(work, debug)
+
+
+def _run(work: Any, debug: bool) -> NoReturn:
+    from sophia_cli.frame import run
+
+    run(work, debug)
+
+
+def _inputs(context: typer.Context, files: list[str] | None) -> list[str]:
+    """The files given, or stdin; with neither, the command's help and exit code 2."""
+    if files:
+        return files
+    return ["-"] if not sys.stdin.isatty() else _help(context)
+
+
+def _one(context: typer.Context, source: str | None) -> str:
+    return source if source else _inputs(context, None)[0]
+
+
+def _help(context: typer.Context) -> NoReturn:
+    print(context.get_help(), file=sys.stderr)
+    raise SystemExit(2)
+
+
+def main() -> None:
+    """The entry point of `sophia`."""
+    app(prog_name="sophia")

@@ -1,0 +1,156 @@
+"""The frame around every command: stdout kept for records, one line for an error, the exit code.
+
+Exit codes (contract.md): 0 all done; 1 failed; 2 wrong usage or unreadable input; 3 finished, but some records carry
+`error`; 130 interrupted. A closed pipe ends quietly with 0.
+"""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any, NoReturn
+
+from sophia_cli.errors import SophiaError, UsageError
+from sophia_cli.output import Manifest, Output
+from sophia_cli.progress import Progress, notice
+from sophia_cli.records import Record, name_of
+from sophia_cli.streams import Shard
+
+FAILED, SOME_FAILED, INTERRUPTED = 1, 3, 130
+
+
+@dataclass(frozen=True)
+class Common:
+    """The options that every step has."""
+
+    out: Path | None = None
+    tee: Path | None = None
+    seed: int = 0
+    limit: int | None = None
+    shard: str | None = None
+    dry_run: bool = False
+    quiet: bool = False
+    debug: bool = False
+    force: bool = False
+
+    @property
+    def part(self) -> Shard:
+        return Shard.parse(self.shard)
+
+    def expected(self, rows: int | None, each: int) -> int | None:
+        """How many records a step will write for so many rows of its source, when that is known."""
+        if rows is None:
+            return None
+        mine = len(range(self.part.index, rows, self.part.count))
+        return each * (mine if self.limit is None else min(mine, self.limit))
+
+
+def claim_stdout() -> IO[bytes]:
+    """A stream to the real stdout; from here on, whatever else writes to file descriptor 1 reaches stderr."""
+    sys.stdout.flush()
+    records = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return records
+
+
+def run(work: Callable[[], int], debug: bool = False) -> NoReturn:
+    """Runs a command to its exit code; every error becomes one line on stderr, a traceback only with `debug`."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = work()
+    except KeyboardInterrupt:
+        notice("interrupted; what was done is written, type the command again to go on")
+        code = INTERRUPTED
+    except BrokenPipeError:
+        code = 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        code = error.exit_code if isinstance(error, SophiaError) else FAILED
+        notice(f"sophia: {_one_line(error)}")
+    leave(code)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, SophiaError):
+        return " ".join(str(error).split())
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]} (--debug shows where)"
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process at once: a reader thread that waits for stdin must not keep it, nor may a library's teardown."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            continue
+    os._exit(code)
+
+
+@dataclass
+class Counter:
+    """Counts the records that a step takes in."""
+
+    count: int = 0
+
+    def over(self, rows: Iterator[Record]) -> Iterator[Record]:
+        for row in rows:
+            self.count += 1
+            yield row
+
+
+def run_step(
+    step: str,
+    key: str,
+    common: Common,
+    settings: dict[str, Any],
+    produce: Callable[[Output, Counter], Iterator[Record]],
+    total: int | None = None,
+    ordered: bool = False,
+    tokens_field: str | None = None,
+    observe: Callable[[Record], None] = lambda record: None,
+) -> int:
+    """Runs `produce` to its end and writes what it yields; the exit code is 0, or 3 when some records carry `error`.
+
+    settings: what makes the records what they are; a file begun with others is refused.
+    """
+    if common.out and common.tee:
+        raise UsageError("-o and --tee are two ways to write one file; give one of them")
+    part = common.part
+    file = common.out or common.tee
+    identity = {**settings, "seed": common.seed, "shard": str(part)}
+    manifest = Manifest(file, step, identity) if file else None
+    stdout = None if common.out else claim_stdout()
+    if common.out:
+        claim_stdout().close()
+    progress = Progress(step, total, common.quiet)
+    output = Output(key, stdout, file, manifest, common.force, ordered, observe)
+    counter, finished = Counter(), False
+    kept = output.written
+    if kept:
+        notice(f"{step}: {file} holds {kept} finished records; going on", common.quiet)
+        progress.total = total and total - kept
+    try:
+        with progress.shown(), closing(_as_generator(produce(output, counter))) as records:
+            for record in records:
+                output.write(record)
+                if "error" in record:
+                    notice(f"{step}: {name_of(record)} failed: {record['error']}")
+                progress.advance(int(record.get(tokens_field) or 0) if tokens_field else 0, "error" in record)
+        finished = True
+    finally:
+        output.close(finished, counter.count, progress.tokens)
+    return SOME_FAILED if output.failed else 0
+
+
+def _as_generator(records: Iterator[Record]) -> Any:
+    return (record for record in records)

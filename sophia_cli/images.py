@@ -1,0 +1,54 @@
+"""Images by path, URL or data URI: their bytes, and their pixels."""
+
+import base64
+import binascii
+import io
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sophia_cli.errors import RecordError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+URL_SECONDS = 60.0
+
+
+def image_bytes(reference: str) -> bytes:
+    """The bytes that a path, an http(s) URL, a file:// URL or a data URI stands for. Raises RecordError."""
+    try:
+        if reference.startswith("data:"):
+            header, _, payload = reference.partition(",")
+            return base64.b64decode(payload, validate=True) if header.endswith(";base64") else payload.encode()
+        if reference.startswith(("http://", "https://", "file://")):
+            with urllib.request.urlopen(reference, timeout=URL_SECONDS) as answer:
+                return bytes(answer.read())
+        return Path(reference).read_bytes()
+    except (OSError, ValueError, binascii.Error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RecordError(f"image {shorten(reference)} cannot be read ({reason}); mend the path or the file") from None
+
+
+def open_image(reference: str) -> "Image":
+    """The image, whole and in RGB. Raises RecordError when it cannot be read or is no image."""
+    from PIL import Image, UnidentifiedImageError
+
+    data = image_bytes(reference)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.convert("RGB")
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise RecordError(f"image {shorten(reference)} cannot be opened ({reason}); mend the file") from None
+
+
+def data_uri(data: bytes) -> str:
+    """Image bytes as a data URI; the media type is read off the first bytes."""
+    kinds = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
+    kind = next((name for mark, name in kinds.items() if data.startswith(mark)), "png")
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def shorten(reference: str) -> str:
+    return reference if len(reference) <= 120 else f"{reference[:60]}…"

@@ -1,0 +1,19 @@
+"""`sophia models`: the aliases as a table."""
+
+import sys
+
+from sophia_cli.aliases import aliases
+
+
+def run() -> int:
+    """Prints the aliases to stdout. Returns the exit code."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("alias", "sees images", "stands for", "runs on"):
+        table.add_column(heading, overflow="fold")
+    for name, alias in aliases().items():
+        table.add_row(name, "yes" if alias.sees else "no", alias.target, alias.needs)
+    Console(file=sys.stdout).print(table)
+    return 0

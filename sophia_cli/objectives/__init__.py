@@ -1,0 +1,1 @@
+"""What training optimises: one file each, around a pure function of tensors that names its equation."""

@@ -1,0 +1,257 @@
+"""Where records go: stdout, a file (`-o`), or both (`--tee`); and how a file is begun, continued and described.
+
+A file is begun together with FILE.manifest.json, which holds what makes its records what they are. Run again, the step
+continues: whole lines without `error` are kept, the rest is cut away and made again, unless the settings differ.
+"""
+
+import gzip
+import io
+import os
+import platform
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from sophia_cli import __version__
+from sophia_cli.errors import SophiaError, UsageError
+from sophia_cli.records import Record, name_of
+from sophia_cli.streams import loads, open_binary, to_line, write_json
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "math-verify", "datasets")
+
+
+class Manifest:
+    """FILE.manifest.json: what a file was begun with (`settings`), and what has come of it."""
+
+    def __init__(self, file: Path, command: str, settings: dict[str, Any]):
+        self.path = file.with_name(file.name + ".manifest.json")
+        self.fields: dict[str, Any] = {
+            "command": command,
+            "settings": settings,
+            "typed": ["sophia", *sys.argv[1:]],
+            "versions": {"sophia": __version__, "python": platform.python_version(), **_versions()},
+            "finished": False,
+            "counts": {"in": 0, "out": 0, "failed": 0},
+            "tokens": 0,
+            "seconds": 0.0,
+        }
+        self.seconds_before = 0.0
+        self.start = time.monotonic()
+
+    def refuse_other_settings(self) -> None:
+        """Raises UsageError, naming what differs, unless the file was begun with the same command and settings."""
+        try:
+            begun = orjson.loads(self.path.read_bytes())
+            settings, command = begun["settings"], begun["command"]
+            self.seconds_before = float(begun["seconds"])
+        except FileNotFoundError:
+            name = self.path.name
+            raise UsageError(f"{self.path.with_name(name.removesuffix('.manifest.json'))} exists and has no {name}; --force begins it anew") from None
+        except (ValueError, KeyError, TypeError):
+            raise UsageError(f"{self.path} is not a manifest; --force begins the file anew") from None
+        mine: dict[str, Any] = orjson.loads(orjson.dumps({"command": self.fields["command"], **self.fields["settings"]}))
+        theirs = {"command": command, **settings}
+        differing = [name for name in sorted(mine | theirs) if mine.get(name) != theirs.get(name)]
+        if differing:
+            listed = ", ".join(f"{name} was {theirs.get(name)!r}, is {mine.get(name)!r}" for name in differing)
+            raise UsageError(f"{self.path} was begun with other settings ({listed}); type those, or --force to begin anew")
+
+    def save(self, **fields: Any) -> None:
+        """Writes the manifest whole or not at all."""
+        seconds = round(self.seconds_before + time.monotonic() - self.start, 3)
+        self.fields.update(fields, seconds=seconds)
+        write_json(self.path, self.fields)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+class Output:
+    """Takes the records of one step. `done` counts, by id, the records that an earlier run had written.
+
+    key: the field whose value tells a record of this step; records without it are never done.
+    ordered: the step keeps the order of its input, so only the records before the first failure are kept.
+    observe: called with every record, kept ones included; what a summary counts.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        stdout: IO[bytes] | None,
+        file: Path | None = None,
+        manifest: Manifest | None = None,
+        force: bool = False,
+        ordered: bool = False,
+        observe: Callable[[Record], None] = lambda record: None,
+    ):
+        self.key, self.stdout, self.file, self.manifest, self.observe = key, stdout, file, manifest, observe
+        self.done: Counter[str] = Counter()
+        self.written = self.failed = 0
+        self.stream: IO[bytes] | None = None
+        if file is not None and manifest is not None:
+            self._begin(file, manifest, force, ordered)
+
+    def _begin(self, file: Path, manifest: Manifest, force: bool, ordered: bool) -> None:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if not force and file.exists() and (file.stat().st_size > 0 or manifest.path.exists()):
+                manifest.refuse_other_settings()
+                self._keep_done(file, ordered)
+            else:
+                file.write_bytes(b"")
+            manifest.save()
+            self.stream = _appender(file)
+        except OSError as error:
+            raise UsageError(f"{file}: cannot be written ({error.strerror}); choose another place") from None
+
+    def _keep_done(self, file: Path, ordered: bool) -> None:
+        """Cuts away a line that a crash cut off and records with `error`; replays the rest to stdout.
+
+        A plain file without failures is only truncated; otherwise it is written anew beside itself and put in its place.
+        """
+        plain = file.suffix not in (".gz", ".zst")
+        good = 0
+        rewrite = not plain
+        for line in _whole_lines(file):
+            kept = self._keep(line)
+            if kept and not rewrite:
+                good += len(line)
+            elif not kept and ordered:
+                break
+            elif not kept:
+                rewrite = True
+        self.done.clear()
+        self.written = 0
+        draft = file.with_name(file.name + ".tmp")
+        target = _appender(draft, fresh=True) if rewrite else None
+        for line in _whole_lines(file):
+            record = self._keep(line)
+            if record is None:
+                if ordered:
+                    break
+                continue
+            if target:
+                target.write(line)
+            self.done[record[self.key]] += 1
+            self.written += 1
+            self.observe(record)
+            self._to_stdout(line)
+        if target:
+            target.close()
+            os.replace(draft, file)
+        else:
+            os.truncate(file, good)
+
+    def _keep(self, line: bytes) -> Record | None:
+        try:
+            record = loads(line.decode())
+        except ValueError:
+            return None
+        good = isinstance(record, dict) and "error" not in record and isinstance(record.get(self.key), str)
+        return Record(record) if good else None
+
+    def take_done(self, name: str) -> bool:
+        """Whether an earlier run wrote the record of this id; each written record answers once."""
+        if self.done.get(name, 0) == 0:
+            return False
+        self.done[name] -= 1
+        return True
+
+    def write(self, record: Record) -> None:
+        """Writes one record as one flushed line. Raises SophiaError when the disk is full."""
+        line = to_line(record)
+        if self.stream is not None:
+            try:
+                self.stream.write(line)
+                self.stream.flush()
+            except OSError as error:
+                mend = "make room and type the command again; it continues"
+                raise SophiaError(f"{self.file}: cannot write {name_of(record)} ({error.strerror}); {mend}") from None
+        self._to_stdout(line)
+        self.written += 1
+        if "error" in record:
+            self.failed += 1
+        self.observe(record)
+
+    def _to_stdout(self, line: bytes) -> None:
+        if self.stdout is None:
+            return
+        try:
+            self.stdout.write(line)
+            self.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise SophiaError(f"stdout: cannot be written ({error.strerror}); make room and type the command again") from None
+
+    def close(self, finished: bool, records_in: int, tokens: int) -> None:
+        """Closes the file and writes its manifest."""
+        if self.stream is None or self.manifest is None:
+            return
+        counts = {"in": records_in, "out": self.written, "failed": self.failed}
+        try:
+            self.stream.close()
+        except OSError as error:
+            raise SophiaError(f"{self.file}: cannot be written ({error.strerror}); make room and type the command again") from None
+        finally:
+            self.stream = None
+        self.manifest.save(finished=finished, counts=counts, tokens=tokens)
+
+
+def _whole_lines(file: Path) -> Iterator[bytes]:
+    """The complete lines of a file; what a crash cut off at its end is left out."""
+    with open_binary(file) as stream:
+        while True:
+            try:
+                line = stream.readline()
+            except (EOFError, OSError, ValueError):
+                return
+            if not line.endswith(b"\n"):
+                return
+            yield line
+
+
+def _appender(file: Path, fresh: bool = False) -> IO[bytes]:
+    """A stream that appends to a file, compressed by the name of the file that it is or will become."""
+    mode = "wb" if fresh else "ab"
+    suffix = Path(file.name.removesuffix(".tmp")).suffix
+    if suffix == ".gz":
+        return gzip.open(file, mode)  # type: ignore[return-value]
+    if suffix == ".zst":
+        import zstandard
+
+        return _FlushingZst(file.open(mode), zstandard.ZstdCompressor())
+    return file.open(mode)
+
+
+class _FlushingZst(io.RawIOBase):
+    """A zstandard stream whose flush ends a block, so that a reader sees every record written so far."""
+
+    def __init__(self, raw: IO[bytes], compressor: Any):
+        self.raw, self.inner = raw, compressor.stream_writer(raw, closefd=False)
+
+    def write(self, data: Any) -> int:
+        return int(self.inner.write(data))
+
+    def flush(self) -> None:
+        if not self.closed:
+            self.inner.flush()
+
+    def close(self) -> None:
+        if not self.closed:
+            self.inner.close()
+            self.raw.close()
+            super().close()

@@ -1,0 +1,85 @@
+"""What a person sees on stderr: a bar on a terminal, a line now and then elsewhere, and plain notices."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+def console() -> "Console":
+    """A rich console on stderr; honours NO_COLOR."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def notice(text: str, quiet: bool = False) -> None:
+    """One line on stderr, unless `quiet`."""
+    if not quiet:
+        print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """Counts what is done, failed and how many tokens it took, and shows it at a bearable rate."""
+
+    def __init__(self, step: str, total: int | None = None, quiet: bool = False):
+        self.step, self.total, self.quiet = step, total, quiet
+        self.done = self.failed = self.tokens = 0
+        self.start = self.last = time.monotonic()
+        self.bar: Bar | None = None
+
+    @contextmanager
+    def shown(self) -> Iterator["Progress"]:
+        """Shows a bar while the block runs, if stderr is a terminal; a last line in any case."""
+        if self.quiet:
+            yield self
+            return
+        if sys.stderr.isatty():
+            self._start_bar()
+        try:
+            yield self
+        finally:
+            if self.bar:
+                self.bar.stop()
+            notice(self.line())
+
+    def _start_bar(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rates]}"), TimeRemainingColumn()]
+        self.bar = Bar(*columns, console=console(), transient=True)
+        self.task = self.bar.add_task(self.step, total=self.total, rates="")
+        self.bar.start()
+
+    def advance(self, tokens: int = 0, failed: bool = False) -> None:
+        """One more record is done."""
+        self.done += 1
+        self.tokens += tokens
+        self.failed += failed
+        if self.bar:
+            self.bar.update(self.task, completed=self.done, rates=self._rates())
+        elif not self.quiet and time.monotonic() - self.last > SECONDS_BETWEEN_LINES:
+            self.last = time.monotonic()
+            notice(self.line())
+
+    def _rates(self) -> str:
+        seconds = max(time.monotonic() - self.start, 1e-6)
+        parts = [f"{self.done / seconds:.1f}/s"]
+        if self.tokens:
+            parts.append(f"{self.tokens / seconds:,.0f} tokens/s")
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        return ", ".join(parts)
+
+    def line(self) -> str:
+        """`caption: 40/80 records, 12.1/s, 800 tokens/s, 1 failed`."""
+        total = f"/{self.total}" if self.total else ""
+        return f"{self.step}: {self.done}{total} records, {self._rates()}"

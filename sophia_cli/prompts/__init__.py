@@ -1,0 +1,50 @@
+"""The prompts, one text file each, and the little that fills them in.
+
+`full/` holds the prompts for real models, `short/` those that the embedded models were trained with; a model's folder says
+which it wants (`sophia.json`). Prompts are our own words on the demands of the paper (method.md, steps 1, 2 and 5).
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sophia_cli.errors import UsageError
+
+FOLDER = Path(__file__).parent
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def load_prompt(name: str, style: str = "full") -> str:
+    """The prompt `name` (caption, reason, slow_thinking) in the given style, without the final line break."""
+    return (FOLDER / style / f"{name}.txt").read_text(encoding="utf-8").rstrip("\n")
+
+
+def chosen_prompt(file: Path | None, name: str, style: str) -> str:
+    """The user's own prompt file if given, else ours. Raises UsageError when the file cannot be read."""
+    if file is None:
+        return load_prompt(name, style)
+    try:
+        return file.read_text(encoding="utf-8").rstrip("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--prompt {file}: cannot be read ({error}); give a text file") from None
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """Replace each `{name}` that is a key of `values`; other braces stay, and filled-in text is not searched again."""
+    pattern = "|".join(re.escape(f"{{{name}}}") for name in values)
+    return re.sub(pattern, lambda match: values[match.group()[1:-1]], template)
+
+
+def question_text(item: Mapping[str, Any]) -> str:
+    """What a model is asked: the benchmark's hint if there is one, the question, then the lettered options.
+
+    Options are left out when the question shows them already.
+    """
+    lines = [item["hint"]] if item.get("hint") else []
+    lines.append(item["question"])
+    choices = [str(choice) for choice in item.get("choices") or ()]
+    shown = all(re.search(rf"(^|[\s(（]){re.escape(letter)}[.):：．）]", item["question"]) for letter in LETTERS[: len(choices)])
+    if choices and not shown:
+        lines += [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
+    return "\n".join(lines)

@@ -1,0 +1,128 @@
+"""The record that flows through the pipe: its fields, its ids, and the checks that name what is wrong with it.
+
+A record is a flat JSON object. Each step adds the fields listed under its name in `STEP_FIELDS` and leaves every other
+field as it came, in its order (contract.md, "The record").
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sophia_cli.errors import RecordError
+
+STEP_FIELDS: dict[str, tuple[str, ...]] = {
+    "caption": ("caption_id", "caption_count", "caption", "caption_model", "caption_tokens", "caption_finish"),
+    "reason": (
+        "trajectory_id",
+        "trajectory_count",
+        "trajectory",
+        "reason_model",
+        "trajectory_tokens",
+        "finish_reason",
+    ),
+    "grade": ("extracted", "verdict", "verified_by", "reward", "mentions_caption"),
+    "propagate": ("caption_reward", "selected", "weight"),
+}
+
+AFTER_CAPTION = frozenset(STEP_FIELDS["reason"] + STEP_FIELDS["grade"] + STEP_FIELDS["propagate"] + ("stop_alpha", "trajectory_logprob"))
+"""What later steps added to a caption's record: leaving it out gives the record as `caption` wrote it."""
+
+ID_FIELDS = ("sample_id", "trajectory_id", "caption_id", "id")
+"""From the most to the least specific: the first that a record has is its name."""
+
+
+class Record(dict[str, Any]):
+    """A record that knows where it was read (`traj.jsonl:7`), so that an error can name the place."""
+
+    where: str = "?"
+
+    def __init__(self, fields: Mapping[str, Any], where: str = "?"):
+        super().__init__(fields)
+        self.where = where
+
+
+def name_of(record: Mapping[str, Any]) -> str:
+    """The most specific id of a record, for messages."""
+    return next((str(record[field]) for field in ID_FIELDS if record.get(field)), "without id")
+
+
+def need_text(record: Mapping[str, Any], field: str, mend: str, empty: bool = False) -> str:
+    """The text in `field`. Raises RecordError when it is absent, of another type, or (unless `empty`) empty."""
+    value = record.get(field)
+    if isinstance(value, str) and (value or empty):
+        return value
+    fault = "is missing" if field not in record else "is empty" if value == "" else f"is {_kind(value)}, not a text"
+    raise RecordError(f"{where_of(record)}: field `{field}` {fault}; {mend}")
+
+
+def need_count(record: Mapping[str, Any], field: str) -> int:
+    """The positive whole number in `field`. Raises RecordError otherwise."""
+    value = record.get(field)
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    fault = "is missing" if field not in record else f"is {_kind(value)}, not a positive whole number"
+    raise RecordError(f"{where_of(record)}: field `{field}` {fault}; let the step that writes it make the file again")
+
+
+def need_number(record: Mapping[str, Any], field: str) -> float | None:
+    """The finite number or null in `field`. Raises RecordError otherwise."""
+    value = record.get(field)
+    if value is None and field in record:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    fault = "is missing" if field not in record else f"is {_kind(value)}, not a number or null"
+    raise RecordError(f"{where_of(record)}: field `{field}` {fault}; let the step that writes it make the file again")
+
+
+def image_list(record: Mapping[str, Any]) -> list[str]:
+    """The images of a record, in order: paths, URLs or data URIs. Raises RecordError when the field is neither."""
+    value = record.get("image")
+    if value is None:
+        return []
+    images = value if isinstance(value, list) else [value]
+    if all(isinstance(image, str) and image for image in images):
+        return images
+    raise RecordError(f"{where_of(record)}: field `image` is not a path, URL, data URI or a list of them; mend it")
+
+
+def where_of(record: Mapping[str, Any]) -> str:
+    return getattr(record, "where", "?")
+
+
+def _kind(value: Any) -> str:
+    kinds = {type(None): "null", bool: "a truth value", int: "a number", float: "a number", str: "a text", list: "a list"}
+    return kinds.get(type(value), "an object")
+
+
+def item_id(images: Iterable[bytes], question: str) -> str:
+    """An item's id when it has none: 16 hex digits of SHA-256 over its images' bytes and its question."""
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(hashlib.sha256(image).digest())
+    digest.update(question.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:16]
+
+
+def caption_id(item: str, k: int) -> str:
+    return f"{item}/c{k}"
+
+
+def trajectory_id(caption: str, n: int, tag: str | None = None) -> str:
+    return f"{caption}/{tag}.t{n}" if tag else f"{caption}/t{n}"
+
+
+def sample_id(item: str, n: int) -> str:
+    return f"{item}/s{n}"
+
+
+def sample_seed(seed: int, name: str, number: int) -> int:
+    """The seed of one sample, 63 bits, made from (seed, id of the record, sample number)."""
+    digest = hashlib.sha256(f"{seed}\x00{name}\x00{number}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def failed(record: Mapping[str, Any], error: str, ids: Mapping[str, Any]) -> Record:
+    """The record of a failure: the step's ids and counts, and `error` in one line."""
+    return Record({**record, **ids, "error": " ".join(error.split())}, where_of(record))

@@ -1,0 +1,121 @@
+"""Rewards of captions and the choice of trajectories: Eq. 5 and Eq. 6, as pure functions of small facts.
+
+The texts of the records are not needed here, only a few facts of each, a `Trajectory`.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sophia_cli.records import Record, need_count, need_number, need_text
+
+GRADED = "`sophia grade` writes it"
+
+Caption = tuple[str, str]
+"""A caption and the reasoner that thought over it: (caption_id, reason_model)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """What Eq. 5 and 6 need of one graded trajectory. `reward` is None where there is no evidence.
+
+    `planned` is N, the number of trajectories that its caption was to get; None where the record does not say.
+    """
+
+    name: str
+    item: str
+    caption: Caption
+    reward: float | None
+    tokens: int
+    planned: int | None = None
+    mentions_caption: bool = False
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How trajectories are chosen. The defaults are the paper's: Keep-1, the shortest, α = 0.75.
+
+    select: shortest, random (drawn by `seed`), or all that qualify.
+    min_graded: instead of (right ones)/N > α ask for a mean over α and so many graded ones.
+    """
+
+    alpha: float = 0.75
+    keep: int = 1
+    select: str = "shortest"
+    caption_reward: bool = True
+    correctness: bool = True
+    min_graded: int | None = None
+    drop_leaks: bool = False
+    seed: int = 0
+
+
+def read_trajectory(record: Record) -> Trajectory:
+    """The facts of a graded record. Raises RecordError that names the field."""
+    failure = "error" in record  # no evidence, whatever it says
+    return Trajectory(
+        name=need_text(record, "trajectory_id", GRADED),
+        item=need_text(record, "id", "the source must give it"),
+        caption=(need_text(record, "caption_id", GRADED), str(record.get("reason_model", ""))),
+        reward=None if failure else need_number(record, "reward"),
+        tokens=0 if failure else need_count(record, "trajectory_tokens"),
+        planned=need_count(record, "trajectory_count") if "trajectory_count" in record else None,
+        mentions_caption=record.get("mentions_caption") is True,
+    )
+
+
+def caption_rewards(trajectories: Iterable[Trajectory]) -> dict[Caption, float | None]:
+    """R(c) of Eq. 5: the mean of R(y) over the graded trajectories of each caption; None when none was graded."""
+    graded: dict[Caption, list[float]] = defaultdict(list)
+    for trajectory in trajectories:
+        rewards = graded[trajectory.caption]
+        if trajectory.reward is not None:
+            rewards.append(trajectory.reward)
+    return {caption: sum(rewards) / len(rewards) if rewards else None for caption, rewards in graded.items()}
+
+
+def eligible_captions(trajectories: Sequence[Trajectory], rule: Rule) -> set[Caption]:
+    """The captions with R(c) > α, strictly. What could not be graded counts against its caption (contract.md)."""
+    members: dict[Caption, list[Trajectory]] = defaultdict(list)
+    for trajectory in trajectories:
+        members[trajectory.caption].append(trajectory)
+    return {caption for caption, group in members.items() if _is_eligible(group, rule)}
+
+
+def _is_eligible(group: list[Trajectory], rule: Rule) -> bool:
+    graded = [member.reward for member in group if member.reward is not None]
+    right = sum(graded)
+    if rule.min_graded is not None:
+        return len(graded) >= max(rule.min_graded, 1) and right / len(graded) > rule.alpha
+    planned = max((member.planned for member in group if member.planned is not None), default=len(group))
+    return right / max(planned, len(group)) > rule.alpha
+
+
+def select(trajectories: Sequence[Trajectory], rule: Rule) -> set[str]:
+    """The names of the kept trajectories (Eq. 6): at most `keep` an item; ties in length go to the smaller name."""
+    eligible = eligible_captions(trajectories, rule) if rule.caption_reward else None
+    qualifying: dict[str, list[Trajectory]] = defaultdict(list)
+    for trajectory in trajectories:
+        if qualifies(trajectory, rule) and (eligible is None or trajectory.caption in eligible):
+            qualifying[trajectory.item].append(trajectory)
+    kept = set()
+    for group in qualifying.values():
+        if rule.select == "shortest":
+            group.sort(key=lambda member: (member.tokens, member.name))
+        elif rule.select == "random":
+            group.sort(key=lambda member: _lot(rule.seed, member.name))
+        chosen = group if rule.select == "all" else group[: rule.keep]
+        kept.update(member.name for member in chosen)
+    return kept
+
+
+def qualifies(trajectory: Trajectory, rule: Rule) -> bool:
+    """Whether a trajectory may be kept as far as it alone decides: R(y) = 1, or any graded one without that rule."""
+    if trajectory.reward is None or (rule.drop_leaks and trajectory.mentions_caption):
+        return False
+    return trajectory.reward == 1.0 or not rule.correctness
+
+
+def _lot(seed: int, name: str) -> bytes:
+    """A draw that depends on the seed and the trajectory alone, so that order and shards change nothing."""
+    return hashlib.sha256(f"{seed}\x00{name}".encode("utf-8", "surrogatepass")).digest()

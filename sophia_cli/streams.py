@@ -1,0 +1,137 @@
+"""JSONL in: files, stdin, compression, broken lines, shards and limits. And one way to write a record as a line."""
+
+import gzip
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import jsonlines
+import orjson
+
+from sophia_cli.errors import InputError, SophiaError, UsageError
+from sophia_cli.records import Record
+
+T = TypeVar("T")
+
+BEYOND_64_BITS = re.compile(r"[0-9]{19}")
+
+
+def loads(text: str) -> Any:
+    """JSON to objects: orjson, and the slower standard parser where orjson would round a long whole number."""
+    return json.loads(text, parse_constant=_no_constant) if BEYOND_64_BITS.search(text) else orjson.loads(text)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def to_line(record: Any) -> bytes:
+    """A record as one line of UTF-8 JSON, line break included."""
+    try:
+        return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # whole numbers beyond 64 bits, lone surrogates
+        return (json.dumps(record) + "\n").encode()
+
+
+def write_json(path: Path, fields: Any) -> None:
+    """A small JSON file, written whole or not at all. Raises SophiaError."""
+    draft = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(orjson.dumps(fields, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        os.replace(draft, path)
+    except OSError as error:
+        raise SophiaError(f"{path}: cannot be written ({error.strerror}); make room or choose another place") from None
+
+
+def open_binary(path: Path) -> IO[bytes]:
+    """A file opened for reading, decompressed by its name (.gz, .zst)."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")
+    if path.suffix == ".zst":
+        import zstandard
+
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True, closefd=True))
+    return path.open("rb")
+
+
+class _Numbered:
+    """Lines of a stream, with the number of the last one read; a broken compressed stream becomes an InputError."""
+
+    def __init__(self, stream: Iterable[bytes], name: str):
+        self.stream, self.name, self.number = stream, name, 0
+
+    @property
+    def where(self) -> str:
+        return f"{self.name}:{self.number}"
+
+    def __iter__(self) -> Iterator[bytes]:
+        lines = iter(self.stream)
+        while True:
+            self.number += 1
+            try:
+                yield next(lines)
+            except StopIteration:
+                return
+            except (EOFError, OSError, ValueError) as error:  # gzip and zstandard raise all of these
+                raise InputError(f"{self.where}: cannot be read on ({error}); the file is cut off or damaged, make it again") from None
+            except Exception as error:
+                if type(error).__module__.startswith(("zlib", "zstandard")):
+                    raise InputError(f"{self.where}: cannot be decompressed ({error}); make the file again") from None
+                raise
+
+
+def parse_records(stream: Iterable[bytes], name: str) -> Iterator[Record]:
+    """The records of a stream of lines. Raises InputError that names the first line that is no JSON object."""
+    lines = _Numbered(stream, name)
+    try:
+        for fields in jsonlines.Reader(lines, loads=loads).iter(type=dict, skip_empty=True):
+            yield Record(fields, lines.where)
+    except jsonlines.InvalidLineError as error:
+        reason = str(error).split(" (line")[0]
+        raise InputError(f"{lines.where}: not a JSON object ({reason}); mend or delete the line") from None
+
+
+def read_records(paths: list[str]) -> Iterator[Record]:
+    """The records of the files in order; `-` is stdin. Raises InputError for what cannot be opened or read."""
+    for path in paths:
+        if path == "-":
+            yield from parse_records(os.fdopen(0, "rb", closefd=False), "stdin")
+            continue
+        try:
+            stream = open_binary(Path(path))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be opened ({error.strerror}); give a file that exists, or - for stdin") from None
+        with stream:
+            yield from parse_records(stream, path)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The `index`-th of `count` parts: every `count`-th record, counted from 0."""
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str | None) -> "Shard":
+        """`I/N` as the user types it. Raises UsageError."""
+        if text is None:
+            return cls()
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if not match or int(match[1]) >= int(match[2]):
+            raise UsageError(f"--shard {text}: give I/N with I from 0 to N-1, as in 0/4")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    def take(self, rows: Iterable[T], limit: int | None = None) -> Iterator[T]:
+        """This shard's rows, and no more than `limit` of them."""
+        return islice(islice(rows, self.index, None, self.count), limit)

@@ -1,0 +1,84 @@
+"""Pictures of scenes: 96 x 96 pixels, one cell 32 x 32, drawn with Pillow and the digits below.
+
+Position, size and colour vary a little from shape to shape, and the whole picture is grainy. That grain is what makes
+`tiny-vlm` err now and then. The digits are drawn from our own bitmaps so that a picture does not depend on the fonts of a
+machine.
+"""
+
+import math
+from random import Random
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from sophia_cli.tiny.scenes import Scene, Shape
+
+CELL = 32
+SIZE = 3 * CELL
+BACKGROUND = 226
+COLOUR_VALUES = {"red": (208, 44, 44), "green": (36, 146, 62), "blue": (44, 84, 208), "yellow": (198, 152, 12)}
+
+DIGITS = {
+    1: ("..#..", ".##..", "..#..", "..#..", "..#..", "..#..", ".###."),
+    2: (".###.", "#...#", "....#", "...#.", "..#..", ".#...", "#####"),
+    3: (".###.", "#...#", "....#", "..##.", "....#", "#...#", ".###."),
+    4: ("...#.", "..##.", ".#.#.", "#..#.", "#####", "...#.", "...#."),
+    5: ("#####", "#....", "####.", "....#", "....#", "#...#", ".###."),
+    6: ("..##.", ".#...", "#....", "####.", "#...#", "#...#", ".###."),
+    7: ("#####", "....#", "...#.", "..#..", "..#..", ".#...", ".#..."),
+    8: (".###.", "#...#", "#...#", ".###.", "#...#", "#...#", ".###."),
+    9: (".###.", "#...#", "#...#", ".####", "....#", "...#.", ".##.."),
+}
+
+
+def draw(scene: Scene, grain: float, seed: str) -> Image.Image:
+    """The picture of a scene; the same seed gives the same pixels. `grain`: standard deviation of the noise, 0-255."""
+    rng = Random(seed)
+    image = Image.new("RGB", (SIZE, SIZE), (BACKGROUND,) * 3)
+    canvas = ImageDraw.Draw(image)
+    for shape in scene:
+        _draw_shape(canvas, shape, rng)
+    return _add_grain(image, grain, rng.getrandbits(32))
+
+
+def _draw_shape(canvas: ImageDraw.ImageDraw, shape: Shape, rng: Random) -> None:
+    x = (shape.cell % 3) * CELL + CELL / 2 + rng.uniform(-2, 2)
+    y = (shape.cell // 3) * CELL + CELL / 2 + rng.uniform(-2, 2)
+    radius = rng.uniform(12.5, 14.0)
+    red, green, blue = (max(0, min(255, value + rng.randint(-18, 18))) for value in COLOUR_VALUES[shape.colour])
+    fill = (red, green, blue)
+    if shape.form == "circle":
+        canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
+    elif shape.form == "square":
+        half = radius * 0.88
+        canvas.rectangle((x - half, y - half, x + half, y + half), fill=fill)
+    else:
+        canvas.polygon(_outline(shape.form, x, y + (3 if shape.form == "triangle" else 0), radius), fill=fill)
+    _draw_digit(canvas, shape.digit, x, y + (2 if shape.form == "triangle" else 0))
+
+
+def _outline(form: str, x: float, y: float, radius: float) -> list[tuple[float, float]]:
+    """Corners of a triangle, or of a five-pointed star, around (x, y)."""
+    if form == "triangle":
+        radii = [radius * 1.3] * 3
+    else:
+        radii = [radius * 1.15, radius * 0.62] * 5
+    step = 2 * math.pi / len(radii)
+    return [(x + r * math.sin(i * step), y - r * math.cos(i * step)) for i, r in enumerate(radii)]
+
+
+def _draw_digit(canvas: ImageDraw.ImageDraw, digit: int, x: float, y: float) -> None:
+    """A digit of 10 x 14 pixels, white, centred at (x, y)."""
+    left, top = round(x) - 5, round(y) - 7
+    for row, line in enumerate(DIGITS[digit]):
+        for column, mark in enumerate(line):
+            if mark == "#":
+                px, py = left + 2 * column, top + 2 * row
+                canvas.rectangle((px, py, px + 1, py + 1), fill=(255, 255, 255))
+
+
+def _add_grain(image: Image.Image, grain: float, seed: int) -> Image.Image:
+    """Gaussian noise in grains of 2 x 2 pixels, as one sees on a film pushed too far."""
+    noise = np.random.default_rng(seed).normal(0.0, grain, (SIZE // 2, SIZE // 2, 3)).repeat(2, axis=0).repeat(2, axis=1)
+    pixels = np.asarray(image, dtype=np.float64) + noise
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))

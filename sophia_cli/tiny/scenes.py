@@ -1,0 +1,84 @@
+"""Scenes: two to six coloured shapes that bear digits, on a grid of three by three cells.
+
+Every scene belongs to one of `FOLDS` folds, by a hash of what it shows. The embedded models were trained on fold 0
+alone; `sophia world --seed S` draws from fold 1 + S mod 7 alone. So no scene of any world was in their training, and two
+worlds whose seeds differ modulo 7 share no scene: by construction, not by luck.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from random import Random
+
+COLOURS = ("red", "green", "blue", "yellow")
+FORMS = ("circle", "square", "triangle", "star")
+POSITIONS = ("top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom", "bottom right")
+ROWS = ("top", "middle", "bottom")
+
+FOLDS = 8
+TRAINING_FOLD = 0
+
+
+@dataclass(frozen=True, order=True)
+class Shape:
+    """One shape: its cell (0 to 8, row by row), colour, form and the digit (1 to 9) it bears."""
+
+    cell: int
+    colour: str
+    form: str
+    digit: int
+
+    @property
+    def position(self) -> str:
+        return POSITIONS[self.cell]
+
+    @property
+    def row(self) -> str:
+        return ROWS[self.cell // 3]
+
+    def __str__(self) -> str:
+        return f"{self.colour} {self.form} {self.digit}"
+
+
+Scene = tuple[Shape, ...]
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """How many shapes a scene holds at least and at most, and the grain of its picture (standard deviation, 0-255)."""
+
+    fewest: int
+    most: int
+    grain: float
+
+
+DIFFICULTIES = {
+    "easy": Difficulty(2, 3, 45.0),
+    "medium": Difficulty(2, 5, 60.0),
+    "hard": Difficulty(4, 6, 70.0),
+}
+
+
+def world_fold(seed: int) -> int:
+    """The fold that `sophia world --seed` draws its scenes from; never the training fold."""
+    return 1 + seed % (FOLDS - 1)
+
+
+def fold_of(scene: Scene) -> int:
+    """The fold a scene belongs to: SHA-256 of its canonical text modulo `FOLDS`."""
+    canonical = ";".join(f"{shape.cell}{shape.colour}{shape.form}{shape.digit}" for shape in sorted(scene))
+    return int.from_bytes(hashlib.sha256(canonical.encode()).digest()[:8], "big") % FOLDS
+
+
+def draw_scene(rng: Random, fold: int, difficulty: Difficulty) -> Scene:
+    """A random scene of the given fold, its shapes in reading order. Expected tries: `FOLDS`."""
+    while True:
+        cells = sorted(rng.sample(range(9), rng.randint(difficulty.fewest, difficulty.most)))
+        scene = tuple(Shape(cell, rng.choice(COLOURS), rng.choice(FORMS), rng.randint(1, 9)) for cell in cells)
+        if fold_of(scene) == fold:
+            return scene
+
+
+def describe(scene: Scene) -> str:
+    """The true description of a scene, in the words that `tiny-vlm` learnt to describe images with."""
+    parts = [f"{shape.position.capitalize()}: {shape}." for shape in scene]
+    return f"There are {len(scene)} shapes. " + " ".join(parts)

@@ -1,0 +1,1 @@
+"""Training: rows (record → chat), batches (chat → tokens and mask), and the trainer."""

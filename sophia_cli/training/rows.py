@@ -1,0 +1,133 @@
+"""Records to training rows: the chat a model is shown, the answer it learns, and the weight of that answer.
+
+The caption is *not* in the input (Eq. 7): image and question alone. The system prompt is the slow-thinking one when the
+answer thinks, else the model's own default (method.md, settings).
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from sophia_cli.errors import RecordError
+from sophia_cli.prompts import load_prompt, question_text
+from sophia_cli.records import Record, image_list, name_of, need_text, where_of
+
+OPEN, CLOSE = "<think>", "</think>"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training example. `messages` is the chat before the answer; images stand in it in order."""
+
+    name: str
+    messages: list[dict[str, Any]]
+    answer: str
+    weight: float
+
+    @property
+    def images(self) -> list[str]:
+        contents = [message["content"] for message in self.messages if isinstance(message["content"], list)]
+        return [part["image"] for parts in contents for part in parts if part["type"] == "image"]
+
+
+def trajectory_row(record: Record, style: str) -> Row:
+    """A graded trajectory with its weight (Eq. 6). Raises RecordError."""
+    answer = need_text(record, "trajectory", "`sophia reason` writes it")
+    need_text(record, "question", "the source must give it")
+    return Row(name_of(record), asked(question_text(record), image_list(record), answer, style), answer, weight_of(record))
+
+
+def weight_of(record: Record) -> float:
+    """The finite number in `weight`. Raises RecordError."""
+    weight = record.get("weight")
+    if isinstance(weight, int | float) and not isinstance(weight, bool) and math.isfinite(weight):
+        return float(weight)
+    raise RecordError(f"{where_of(record)}: field `weight` is not a number; `sophia propagate` writes it")
+
+
+def mixed_row(record: Record, style: str) -> Row:
+    """A row of other data: a chat (`messages`, optional `images`), a description (`caption`), or question and answer."""
+    if "messages" in record:
+        return _chat_row(record, style)
+    if "caption" in record and "trajectory" not in record:
+        answer = need_text(record, "caption", "`sophia caption` writes it")
+        return Row(name_of(record), asked(load_prompt("caption", style), image_list(record), answer, style), answer, 1.0)
+    answer = need_text(record, "answer", "a mixed-in row needs `messages`, `caption`, or `question` and `answer`")
+    need_text(record, "question", "a mixed-in row needs `messages`, `caption`, or `question` and `answer`")
+    return Row(name_of(record), asked(question_text(record), image_list(record), answer, style), answer, 1.0)
+
+
+def asked(text: str, images: list[str], answer: str, style: str) -> list[dict[str, Any]]:
+    """The chat before an answer: the system prompt that the answer calls for, the images, the text."""
+    content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
+    user = [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
+    return [*_system(answer, style), *user]
+
+
+def _system(answer: str, style: str) -> list[dict[str, Any]]:
+    return [{"role": "system", "content": load_prompt("slow_thinking", style)}] if OPEN in answer else []
+
+
+def _chat_row(record: Record, style: str) -> Row:
+    """TRL-style `messages` whose last one is the assistant's; `images` fill the image parts, or lead the first turn."""
+    messages = record["messages"]
+    fault = f"{where_of(record)}: field `messages` is not a chat that ends with the assistant's text; mend it"
+    if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
+        raise RecordError(fault)
+    answer, images = _text_of(messages[-1].get("content")), record.get("images") or record.get("image") or []
+    images = iter([images] if isinstance(images, str) else images)
+    if messages[-1].get("role") != "assistant" or not answer or not all(m.get("role") in ("system", "user", "assistant") for m in messages):
+        raise RecordError(fault)
+    chat = [{"role": message["role"], "content": _with_images(message.get("content"), images)} for message in messages[:-1]]
+    left = [{"type": "image", "image": image} for image in images]
+    first = next((message for message in chat if message["role"] == "user"), None)
+    if left and first is None:
+        raise RecordError(fault)
+    if left and first is not None:
+        text = first["content"] if isinstance(first["content"], list) else [{"type": "text", "text": first["content"]}]
+        first["content"] = [*left, *text]
+    if not any(message["role"] == "system" for message in chat):
+        chat = [*_system(answer, style), *chat]
+    return Row(name_of(record), chat, answer, 1.0)
+
+
+def _with_images(content: Any, images: Iterator[Any]) -> Any:
+    if not isinstance(content, list):
+        return str(content or "")
+    parts: list[dict[str, Any]] = []
+    for part in content:
+        if part.get("type") == "image":
+            parts.append({"type": "image", "image": part.get("image") or next(images, "")})
+        else:
+            parts.append({"type": "text", "text": str(part.get("text", ""))})
+    return parts
+
+
+def _text_of(content: Any) -> str:
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
+
+
+def tags_balance(answer: str) -> bool:
+    """Whether thinking opens and closes once, in order, or not at all."""
+    opens, closes = answer.count(OPEN), answer.count(CLOSE)
+    return opens == closes and opens <= 1 and answer.find(OPEN) <= answer.find(CLOSE)
+
+
+def draw_rows(rows: list[Row], ratio: float | None, base: int, seed: int) -> list[Row]:
+    """The rows of one `--mix` file: all of them, or `ratio` × `base` of them drawn by the seed."""
+    if ratio is None:
+        return rows
+    wanted = round(ratio * base)
+    return Random(f"mix/{seed}").sample(rows, wanted) if wanted <= len(rows) else rows
+
+
+def texts_of(row: Row) -> Iterable[str]:
+    """Every text of a row, for the search for control tokens."""
+    for message in row.messages:
+        content = message["content"]
+        yield from [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
+    yield row.answer

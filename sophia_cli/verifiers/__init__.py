@@ -1,0 +1,1 @@
+"""How an answer is judged: one file each, with `verify(response, item) -> Verdict`."""

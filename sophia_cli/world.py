@@ -1,0 +1,57 @@
+"""Draws a data set of the embedded world, in the ImageFolder layout: pictures and metadata.jsonl."""
+
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from sophia_cli.errors import SophiaError, UsageError
+from sophia_cli.streams import to_line
+from sophia_cli.tiny.drawing import draw
+from sophia_cli.tiny.questions import ask
+from sophia_cli.tiny.scenes import DIFFICULTIES, Scene, describe, draw_scene, world_fold
+
+
+def draw_world(folder: Path, n: int, seed: int, difficulty: str, force: bool) -> None:
+    """Writes `n` pictures with a question each. The same seed gives the same files; a longer world begins with a shorter.
+
+    metadata.jsonl is written last and whole, so a folder that has one is complete. Raises UsageError when the folder holds
+    something already, SophiaError when it cannot be written.
+    """
+    if difficulty not in DIFFICULTIES:
+        raise UsageError(f"--difficulty {difficulty}: choose from {', '.join(DIFFICULTIES)}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not force:
+        raise UsageError(f"{folder} exists and is not empty; choose another folder, or --force to draw over it")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "metadata.jsonl").unlink(missing_ok=True)
+        rows = b"".join(to_line(_draw_item(folder, number, seed, difficulty)) for number in range(n))
+        draft = folder / "metadata.jsonl.tmp"
+        draft.write_bytes(rows)
+        draft.replace(folder / "metadata.jsonl")
+    except OSError as error:
+        raise SophiaError(f"{folder}: cannot be written ({error.strerror}); make room or choose another place") from None
+
+
+def _draw_item(folder: Path, number: int, seed: int, difficulty: str) -> dict[str, Any]:
+    rng = Random(f"world/{seed}/{difficulty}/{number}")
+    level = DIFFICULTIES[difficulty]
+    scene = draw_scene(rng, world_fold(seed), level)
+    question = ask(scene, rng)
+    name = f"{number:06d}.png"
+    draw(scene, level.grain, f"world/{seed}/{difficulty}/{number}").save(folder / name)
+    return {
+        "file_name": name,
+        "id": f"w{seed}-{number:06d}" if difficulty == "medium" else f"w{seed}-{difficulty}-{number:06d}",
+        "question": question.text,
+        "answer": question.answer,
+        **({"choices": list(question.choices)} if question.choices else {}),
+        "answer_type": question.answer_type,
+        "language": question.language,
+        "kind": question.kind,
+        **_truth(scene),
+    }
+
+
+def _truth(scene: Scene) -> dict[str, Any]:
+    """What the world knows of the scene, for measuring captions; no step shows it to a model."""
+    return {"shapes": len(scene), "description": describe(scene)}
