@@ -77,7 +77,10 @@ def aliases() -> dict[str, Alias]:
         return ALIASES
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-        own = {name: Alias(table["target"], bool(table.get("sees", True)), table.get("needs", "your own")) for name, table in tables.items()}
+        own = {
+            name: Alias(table["target"], bool(table.get("sees", True)), table.get("needs", "your own"))
+            for name, table in tables.items()
+        }
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path}: cannot be read ({error!r}); each alias is a table with `target`") from None
     return ALIASES | own

@@ -9,7 +9,7 @@ from typing import Any
 
 from sophia_cli.aliases import resolve
 from sophia_cli.errors import RecordError
-from sophia_cli.frame import Common, run_step
+from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.output import Output
 from sophia_cli.prompts import chosen_prompt
 from sophia_cli.records import Record, caption_id, failed, image_list, sample_seed, where_of
@@ -31,11 +31,31 @@ def run(common: Common, source: str, model: str, k: int, sampling: Sampling, pro
     if common.dry_run:
         return show_plan(STEP, _jobs(items, prompt, k, sampling, common.seed, Output(KEY, None)), chosen, sampling, {"K": k})
     settings = {"model": model, "prompt": prompt, "k": k, **sampling.settings()}
-    produce = lambda output, counter: caption(counter.over(items), backend, model, prompt, k, sampling, common.seed, output)  # noqa: E731
-    return run_step(STEP, KEY, common, settings, produce, total=common.expected(count_items(source), k), tokens_field="caption_tokens")
+
+    def produce(output: Output, counter: Counter) -> Iterator[Record]:
+        return caption(counter.over(items), backend, model, prompt, k, sampling, common.seed, output)
+
+    return run_step(
+        STEP,
+        KEY,
+        common,
+        settings,
+        produce,
+        total=common.expected(count_items(source), k),
+        tokens_field="caption_tokens",
+    )
 
 
-def caption(items: Iterable[Record], backend: Backend, model: str, prompt: str, k: int, sampling: Sampling, seed: int, output: Output) -> Iterator[Record]:
+def caption(
+    items: Iterable[Record],
+    backend: Backend,
+    model: str,
+    prompt: str,
+    k: int,
+    sampling: Sampling,
+    seed: int,
+    output: Output,
+) -> Iterator[Record]:
     """K records an item, each with one description; those that `output` has done already are left out."""
 
     def finish(job: Job, completion: Completion) -> Record:
@@ -51,7 +71,9 @@ def caption(items: Iterable[Record], backend: Backend, model: str, prompt: str, 
     return sample(_jobs(items, prompt, k, sampling, seed, output), backend, finish)
 
 
-def _jobs(items: Iterable[Record], prompt: str, k: int, sampling: Sampling, seed: int, output: Output) -> Iterator[Job | Record]:
+def _jobs(
+    items: Iterable[Record], prompt: str, k: int, sampling: Sampling, seed: int, output: Output
+) -> Iterator[Job | Record]:
     for item in items:
         if "error" in item:
             yield item

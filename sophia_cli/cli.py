@@ -35,7 +35,12 @@ def caption(
     k: Annotated[int, typer.Option("-k", min=1, help="Descriptions of each image (K).", rich_help_panel=o.SAMPLING)] = 8,
     temperature: o.Temperature = 1.0,
     top_p: o.TopP = 1.0,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest description.", show_default="32768; embedded model 96", rich_help_panel=o.SAMPLING)] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Longest description.", show_default="32768; embedded model 96", rich_help_panel=o.SAMPLING
+        ),
+    ] = None,
     prompt: o.Prompt = None,
     backend: o.Backend = "hf",
     concurrency: o.Concurrency = None,
@@ -57,7 +62,15 @@ def caption(
         from sophia_cli.sampling import Place, Sampling
 
         common = Common(out, tee, seed, limit, shard, dry_run, quiet, debug, force)
-        return step.run(common, _one(context, source), model, k, Sampling(temperature, top_p, max_tokens or 0), prompt, Place(backend, concurrency))
+        return step.run(
+            common,
+            _one(context, source),
+            model,
+            k,
+            Sampling(temperature, top_p, max_tokens or 0),
+            prompt,
+            Place(backend, concurrency),
+        )
 
     _run(work, debug)
 
@@ -66,13 +79,22 @@ def caption(
 def reason(
     context: typer.Context,
     files: o.Files = None,
-    llm: Annotated[str, typer.Option("--llm", help="Alias, folder or hub id of the text-only reasoner.", rich_help_panel=o.MODEL)] = "tiny-reasoner",
+    llm: Annotated[
+        str, typer.Option("--llm", help="Alias, folder or hub id of the text-only reasoner.", rich_help_panel=o.MODEL)
+    ] = "tiny-reasoner",
     n: Annotated[int, typer.Option("-n", min=1, help="Trajectories of each caption (N).", rich_help_panel=o.SAMPLING)] = 8,
     temperature: o.Temperature = 1.0,
     top_p: o.TopP = 1.0,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest trajectory.", show_default="32768; embedded model 320", rich_help_panel=o.SAMPLING)] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Longest trajectory.", show_default="32768; embedded model 320", rich_help_panel=o.SAMPLING
+        ),
+    ] = None,
     prompt: o.Prompt = None,
-    tag: Annotated[str | None, typer.Option("--tag", help="Goes into the ids, so that two reasoners' files can be joined.")] = None,
+    tag: Annotated[
+        str | None, typer.Option("--tag", help="Goes into the ids, so that two reasoners' files can be joined.")
+    ] = None,
     backend: o.Backend = "hf",
     concurrency: o.Concurrency = None,
     out: o.Out = None,
@@ -104,7 +126,9 @@ def grade(
     context: typer.Context,
     files: o.Files = None,
     workers: Annotated[int, typer.Option(min=1, help="Answers judged at once.")] = 1,
-    limit_seconds: Annotated[float, typer.Option(min=0.01, help="Longest algebra on one answer; past it the verdict is timeout.")] = 5.0,
+    limit_seconds: Annotated[
+        float, typer.Option(min=0.01, help="Longest algebra on one answer; past it the verdict is timeout.")
+    ] = 5.0,
     out: o.Out = None,
     tee: o.Tee = None,
     seed: o.Seed = 0,
@@ -131,15 +155,26 @@ def grade(
 def propagate(
     context: typer.Context,
     files: o.Files = None,
-    alpha: Annotated[float, typer.Option(min=0.0, max=1.0, help="A caption counts when more than this share of its trajectories is right.")] = 0.75,
+    alpha: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="A caption counts when more than this share of its trajectories is right."),
+    ] = 0.75,
     keep: Annotated[int, typer.Option(min=1, help="Trajectories kept of each item (Keep-N).")] = 1,
     select: Annotated[str, typer.Option(help="Which of those that qualify: shortest, random or all.")] = "shortest",
     no_caption_reward: Annotated[bool, typer.Option("--no-caption-reward", help="Ablation: any caption counts.")] = False,
-    no_correctness: Annotated[bool, typer.Option("--no-correctness", help="Ablation: wrong trajectories qualify too.")] = False,
-    min_graded: Annotated[int | None, typer.Option(min=1, help="Ask for a mean over alpha and this many graded trajectories instead.")] = None,
-    drop_leaks: Annotated[bool, typer.Option("--drop-leaks", help="Leave out trajectories that mention a description.")] = False,
+    no_correctness: Annotated[
+        bool, typer.Option("--no-correctness", help="Ablation: wrong trajectories qualify too.")
+    ] = False,
+    min_graded: Annotated[
+        int | None, typer.Option(min=1, help="Ask for a mean over alpha and this many graded trajectories instead.")
+    ] = None,
+    drop_leaks: Annotated[
+        bool, typer.Option("--drop-leaks", help="Leave out trajectories that mention a description.")
+    ] = False,
     selected: Annotated[bool, typer.Option("--selected", help="Write only the kept records.")] = False,
-    unsolved: Annotated[bool, typer.Option("--unsolved", help="Write the captions of items in which nothing qualified.")] = False,
+    unsolved: Annotated[
+        bool, typer.Option("--unsolved", help="Write the captions of items in which nothing qualified.")
+    ] = False,
     out: o.Out = None,
     tee: o.Tee = None,
     seed: o.Seed = 0,
@@ -169,18 +204,41 @@ def train(
     context: typer.Context,
     files: o.Files = None,
     model: o.Policy = "tiny-vlm",
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder that the trained model is saved to.", rich_help_panel=o.BASICS)] = Path("runs/out"),
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="The folder that the trained model is saved to.", rich_help_panel=o.BASICS),
+    ] = Path("runs/out"),
     objective: Annotated[str, typer.Option(help="sophia (Eq. 7) or sft (all weights 1).")] = "sophia",
-    alpha: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="As in propagate, for records that carry no weight.", show_default="0.75")] = None,
-    keep: Annotated[int | None, typer.Option(min=1, help="As in propagate, for records that carry no weight.", show_default="1")] = None,
-    mix: Annotated[list[str] | None, typer.Option(metavar="FILE[:ratio]", help="Other rows (messages, captions, questions and answers); a ratio draws so many per trajectory.", show_default=False)] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows of one update.", show_default="512; embedded model 32")] = None,
-    micro_batch_size: Annotated[int | None, typer.Option(min=1, help="Rows of one forward pass.", show_default="1; embedded model 16")] = None,
-    lr: Annotated[float | None, typer.Option(min=0.0, help="Learning rate.", show_default="2e-5; embedded model 1e-3")] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="As in propagate, for records that carry no weight.", show_default="0.75"),
+    ] = None,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="As in propagate, for records that carry no weight.", show_default="1")
+    ] = None,
+    mix: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE[:ratio]",
+            help="Other rows (messages, captions, questions and answers); a ratio draws so many per trajectory.",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Rows of one update.", show_default="512; embedded model 32")
+    ] = None,
+    micro_batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Rows of one forward pass.", show_default="1; embedded model 16")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(min=0.0, help="Learning rate.", show_default="2e-5; embedded model 1e-3")
+    ] = None,
     weight_decay: Annotated[float, typer.Option(min=0.0, help="AdamW's.")] = 0.05,
     min_lr_ratio: Annotated[float, typer.Option(min=0.0, max=1.0, help="Where the cosine ends, as a share of --lr.")] = 0.25,
     normalise: Annotated[str, typer.Option(help="Divide by the tokens or the trajectories of the global batch.")] = "tokens",
-    epochs: Annotated[float | None, typer.Option(min=0.0, help="Passes over the rows.", show_default="1; embedded model 4")] = None,
+    epochs: Annotated[
+        float | None, typer.Option(min=0.0, help="Passes over the rows.", show_default="1; embedded model 4")
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many updates.")] = None,
     max_length: Annotated[int, typer.Option(min=1, help="Longer rows are left out whole.")] = 32768,
     seed: o.Seed = 0,
@@ -210,12 +268,21 @@ def train(
 def evaluate(
     context: typer.Context,
     model: o.Policy = "tiny-vlm",
-    data: Annotated[str | None, typer.Option("--data", metavar="SOURCE", help="Held-out items: a source as `caption` takes it.", show_default=False)] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="SOURCE", help="Held-out items: a source as `caption` takes it.", show_default=False),
+    ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Answers to each question.", rich_help_panel=o.SAMPLING)] = 1,
     temperature: o.Temperature = 1.0,
     top_p: o.TopP = 0.8,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.", show_default="16384; embedded model 320", rich_help_panel=o.SAMPLING)] = None,
-    summary: Annotated[Path | None, typer.Option("--summary", metavar="FILE.json", help="Write accuracy, ci95, n, unreadable and more.")] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Longest answer.", show_default="16384; embedded model 320", rich_help_panel=o.SAMPLING),
+    ] = None,
+    summary: Annotated[
+        Path | None,
+        typer.Option("--summary", metavar="FILE.json", help="Write accuracy, ci95, n, unreadable and more."),
+    ] = None,
     backend: o.Backend = "hf",
     concurrency: o.Concurrency = None,
     out: o.Out = None,
@@ -236,7 +303,15 @@ def evaluate(
         from sophia_cli.sampling import Place, Sampling
 
         common = Common(out, tee, seed, limit, shard, dry_run, quiet, debug, force)
-        return step.run(common, model, _one(context, data), n, Sampling(temperature, top_p, max_tokens or 0), summary, Place(backend, concurrency))
+        return step.run(
+            common,
+            model,
+            _one(context, data),
+            n,
+            Sampling(temperature, top_p, max_tokens or 0),
+            summary,
+            Place(backend, concurrency),
+        )
 
     _run(work, debug)
 
@@ -246,7 +321,9 @@ def world(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to draw into.", show_default=False)],
     n: Annotated[int, typer.Option("-n", min=1, help="How many images.")] = 400,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Worlds whose seeds differ modulo 7 share no scene.")] = 0,
-    difficulty: Annotated[str, typer.Option(help="easy, medium or hard: fewer or more shapes, less or more grain.")] = "medium",
+    difficulty: Annotated[
+        str, typer.Option(help="easy, medium or hard: fewer or more shapes, less or more grain.")
+    ] = "medium",
     debug: o.Debug = False,
     force: o.Force = False,
 ) -> None:

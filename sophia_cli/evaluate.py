@@ -13,7 +13,7 @@ from typing import Any
 from sophia_cli import registry
 from sophia_cli.aliases import resolve
 from sophia_cli.errors import RecordError
-from sophia_cli.frame import Common, run_step
+from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.output import Output
 from sophia_cli.progress import console
 from sophia_cli.prompts import load_prompt, question_text
@@ -38,14 +38,23 @@ def run(common: Common, model: str, source: str, n: int, sampling: Sampling, sum
     benchmark = Path(source).name if Path(source).exists() else source
     items = common.part.take(read_items(source), common.limit)
     if common.dry_run:
-        return show_plan(STEP, _jobs(items, system, n, sampling, common.seed, benchmark, Output(KEY, None)), chosen, sampling, {"n": n})
+        return show_plan(
+            STEP,
+            _jobs(items, system, n, sampling, common.seed, benchmark, Output(KEY, None)),
+            chosen,
+            sampling,
+            {"n": n},
+        )
     settings = {"model": model, "data": source, "system": system, "n": n, **sampling.settings()}
     verify: Verify = registry.find("verifiers", "rules").verify
     summary = Summary()
-    produce = lambda output, counter: evaluate(counter.over(items), backend, verify, system, n, sampling, common.seed, benchmark, output)  # noqa: E731
+
+    def produce(output: Output, counter: Counter) -> Iterator[Record]:
+        return evaluate(counter.over(items), backend, verify, system, n, sampling, common.seed, benchmark, output)
+
     total = common.expected(count_items(source), n)
     code = run_step(STEP, KEY, common, settings, produce, total, tokens_field="response_tokens", observe=summary.add)
-    figures = {"model": model, "benchmark": benchmark, **summary.figures(), **settings, "seed": common.seed}
+    figures = {"model": model, "benchmark": benchmark, **summary.figures(), "settings": {**settings, "seed": common.seed}}
     show(figures)
     if summary_file:
         write_json(summary_file, figures)
@@ -53,7 +62,15 @@ def run(common: Common, model: str, source: str, n: int, sampling: Sampling, sum
 
 
 def evaluate(
-    items: Iterable[Record], backend: Backend, verify: Verify, system: str, n: int, sampling: Sampling, seed: int, benchmark: str, output: Output
+    items: Iterable[Record],
+    backend: Backend,
+    verify: Verify,
+    system: str,
+    n: int,
+    sampling: Sampling,
+    seed: int,
+    benchmark: str,
+    output: Output,
 ) -> Iterator[Record]:
     """n records a question, each with one answer and its verdict."""
 
@@ -74,7 +91,9 @@ def evaluate(
     return sample(_jobs(items, system, n, sampling, seed, benchmark, output), backend, finish)
 
 
-def _jobs(items: Iterable[Record], system: str, n: int, sampling: Sampling, seed: int, benchmark: str, output: Output) -> Iterator[Job | Record]:
+def _jobs(
+    items: Iterable[Record], system: str, n: int, sampling: Sampling, seed: int, benchmark: str, output: Output
+) -> Iterator[Job | Record]:
     for item in items:
         ids = [{"sample_id": sample_id(item["id"], number), "benchmark": benchmark} for number in range(n)]
         try:
@@ -124,7 +143,8 @@ class Summary:
         """Accuracy and its 95% interval over graded samples, shares of the rest. Null where nothing was graded.
 
         accuracy: mean over samples, unreadable answers wrong. ci95: mean ± 1.96 standard errors clustered by question
-        (Miller, arXiv 2411.00640, with C/(C−1)), cut to [0, 1]. unreadable: share without a final answer.
+        (Miller, arXiv 2411.00640, with C/(C−1)), cut to [0, 1]. n: graded samples. unreadable: share without a final
+        answer. thinking: share that thinks in the tags.
         """
         samples = sum(self.verdicts.values())
         graded = [score for scores in self.scores.values() for score in scores]
@@ -143,12 +163,16 @@ class Summary:
 
 
 def _interval(mean: float, clusters: list[list[float]]) -> list[float]:
+    """The 95% interval; Wilson's over the questions where all agree, since no spread does not mean no doubt."""
     count, samples = len(clusters), sum(map(len, clusters))
-    if count < 2:
-        return [0.0, 1.0]
     squares = sum(sum(score - mean for score in cluster) ** 2 for cluster in clusters)
-    margin = Z95 * math.sqrt(count / (count - 1) * squares) / samples
-    return [max(0.0, mean - margin), min(1.0, mean + margin)]
+    if squares == 0 or count < 2:
+        centre, width = (mean + Z95**2 / (2 * count)), Z95 * math.sqrt(mean * (1 - mean) / count + (Z95 / (2 * count)) ** 2)
+        low, high = ((centre + sign * width) / (1 + Z95**2 / count) for sign in (-1, 1))
+    else:
+        margin = Z95 * math.sqrt(count / (count - 1) * squares) / samples
+        low, high = mean - margin, mean + margin
+    return [max(0.0, low), min(1.0, high)]
 
 
 def show(figures: dict[str, Any]) -> None:

@@ -68,7 +68,7 @@ def run(work: Callable[[], int], debug: bool = False) -> NoReturn:
         code = INTERRUPTED
     except BrokenPipeError:
         code = 0
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (the last resort of every command)
         if debug:
             traceback.print_exc()
         code = error.exit_code if isinstance(error, SophiaError) else FAILED

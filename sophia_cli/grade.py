@@ -13,14 +13,15 @@ from typing import Any, TypeVar
 
 from sophia_cli import registry
 from sophia_cli.errors import RecordError
-from sophia_cli.frame import Common, run_step
+from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.output import Output
 from sophia_cli.progress import notice
 from sophia_cli.records import Record, need_text, where_of
 from sophia_cli.streams import read_records
 from sophia_cli.verifiers.verdict import Verdict, Verify
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 LEAK = re.compile(
     r"\b(?:the|this|given|provided|your)\s+(?:\w+\s+)?(?:description|caption)\b(?!\s+(?:of|in|on|under|below|above|reads|says)\b)"
@@ -38,7 +39,10 @@ def run(common: Common, files: list[str], workers: int, seconds: float) -> int:
     if common.dry_run:
         notice(f"grade: {workers} workers, {seconds} s for algebra on one answer; first record: {next(records, None)}")
         return 0
-    produce = lambda output, counter: grade(counter.over(records), verify, workers, seconds, output)  # noqa: E731
+
+    def produce(output: Output, counter: Counter) -> Iterator[Record]:
+        return grade(counter.over(records), verify, workers, seconds, output)
+
     return run_step("grade", "trajectory_id", common, {}, produce, ordered=True)
 
 

@@ -7,23 +7,64 @@ from typer import Argument, Option
 
 BASICS, MODEL, SAMPLING = "Every step", "Where the model runs", "Sampling"
 
-Files = Annotated[list[str] | None, Argument(metavar="[FILE…]", help="JSONL files (.gz, .zst); none or - is stdin.", show_default=False)]
-Source = Annotated[str | None, Argument(metavar="SOURCE", help="ImageFolder, .jsonl, .parquet, datasets folder, or hf:org/name[:config]@split.", show_default=False)]
+Files = Annotated[
+    list[str] | None,
+    Argument(metavar="[FILE…]", help="JSONL files (.gz, .zst); none or - is stdin.", show_default=False),
+]
+Source = Annotated[
+    str | None,
+    Argument(
+        metavar="SOURCE",
+        help="ImageFolder, .jsonl, .parquet, datasets folder, or hf:org/name[:config]@split.",
+        show_default=False,
+    ),
+]
 
-Out = Annotated[Path | None, Option("--out", "-o", help="Write to this file instead of stdout; run again, it continues.", rich_help_panel=BASICS)]
-Tee = Annotated[Path | None, Option("--tee", help="Write to this file and to stdout; run again, it replays and continues.", rich_help_panel=BASICS)]
+Out = Annotated[
+    Path | None,
+    Option("--out", "-o", help="Write to this file instead of stdout; run again, it continues.", rich_help_panel=BASICS),
+]
+Tee = Annotated[
+    Path | None,
+    Option("--tee", help="Write to this file and to stdout; run again, it replays and continues.", rich_help_panel=BASICS),
+]
 Seed = Annotated[int, Option("--seed", help="Same seed, same records.", rich_help_panel=BASICS)]
 Limit = Annotated[int | None, Option("--limit", min=1, help="Stop after so many input records.", rich_help_panel=BASICS)]
-ShardOption = Annotated[str | None, Option("--shard", metavar="I/N", help="Take every N-th input record, from the I-th (0 to N-1).", rich_help_panel=BASICS)]
-DryRun = Annotated[bool, Option("--dry-run", help="Show the first full request and the plan, and stop.", rich_help_panel=BASICS)]
+ShardOption = Annotated[
+    str | None,
+    Option("--shard", metavar="I/N", help="Take every N-th input record, from the I-th (0 to N-1).", rich_help_panel=BASICS),
+]
+DryRun = Annotated[
+    bool, Option("--dry-run", help="Show the first full request and the plan, and stop.", rich_help_panel=BASICS)
+]
 Quiet = Annotated[bool, Option("--quiet", help="Only errors on stderr.", rich_help_panel=BASICS)]
 Debug = Annotated[bool, Option("--debug", help="A traceback with an error.", rich_help_panel=BASICS)]
 Force = Annotated[bool, Option("--force", help="Begin an existing output anew.", rich_help_panel=BASICS)]
 
 Backend = Annotated[str, Option("--backend", help="hf: transformers in this process.", rich_help_panel=MODEL)]
-Concurrency = Annotated[int | None, Option("--concurrency", min=1, help="Samples at once (hf: rows of a batch).", show_default="64; embedded models 256", rich_help_panel=MODEL)]
+Concurrency = Annotated[
+    int | None,
+    Option(
+        "--concurrency",
+        min=1,
+        help="Samples at once (hf: rows of a batch).",
+        show_default="64; embedded models 256",
+        rich_help_panel=MODEL,
+    ),
+]
 
-Policy = Annotated[str, Option("--model", "-m", help="Alias, folder or hub id of the vision-language model.", rich_help_panel=MODEL)]
+Policy = Annotated[
+    str, Option("--model", "-m", help="Alias, folder or hub id of the vision-language model.", rich_help_panel=MODEL)
+]
 Temperature = Annotated[float, Option("--temperature", min=0.0, help="0 is greedy.", rich_help_panel=SAMPLING)]
-TopP = Annotated[float, Option("--top-p", min=0.0, max=1.0, help="Sample from the likeliest tokens that hold this share.", rich_help_panel=SAMPLING)]
+TopP = Annotated[
+    float,
+    Option(
+        "--top-p",
+        min=0.0,
+        max=1.0,
+        help="Sample from the likeliest tokens that hold this share.",
+        rich_help_panel=SAMPLING,
+    ),
+]
 Prompt = Annotated[Path | None, Option("--prompt", help="A text file instead of our prompt.", rich_help_panel=SAMPLING)]

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import orjson
 
@@ -23,6 +23,7 @@ from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.records import Record, name_of
 from sophia_cli.streams import loads, open_binary, to_line, write_json
 
+SUFFIX = ".manifest.json"
 LIBRARIES = ("torch", "transformers", "tokenizers", "math-verify", "datasets")
 
 
@@ -30,7 +31,7 @@ class Manifest:
     """FILE.manifest.json: what a file was begun with (`settings`), and what has come of it."""
 
     def __init__(self, file: Path, command: str, settings: dict[str, Any]):
-        self.path = file.with_name(file.name + ".manifest.json")
+        self.path = file.with_name(file.name + SUFFIX)
         self.fields: dict[str, Any] = {
             "command": command,
             "settings": settings,
@@ -51,8 +52,8 @@ class Manifest:
             settings, command = begun["settings"], begun["command"]
             self.seconds_before = float(begun["seconds"])
         except FileNotFoundError:
-            name = self.path.name
-            raise UsageError(f"{self.path.with_name(name.removesuffix('.manifest.json'))} exists and has no {name}; --force begins it anew") from None
+            file = self.path.with_name(self.path.name.removesuffix(SUFFIX))
+            raise UsageError(f"{file} exists and has no {self.path.name}; --force begins it anew") from None
         except (ValueError, KeyError, TypeError):
             raise UsageError(f"{self.path} is not a manifest; --force begins the file anew") from None
         mine: dict[str, Any] = orjson.loads(orjson.dumps({"command": self.fields["command"], **self.fields["settings"]}))
@@ -157,7 +158,7 @@ class Output:
 
     def _keep(self, line: bytes) -> Record | None:
         try:
-            record = loads(line.decode())
+            record = loads(line)
         except ValueError:
             return None
         good = isinstance(record, dict) and "error" not in record and isinstance(record.get(self.key), str)
@@ -195,7 +196,9 @@ class Output:
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise SophiaError(f"stdout: cannot be written ({error.strerror}); make room and type the command again") from None
+            raise SophiaError(
+                f"stdout: cannot be written ({error.strerror}); make room and type the command again"
+            ) from None
 
     def close(self, finished: bool, records_in: int, tokens: int) -> None:
         """Closes the file and writes its manifest."""
@@ -205,7 +208,9 @@ class Output:
         try:
             self.stream.close()
         except OSError as error:
-            raise SophiaError(f"{self.file}: cannot be written ({error.strerror}); make room and type the command again") from None
+            raise SophiaError(
+                f"{self.file}: cannot be written ({error.strerror}); make room and type the command again"
+            ) from None
         finally:
             self.stream = None
         self.manifest.save(finished=finished, counts=counts, tokens=tokens)
@@ -229,11 +234,11 @@ def _appender(file: Path, fresh: bool = False) -> IO[bytes]:
     mode = "wb" if fresh else "ab"
     suffix = Path(file.name.removesuffix(".tmp")).suffix
     if suffix == ".gz":
-        return gzip.open(file, mode)  # type: ignore[return-value]
+        return cast(IO[bytes], gzip.open(file, mode))
     if suffix == ".zst":
         import zstandard
 
-        return _FlushingZst(file.open(mode), zstandard.ZstdCompressor())
+        return cast(IO[bytes], _FlushingZst(file.open(mode), zstandard.ZstdCompressor()))
     return file.open(mode)
 
 

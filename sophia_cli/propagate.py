@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sophia_cli.errors import InputError, RecordError, UsageError
-from sophia_cli.frame import Common, run_step
+from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.output import Output
 from sophia_cli.progress import notice
 from sophia_cli.records import AFTER_CAPTION, Record, where_of
@@ -32,7 +32,10 @@ def run(common: Common, files: list[str], rule: Rule, only_selected: bool, only_
         notice(f"propagate: {rule}, writes {emit}; nothing read")
         return 0
     key = "caption_id" if emit == "unsolved" else "trajectory_id"
-    produce = lambda output, counter: propagate(counter.over(read_records(files)), rule, common.part, common.limit, emit, output)  # noqa: E731
+
+    def produce(output: Output, counter: Counter) -> Iterator[Record]:
+        return propagate(counter.over(read_records(files)), rule, common.part, common.limit, emit, output)
+
     return run_step("propagate", key, common, {**asdict(rule), "emit": emit}, produce, ordered=True)
 
 
@@ -54,7 +57,9 @@ class Choice:
     solved: set[str]
 
 
-def propagate(records: Iterable[Record], rule: Rule, part: Shard, limit: int | None, emit: str, output: Output) -> Iterator[Record]:
+def propagate(
+    records: Iterable[Record], rule: Rule, part: Shard, limit: int | None, emit: str, output: Output
+) -> Iterator[Record]:
     """The records in their order with `caption_reward`, `selected` and `weight`.
 
     emit: `all`; `selected`, only the kept ones; or `unsolved`, the captions of items in which nothing qualified.
@@ -67,7 +72,7 @@ def propagate(records: Iterable[Record], rule: Rule, part: Shard, limit: int | N
                 spool.write(to_line([record.where, record]))
         choice = choose(facts.trajectories, rule)
         spool.seek(0)
-        spooled = (Record(fields, where) for where, fields in map(loads, (line.decode() for line in spool)))
+        spooled = (Record(fields, where) for where, fields in map(loads, spool))
         rows = _captions(spooled, choice) if emit == "unsolved" else _annotated(spooled, choice, emit == "selected")
         for row in rows:
             if not output.take_done(str(row.get(output.key, ""))):
@@ -98,7 +103,9 @@ def _noted(record: Record, facts: Facts) -> Record:
     content = hashlib.blake2b(to_line(record), digest_size=8).digest()
     first = facts.seen.setdefault(trajectory.name, (record.where, content))
     if first[1] != content:
-        raise InputError(f"{record.where}: trajectory_id {trajectory.name!r} stands at {first[0]} with other content; drop one of them")
+        raise InputError(
+            f"{record.where}: trajectory_id {trajectory.name!r} stands at {first[0]} with other content; drop one of them"
+        )
     if first[0] == record.where:
         facts.trajectories.append(trajectory)
     return record
@@ -115,7 +122,11 @@ def _annotated(records: Iterable[Record], choice: Choice, only_selected: bool) -
         caption = (str(record.get("caption_id")), str(record.get("reason_model", "")))
         selected = name in left
         left.discard(str(name))
-        fields: dict[str, Any] = {"caption_reward": choice.rewards.get(caption), "selected": selected, "weight": float(selected)}
+        fields: dict[str, Any] = {
+            "caption_reward": choice.rewards.get(caption),
+            "selected": selected,
+            "weight": float(selected),
+        }
         if selected or not only_selected:
             yield Record({**record, **fields}, record.where)
 
@@ -128,4 +139,7 @@ def _captions(records: Iterable[Record], choice: Choice) -> Iterator[Record]:
         if record.get("id") in choice.solved or name is None or name in seen or "caption" not in record:
             continue
         seen.add(name)
-        yield Record({field: value for field, value in record.items() if field not in AFTER_CAPTION and field != "error"}, record.where)
+        yield Record(
+            {field: value for field, value in record.items() if field not in AFTER_CAPTION and field != "error"},
+            record.where,
+        )

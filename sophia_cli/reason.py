@@ -11,7 +11,7 @@ from typing import Any
 
 from sophia_cli.aliases import resolve
 from sophia_cli.errors import RecordError, UsageError
-from sophia_cli.frame import Common, run_step
+from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.output import Output
 from sophia_cli.prompts import chosen_prompt, fill, question_text
 from sophia_cli.records import Record, failed, need_text, sample_seed, trajectory_id, where_of
@@ -35,7 +35,16 @@ class Thinking:
     tag: str | None = None
 
 
-def run(common: Common, files: list[str], llm: str, n: int, sampling: Sampling, prompt_file: Path | None, tag: str | None, place: Place) -> int:
+def run(
+    common: Common,
+    files: list[str],
+    llm: str,
+    n: int,
+    sampling: Sampling,
+    prompt_file: Path | None,
+    tag: str | None,
+    place: Place,
+) -> int:
     """`sophia reason`: reads captions, samples with the reasoner, writes records. Returns the exit code."""
     chosen = resolve(llm)
     backend = place.backend(chosen)
@@ -47,7 +56,10 @@ def run(common: Common, files: list[str], llm: str, n: int, sampling: Sampling, 
     if common.dry_run:
         return show_plan(STEP, _jobs(records, thinking, Output(KEY, None)), chosen, sampling, {"N": n})
     settings = {"llm": llm, "prompt": thinking.prompt, "n": n, "tag": tag, **sampling.settings()}
-    produce = lambda output, counter: reason(counter.over(records), backend, llm, thinking, output)  # noqa: E731
+
+    def produce(output: Output, counter: Counter) -> Iterator[Record]:
+        return reason(counter.over(records), backend, llm, thinking, output)
+
     return run_step(STEP, KEY, common, settings, produce, tokens_field="trajectory_tokens")
 
 
@@ -78,7 +90,10 @@ def _jobs(captions: Iterable[Record], thinking: Thinking, output: Output) -> Ite
             yield failed(record, str(error), {})
             continue
         for number in range(thinking.n):
-            ids: dict[str, Any] = {"trajectory_id": trajectory_id(name, number, thinking.tag), "trajectory_count": thinking.n}
+            ids: dict[str, Any] = {
+                "trajectory_id": trajectory_id(name, number, thinking.tag),
+                "trajectory_count": thinking.n,
+            }
             if not output.take_done(ids["trajectory_id"]):
                 seed = sample_seed(thinking.seed, f"{name}/{thinking.tag}" if thinking.tag else name, number)
                 yield Job(record, ids, Request(messages, thinking.sampling, seed))

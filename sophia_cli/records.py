@@ -25,7 +25,9 @@ STEP_FIELDS: dict[str, tuple[str, ...]] = {
     "propagate": ("caption_reward", "selected", "weight"),
 }
 
-AFTER_CAPTION = frozenset(STEP_FIELDS["reason"] + STEP_FIELDS["grade"] + STEP_FIELDS["propagate"] + ("stop_alpha", "trajectory_logprob"))
+AFTER_CAPTION = frozenset(
+    STEP_FIELDS["reason"] + STEP_FIELDS["grade"] + STEP_FIELDS["propagate"] + ("stop_alpha", "trajectory_logprob")
+)
 """What later steps added to a caption's record: leaving it out gives the record as `caption` wrote it."""
 
 ID_FIELDS = ("sample_id", "trajectory_id", "caption_id", "id")
@@ -92,7 +94,14 @@ def where_of(record: Mapping[str, Any]) -> str:
 
 
 def _kind(value: Any) -> str:
-    kinds = {type(None): "null", bool: "a truth value", int: "a number", float: "a number", str: "a text", list: "a list"}
+    kinds = {
+        type(None): "null",
+        bool: "a truth value",
+        int: "a number",
+        float: "a number",
+        str: "a text",
+        list: "a list",
+    }
     return kinds.get(type(value), "an object")
 
 

@@ -98,7 +98,7 @@ def select(trajectories: Sequence[Trajectory], rule: Rule) -> set[str]:
     for trajectory in trajectories:
         if qualifies(trajectory, rule) and (eligible is None or trajectory.caption in eligible):
             qualifying[trajectory.item].append(trajectory)
-    kept = set()
+    kept: set[str] = set()
     for group in qualifying.values():
         if rule.select == "shortest":
             group.sort(key=lambda member: (member.tokens, member.name))

@@ -188,9 +188,12 @@ def show_plan(step: str, jobs: Iterator[Job | Record], model: Model, sampling: S
         notice(f"{step}: no request would be made: there is no record to work on")
         return 0
     for message in job.request.messages:
-        parts = message["content"] if isinstance(message["content"], list) else [{"type": "text", "text": message["content"]}]
+        content = message["content"]
+        parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
         shown = [part["text"] if part["type"] == "text" else f"[image {shorten(part['image'])}]" for part in parts]
         notice(f"--- {message['role']}\n" + "\n".join(shown))
     plan = ", ".join(f"{name} = {count}" for name, count in counts.items())
-    notice(f"--- plan\n{step}: model {model.name} ({model.path}), {plan}, {sampling}, first seed {job.request.seed}, nothing sampled")
+    notice(
+        f"--- plan\n{step}: model {model.name} ({model.path}), {plan}, {sampling}, first seed {job.request.seed}, nothing sampled"
+    )
     return 0

@@ -28,7 +28,9 @@ def read_items(source: str) -> Iterator[Record]:
             yield Record({"id": where_of(row), **row, "error": str(error)}, where_of(row))
             continue
         if item["id"] in seen:
-            raise InputError(f"{item.where}: field `id` {item['id']!r} stands at {seen[item['id']]} already; give each item its own")
+            raise InputError(
+                f"{item.where}: field `id` {item['id']!r} stands at {seen[item['id']]} already; give each item its own"
+            )
         seen[item["id"]] = item.where
         yield item
 
@@ -96,7 +98,10 @@ def _csv(path: Path) -> Iterator[Record]:
         reader = csv.DictReader(stream)
         try:
             for fields in reader:
-                record = Record({name: value for name, value in fields.items() if name and value not in (None, "")}, f"{path}:{reader.line_num}")
+                record = Record(
+                    {name: value for name, value in fields.items() if name and value not in (None, "")},
+                    f"{path}:{reader.line_num}",
+                )
                 if "choices" in record:
                     record["choices"] = json.loads(record["choices"])
                 yield record
@@ -132,7 +137,9 @@ def _saved(folder: Path) -> Iterator[Record]:
 
     loaded = load_from_disk(str(folder))
     if isinstance(loaded, DatasetDict):
-        raise UsageError(f"{folder}: holds the splits {', '.join(loaded)}; give one of them, as in {folder}/{next(iter(loaded))}")
+        raise UsageError(
+            f"{folder}: holds the splits {', '.join(loaded)}; give one of them, as in {folder}/{next(iter(loaded))}"
+        )
     yield from _embedded(_undecoded(loaded), str(folder))
 
 
@@ -146,8 +153,10 @@ def _hub(name: str) -> Iterator[Record]:
         raise UsageError(f"hf:{name}: name a split, as in hf:{name}@train")
     try:
         data = load_dataset(repository, config or None, split=split, streaming=True)
-    except Exception as error:
-        raise InputError(f"hf:{name}: cannot be loaded ({type(error).__name__}: {error}); check name, config, split and network") from None
+    except Exception as error:  # noqa: BLE001  (hub, network and data-set scripts raise anything)
+        raise InputError(
+            f"hf:{name}: cannot be loaded ({type(error).__name__}: {error}); check name, config, split and network"
+        ) from None
     yield from _embedded(_undecoded(data), f"hf:{name}")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 import jsonlines
 import orjson
@@ -22,8 +22,9 @@ T = TypeVar("T")
 BEYOND_64_BITS = re.compile(r"[0-9]{19}")
 
 
-def loads(text: str) -> Any:
+def loads(text: str | bytes) -> Any:
     """JSON to objects: orjson, and the slower standard parser where orjson would round a long whole number."""
+    text = text.decode() if isinstance(text, bytes) else text
     return json.loads(text, parse_constant=_no_constant) if BEYOND_64_BITS.search(text) else orjson.loads(text)
 
 
@@ -53,11 +54,13 @@ def write_json(path: Path, fields: Any) -> None:
 def open_binary(path: Path) -> IO[bytes]:
     """A file opened for reading, decompressed by its name (.gz, .zst)."""
     if path.suffix == ".gz":
-        return gzip.open(path, "rb")
+        return cast(IO[bytes], gzip.open(path, "rb"))
     if path.suffix == ".zst":
         import zstandard
 
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True, closefd=True))
+        return io.BufferedReader(
+            zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True, closefd=True)
+        )
     return path.open("rb")
 
 
@@ -80,7 +83,9 @@ class _Numbered:
             except StopIteration:
                 return
             except (EOFError, OSError, ValueError) as error:  # gzip and zstandard raise all of these
-                raise InputError(f"{self.where}: cannot be read on ({error}); the file is cut off or damaged, make it again") from None
+                raise InputError(
+                    f"{self.where}: cannot be read on ({error}); the file is cut off or damaged, make it again"
+                ) from None
             except Exception as error:
                 if type(error).__module__.startswith(("zlib", "zstandard")):
                     raise InputError(f"{self.where}: cannot be decompressed ({error}); make the file again") from None
@@ -107,7 +112,9 @@ def read_records(paths: list[str]) -> Iterator[Record]:
         try:
             stream = open_binary(Path(path))
         except OSError as error:
-            raise InputError(f"{path}: cannot be opened ({error.strerror}); give a file that exists, or - for stdin") from None
+            raise InputError(
+                f"{path}: cannot be opened ({error.strerror}); give a file that exists, or - for stdin"
+            ) from None
         with stream:
             yield from parse_records(stream, path)
 

@@ -64,14 +64,19 @@ def run(common: Common, files: list[str], model: str, mixes: list[str], asked: A
     if settings.objective not in registry.names("objectives"):
         registry.find("objectives", settings.objective)
     if settings.batch_size % settings.micro_batch_size:
-        raise UsageError(f"--batch-size {settings.batch_size} is no multiple of --micro-batch-size {settings.micro_batch_size}")
+        raise UsageError(
+            f"--batch-size {settings.batch_size} is no multiple of --micro-batch-size {settings.micro_batch_size}"
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not common.force:
         raise UsageError(f"{out} exists and is not empty; choose another folder with -o, or --force to replace it")
     rule = None
     if asked.alpha is not None or asked.keep is not None:
         rule = Rule(alpha=Rule.alpha if asked.alpha is None else asked.alpha, keep=asked.keep or Rule.keep)
     stdout = claim_stdout()
-    tell = lambda text: notice(text, common.quiet)  # noqa: E731
+
+    def tell(text: str) -> None:
+        notice(text, common.quiet)
+
     data = read_rows(files, mixes, rule, chosen, common.seed, tell)
     if common.dry_run:
         notice(f"train: {chosen.name} ({chosen.path}), {len(data.rows)} rows, {settings}; nothing trained")
@@ -149,7 +154,9 @@ def _weighted(files: list[str], rule: Rule | None, left: Counter[str], tell: Not
         else:
             left["failed before"] += 1
         if weighted and bare:
-            raise InputError(f"{where_of(record)}: records with and without `weight` in one run; run `sophia propagate` over all of them")
+            raise InputError(
+                f"{where_of(record)}: records with and without `weight` in one run; run `sophia propagate` over all of them"
+            )
     if weighted:
         if rule is not None:
             raise UsageError("--alpha and --keep go with records that carry no `weight`; these do, leave the options out")
@@ -157,7 +164,8 @@ def _weighted(files: list[str], rule: Rule | None, left: Counter[str], tell: Not
         return records
     chosen = rule or Rule()
     kept = select(facts, chosen)
-    tell(f"train: nobody propagated these records; propagated here (alpha {chosen.alpha}, keep {chosen.keep}): {len(kept)} of {bare} kept")
+    settings = f"alpha {chosen.alpha}, keep {chosen.keep}"
+    tell(f"train: nobody propagated these records; propagated here ({settings}): {len(kept)} of {bare} kept")
     return [Record({**record, "weight": 1.0}, record.where) for name, record in good.items() if name in kept]
 
 
@@ -175,7 +183,9 @@ def _rows(records: Iterable[Record], make: Callable[[Record], Row], left: Counte
     return rows
 
 
-def train(data: Data, model: Model, out: Path, settings: Settings, emit: Callable[[dict[str, Any]], None], tell: Notice) -> None:
+def train(
+    data: Data, model: Model, out: Path, settings: Settings, emit: Callable[[dict[str, Any]], None], tell: Notice
+) -> None:
     """Trains and saves to `out`, a folder that `--model` takes everywhere; `emit` gets one record per logged step."""
     from transformers import AutoConfig, AutoModelForImageTextToText, set_seed
 
@@ -199,7 +209,12 @@ def train(data: Data, model: Model, out: Path, settings: Settings, emit: Callabl
     )
     trainer.remove_callback(_printer())
     trainer.train()
-    save(policy.to(dtype=config.dtype or "float32"), model, out, card(data, rows, model, settings, trainer.state.global_step))
+    save(
+        policy.to(dtype=config.dtype or "float32"),
+        model,
+        out,
+        card(data, rows, model, settings, trainer.state.global_step),
+    )
     emit({"model": str(out), "rows": len(rows), "steps": trainer.state.global_step, "left_out": dict(data.left)})
 
 
@@ -276,7 +291,11 @@ def save(policy: Any, model: Model, out: Path, text: str) -> None:
     """Weights and config as transformers writes them; every other file of the model's folder byte for byte; the card."""
     policy.save_pretrained(out)
     for file in _source_folder(model).iterdir():
-        if file.is_file() and file.suffix != ".safetensors" and file.name not in ("model.safetensors.index.json", "README.md"):
+        if (
+            file.is_file()
+            and file.suffix != ".safetensors"
+            and file.name not in ("model.safetensors.index.json", "README.md")
+        ):
             shutil.copyfile(file, out / file.name)
     (out / "README.md").write_text(text, encoding="utf-8")
 
@@ -301,5 +320,3 @@ def card(data: Data, rows: list[Row], model: Model, settings: Settings, steps: i
         f"the language backbone learnt from {len(rows)} rows in {steps} steps; vision tower and projector are unchanged.\n\n"
         f"{causes}\n| setting | value |\n|---|---|\n{listed}"
     )
-
-

@@ -7,7 +7,7 @@ from typing import Any
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.streams import to_line
 from sophia_cli.tiny.drawing import draw
-from sophia_cli.tiny.questions import ask
+from sophia_cli.tiny.questions import Question, ask
 from sophia_cli.tiny.scenes import DIFFICULTIES, Scene, describe, draw_scene, world_fold
 
 
@@ -32,13 +32,17 @@ def draw_world(folder: Path, n: int, seed: int, difficulty: str, force: bool) ->
         raise SophiaError(f"{folder}: cannot be written ({error.strerror}); make room or choose another place") from None
 
 
-def _draw_item(folder: Path, number: int, seed: int, difficulty: str) -> dict[str, Any]:
+def item_of(number: int, seed: int, difficulty: str) -> tuple[Scene, Question]:
+    """The scene and the question of the world's `number`-th item."""
     rng = Random(f"world/{seed}/{difficulty}/{number}")
-    level = DIFFICULTIES[difficulty]
-    scene = draw_scene(rng, world_fold(seed), level)
-    question = ask(scene, rng)
+    scene = draw_scene(rng, world_fold(seed), DIFFICULTIES[difficulty])
+    return scene, ask(scene, rng)
+
+
+def _draw_item(folder: Path, number: int, seed: int, difficulty: str) -> dict[str, Any]:
+    scene, question = item_of(number, seed, difficulty)
     name = f"{number:06d}.png"
-    draw(scene, level.grain, f"world/{seed}/{difficulty}/{number}").save(folder / name)
+    draw(scene, DIFFICULTIES[difficulty].grain, f"world/{seed}/{difficulty}/{number}").save(folder / name)
     return {
         "file_name": name,
         "id": f"w{seed}-{number:06d}" if difficulty == "medium" else f"w{seed}-{difficulty}-{number:06d}",

@@ -32,10 +32,14 @@ def encode(example: Example, tokenizer: Any, image_tokens: int) -> tuple[torch.T
     return torch.tensor(prompt + answer), torch.tensor([IGNORED] * len(prompt) + answer)
 
 
-def batches(examples: Iterator[Example], tokenizer: Any, size: int, image_tokens: int = 9, group: int = 16) -> Iterator[dict[str, Any]]:
+def batches(
+    examples: Iterator[Example], tokenizer: Any, size: int, image_tokens: int = 9, group: int = 16
+) -> Iterator[dict[str, Any]]:
     """Padded batches of examples of similar length; images of a batch in `images`."""
     while chunk := list(islice(examples, size * group)):
-        rows = sorted(((*encode(example, tokenizer, image_tokens), example) for example in chunk), key=lambda row: len(row[0]))
+        rows = sorted(
+            ((*encode(example, tokenizer, image_tokens), example) for example in chunk), key=lambda row: len(row[0])
+        )
         order = torch.randperm(len(rows) // size, generator=torch.Generator().manual_seed(len(rows[0][0])))
         for start in (order * size).tolist():
             part = rows[start : start + size]
@@ -63,7 +67,10 @@ def fit(
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)]
     if matrices:
         optimizers.append(torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"))
-    scale = lambda step: min(1.0, (step + 1) / warmup) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * step / steps)))  # noqa: E731
+
+    def scale(step: int) -> float:
+        return min(1.0, (step + 1) / warmup) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, scale) for optimizer in optimizers]
     start, recent = time.process_time(), 0.0
     model.train()

@@ -20,12 +20,19 @@ def reason_aloud(scene: Scene, question: Question) -> str:
 
 def direct_answer(question: Question) -> str:
     """The final sentence alone, as a model says it that does not think."""
-    return f"答案是\\boxed{{{question.answer}}}。" if question.language == "zh" else f"The answer is \\boxed{{{question.answer}}}."
+    return (
+        f"答案是\\boxed{{{question.answer}}}。"
+        if question.language == "zh"
+        else f"The answer is \\boxed{{{question.answer}}}."
+    )
 
 
 def _scan_choices(question: Question) -> str:
     wanted = CHINESE.get(question.value, question.value) if question.language == "zh" else question.value
-    marks = [f"{letter}. {choice} is {wanted}? {'yes' if choice == wanted else 'no'}." for letter, choice in zip(LETTERS, question.choices, strict=True)]
+    marks = [
+        f"{letter}. {choice} is {wanted}? {'yes' if choice == wanted else 'no'}."
+        for letter, choice in zip(LETTERS, question.choices, strict=True)
+    ]
     return " ".join(marks)
 
 
@@ -42,17 +49,19 @@ def _running_sum(shapes: list[tuple[str, bool, int]]) -> tuple[str, int]:
 
 
 def _sum_colour(scene: Scene, name: str) -> list[str]:
-    text, total = _running_sum([(f"{shape} is {name}", shape.colour == name, shape.digit) for shape in scene])
+    text, total = _running_sum(
+        [(f"{shape}: {shape.colour} is {name}", shape.colour == name, shape.digit) for shape in scene]
+    )
     return [text, f"The sum is {total}."]
 
 
 def _sum_form(scene: Scene, name: str) -> list[str]:
-    text, total = _running_sum([(f"{shape} is {name}", shape.form == name, shape.digit) for shape in scene])
+    text, total = _running_sum([(f"{shape}: {shape.form} is {name}", shape.form == name, shape.digit) for shape in scene])
     return [text, f"The sum is {total}."]
 
 
 def _sum_row(scene: Scene, name: str) -> list[str]:
-    marks = [(f"{shape.position}: {shape} is in the {name} row", shape.row == name, shape.digit) for shape in scene]
+    marks = [(f"{shape.position} {shape}: {shape.row} is {name}", shape.row == name, shape.digit) for shape in scene]
     text, total = _running_sum(marks)
     return [text, f"The sum is {total}."]
 
@@ -95,7 +104,8 @@ def _range(scene: Scene) -> list[str]:
 def _compare(scene: Scene, first: str, second: str) -> list[str]:
     lines, totals = [], {}
     for name in (first, second):
-        text, totals[name] = _running_sum([(f"{shape} is {name}", shape.colour == name, shape.digit) for shape in scene])
+        marks = [(f"{shape}: {shape.colour} is {name}", shape.colour == name, shape.digit) for shape in scene]
+        text, totals[name] = _running_sum(marks)
         lines.append(text)
     larger = max(totals, key=lambda name: totals[name])
     sign = ">" if larger == first else "<"

@@ -1,8 +1,8 @@
 """Trains `tiny-vlm`, an InternVL policy that sees well and reasons badly.
 
-    python -m recipes.tiny.train_policy REASONER OUT
+    python -m recipes.tiny.train_policy EYES REASONER OUT
 
-First its eyes (vision.py). Then its language model, which begins as the finished reasoner's, as the backbones of real
+Its eyes come from vision.py. Its language model begins as the finished reasoner's, as the backbones of real
 vision-language models have text-only reasoning in their past: it learns to describe images and to answer questions
 about them in one breath, and keeps some text-only reasoning. It never sees a word of reasoning about an image.
 """
@@ -17,10 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, InternVLForConditi
 
 from recipes.tiny.examples import Example, captions, direct_questions, text_reasoning
 from recipes.tiny.loop import batches, fit, normalise
-from recipes.tiny.vision import MEAN, STD, learn_to_see, policy_config
+from recipes.tiny.vision import GRAIN, MEAN, STD
 
-GRAIN = (20.0, 70.0)
-VISION_STEPS = 600
 STEPS, LR = 700, 2e-3
 PATTERN = "cdcrcdcrcdcs"
 """c: caption, d: direct question, r: text reasoning, s: the same with its prompt's worked example."""
@@ -43,13 +41,12 @@ def with_pixels(batch: dict) -> dict:
     return {**batch, "pixel_values": normalise(images, MEAN, STD)} if images else batch
 
 
-def main(reasoner: Path, out: Path) -> None:
+def main(eyes: Path, reasoner: Path, out: Path) -> None:
     torch.set_num_threads(1)
     set_seed(2)
     tokenizer = AutoTokenizer.from_pretrained(reasoner)
     language = AutoModelForCausalLM.from_pretrained(reasoner, dtype="float32")
-    model = InternVLForConditionalGeneration(policy_config(language.config, tokenizer.context_image_token_id))
-    learn_to_see(model, VISION_STEPS, GRAIN)
+    model = InternVLForConditionalGeneration.from_pretrained(eyes, dtype="float32")
     model.model.language_model.load_state_dict(language.model.state_dict())
     for parameter in model.model.vision_tower.parameters():
         parameter.requires_grad = False
@@ -59,4 +56,4 @@ def main(reasoner: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, sys.argv[1:4]))

@@ -1,32 +1,32 @@
-"""Trains `tiny-reasoner`, a Qwen2 text model, on true descriptions of scenes and spelt-out reasoning.
+"""Trains `tiny-reasoner`, a Qwen3 text model, on true descriptions of scenes and spelt-out reasoning.
 
-    python -m recipes.tiny.train_reasoner OUT
+python -m recipes.tiny.train_reasoner OUT
 """
 
 import sys
 from pathlib import Path
 
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
+from transformers import Qwen3Config, Qwen3ForCausalLM, set_seed
 
 from recipes.tiny.examples import corpus, text_reasoning
 from recipes.tiny.loop import batches, fit
 from recipes.tiny.tokenizer import build_tokenizer
 
-
-PHASES = [(False, 1600, 1.5e-3), (True, 400, 6e-4)]
+PHASES = [(False, 1200, 4e-3), (True, 250, 1.5e-3)]
 """Each phase: with the prompt's worked example or without, steps, learning rate."""
 
 
-def text_config(tokenizer) -> Qwen2Config:
+def text_config(tokenizer) -> Qwen3Config:
     """The architecture that the reasoner and the policy's language model share: about 1.0 M weights."""
-    return Qwen2Config(
+    return Qwen3Config(
         vocab_size=-(-len(tokenizer) // 64) * 64,
         hidden_size=128,
         intermediate_size=512,
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=32,
         max_position_embeddings=1024,
         rope_theta=10000.0,
         tie_word_embeddings=True,
@@ -45,7 +45,7 @@ def main(out: Path) -> None:
     torch.set_num_threads(1)
     set_seed(1)
     tokenizer = build_tokenizer(corpus(5000))
-    model = Qwen2ForCausalLM(text_config(tokenizer))
+    model = Qwen3ForCausalLM(text_config(tokenizer))
     print(f"{model.num_parameters() / 1e6:.2f} M weights, vocabulary {len(tokenizer)}", file=sys.stderr)
     for phase, (worked_example, steps, lr) in enumerate(PHASES):
         stream = batches(text_reasoning(seed=phase, worked_example=worked_example), tokenizer, size=32)

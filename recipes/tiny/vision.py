@@ -2,25 +2,33 @@
 
 One image token stands for one cell (patches of 16 pixels, pixel shuffle by two), so a linear head on each projected token
 is asked for colour, form and digit. The heads are thrown away; the projector's output is what the language model reads.
+
+    python -m recipes.tiny.vision OUT
 """
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
-from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, Qwen2Config
+from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, Qwen3Config, set_seed
 
-from recipes.tiny.examples import scenes
+from recipes.tiny.examples import corpus, scenes
 from recipes.tiny.loop import fit, normalise
+from recipes.tiny.tokenizer import build_tokenizer
+from recipes.tiny.train_reasoner import text_config
 from sophia_cli.tiny.drawing import SIZE, draw
 from sophia_cli.tiny.scenes import COLOURS, FORMS, Scene
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 IMAGE_TOKENS = 9
+GRAIN = (20.0, 70.0)
+STEPS = 600
 
 
-def policy_config(text: Qwen2Config, image_token_id: int) -> InternVLConfig:
+def policy_config(text: Qwen3Config, image_token_id: int) -> InternVLConfig:
     """A ViT of three layers beside the reasoner's own language architecture: about 1.6 M weights."""
     vision = InternVLVisionConfig(
         hidden_size=96,
@@ -58,7 +66,9 @@ class CellReader(nn.Module):
         tokens = self.features(pixel_values=pixel_values, vision_feature_layer=-1, vision_feature_select_strategy="default")
         logits = [head(tokens.pooler_output) for head in self.heads]
         losses = [cross_entropy(part.flatten(0, 1).float(), cells[..., i].flatten()) for i, part in enumerate(logits)]
-        self.right = torch.stack([part.argmax(-1) == cells[..., i] for i, part in enumerate(logits)]).all(0).all(-1).float().mean()
+        self.right = (
+            torch.stack([part.argmax(-1) == cells[..., i] for i, part in enumerate(logits)]).all(0).all(-1).float().mean()
+        )
         return type("Output", (), {"loss": sum(losses)})
 
 
@@ -90,3 +100,16 @@ def learn_to_see(model: InternVLForConditionalGeneration, steps: int, grain: tup
         with torch.no_grad():
             reader(**next(cell_batches(seed=101, size=512, grain=(level, level))))
         print(f"whole scenes read right at grain {level:.0f}: {reader.right.item():.3f}", flush=True)
+
+
+def main(out: Path) -> None:
+    torch.set_num_threads(1)
+    set_seed(2)
+    tokenizer = build_tokenizer(corpus(5000))
+    model = InternVLForConditionalGeneration(policy_config(text_config(tokenizer), tokenizer.context_image_token_id))
+    learn_to_see(model, STEPS, GRAIN)
+    model.save_pretrained(out)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -9,7 +9,7 @@ differ between batch sizes. Left out on purpose: new rows do not join a running 
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -24,9 +24,11 @@ from transformers import (
     TemperatureLogitsWarper,
     TopPLogitsWarper,
 )
+from transformers.utils import logging as transformers_logging
 
 from sophia_cli import registry
 from sophia_cli.aliases import Model
+from sophia_cli.backends import _cpu
 from sophia_cli.errors import RecordError, SophiaError
 from sophia_cli.images import open_image
 from sophia_cli.sampling import Arrivals, Completion, Failure, Job, Request, Sampling
@@ -57,18 +59,25 @@ class Engine:
     """The loaded model, its tokenizer, and its processor if it sees images."""
 
     def __init__(self, model: Model):
+        transformers_logging.disable_progress_bar()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.device.type == "cpu":
             torch.set_num_threads(int(model.default("hf", "threads", torch.get_num_threads())))
+        self.small = self.device.type == "cpu" and bool(model.default("hf", "small", False))
         try:
             config = AutoConfig.from_pretrained(model.path)
             self.sees = hasattr(config, "vision_config")
             auto = AutoModelForImageTextToText if self.sees else AutoModelForCausalLM
             self.lm = auto.from_pretrained(model.path, dtype=_dtype(model, self.device)).to(self.device).eval()
+            if self.small:
+                _cpu.keep_memory()
+                self.lm.model.get_decoder().set_attn_implementation(_cpu.ATTENTION)
             self.processor = load_processor(model.path, config) if self.sees else None
             self.tokenizer = self.processor.tokenizer if self.processor else AutoTokenizer.from_pretrained(model.path)
         except (OSError, ValueError) as error:
-            raise SophiaError(f"{model.name}: cannot be loaded ({str(error)[:300]}); check the name, the network or HF_HUB_OFFLINE") from None
+            raise SophiaError(
+                f"{model.name}: cannot be loaded ({str(error)[:300]}); check the name, the network or HF_HUB_OFFLINE"
+            ) from None
         text_config = config.get_text_config()
         self.context = int(getattr(text_config, "max_position_embeddings", 0) or 1 << 30)
         self.tokenizer.padding_side = "left"
@@ -99,7 +108,9 @@ class Engine:
         return str(self.tokenizer.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=False))
 
     @torch.inference_mode()
-    def _generate(self, texts: list[str], images: list[list[Any]], seeds: list[int], sampling: Sampling) -> list[Completion | Failure]:
+    def _generate(
+        self, texts: list[str], images: list[list[Any]], seeds: list[int], sampling: Sampling
+    ) -> list[Completion | Failure]:
         inputs = self._inputs(texts, images)
         length = inputs["input_ids"].shape[1]
         if length >= self.context:
@@ -123,7 +134,7 @@ class Engine:
         prompt = inputs["input_ids"].shape[1]
         answers: list[list[int]] = [[] for _ in seeds]
         alive, ids, mask = list(range(len(seeds))), inputs.pop("input_ids"), inputs.pop("attention_mask")
-        cache, extra = None, inputs
+        cache, extra = _cpu.new_cache() if self.small else None, inputs
         while alive and ids.shape[1] < limit:
             config = GenerationConfig(
                 max_length=min(ids.shape[1] + STRIDE, limit) if self._may_pause() else limit,
@@ -134,7 +145,12 @@ class Engine:
             )
             chooser = _choosers([seeds[row] for row in alive], prompt, sampling, self.banned)
             out = self.lm.generate(
-                input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=config, logits_processor=chooser, **extra
+                input_ids=ids,
+                attention_mask=mask,
+                past_key_values=cache,
+                generation_config=config,
+                logits_processor=chooser,
+                **extra,
             )
             ids, cache, extra = out.sequences, out.past_key_values, {}
             ended = _ended(ids[:, prompt:], self.ends)
@@ -217,7 +233,7 @@ def images_of(request: Request) -> list[str]:
 
 def _dtype(model: Model, device: torch.device) -> torch.dtype:
     if device.type == "cpu":
-        return getattr(torch, model.default("hf", "dtype", "float32"))
+        return cast(torch.dtype, getattr(torch, model.default("hf", "dtype", "float32")))
     return torch.bfloat16
 
 

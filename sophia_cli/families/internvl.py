@@ -18,7 +18,13 @@ def load_processor(path: str) -> Any:
     from transformers.processing_utils import ProcessorMixin
 
     class ImagesOnly(InternVLProcessor):
-        def __init__(self, image_processor: Any = None, tokenizer: Any = None, image_seq_length: int = 256, chat_template: Any = None):
+        def __init__(
+            self,
+            image_processor: Any = None,
+            tokenizer: Any = None,
+            image_seq_length: int = 256,
+            chat_template: Any = None,
+        ):
             ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
             self.image_seq_length = image_seq_length
             self.start_image_token, self.end_image_token = tokenizer.start_image_token, tokenizer.end_image_token
@@ -28,7 +34,9 @@ def load_processor(path: str) -> Any:
             self.image_token_id = tokenizer.context_image_token_id
             import re
 
-            self.multimodal_pattern = re.compile(f"(?P<image>{re.escape(self.image_token)})|(?P<video>{re.escape(self.video_token)})")
+            self.multimodal_pattern = re.compile(
+                f"(?P<image>{re.escape(self.image_token)})|(?P<video>{re.escape(self.video_token)})"
+            )
 
     fields, _ = ProcessorMixin.get_processor_dict(path)
     tokenizer = AutoTokenizer.from_pretrained(path)

@@ -9,7 +9,9 @@ weights; so the sum over micro-batches and ranks does not depend on how the batc
 import torch
 
 
-def loss(logps_BT: torch.Tensor, mask_BT: torch.Tensor, weights_B: torch.Tensor, denominator: torch.Tensor | float) -> torch.Tensor:
+def loss(
+    logps_BT: torch.Tensor, mask_BT: torch.Tensor, weights_B: torch.Tensor, denominator: torch.Tensor | float
+) -> torch.Tensor:
     """The loss of one micro-batch, a scalar.
 
     logps_BT: log-probability of each target token; mask_BT: 1 where a token is supervised, else 0; weights_B: the

@@ -44,7 +44,9 @@ def question_text(item: Mapping[str, Any]) -> str:
     lines = [item["hint"]] if item.get("hint") else []
     lines.append(item["question"])
     choices = [str(choice) for choice in item.get("choices") or ()]
-    shown = all(re.search(rf"(^|[\s(（]){re.escape(letter)}[.):：．）]", item["question"]) for letter in LETTERS[: len(choices)])
+    shown = all(
+        re.search(rf"(^|[\s(（]){re.escape(letter)}[.):：．）]", item["question"]) for letter in LETTERS[: len(choices)]
+    )
     if choices and not shown:
         lines += [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
     return "\n".join(lines)

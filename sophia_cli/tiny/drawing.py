@@ -59,10 +59,7 @@ def _draw_shape(canvas: ImageDraw.ImageDraw, shape: Shape, rng: Random) -> None:
 
 def _outline(form: str, x: float, y: float, radius: float) -> list[tuple[float, float]]:
     """Corners of a triangle, or of a five-pointed star, around (x, y)."""
-    if form == "triangle":
-        radii = [radius * 1.3] * 3
-    else:
-        radii = [radius * 1.15, radius * 0.62] * 5
+    radii = [radius * 1.3] * 3 if form == "triangle" else [radius * 1.15, radius * 0.62] * 5
     step = 2 * math.pi / len(radii)
     return [(x + r * math.sin(i * step), y - r * math.cos(i * step)) for i, r in enumerate(radii)]
 

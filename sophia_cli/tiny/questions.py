@@ -23,8 +23,14 @@ WORDING = {
     "count_larger": ("How many shapes have a number larger than {0}?", "有多少个图形的数字大于{0}?"),
     "largest_colour": ("What colour is the shape with the largest number?", "数字最大的图形是什么颜色?"),
     "largest_form": ("What form has the shape with the largest number?", "数字最大的图形是什么形状?"),
-    "range": ("What is the difference between the largest and the smallest number?", "最大的数字与最小的数字之差是多少?"),
-    "compare": ("Which shapes have the larger sum, the {0} ones or the {1} ones?", "{0}和{1}的图形,哪种的数字之和更大?"),
+    "range": (
+        "What is the difference between the largest and the smallest number?",
+        "最大的数字与最小的数字之差是多少?",
+    ),
+    "compare": (
+        "Which shapes have the larger sum, the {0} ones or the {1} ones?",
+        "{0}和{1}的图形,哪种的数字之和更大?",
+    ),
 }
 
 CHINESE_SHARE = 0.2

@@ -51,7 +51,9 @@ def mixed_row(record: Record, style: str) -> Row:
     """A row of other data: a chat (`messages`, optional `images`), a description (`caption`), or question and answer."""
     if "messages" in record:
         return _chat_row(record, style)
-    if "caption" in record and "trajectory" not in record:
+    if "trajectory" in record:
+        raise RecordError(f"{where_of(record)}: holds a trajectory; give the file to `sophia train` itself, without --mix")
+    if "caption" in record:
         answer = need_text(record, "caption", "`sophia caption` writes it")
         return Row(name_of(record), asked(load_prompt("caption", style), image_list(record), answer, style), answer, 1.0)
     answer = need_text(record, "answer", "a mixed-in row needs `messages`, `caption`, or `question` and `answer`")
@@ -78,7 +80,11 @@ def _chat_row(record: Record, style: str) -> Row:
         raise RecordError(fault)
     answer, images = _text_of(messages[-1].get("content")), record.get("images") or record.get("image") or []
     images = iter([images] if isinstance(images, str) else images)
-    if messages[-1].get("role") != "assistant" or not answer or not all(m.get("role") in ("system", "user", "assistant") for m in messages):
+    if (
+        messages[-1].get("role") != "assistant"
+        or not answer
+        or not all(m.get("role") in ("system", "user", "assistant") for m in messages)
+    ):
         raise RecordError(fault)
     chat = [{"role": message["role"], "content": _with_images(message.get("content"), images)} for message in messages[:-1]]
     left = [{"type": "image", "image": image} for image in images]
@@ -129,5 +135,5 @@ def texts_of(row: Row) -> Iterable[str]:
     """Every text of a row, for the search for control tokens."""
     for message in row.messages:
         content = message["content"]
-        yield from [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
+        yield from ([content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"])
     yield row.answer

@@ -27,14 +27,20 @@ class WeightedTrainer(Trainer):
         self.objective, self.normalise = loss, normalise
         self.loss_is_scaled_for_ga = True  # the denominator spans all accumulation steps already
 
-    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], torch.Tensor]:
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor]:
         """The micro-batches of one step, and the denominator over all of them and all ranks."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         count = torch.tensor(sum(_size(batch, self.normalise) for batch in batches), device=device)
         return batches, self.accelerator.gather(count).sum()
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, num_items_in_batch: torch.Tensor | None = None
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
         """The objective over one micro-batch. Gradients are averaged over ranks afterwards, hence the factor."""
         inputs = dict(inputs)
@@ -61,4 +67,10 @@ class Report(TrainerCallback):
         """Called by the trainer; its closing summary is not a step and is left out."""
         if logs and "loss" in logs:
             names = ("loss", "grad_norm", "learning_rate", "epoch")
-            self.emit({"step": state.global_step, "steps": state.max_steps, **{name: logs[name] for name in names if name in logs}})
+            self.emit(
+                {
+                    "step": state.global_step,
+                    "steps": state.max_steps,
+                    **{name: logs[name] for name in names if name in logs},
+                }
+            )

@@ -46,10 +46,12 @@ class Worker:
 
 
 def _serve(pipe: Connection) -> None:
+    import logging
     import resource
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.disable(logging.CRITICAL)  # math-verify warns of every answer that we limit the time ourselves
     from math_verify import parse, verify
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
@@ -67,7 +69,11 @@ def _compare(gold: str, answer: str, parse: Any, verify: Any) -> str:
         parsed = parse(f"\\boxed{{{gold}}}", parsing_timeout=None)
         if not parsed:
             return "ungradable"
-        return "correct" if verify(parsed, parse(f"\\boxed{{{answer}}}", parsing_timeout=None), timeout_seconds=None) else "wrong"
+        return (
+            "correct"
+            if verify(parsed, parse(f"\\boxed{{{answer}}}", parsing_timeout=None), timeout_seconds=None)
+            else "wrong"
+        )
     except MemoryError:
         return "timeout"
     except Exception:  # noqa: BLE001  (sympy raises anything; it means that we could not tell)

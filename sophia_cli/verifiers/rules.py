@@ -60,7 +60,15 @@ def _choice(answer: str, gold: str, item: Mapping[str, Any]) -> bool | None:
     if not choices:
         return None
     picked, wanted = _option(answer, choices), _option(gold, choices)
-    return None if wanted is None else False if picked is None and _letter(answer) else None if picked is None else picked == wanted
+    return (
+        None
+        if wanted is None
+        else False
+        if picked is None and _letter(answer)
+        else None
+        if picked is None
+        else picked == wanted
+    )
 
 
 def _option(text: str, choices: list[str]) -> int | None:
@@ -74,7 +82,9 @@ def _option(text: str, choices: list[str]) -> int | None:
 
 def _letter(text: str) -> str | None:
     """`B` of `B`, `(B)`, `B.`, `B) 7`, `option B`."""
-    match = re.fullmatch(r"(?:option|choice|选项?)?\s*[(\[]?([A-Z])[)\].:、]?(?:[).:、]\s*.*|\s*)", text, re.DOTALL | re.IGNORECASE)
+    match = re.fullmatch(
+        r"(?:option|choice|选项?)?\s*[(\[]?([A-Z])[)\].:、]?(?:[).:、]\s*.*|\s*)", text, re.DOTALL | re.IGNORECASE
+    )
     return match[1].upper() if match and (match[1].isupper() or len(text) <= 3) else None
 
 

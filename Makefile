@@ -1,0 +1,51 @@
+# One place for everything one does with a checkout. `make quickstart` and `make test` work on a fresh machine with
+# Python 3.11+, git and make.
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: quickstart install install-dev test test-fast lint types bench tiny clean
+
+quickstart: install
+	bash recipes/quickstart.sh
+
+install: .venv/installed
+install-dev: .venv/installed-dev
+
+# A torch that is in the environment already is kept: its pin is left out of the constraints then.
+.venv/constraints.txt: constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	if $(BIN)/python -c "import torch" 2>/dev/null; then grep -v '^torch==' constraints.txt > $@; else cp constraints.txt $@; fi
+
+.venv/installed: .venv/constraints.txt pyproject.toml
+	$(BIN)/python -m pip install --quiet -c .venv/constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c .venv/constraints.txt -e .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --quiet -c .venv/constraints.txt -e '.[test,dev]'
+	touch $@
+
+test: install-dev lint types
+	$(BIN)/python -m pytest -n 2 tests
+
+test-fast: install-dev
+	$(BIN)/python -m pytest -n 2 -m "not slow" tests
+
+lint: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install-dev
+	$(BIN)/mypy
+
+bench: install-dev
+	$(BIN)/python benchmarks/startup.py
+
+# Rebuilds both embedded models from nothing: about an hour on 2 cores.
+tiny: install-dev
+	bash recipes/tiny/build.sh
+
+clean:
+	rm -rf .venv quickstart

@@ -1,0 +1,64 @@
+"""Start-up of `sophia --help` and `sophia grade --help`, against a bare Typer program with the same commands and options.
+
+    python benchmarks/startup.py [RUNS]
+
+The peer is made on the spot: the commands of `sophia_cli.cli` with empty bodies, in one file that imports typer alone.
+Both are run in turn, so that what else the machine does falls on both; the figure is the ratio of the medians.
+"""
+
+import inspect
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from sophia_cli import cli, options
+
+BOUND = 1.3
+
+
+def bare_program() -> str:
+    """The source of the peer: the very declarations of our command line, without what they call."""
+    declared = inspect.getsource(options).split("from typer import Argument, Option", 1)
+    lines = [declared[0], "import typer\nfrom typer import Argument, Option", declared[1]]
+    lines += [
+        "import sys\nfrom typing import Any\no = sys.modules[__name__]\napp = typer.Typer(no_args_is_help=True, add_completion=False)"
+    ]
+    for command in cli.app.registered_commands:
+        assert command.callback is not None
+        source = inspect.getsource(command.callback)
+        head = source[: source.index(") -> None:") + len(") -> None:")]
+        lines.append(f'{head}\n    """{(command.callback.__doc__ or "").strip()}"""\n')
+    return "\n\n".join([*lines, "app()"])
+
+
+def seconds(command: list[str]) -> float:
+    start = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def main(runs: int) -> int:
+    worst = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        peer = Path(folder) / "bare.py"
+        peer.write_text(bare_program(), encoding="utf-8")
+        for arguments in (["--help"], ["grade", "--help"]):
+            ours, theirs, nothing = [], [], []
+            for _ in range(runs):
+                ours.append(seconds([sys.executable, "-m", "sophia_cli", *arguments]))
+                theirs.append(seconds([sys.executable, str(peer), *arguments]))
+                nothing.append(seconds([sys.executable, "-c", "pass"]))
+            middle = [statistics.median(times) for times in (ours, theirs, nothing)]
+            worst = max(worst, middle[0] / middle[1])
+            print(
+                f"sophia {' '.join(arguments)}: {1000 * middle[0]:.0f} ms, bare typer {1000 * middle[1]:.0f} ms, "
+                f"ratio {middle[0] / middle[1]:.2f} (python -c pass: {1000 * middle[2]:.0f} ms)"
+            )
+    return 0 if worst <= BOUND else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 15))

@@ -1,0 +1,102 @@
+"""Measures the embedded models, for their cards: by the public commands, on worlds that nobody was trained on.
+
+    python -m recipes.tiny.measure FOLDER [SEED]
+
+Seed 3 (the default) draws the validation split, on which all choices were made; seed 8 is the test split, looked at once.
+Prints one JSON object: how often the reasoner is right on true descriptions, how many captions are fully right, pass@1
+and pass@64 of the base, and the ceiling that training on true reasoning about images reaches.
+"""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+from recipes.tiny.traces import reason_aloud
+from sophia_cli.world import item_of
+
+SOPHIA = [sys.executable, "-m", "sophia_cli"]
+QUESTIONS, TRAINING = 500, 1000
+TRAINING_SEED = 2
+
+
+def run(folder: Path, *arguments: str) -> None:
+    subprocess.run([*SOPHIA, *arguments], cwd=folder, check=True)
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.open(encoding="utf-8")]
+
+
+def write(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def items_of(folder: Path, name: str) -> list[dict]:
+    return [{**row, "image": f"{name}/{row.pop('file_name')}"} for row in read(folder / name / "metadata.jsonl")]
+
+
+def exact(path: Path) -> float:
+    """The share of captions that tell the whole scene and nothing else."""
+    rows = read(path)
+    return sum(row["caption"] == row["description"] for row in rows) / len(rows)
+
+
+def pass_at(k: int, rows: list[dict]) -> float:
+    """The unbiased estimate 1 − C(n−c, k)/C(n, k), averaged over questions."""
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        scores.setdefault(row["id"], []).append(row["reward"] or 0.0)
+    misses = [math.comb(len(part) - int(sum(part)), k) / math.comb(len(part), k) for part in scores.values()]
+    return 1 - sum(misses) / len(misses)
+
+
+def reasoner(folder: Path) -> float:
+    """How often the reasoner is right when the description is."""
+    rows = [
+        {**row, "caption_id": f"{row['id']}/c0", "caption": row["description"], "caption_count": 1}
+        for row in items_of(folder, "held")
+    ]
+    write(folder / "true.jsonl", rows)
+    run(folder, "reason", "true.jsonl", "-n", "2", "-o", "true-raw.jsonl")
+    run(folder, "grade", "true-raw.jsonl", "-o", "true-graded.jsonl")
+    rows = read(folder / "true-graded.jsonl")
+    return sum(row["reward"] or 0.0 for row in rows) / len(rows)
+
+
+def ceiling(folder: Path) -> float:
+    """Pass@1 after training on true traces about images: what no reward could beat."""
+    run(folder, "world", "train", "-n", str(TRAINING), "--seed", str(TRAINING_SEED))
+    rows = []
+    for number, item in enumerate(items_of(folder, "train")):
+        scene, question = item_of(number, TRAINING_SEED, "medium")
+        rows.append(
+            {**item, "trajectory_id": f"{item['id']}/true", "trajectory": reason_aloud(scene, question), "weight": 1.0}
+        )
+    write(folder / "true-traces.jsonl", rows)
+    run(folder, "train", "true-traces.jsonl", "-o", "ceiling")
+    run(folder, "eval", "--model", "ceiling", "--data", "held", "--summary", "ceiling.json", "-o", "ceiling.jsonl")
+    return float(json.loads((folder / "ceiling.json").read_text())["accuracy"])
+
+
+def main(folder: Path, seed: int) -> None:
+    folder.mkdir(parents=True)
+    run(folder, "world", "held", "-n", str(QUESTIONS), "--seed", str(seed))
+    run(folder, "caption", "held", "-k", "1", "-o", "caps.jsonl")
+    run(folder, "eval", "--data", "held", "-n", "64", "--summary", "base.json", "-o", "base.jsonl")
+    answers = read(folder / "base.jsonl")
+    figures = {
+        "seed": seed,
+        "questions": QUESTIONS,
+        "reasoner_right_on_true_descriptions": reasoner(folder),
+        "captions_fully_right": exact(folder / "caps.jsonl"),
+        "base_pass_at_1": pass_at(1, answers),
+        "base_pass_at_64": pass_at(64, answers),
+        "ceiling_pass_at_1": ceiling(folder),
+    }
+    print(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 3)

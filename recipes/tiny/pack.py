@@ -1,0 +1,66 @@
+"""Packs a trained model into the folder that the package carries: half precision, and the files real models have.
+
+python -m recipes.tiny.pack reasoner|policy TRAINED OUT
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
+
+from recipes.tiny.vision import IMAGE_TOKENS, MEAN, STD
+from sophia_cli.tiny.drawing import SIZE
+
+ENGINE = {"dtype": "float64", "rows": 256, "threads": 1, "small": True}
+DEFAULTS = {
+    "reasoner": {"prompts": "short", "hf": ENGINE, "reason": {"max_tokens": 320}},
+    "policy": {
+        "prompts": "short",
+        "hf": ENGINE,
+        "caption": {"max_tokens": 96},
+        "eval": {"max_tokens": 320},
+        "train": {"lr": 1e-3, "batch_size": 32, "micro_batch_size": 16, "epochs": 4.0},
+    },
+}
+IMAGES = {
+    "crop_to_patches": False,
+    "do_convert_rgb": True,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": MEAN,
+    "image_std": STD,
+    "max_patches": 1,
+    "min_patches": 1,
+    "resample": 3,
+    "rescale_factor": 1 / 255,
+    "size": {"height": SIZE, "width": SIZE},
+}
+
+
+def write(path: Path, fields: dict[str, Any]) -> None:
+    path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+
+
+def main(kind: str, trained: Path, out: Path) -> None:
+    auto = AutoModelForCausalLM if kind == "reasoner" else AutoModelForImageTextToText
+    model = auto.from_pretrained(trained, dtype=torch.float16)
+    tokenizer = AutoTokenizer.from_pretrained(trained)
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    out.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    write(out / "sophia.json", DEFAULTS[kind])
+    if kind == "policy":
+        kinds = {"image_processor_type": "GotOcr2ImageProcessor", "processor_class": "InternVLProcessor"}
+        write(out / "preprocessor_config.json", {**IMAGES, **kinds})
+        video = {"video_processor_type": "InternVLVideoProcessor", "processor_class": "InternVLProcessor"}
+        write(out / "video_preprocessor_config.json", {**IMAGES, **video})
+        write(out / "processor_config.json", {"image_seq_length": IMAGE_TOKENS, "processor_class": "InternVLProcessor"})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

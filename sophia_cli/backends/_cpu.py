@@ -1,0 +1,93 @@
+"""What makes small models fast on a CPU: attention that does not repeat its keys, and a cache that does not move.
+
+transformers' own copies the keys once for every query head and once more for every token (two thirds of all time at 256
+rows). Both parts plug into its public registries. Measured with `tiny-reasoner` in float64, 256 rows, one thread: 1,635
+tokens a second without, 4,500 with.
+"""
+
+import ctypes
+import sys
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.cache_utils import Cache, DynamicLayer
+from transformers.masking_utils import sdpa_mask
+
+ATTENTION = "sophia_grouped"
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+ROOM = 64
+"""Positions that a cache grows by when it is full."""
+
+
+def grouped_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention with grouped keys. Shapes: query B x H x T x D, key and value B x G x L x D; mask B x 1 x T x L or None.
+
+    The heads of a group are folded into its time axis, so each key is read once for all of them. Returns B x T x H x D.
+    """
+    rows, heads, time, width = query.shape
+    groups = key.shape[1]
+    folded = query.reshape(rows, groups, heads // groups * time, width) * kwargs["scaling"]
+    scores = (folded @ key.transpose(2, 3)).view(rows, groups, heads // groups, time, -1)
+    if attention_mask is None:
+        length = scores.shape[-1]
+        attention_mask = torch.ones(1, 1, time, length, dtype=torch.bool, device=query.device).tril(length - time)
+    barred = torch.finfo(scores.dtype).min  # finite: a padded row that may look nowhere must not become NaN
+    scores = scores.masked_fill(~attention_mask[:, :, None, :, : scores.shape[-1]], barred)
+    mixed = scores.softmax(dim=-1).view(rows, groups, heads // groups * time, -1) @ value
+    return mixed.view(rows, heads, time, width).transpose(1, 2).contiguous(), None
+
+
+class RoomyLayer(DynamicLayer):
+    """A cache layer that grows in steps of `ROOM` positions and writes new ones in place."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Appends states (B x G x T x D); returns all states so far."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states[..., :0, :], value_states[..., :0, :]
+        self.keys = _appended(self.keys, key_states)
+        self.values = _appended(self.values, value_states)
+        return self.keys, self.values
+
+
+def _appended(held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """`held` with `new` after it, in the room behind `held` if there is some left."""
+    rows, groups, length, width = held.shape
+    total = length + new.shape[2]
+    room = held.untyped_storage().nbytes() // held.element_size() // max(rows * groups * width, 1)
+    if total > room or held.stride(1) != room * width:
+        wider = new.new_empty(rows, groups, total + ROOM, width)
+        wider[:, :, :length] = held
+        wider[:, :, length:total] = new
+        return wider[:, :, :total]
+    whole = held.as_strided((rows, groups, room, width), (groups * room * width, room * width, width, 1), 0)
+    whole[:, :, length:total] = new
+    return whole[:, :, :total]
+
+
+def new_cache() -> Cache:
+    """An empty cache of roomy layers."""
+    return Cache(layer_class_to_replicate=RoomyLayer)
+
+
+def keep_memory() -> None:
+    """Tells glibc to keep freed memory: a batch frees and takes the same tensors for every token, a third of its time."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+            libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+AttentionInterface.register(ATTENTION, grouped_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)

@@ -1,0 +1,100 @@
+"""Evaluation: one record a sample, and honest figures."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from conftest import records_of, sophia, write_lines
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sophia_cli.evaluate import Summary
+from sophia_cli.records import Record
+
+
+def summary(scores: dict[str, list[float | None]]) -> dict:
+    counted = Summary()
+    for item, rewards in scores.items():
+        for reward in rewards:
+            verdict = "timeout" if reward is None else "correct" if reward else "wrong"
+            fields = {
+                "id": item,
+                "response": "<think>a</think>b",
+                "response_tokens": 3,
+                "verdict": verdict,
+                "reward": reward,
+            }
+            counted.add(Record(fields))
+    return counted.figures()
+
+
+@given(
+    st.dictionaries(
+        st.text(min_size=1), st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=4), min_size=2, max_size=30
+    )
+)
+def test_the_interval_is_the_published_clustered_one(scores: dict[str, list[float | None]]) -> None:
+    found = summary(scores)
+    flat = [float(score) for cluster in scores.values() for score in cluster if score is not None]
+    mean, count = sum(flat) / len(flat), len(scores)
+    squares = sum(sum(float(score or 0) - mean for score in cluster) ** 2 for cluster in scores.values())
+    error = math.sqrt(count / (count - 1) * squares) / len(flat)
+    assert found["accuracy"] == pytest.approx(mean) and found["n"] == len(flat)
+    low, high = found["ci95"]
+    if squares > 1e-12:
+        assert (low, high) == pytest.approx((max(0, mean - 1.959964 * error), min(1, mean + 1.959964 * error)))
+    assert 0 <= low <= mean <= high <= 1
+
+
+def test_agreement_of_all_questions_is_no_certainty() -> None:
+    low, high = summary({str(number): [1.0] for number in range(20)})["ci95"]
+    assert 0.8 < low < 0.9 and high == 1.0
+
+
+def test_what_could_not_be_graded_is_not_in_the_mean() -> None:
+    assert summary({"a": [1.0, None], "b": [None]})["n"] == 1
+    assert summary({"a": [None]})["accuracy"] is None
+
+
+def test_eval_writes_a_record_a_sample_and_a_summary(lab: Path, tmp_path: Path) -> None:
+    out = tmp_path / "eval.jsonl"
+    arguments = [
+        "eval",
+        "--model",
+        "tiny-vlm",
+        "--data",
+        "imgs",
+        "-n",
+        "2",
+        "-o",
+        str(out),
+        "--summary",
+        str(tmp_path / "s.json"),
+    ]
+    done = sophia(*arguments, cwd=lab)
+    rows = records_of(out)
+    assert {row["sample_id"] for row in rows} == {f"{row['id']}/s{n}" for row in rows for n in range(2)} and len(rows) == 16
+    figures = json.loads((tmp_path / "s.json").read_text())
+    assert figures["accuracy"] == sum(row["reward"] for row in rows) / 16 and figures["n"] == 16
+    assert figures["unreadable"] == sum(row["verdict"] in ("no_answer", "truncated") for row in rows) / 16
+    assert "accuracy" in done.stderr.decode() and f"{100 * figures['accuracy']:.1f}%" in done.stderr.decode()
+    out.write_bytes(b"".join(out.read_bytes().splitlines(keepends=True)[:7]))
+    (tmp_path / "s.json").unlink()
+    sophia(*arguments, cwd=lab)
+    assert json.loads((tmp_path / "s.json").read_text()) == figures
+    assert sorted(map(str, records_of(out))) == sorted(map(str, rows))
+
+
+def test_eval_always_asks_for_slow_thinking(lab: Path) -> None:
+    assert "Think step by step" in sophia("eval", "--data", "imgs", "--dry-run", cwd=lab).stderr.decode()
+
+
+def test_an_item_without_an_answer_fails_alone(lab: Path, tmp_path: Path) -> None:
+    rows = [{**row, "image": str(lab / row["image"])} for row in records_of(lab / "caps.jsonl")[::2]]
+    del rows[1]["answer"]
+    write_lines(tmp_path / "items.jsonl", rows)
+    done = sophia("eval", "--data", "items.jsonl", "--summary", "s.json", cwd=tmp_path, code=3)
+    bad = [row for row in records_of(done.stdout) if "error" in row]
+    assert len(bad) == 1 and "items.jsonl:2" in bad[0]["error"] and "`answer`" in bad[0]["error"]
+    assert json.loads((tmp_path / "s.json").read_text())["failed"] == 1

@@ -1,0 +1,197 @@
+"""`caption`, `reason` and the hf backend on the embedded models: seeds, batches, failures, streams."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
+
+from sophia_cli.backends.hf import GumbelNoise
+from sophia_cli.records import STEP_FIELDS
+
+
+def lines(data: bytes) -> list[bytes]:
+    return sorted(data.splitlines())
+
+
+def test_caption_writes_k_records_an_image_with_the_fields_of_the_contract(lab: Path) -> None:
+    rows = records_of(lab / "caps.jsonl")
+    assert len(rows) == 8 * 2
+    assert {row["caption_id"] for row in rows} == {f"{row['id']}/c{k}" for row in rows for k in range(2)}
+    for row in rows:
+        assert list(row)[-6:] == list(STEP_FIELDS["caption"])
+        assert row["image"].startswith("imgs/") and (lab / row["image"]).exists()
+        assert row["caption_count"] == 2 and row["caption_model"] == "tiny-vlm" and row["caption_finish"] == "stop"
+
+
+def test_reason_writes_n_records_a_caption_with_the_fields_of_the_contract(lab: Path) -> None:
+    rows = records_of(lab / "raw.jsonl")
+    assert len(rows) == 8 * 2 * 2
+    assert {row["trajectory_id"] for row in rows} == {f"{row['caption_id']}/t{n}" for row in rows for n in range(2)}
+    for row in rows:
+        assert list(row)[-6:] == list(STEP_FIELDS["reason"])
+        assert row["trajectory"].startswith("<think>\n") and "</think>" in row["trajectory"]
+
+
+@pytest.mark.parametrize("concurrency", ["1", "5", "100"])
+def test_records_do_not_depend_on_the_batch_that_a_sample_falls_in(concurrency: str, lab: Path) -> None:
+    captions = sophia("caption", "imgs", "-k", "2", "--concurrency", concurrency, cwd=lab).stdout
+    assert lines(captions) == lines((lab / "caps.jsonl").read_bytes())
+    if concurrency != "1":
+        raw = sophia("reason", "caps.jsonl", "-n", "2", "--concurrency", concurrency, cwd=lab).stdout
+        assert lines(raw) == lines((lab / "raw.jsonl").read_bytes())
+
+
+def test_the_union_of_shards_is_the_whole(lab: Path) -> None:
+    parts = [sophia("caption", "imgs", "-k", "2", "--shard", f"{index}/3", cwd=lab).stdout for index in range(3)]
+    assert lines(b"".join(parts)) == lines((lab / "caps.jsonl").read_bytes())
+
+
+def test_samples_differ_and_another_seed_gives_others(lab: Path) -> None:
+    many = records_of(sophia("caption", "imgs", "-k", "6", "--limit", "4", "--temperature", "1.5", cwd=lab).stdout)
+    assert len({row["caption"] for row in many}) > 4
+    other = records_of(
+        sophia("caption", "imgs", "-k", "6", "--limit", "4", "--temperature", "1.5", "--seed", "1", cwd=lab).stdout
+    )
+    assert [row["caption"] for row in other] != [row["caption"] for row in many]
+
+
+def test_temperature_0_is_greedy(lab: Path) -> None:
+    rows = records_of(sophia("caption", "imgs", "-k", "3", "--limit", "2", "--temperature", "0", cwd=lab).stdout)
+    assert len({row["caption"] for row in rows}) == len({row["id"] for row in rows}) == 2
+
+
+def test_a_description_cut_off_by_the_limit_says_so_and_its_length_is_exact(lab: Path) -> None:
+    rows = records_of(sophia("caption", "imgs", "-k", "1", "--max-tokens", "5", cwd=lab).stdout)
+    assert all(row["caption_finish"] == "length" and row["caption_tokens"] == 5 for row in rows)
+    from transformers import AutoTokenizer
+
+    from sophia_cli.aliases import resolve
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve("tiny-reasoner").path)
+    for row in records_of(lab / "raw.jsonl"):
+        tokens = tokenizer(row["trajectory"], add_special_tokens=False)["input_ids"]
+        assert row["trajectory_tokens"] == len(tokens) + (row["finish_reason"] == "stop")
+
+
+def test_a_tag_goes_into_the_ids_and_changes_the_draw(lab: Path) -> None:
+    rows = records_of(sophia("reason", "caps.jsonl", "-n", "2", "--tag", "r1", "--limit", "2", cwd=lab).stdout)
+    assert {row["trajectory_id"] for row in rows} == {f"{row['caption_id']}/r1.t{n}" for row in rows for n in range(2)}
+
+
+def test_the_question_is_never_shown_to_the_captioner_and_always_to_the_reasoner(lab: Path) -> None:
+    question = records_of(lab / "caps.jsonl")[0]["question"]
+    assert question not in sophia("caption", "imgs", "--dry-run", cwd=lab).stderr.decode()
+    shown = sophia("reason", "caps.jsonl", "--dry-run", cwd=lab)
+    assert question in shown.stderr.decode() and shown.stdout == b""
+    assert "example" in shown.stderr.decode()
+
+
+def test_a_broken_or_missing_image_fails_alone(tmp_path: Path) -> None:
+    sophia("world", "imgs", "-n", "4", "--seed", "1", cwd=tmp_path)
+    (tmp_path / "imgs/000001.png").write_bytes(b"no image")
+    (tmp_path / "imgs/000002.png").unlink()
+    done = sophia("caption", "imgs", "-k", "2", "-o", "caps.jsonl", cwd=tmp_path, code=3)
+    rows = records_of(tmp_path / "caps.jsonl")
+    assert len(rows) == 8
+    bad = [row for row in rows if "error" in row]
+    assert {row["id"] for row in bad} == {"w1-000001", "w1-000002"} and len(bad) == 4
+    assert all("caption" not in row and row["caption_id"] and row["caption_count"] == 2 for row in bad)
+    for row in bad:
+        assert row["caption_id"] in done.stderr.decode() and row["image"] in row["error"]
+    passed = records_of(sophia("reason", "caps.jsonl", "-n", "1", cwd=tmp_path, code=3).stdout)
+    assert [row for row in passed if "error" in row] == bad
+    sophia("world", "again", "-n", "4", "--seed", "1", cwd=tmp_path)
+    for number in (1, 2):
+        (tmp_path / f"imgs/00000{number}.png").write_bytes((tmp_path / f"again/00000{number}.png").read_bytes())
+    sophia("caption", "imgs", "-k", "2", "-o", "caps.jsonl", cwd=tmp_path)
+    assert not any("error" in row for row in records_of(tmp_path / "caps.jsonl"))
+    assert len(records_of(tmp_path / "caps.jsonl")) == 8
+
+
+@pytest.mark.parametrize(("field", "value"), [("caption_id", None), ("caption", 5), ("question", None)])
+def test_a_caption_that_cannot_be_reasoned_over_goes_out_with_an_error(
+    field: str, value: Any, lab: Path, tmp_path: Path
+) -> None:
+    rows = records_of(lab / "caps.jsonl")[:3]
+    write_lines(tmp_path / "caps.jsonl", [rows[0], {**rows[1], field: value}, rows[2]])
+    done = sophia("reason", "caps.jsonl", "-n", "1", cwd=tmp_path, code=3)
+    out = records_of(done.stdout)
+    assert len(out) == 3
+    assert [f"`{field}`" in row["error"] and "caps.jsonl:2" in row["error"] for row in out if "error" in row] == [True]
+
+
+def test_an_item_without_an_id_gets_one_from_its_image_and_question(lab: Path, tmp_path: Path) -> None:
+    items = [
+        {k: v for k, v in row.items() if k in ("image", "question", "answer")} for row in records_of(lab / "caps.jsonl")[::2]
+    ]
+    items = [{**item, "image": str(lab / item["image"])} for item in items]
+    ids = []
+    for order in (items, items[::-1]):
+        write_lines(tmp_path / "items.jsonl", order)
+        rows = records_of(sophia("caption", "items.jsonl", "-k", "1", "--max-tokens", "1", cwd=tmp_path).stdout)
+        ids.append({row["image"]: row["id"] for row in rows})
+    assert ids[0] == ids[1] and len(set(ids[0].values())) == 8
+
+
+def test_two_items_of_one_id_are_refused_by_line(lab: Path, tmp_path: Path) -> None:
+    row = records_of(lab / "caps.jsonl")[0]
+    write_lines(tmp_path / "items.jsonl", [{**row, "image": str(lab / row["image"])}] * 2)
+    done = sophia("caption", "items.jsonl", "-k", "1", cwd=tmp_path, code=2)
+    assert "items.jsonl:2" in done.stderr.decode() and "items.jsonl:1" in done.stderr.decode()
+
+
+def test_sources_of_every_kind_give_the_same_records(lab: Path, tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    data = load_dataset("imagefolder", data_dir=str(lab / "imgs"), split="train", cache_dir=str(tmp_path / "cache"))
+    data.save_to_disk(str(tmp_path / "saved"))
+    data.to_parquet(str(tmp_path / "data.parquet"))
+    wanted = {row["caption_id"]: row["caption"] for row in records_of(lab / "caps.jsonl")}
+    for source in ("saved", "data.parquet"):
+        rows = records_of(sophia("caption", source, "-k", "2", cwd=tmp_path).stdout)
+        assert {row["caption_id"]: row["caption"] for row in rows} == wanted
+        assert all(row["image"].startswith("data:image/png;base64,") for row in rows)
+
+
+def test_a_trajectory_leaves_before_the_next_caption_comes(lab: Path) -> None:
+    step = subprocess.Popen(
+        [*SOPHIA, "reason", "-n", "1", "--max-tokens", "3"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT
+    )
+    assert step.stdin and step.stdout
+    for line in (lab / "caps.jsonl").read_bytes().splitlines(keepends=True)[:3]:
+        step.stdin.write(line)
+        step.stdin.flush()
+        assert json.loads(step.stdout.readline())["caption_id"] == json.loads(line)["caption_id"]
+    step.stdin.close()
+    assert step.wait() == 0
+
+
+def test_no_work_loads_no_model(tmp_path: Path) -> None:
+    done = sophia("reason", "--llm", "org/never-there", cwd=tmp_path, stdin=b"")
+    assert done.stdout == b""
+
+
+def test_a_model_that_is_not_there_is_one_line(lab: Path) -> None:
+    done = sophia("reason", "caps.jsonl", "--llm", "org/never-there", cwd=lab, code=1)
+    assert "org/never-there" in done.stderr.decode().splitlines()[-1]
+
+
+def test_gumbel_noise_is_a_function_of_seed_position_and_token_alone() -> None:
+    scores = torch.zeros(3, 1000)
+    ids = torch.zeros(3, 7, dtype=torch.long)
+    noisy = GumbelNoise([5, 6, 5], prompt_length=4)(ids, scores)
+    assert torch.equal(noisy[0], noisy[2]) and not torch.equal(noisy[0], noisy[1])
+    assert torch.equal(GumbelNoise([6], prompt_length=9)(torch.zeros(1, 12, dtype=torch.long), scores[:1])[0], noisy[1])
+    assert not torch.equal(GumbelNoise([6], prompt_length=4)(torch.zeros(1, 8, dtype=torch.long), scores[:1])[0], noisy[1])
+
+
+def test_the_gumbel_max_trick_samples_from_the_softmax() -> None:
+    wanted = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
+    scores = wanted.log().repeat(40_000, 1)
+    drawn = GumbelNoise(list(range(40_000)), 0)(torch.zeros(40_000, 1, dtype=torch.long), scores).argmax(dim=1)
+    shares = torch.bincount(drawn, minlength=4).double() / 40_000
+    assert (shares - wanted).abs().max() < 0.012  # about five standard errors

@@ -1,0 +1,239 @@
+"""Training: the loss and its gradient, what is supervised, what is left out, what is saved."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import records_of, sophia, write_lines
+
+from sophia_cli.aliases import resolve
+from sophia_cli.families import internvl
+from sophia_cli.objectives import sft
+from sophia_cli.objectives import sophia as sophia_objective
+from sophia_cli.records import Record
+from sophia_cli.training.batches import IGNORED, Encoder
+from sophia_cli.training.rows import Row, asked, mixed_row, tags_balance
+
+TRACE = "<think>\nI see red circle 3.\n</think>\nThe answer is \\boxed{3}."
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return Encoder(internvl.load_processor(resolve("tiny-vlm").path), 1024)
+
+
+def kept_records(lab: Path, count: int = 6) -> list[dict[str, Any]]:
+    """Trajectories of the lab with weights that differ."""
+    rows = records_of(lab / "traj.jsonl")[:: 32 // count][:count]
+    images = [{**row, "image": str(lab / row["image"])} for row in rows]
+    return [{**row, "caption_reward": 1.0, "selected": True, "weight": 0.5 + index} for index, row in enumerate(images)]
+
+
+def naive_gradient(records: list[dict[str, Any]], normalise: str) -> dict[str, torch.Tensor]:
+    """Eq. 7 written naively: one row at a time, log-softmax over the vocabulary, a sum, one division at the end."""
+    from transformers import AutoModelForImageTextToText
+
+    model = resolve("tiny-vlm")
+    policy = AutoModelForImageTextToText.from_pretrained(model.path, dtype=torch.float32).train()
+    for name, parameter in policy.named_parameters():
+        parameter.requires_grad = "vision_tower" not in name and "multi_modal_projector" not in name
+    processor = internvl.load_processor(model.path)
+    total, tokens = torch.zeros(()), 0
+    for record in records:
+        system = [
+            {
+                "role": "system",
+                "content": "Think step by step inside <think> tags, then answer in the language of the question.",
+            }
+        ]
+        from sophia_cli.images import open_image
+        from sophia_cli.prompts import question_text
+
+        user = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question_text(record)}]}]
+        text = processor.tokenizer.apply_chat_template(system + user, add_generation_prompt=True, tokenize=False)
+        inputs = processor(images=[open_image(record["image"])], text=[text], return_tensors="pt")
+        answer = processor.tokenizer(record["trajectory"] + "<|im_end|>", add_special_tokens=False, return_tensors="pt")[
+            "input_ids"
+        ]
+        ids = torch.cat([inputs["input_ids"], answer], dim=1)
+        logits = policy(input_ids=ids, pixel_values=inputs["pixel_values"]).logits[0]
+        start = inputs["input_ids"].shape[1]
+        for position in range(start, ids.shape[1]):
+            total = total - record["weight"] * torch.log_softmax(logits[position - 1], dim=-1)[ids[0, position]]
+        tokens += answer.shape[1]
+    (total / (tokens if normalise == "tokens" else len(records))).backward()
+    return {name: parameter.grad for name, parameter in policy.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("normalise", ["tokens", "trajectories"])
+@pytest.mark.parametrize("micro", [1, 2, 6])
+def test_the_gradient_of_a_step_is_autograds_of_the_naive_loss_for_any_split(
+    normalise: str, micro: int, lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import TrainerCallback
+
+    from sophia_cli import train as step
+    from sophia_cli.training import trainer
+
+    records = kept_records(lab)
+    wanted = naive_gradient(records, normalise)
+    seen: dict[str, torch.Tensor] = {}
+
+    class Catch(trainer.Report):
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            seen.update({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+
+    assert issubclass(Catch, TrainerCallback)
+    monkeypatch.setattr(trainer, "Report", Catch)
+    monkeypatch.setattr("accelerate.Accelerator.clip_grad_norm_", lambda *a, **k: torch.zeros(()))
+    settings = step.Settings("sophia", 6, micro, 1e-3, 0.05, 0.25, normalise, 1.0, 1, 1024, 0)
+    write_lines(tmp_path / "kept.jsonl", records)
+    model = resolve("tiny-vlm")
+    data = step.read_rows([str(tmp_path / "kept.jsonl")], [], None, model, 0, lambda text: None)
+    step.train(data, model, tmp_path / "out", settings, lambda fields: None, lambda text: None)
+    assert set(seen) == set(wanted)
+    for name, gradient in wanted.items():
+        assert (seen[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-9, name
+
+
+def test_the_objectives_are_the_equations() -> None:
+    logps, mask = torch.tensor([[-1.0, -2.0, -4.0], [-3.0, -5.0, -7.0]]), torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
+    weights = torch.tensor([2.0, 0.5])
+    assert sophia_objective.loss(logps, mask, weights, 4).item() == pytest.approx((2 * 3 + 0.5 * 12) / 4)
+    assert sft.loss(logps, mask, weights, 4).item() == pytest.approx((3 + 12) / 4)
+
+
+def test_only_the_answer_and_its_end_token_are_supervised(encoder: Encoder, lab: Path) -> None:
+    record = kept_records(lab)[0]
+    row = Row("x", asked(record["question"], [record["image"]], TRACE, "short"), TRACE, 1.0)
+    example = encoder.encode(row)
+    supervised = example.labels[example.labels != IGNORED]
+    assert encoder.tokenizer.decode(supervised) == TRACE + "<|im_end|>"
+    shown = encoder.tokenizer.decode(example.input_ids)
+    assert shown.count("<IMG_CONTEXT>") == 9 and "Think step by step" in shown
+    assert record["caption"] not in shown
+
+
+def test_the_slow_thinking_prompt_goes_with_thinking_alone() -> None:
+    assert [message["role"] for message in asked("q", [], TRACE, "short")] == ["system", "user"]
+    assert [message["role"] for message in asked("q", [], "The answer is 3.", "short")] == ["user"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "balanced"),
+    [
+        (TRACE, True), ("no tags", True), ("<think>open", False), ("closed</think>", False),
+        ("</think><think>", False), ("<think></think><think></think>", False),
+    ],
+)  # fmt: skip
+def test_tags_balance(answer: str, balanced: bool) -> None:
+    assert tags_balance(answer) == balanced
+
+
+def test_rows_that_cannot_be_trained_on_are_left_out_whole_named_and_counted(lab: Path, tmp_path: Path) -> None:
+    good, *bad = kept_records(lab, 8)
+    bad[0]["image"] = "gone.png"
+    bad[1]["trajectory"] += " <IMG_CONTEXT>"
+    bad[2]["question"] += " <IMG_CONTEXT>"
+    bad[3]["trajectory"] = "<think>for ever"
+    bad[4]["trajectory"] = TRACE.replace("circle", "circle " * 2000)
+    bad[5]["trajectory"] += "<|im_end|> more"
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    bad[6]["image"] = "broken.png"
+    write_lines(tmp_path / "kept.jsonl", [good, *bad])
+    done = sophia("train", "kept.jsonl", "--max-steps", "1", cwd=tmp_path)
+    final = records_of(done.stdout)[-1]
+    causes = {
+        "image does not open": 2, "image placeholder in the text": 2, "unbalanced thinking tags": 1, "too long": 1,
+        "control token in the text": 1,
+    }  # fmt: skip
+    assert final["left_out"] == causes and final["rows"] == 1
+    for record in bad:
+        assert record["trajectory_id"] in done.stderr.decode()
+
+
+def test_training_moves_the_language_model_alone_and_saves_a_whole_folder(lab: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    write_lines(tmp_path / "kept.jsonl", kept_records(lab))
+    done = sophia("train", "kept.jsonl", "-o", "runs/out", "--epochs", "3", "--lr", "1e-3", cwd=tmp_path)
+    metrics = records_of(done.stdout)
+    assert [metric["step"] for metric in metrics[:-1]] == [1, 2, 3]
+    assert metrics[-1]["model"] == "runs/out" and metrics[2]["loss"] < metrics[0]["loss"]
+    assert metrics[2]["learning_rate"] >= 0.25e-3
+    base, out = Path(resolve("tiny-vlm").path), tmp_path / "runs/out"
+    before, after = load_file(base / "model.safetensors"), load_file(out / "model.safetensors")
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in before.items()} == {
+        n: (t.shape, t.dtype) for n, t in after.items()
+    }
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and not any("vision_tower" in name or "multi_modal_projector" in name for name in moved)
+    for file in base.iterdir():
+        if file.name not in ("model.safetensors", "README.md"):
+            assert (out / file.name).read_bytes() == file.read_bytes(), file.name
+    assert "left" in (out / "README.md").read_text() or "rows" in (out / "README.md").read_text()
+    rows = records_of(sophia("caption", str(lab / "imgs"), "--model", "runs/out", "-k", "1", cwd=tmp_path).stdout)
+    assert len(rows) == 8 and rows[0]["caption_model"] == "runs/out"
+    done = sophia("train", "kept.jsonl", "-o", "runs/out", cwd=tmp_path, code=2)
+    assert "--force" in done.stderr.decode()
+
+
+def test_records_that_nobody_propagated_are_propagated_and_it_is_said(lab: Path, tmp_path: Path) -> None:
+    done = sophia("train", "traj.jsonl", "-o", str(tmp_path / "out"), "--max-steps", "1", "--alpha", "0.5", cwd=lab)
+    kept = records_of(sophia("propagate", "traj.jsonl", "--alpha", "0.5", "--selected", cwd=lab).stdout)
+    assert records_of(done.stdout)[-1]["rows"] == len(kept) > 0
+    assert f"alpha 0.5, keep 1): {len(kept)} of 32 kept" in done.stderr.decode()
+
+
+def test_weights_are_used_as_they_are_and_go_with_no_alpha(lab: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "kept.jsonl", [*kept_records(lab, 4), {**kept_records(lab, 8)[5], "weight": 0}])
+    done = sophia("train", "kept.jsonl", "--alpha", "0.5", cwd=tmp_path, code=2)
+    assert "--alpha" in done.stderr.decode()
+    done = sophia("train", "kept.jsonl", "--max-steps", "1", cwd=tmp_path)
+    assert records_of(done.stdout)[-1]["rows"] == 4
+
+
+def test_records_with_and_without_weight_in_one_run_are_refused_by_line(lab: Path, tmp_path: Path) -> None:
+    rows = kept_records(lab, 3)
+    del rows[2]["weight"]
+    write_lines(tmp_path / "kept.jsonl", rows)
+    assert "kept.jsonl:3" in sophia("train", "kept.jsonl", cwd=tmp_path, code=2).stderr.decode()
+
+
+def test_nothing_to_train_on_is_said(lab: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "kept.jsonl", [{**row, "weight": 0.0} for row in kept_records(lab, 2)])
+    done = sophia("train", "kept.jsonl", cwd=tmp_path, code=2)
+    assert "no row to train on" in done.stderr.decode()
+
+
+def test_other_rows_are_mixed_in_by_ratio(lab: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "kept.jsonl", kept_records(lab, 4))
+    captions = [{**row, "image": str(lab / row["image"])} for row in records_of(lab / "caps.jsonl")]
+    write_lines(tmp_path / "caps.jsonl", captions)
+    write_lines(tmp_path / "qa.jsonl", [{"id": "t", "question": "1 + 1?", "answer": "2"}])
+    options = ["--mix", "caps.jsonl:0.5", "--mix", "qa.jsonl", "--max-steps", "1", "-o", "out"]
+    assert records_of(sophia("train", "kept.jsonl", *options, cwd=tmp_path).stdout)[-1]["rows"] == 4 + 2 + 1
+
+
+def test_mixed_rows_of_every_kind() -> None:
+    chat = mixed_row(
+        Record(
+            {"messages": [{"role": "user", "content": "look"}, {"role": "assistant", "content": "yes"}], "images": ["a.png"]}
+        ),
+        "short",
+    )
+    assert chat.images == ["a.png"] and chat.answer == "yes" and chat.weight == 1.0
+    described = mixed_row(Record({"image": "a.png", "caption": "two stars", "caption_id": "x/c0"}), "short")
+    assert described.answer == "two stars" and described.messages[0]["content"][1]["text"] == "Describe the image."
+    asked_row = mixed_row(Record({"question": "1 + 1?", "answer": "2"}), "short")
+    assert asked_row.images == [] and asked_row.answer == "2"
+
+
+def test_the_same_seed_trains_the_same_model(lab: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "kept.jsonl", kept_records(lab))
+    runs = [sophia("train", "kept.jsonl", "-o", name, "--epochs", "2", cwd=tmp_path).stdout for name in ("a", "b")]
+    losses = [[json.loads(line).get("loss") for line in run.splitlines()] for run in runs]
+    assert losses[0] == losses[1]
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
