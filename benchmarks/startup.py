@@ -24,7 +24,8 @@ def bare_program() -> str:
     declared = inspect.getsource(options).split("from typer import Argument, Option", 1)
     lines = [declared[0], "import typer\nfrom typer import Argument, Option", declared[1]]
     lines += [
-        "import sys\nfrom typing import Any\no = sys.modules[__name__]\napp = typer.Typer(no_args_is_help=True, add_completion=False)"
+        "import sys\nfrom typing import Any\no = sys.modules[__name__]",
+        "app = typer.Typer(no_args_is_help=True, add_completion=False)",
     ]
     for command in cli.app.registered_commands:
         assert command.callback is not None

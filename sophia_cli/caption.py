@@ -75,10 +75,9 @@ def _jobs(
     items: Iterable[Record], prompt: str, k: int, sampling: Sampling, seed: int, output: Output
 ) -> Iterator[Job | Record]:
     for item in items:
-        if "error" in item:
-            yield item
-            continue
         try:
+            if "error" in item:
+                raise RecordError(item["error"])
             messages = description_request(item, prompt)
         except RecordError as error:
             yield from (failed(item, str(error), _ids(item, number, k)) for number in range(k))

@@ -194,6 +194,6 @@ def show_plan(step: str, jobs: Iterator[Job | Record], model: Model, sampling: S
         notice(f"--- {message['role']}\n" + "\n".join(shown))
     plan = ", ".join(f"{name} = {count}" for name, count in counts.items())
     notice(
-        f"--- plan\n{step}: model {model.name} ({model.path}), {plan}, {sampling}, first seed {job.request.seed}, nothing sampled"
+        f"--- plan\n{step}: {model.name} ({model.path}), {plan}, {sampling}, first seed {job.request.seed}; nothing sampled"
     )
     return 0

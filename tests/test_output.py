@@ -132,7 +132,10 @@ def wait_for_lines(file: Path, count: int, seconds: float = 120) -> None:
     raise AssertionError(f"{file} never held {count} lines")
 
 
-PIPELINE = "{0} caption imgs -k 2 --tee {1}/caps.jsonl | {0} reason -n 2 --tee {1}/raw.jsonl | {0} grade --tee {1}/traj.jsonl > {1}/all.jsonl"
+PIPELINE = (
+    "{0} caption imgs -k 2 --tee {1}/caps.jsonl | {0} reason -n 2 --tee {1}/raw.jsonl"
+    " | {0} grade --tee {1}/traj.jsonl > {1}/all.jsonl"
+)
 
 
 @pytest.mark.parametrize("fewest", [1, 9, 20])

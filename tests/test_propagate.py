@@ -24,7 +24,8 @@ def graded(item: str, caption: int, number: int, reward: float | None, tokens: i
     return {
         "id": item, "question": "?", "answer": "1", "caption_id": name, "caption": "a", "caption_count": 3,
         "trajectory_id": f"{name}/t{number}", "trajectory_count": planned, "trajectory": f"{item}{number}",
-        "reason_model": "r", "trajectory_tokens": tokens, "verdict": verdict, "reward": reward, "mentions_caption": tokens == 2,
+        "reason_model": "r", "trajectory_tokens": tokens, "verdict": verdict, "reward": reward,
+        "mentions_caption": tokens == 2,
     }  # fmt: skip
 
 

@@ -28,12 +28,8 @@ from sophia_cli.tiny.scenes import (
 
 def read_back(description: str) -> Scene:
     """The scene that a description tells of, read without the code that wrote it."""
-    cells = {
-        name: cell
-        for cell, name in enumerate(
-            ["top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom", "bottom right"]
-        )
-    }
+    names = ("top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom", "bottom right")
+    cells = {name: cell for cell, name in enumerate(names)}
     found = re.findall(r"([A-Z][a-z]+(?: [a-z]+)?): (\w+) (\w+) (\d)\.", description)
     return tuple(Shape(cells[place.lower()], colour, form, int(digit)) for place, colour, form, digit in found)
 

@@ -4,12 +4,15 @@ These texts are used on *descriptions* alone. `tiny-vlm` never saw one about an 
 """
 
 from sophia_cli.tiny.questions import CHINESE, LETTERS, Question
-from sophia_cli.tiny.scenes import Scene, Shape
+from sophia_cli.tiny.scenes import Scene, Shape, describe
 
 
 def reason_aloud(scene: Scene, question: Question) -> str:
-    """The whole trajectory: `<think>…</think>` and an answer in a box."""
-    steps = [f"I see {', '.join(str(shape) for shape in scene)}.", *STEPS[question.kind](scene, *question.subject)]
+    """The whole trajectory: `<think>…</think>` and an answer in a box.
+
+    It begins by saying what there is, in the words of a description: a model that can describe an image can begin so too.
+    """
+    steps = [describe(scene), *STEPS[question.kind](scene, *question.subject)]
     if question.language == "zh" and question.value in CHINESE:
         steps.append(f"{question.value} is {CHINESE[question.value]}.")
     if question.choices:

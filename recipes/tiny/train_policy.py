@@ -20,7 +20,7 @@ from recipes.tiny.loop import batches, fit, normalise
 from recipes.tiny.vision import GRAIN, MEAN, STD
 
 STEPS, LR = 700, 2e-3
-PATTERN = "cdcrcdcrcdcs"
+PATTERN = "ccrcdccrccds"
 """c: caption, d: direct question, r: text reasoning, s: the same with its prompt's worked example."""
 
 

@@ -13,7 +13,7 @@ from recipes.tiny.examples import corpus, text_reasoning
 from recipes.tiny.loop import batches, fit
 from recipes.tiny.tokenizer import build_tokenizer
 
-PHASES = [(False, 1200, 4e-3), (True, 250, 1.5e-3)]
+PHASES = [(False, 1150, 4e-3), (True, 250, 1.5e-3)]
 """Each phase: with the prompt's worked example or without, steps, learning rate."""
 
 
