@@ -1,5 +1,6 @@
 """The command line: every command and option, and one lazy call each. Nothing is computed here."""
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -368,7 +369,8 @@ def _one(context: typer.Context, source: str | None) -> str:
 
 
 def _help(context: typer.Context) -> NoReturn:
-    print(context.get_help(), file=sys.stderr)
+    with contextlib.redirect_stdout(sys.stderr):
+        print(context.get_help())
     raise SystemExit(2)
 
 

@@ -5,7 +5,6 @@ continues: whole lines without `error` are kept, the rest is cut away and made a
 """
 
 import gzip
-import io
 import os
 import platform
 import sys
@@ -242,21 +241,18 @@ def _appender(file: Path, fresh: bool = False) -> IO[bytes]:
     return file.open(mode)
 
 
-class _FlushingZst(io.RawIOBase):
+class _FlushingZst:
     """A zstandard stream whose flush ends a block, so that a reader sees every record written so far."""
 
     def __init__(self, raw: IO[bytes], compressor: Any):
         self.raw, self.inner = raw, compressor.stream_writer(raw, closefd=False)
 
-    def write(self, data: Any) -> int:
+    def write(self, data: bytes) -> int:
         return int(self.inner.write(data))
 
     def flush(self) -> None:
-        if not self.closed:
-            self.inner.flush()
+        self.inner.flush()
 
     def close(self) -> None:
-        if not self.closed:
-            self.inner.close()
-            self.raw.close()
-            super().close()
+        self.inner.close()
+        self.raw.close()

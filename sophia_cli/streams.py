@@ -56,12 +56,40 @@ def open_binary(path: Path) -> IO[bytes]:
     if path.suffix == ".gz":
         return cast(IO[bytes], gzip.open(path, "rb"))
     if path.suffix == ".zst":
+        return cast(IO[bytes], io.BufferedReader(_ZstReader(path), 1 << 20))
+    return path.open("rb")
+
+
+class _ZstReader(io.RawIOBase):
+    """The content of a .zst file. Raises EOFError when the last frame is cut off, where zstandard's own reader just ends."""
+
+    def __init__(self, path: Path):
         import zstandard
 
-        return io.BufferedReader(
-            zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True, closefd=True)
-        )
-    return path.open("rb")
+        self.raw, self.new = path.open("rb"), zstandard.ZstdDecompressor().decompressobj
+        self.frame, self.begun, self.ready = self.new(), False, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self.ready:
+            data = self.frame.unused_data if self.frame.eof else b""
+            if self.frame.eof:
+                self.frame, self.begun = self.new(), False
+            data = data or self.raw.read(1 << 17)
+            if not data:
+                if self.begun:
+                    raise EOFError("the compressed stream ends early")
+                return 0
+            self.begun, self.ready = True, self.frame.decompress(data)
+        part, self.ready = self.ready[: len(buffer)], self.ready[len(buffer) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+    def close(self) -> None:
+        self.raw.close()
+        super().close()
 
 
 class _Numbered:

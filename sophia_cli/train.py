@@ -53,6 +53,7 @@ class Asked:
     keep: int | None
 
 
+NORMALISATIONS = ("tokens", "trajectories")
 PAPER = {"batch_size": 512, "micro_batch_size": 1, "lr": 2e-5, "epochs": 1.0}
 
 
@@ -63,6 +64,8 @@ def run(common: Common, files: list[str], model: str, mixes: list[str], asked: A
     settings = Settings(**given, **fixed, seed=common.seed)
     if settings.objective not in registry.names("objectives"):
         registry.find("objectives", settings.objective)
+    if settings.normalise not in NORMALISATIONS:
+        raise UsageError(f"--normalise {settings.normalise}: choose from {', '.join(NORMALISATIONS)}")
     if settings.batch_size % settings.micro_batch_size:
         raise UsageError(
             f"--batch-size {settings.batch_size} is no multiple of --micro-batch-size {settings.micro_batch_size}"
