@@ -10,8 +10,8 @@ mkdir -p "$work"
 
 python -m recipes.tiny.vision "$work/eyes" &
 python -m recipes.tiny.train_reasoner "$work/reasoner"
-wait
-python -m recipes.tiny.train_policy "$work/eyes" "$work/reasoner" "$work/policy"
+wait $!
+python -m recipes.tiny.train_policy "$work/eyes" "$work/reasoner/phase-0" "$work/policy"
 python -m recipes.tiny.pack reasoner "$work/reasoner" "$models/tiny-reasoner"
 python -m recipes.tiny.pack policy "$work/policy" "$models/tiny-vlm"
 python -m recipes.tiny.measure "$work/measured"

@@ -2,7 +2,7 @@
 
     python -m recipes.tiny.train_policy EYES REASONER OUT
 
-Its eyes come from vision.py. Its language model begins as the finished reasoner's, as the backbones of real
+Its eyes come from vision.py. Its language model begins as the reasoner's after its first phase, as the backbones of real
 vision-language models have text-only reasoning in their past: it learns to describe images and to answer questions
 about them in one breath, and keeps some text-only reasoning. It never sees a word of reasoning about an image.
 """

@@ -1,6 +1,8 @@
 """Trains `tiny-reasoner`, a Qwen3 text model, on true descriptions of scenes and spelt-out reasoning.
 
 python -m recipes.tiny.train_reasoner OUT
+
+OUT/phase-0 is what the policy's language model begins from; OUT is the finished reasoner.
 """
 
 import sys
@@ -50,8 +52,9 @@ def main(out: Path) -> None:
     for phase, (worked_example, steps, lr) in enumerate(PHASES):
         stream = batches(text_reasoning(seed=phase, worked_example=worked_example), tokenizer, size=32)
         fit(model, stream, steps, lr, prepare=text_only, name=f"reasoner, phase {phase}")
-        model.save_pretrained(out)
-        tokenizer.save_pretrained(out)
+        for folder in (out, out / f"phase-{phase}"):
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
 
 
 if __name__ == "__main__":
