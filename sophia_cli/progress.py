@@ -29,8 +29,8 @@ def notice(text: str, quiet: bool = False) -> None:
 class Progress:
     """Counts what is done, failed and how many tokens it took, and shows it at a bearable rate."""
 
-    def __init__(self, step: str, total: int | None = None, quiet: bool = False):
-        self.step, self.total, self.quiet = step, total, quiet
+    def __init__(self, step: str, total: int | None = None, quiet: bool = False, unit: str = "records"):
+        self.step, self.total, self.quiet, self.unit, self.note = step, total, quiet, unit, ""
         self.done = self.failed = self.tokens = 0
         self.start = self.last = time.monotonic()
         self.bar: Bar | None = None
@@ -71,7 +71,7 @@ class Progress:
         self.tokens += tokens
         self.failed += failed
         if self.bar:
-            self.bar.update(self.task, completed=self.done, rates=self._rates())
+            self.bar.update(self.task, completed=self.done, total=self.total, rates=self._rates())
         elif not self.quiet and time.monotonic() - self.last > SECONDS_BETWEEN_LINES:
             self.last = time.monotonic()
             notice(self.line())
@@ -83,9 +83,11 @@ class Progress:
             parts.append(f"{self.tokens / seconds:,.0f} tokens/s")
         if self.failed:
             parts.append(f"{self.failed} failed")
+        if self.note:
+            parts.append(self.note)
         return ", ".join(parts)
 
     def line(self) -> str:
         """`caption: 40/80 records, 12.1/s, 800 tokens/s, 1 failed`."""
         total = f"/{self.total}" if self.total else ""
-        return f"{self.step}: {self.done}{total} records, {self._rates()}"
+        return f"{self.step}: {self.done}{total} {self.unit}, {self._rates()}"

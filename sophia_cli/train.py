@@ -15,7 +15,7 @@ from sophia_cli import registry
 from sophia_cli.aliases import Model, resolve
 from sophia_cli.errors import InputError, RecordError, UsageError
 from sophia_cli.frame import Common, claim_stdout
-from sophia_cli.progress import notice
+from sophia_cli.progress import Progress, notice
 from sophia_cli.records import Record, name_of, where_of
 from sophia_cli.rewards import Rule, read_trajectory, select
 from sophia_cli.streams import read_records, to_line
@@ -85,13 +85,17 @@ def run(common: Common, files: list[str], model: str, mixes: list[str], asked: A
         notice(f"train: {chosen.name} ({chosen.path}), {len(data.rows)} rows, {settings}; nothing trained")
         return 0
 
+    progress = Progress("train", quiet=common.quiet, unit="steps")
+
     def emit(fields: dict[str, Any]) -> None:
         stdout.write(to_line(fields))
         stdout.flush()
         if "loss" in fields:
-            tell(f"train: step {fields['step']}/{fields['steps']}, loss {fields['loss']}, lr {fields['learning_rate']:.2e}")
+            progress.total, progress.note = fields["steps"], f"loss {fields['loss']:.4f}"
+            progress.advance()
 
-    train(data, chosen, out, settings, emit, tell)
+    with progress.shown():
+        train(data, chosen, out, settings, emit, tell)
     return 0
 
 
@@ -191,9 +195,11 @@ def train(
 ) -> None:
     """Trains and saves to `out`, a folder that `--model` takes everywhere; `emit` gets one record per logged step."""
     from transformers import AutoConfig, AutoModelForImageTextToText, set_seed
+    from transformers.utils import logging
 
     from sophia_cli.training.trainer import Report, WeightedTrainer
 
+    logging.disable_progress_bar()
     set_seed(settings.seed)
     config = AutoConfig.from_pretrained(model.path)
     family = registry.find("families", str(config.model_type).replace("_", "-"))

@@ -195,3 +195,28 @@ def test_the_gumbel_max_trick_samples_from_the_softmax() -> None:
     drawn = GumbelNoise(list(range(40_000)), 0)(torch.zeros(40_000, 1, dtype=torch.long), scores).argmax(dim=1)
     shares = torch.bincount(drawn, minlength=4).double() / 40_000
     assert (shares - wanted).abs().max() < 0.012  # about five standard errors
+
+
+@pytest.mark.parametrize("name", ["tiny-vlm", "tiny-reasoner"])
+def test_greedy_answers_are_transformers_own(name: str, lab: Path) -> None:
+    from sophia_cli.aliases import resolve
+    from sophia_cli.backends.hf import Engine
+    from sophia_cli.images import open_image
+    from sophia_cli.sampling import Completion, Request, Sampling
+
+    engine = Engine(resolve(name))
+    image = {"type": "image", "image": str(lab / "imgs/000000.png")}
+    asked = "Describe the image." if name == "tiny-vlm" else "Visual information: There are 2 shapes."
+    contents: list[Any] = [[image, {"type": "text", "text": asked}]] if name == "tiny-vlm" else [asked]
+    contents += ["How many shapes are there?"] * 3
+    requests = [Request([{"role": "user", "content": content}], Sampling(0.0, 1.0, 30), 0) for content in contents]
+    found = engine.complete(requests)
+    engine.lm.set_attn_implementation("eager")
+    for request, completion in zip(requests, found, strict=True):
+        text = engine.tokenizer.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=False)
+        images = [[open_image(image["image"])] if request is requests[0] and name == "tiny-vlm" else []]
+        inputs = engine._inputs([text], images)
+        ids = engine.lm.generate(**inputs, max_new_tokens=30, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        assert isinstance(completion, Completion)
+        assert completion.text == engine.tokenizer.decode(ids, skip_special_tokens=True)
+        assert completion.tokens == len(ids)

@@ -18,6 +18,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
+    DynamicCache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -78,6 +79,8 @@ class Engine:
             raise SophiaError(
                 f"{model.name}: cannot be loaded ({str(error)[:300]}); check the name, the network or HF_HUB_OFFLINE"
             ) from None
+        # Models that keep state of the whole batch outside the cache (Qwen-VL's rope deltas) generate in one go.
+        self.shares = not hasattr(getattr(self.lm, "model", None), "rope_deltas")
         text_config = config.get_text_config()
         self.context = int(getattr(text_config, "max_position_embeddings", 0) or 1 << 30)
         self.tokenizer.padding_side = "left"
@@ -111,14 +114,23 @@ class Engine:
     def _generate(
         self, texts: list[str], images: list[list[Any]], seeds: list[int], sampling: Sampling
     ) -> list[Completion | Failure]:
-        inputs = self._inputs(texts, images)
+        """One completion a row. Rows of one prompt (the K captions of an image, say) share its encoding."""
+        prompts: dict[Any, int] = {}
+        keys = [
+            (text, *map(id, shown)) if self.shares else row
+            for row, (text, shown) in enumerate(zip(texts, images, strict=True))
+        ]
+        rows = [prompts.setdefault(key, len(prompts)) for key in keys]
+        first = [rows.index(number) for number in range(len(prompts))]
+        inputs = self._inputs([texts[row] for row in first], [images[row] for row in first])
         length = inputs["input_ids"].shape[1]
         if length >= self.context:
-            if len(texts) == 1:
-                return [Failure(f"the prompt has {length} tokens, the model takes {self.context}; shorten it")]
+            if len(first) == 1:
+                return [Failure(f"the prompt has {length} tokens, the model takes {self.context}; shorten it")] * len(rows)
             return [self._generate([t], [i], [s], sampling)[0] for t, i, s in zip(texts, images, seeds, strict=True)]
-        rows = self._decode(inputs, seeds, sampling, min(length + sampling.max_tokens, self.context))
-        return [self._completion(row, text) for row, text in zip(rows, texts, strict=True)]
+        limit = min(length + sampling.max_tokens, self.context)
+        answers = self._decode(inputs, rows, seeds, sampling, limit)
+        return [self._completion(answer, text) for answer, text in zip(answers, texts, strict=True)]
 
     def _inputs(self, texts: list[str], images: list[list[Any]]) -> dict[str, torch.Tensor]:
         flat = [image for row in images for image in row]
@@ -129,15 +141,17 @@ class Engine:
         batch.pop("token_type_ids", None)
         return {name: _to(value, self.device, self.lm.dtype) for name, value in batch.items()}
 
-    def _decode(self, inputs: dict[str, torch.Tensor], seeds: list[int], sampling: Sampling, limit: int) -> list[list[int]]:
-        """Token ids of each row's answer, its end token included if it came."""
+    def _decode(
+        self, inputs: dict[str, torch.Tensor], rows: list[int], seeds: list[int], sampling: Sampling, limit: int
+    ) -> list[list[int]]:
+        """Token ids of each row's answer, its end token included if it came. `rows`: each answer's row of `inputs`."""
         prompt = inputs["input_ids"].shape[1]
         answers: list[list[int]] = [[] for _ in seeds]
-        alive, ids, mask = list(range(len(seeds))), inputs.pop("input_ids"), inputs.pop("attention_mask")
-        cache, extra = _cpu.new_cache() if self.small else None, inputs
+        alive, index = list(range(len(seeds))), torch.tensor(rows, device=self.device)
+        ids, mask, cache, extra = self._encode(inputs, index)
         while alive and ids.shape[1] < limit:
             config = GenerationConfig(
-                max_length=min(ids.shape[1] + STRIDE, limit) if self._may_pause() else limit,
+                max_length=min(ids.shape[1] + STRIDE, limit) if self.shares else limit,
                 do_sample=False,
                 eos_token_id=self.ends,
                 pad_token_id=self.pad,
@@ -163,9 +177,19 @@ class Engine:
                 cache.batch_select_indices(keep)
         return [_cut(answer, self.ends) for answer in answers]
 
-    def _may_pause(self) -> bool:
-        """Models that keep state of the whole batch outside the cache (Qwen-VL's rope deltas) generate in one go."""
-        return not hasattr(getattr(self.lm, "model", None), "rope_deltas")
+    def _encode(self, inputs: dict[str, torch.Tensor], index: torch.Tensor) -> tuple[Any, Any, Any, dict[str, Any]]:
+        """Ids, mask and cache of each answer: all of the prompt but its last token is encoded, once for all its answers."""
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        extra = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
+        if not self.shares:
+            return ids, mask, None, extra
+        cache = _cpu.new_cache() if self.small else DynamicCache(config=self.lm.config)
+        if ids.shape[1] > 1:
+            positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+            start = {"input_ids": ids[:, :-1], "attention_mask": mask[:, :-1], "position_ids": positions[:, :-1]}
+            self.lm(**start, past_key_values=cache, use_cache=True, logits_to_keep=1, **extra)
+            cache.batch_select_indices(index)
+        return ids[index], mask[index], cache, {}
 
     def _completion(self, tokens: list[int], prompt: str) -> Completion:
         text = self.tokenizer.decode(tokens, skip_special_tokens=True)

@@ -15,7 +15,9 @@ Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | float]
 def log_probabilities(logits_BTV: torch.Tensor, labels_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """log π_θ of each next token and the mask of supervised ones, both B x (T−1); logits at t are of token t + 1."""
     targets = labels_BT[:, 1:]
-    losses = cross_entropy(logits_BTV[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
+    losses = cross_entropy(
+        logits_BTV[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
+    )
     logps = -losses.view_as(targets)
     return logps, (targets != IGNORED).to(logps.dtype)
 
