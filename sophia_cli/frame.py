@@ -9,7 +9,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -133,24 +132,20 @@ def run_step(
     if common.out:
         claim_stdout().close()
     progress = Progress(step, total, common.quiet)
-    output = Output(key, stdout, file, manifest, common.force, ordered, observe)
+    output = Output(key, stdout, file, manifest, common.force, ordered, tokens_field, observe)
     counter, finished = Counter(), False
     kept = output.written
     if kept:
         notice(f"{step}: {file} holds {kept} finished records; going on", common.quiet)
         progress.total = total and total - kept
     try:
-        with progress.shown(), closing(_as_generator(produce(output, counter))) as records:
-            for record in records:
+        with progress.shown():
+            for record in produce(output, counter):
                 output.write(record)
                 if "error" in record:
                     notice(f"{step}: {name_of(record)} failed: {record['error']}")
-                progress.advance(int(record.get(tokens_field) or 0) if tokens_field else 0, "error" in record)
+                progress.advance(output.tokens_of(record), "error" in record)
         finished = True
     finally:
-        output.close(finished, counter.count, progress.tokens)
+        output.close(finished, counter.count)
     return SOME_FAILED if output.failed else 0
-
-
-def _as_generator(records: Iterator[Record]) -> Any:
-    return (record for record in records)

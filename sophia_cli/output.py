@@ -84,7 +84,7 @@ class Output:
 
     key: the field whose value tells a record of this step; records without it are never done.
     ordered: the step keeps the order of its input, so only the records before the first failure are kept.
-    observe: called with every record, kept ones included; what a summary counts.
+    tokens_field: the field that holds a sample's length. observe: called with every record, kept ones included.
     """
 
     def __init__(
@@ -95,11 +95,13 @@ class Output:
         manifest: Manifest | None = None,
         force: bool = False,
         ordered: bool = False,
+        tokens_field: str | None = None,
         observe: Callable[[Record], None] = lambda record: None,
     ):
-        self.key, self.stdout, self.file, self.manifest, self.observe = key, stdout, file, manifest, observe
+        self.key, self.stdout, self.file, self.manifest = key, stdout, file, manifest
+        self.tokens_field, self.observe = tokens_field, observe
         self.done: Counter[str] = Counter()
-        self.written = self.failed = 0
+        self.written = self.failed = self.tokens = 0
         self.stream: IO[bytes] | None = None
         if file is not None and manifest is not None:
             self._begin(file, manifest, force, ordered)
@@ -146,8 +148,7 @@ class Output:
             if target:
                 target.write(line)
             self.done[record[self.key]] += 1
-            self.written += 1
-            self.observe(record)
+            self._count(record)
             self._to_stdout(line)
         if target:
             target.close()
@@ -181,10 +182,17 @@ class Output:
                 mend = "make room and type the command again; it continues"
                 raise SophiaError(f"{self.file}: cannot write {name_of(record)} ({error.strerror}); {mend}") from None
         self._to_stdout(line)
+        self._count(record)
+
+    def _count(self, record: Record) -> None:
         self.written += 1
-        if "error" in record:
-            self.failed += 1
+        self.failed += "error" in record
+        self.tokens += self.tokens_of(record)
         self.observe(record)
+
+    def tokens_of(self, record: Record) -> int:
+        """How many tokens a record's sample has; 0 where the step samples none, or the sample failed."""
+        return int(record.get(self.tokens_field) or 0) if self.tokens_field else 0
 
     def _to_stdout(self, line: bytes) -> None:
         if self.stdout is None:
@@ -199,7 +207,7 @@ class Output:
                 f"stdout: cannot be written ({error.strerror}); make room and type the command again"
             ) from None
 
-    def close(self, finished: bool, records_in: int, tokens: int) -> None:
+    def close(self, finished: bool, records_in: int) -> None:
         """Closes the file and writes its manifest."""
         if self.stream is None or self.manifest is None:
             return
@@ -212,7 +220,7 @@ class Output:
             ) from None
         finally:
             self.stream = None
-        self.manifest.save(finished=finished, counts=counts, tokens=tokens)
+        self.manifest.save(finished=finished, counts=counts, tokens=self.tokens)
 
 
 def _whole_lines(file: Path) -> Iterator[bytes]:

@@ -22,7 +22,7 @@ def written(file: Path, rows: list[Record], ordered: bool = False) -> list[Recor
     todo = [row for row in rows if not output.take_done(row["name"])]
     for row in todo:
         output.write(row)
-    output.close(True, len(rows), 0)
+    output.close(True, len(rows))
     return todo
 
 
@@ -43,7 +43,7 @@ def test_a_file_cut_anywhere_is_completed(suffix: str, data: st.DataObject, tmp_
     written(file, ROWS)
     completed = Output("name", None, file, Manifest(file, "step", {"a": 1}))
     assert completed.done == {row["name"]: 1 for row in ROWS}
-    completed.close(True, 0, 0)
+    completed.close(True, 0)
     if not suffix:
         assert file.read_bytes() == whole
 
