@@ -8,6 +8,7 @@ A user's file (`$SOPHIA_ALIASES`, else `~/.config/sophia/aliases.toml`) adds to 
 """
 
 import difflib
+import hashlib
 import json
 import os
 import tomllib
@@ -59,9 +60,34 @@ class Model:
         """The style of prompts that the model was trained with: a folder of `prompts/`."""
         return str(self.defaults.get("prompts", "full"))
 
+    @property
+    def identity(self) -> dict[str, str | None]:
+        """For manifests: the name, what it stands for, and for a folder a fingerprint of its files.
+
+        The fingerprint is over each file's name, size and first and last megabyte, so a model that was trained anew under
+        the same name is another one.
+        """
+        folder = Path(self.path)
+        if not folder.is_dir():
+            return {"model": self.name, "path": self.path, "fingerprint": None}
+        digest = hashlib.sha256()
+        for file in sorted(folder.iterdir()):
+            if file.is_file() and file.name != "README.md":
+                digest.update(f"{file.name}:{file.stat().st_size}:".encode())
+                digest.update(_ends(file))
+        return {"model": self.name, "path": None, "fingerprint": digest.hexdigest()[:16]}
+
     def default(self, step: str, option: str, otherwise: Any) -> Any:
         """The model's own default of a step's option, or `otherwise`."""
         return self.defaults.get(step, {}).get(option, otherwise)
+
+
+def _ends(file: Path, size: int = 1 << 20) -> bytes:
+    """The first and the last megabyte of a file."""
+    with file.open("rb") as stream:
+        first = stream.read(size)
+        stream.seek(max(size, file.stat().st_size - size))
+        return first + stream.read(size)
 
 
 def user_file() -> Path:
@@ -78,7 +104,7 @@ def aliases() -> dict[str, Alias]:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
         own = {
-            name: Alias(table["target"], bool(table.get("sees", True)), table.get("needs", "your own"))
+            name: Alias(str(table["target"]), bool(table.get("sees", True)), table.get("needs", "your own"))
             for name, table in tables.items()
         }
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from sophia_cli.aliases import resolve
-from sophia_cli.errors import RecordError
+from sophia_cli.errors import InputError, RecordError
 from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.output import Output
 from sophia_cli.prompts import chosen_prompt
-from sophia_cli.records import Record, caption_id, failed, image_list, sample_seed, where_of
+from sophia_cli.records import STEP_FIELDS, Record, caption_id, failed, has_failed, image_list, sample_seed, where_of
 from sophia_cli.sampling import Backend, Completion, Job, Place, Request, Sampling, sample, show_plan
 from sophia_cli.sources import count_items, read_items
 
@@ -30,7 +30,7 @@ def run(common: Common, source: str, model: str, k: int, sampling: Sampling, pro
     items = common.part.take(read_items(source), common.limit)
     if common.dry_run:
         return show_plan(STEP, _jobs(items, prompt, k, sampling, common.seed, Output(KEY, None)), chosen, sampling, {"K": k})
-    settings = {"model": model, "prompt": prompt, "k": k, **sampling.settings()}
+    settings = {**chosen.identity, "prompt": prompt, "k": k, **sampling.settings()}
 
     def produce(output: Output, counter: Counter) -> Iterator[Record]:
         return caption(counter.over(items), backend, model, prompt, k, sampling, common.seed, output)
@@ -75,8 +75,10 @@ def _jobs(
     items: Iterable[Record], prompt: str, k: int, sampling: Sampling, seed: int, output: Output
 ) -> Iterator[Job | Record]:
     for item in items:
+        if taken := [field for field in STEP_FIELDS[STEP] if field in item]:
+            raise InputError(f"{where_of(item)}: field `{taken[0]}` is one that this step writes; rename the column")
         try:
-            if "error" in item:
+            if has_failed(item):
                 raise RecordError(item["error"])
             messages = description_request(item, prompt)
         except RecordError as error:

@@ -11,7 +11,6 @@ from sophia_cli import options as o
 
 app = typer.Typer(
     name="sophia",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Teaches vision-language models to think before they answer.\n\n"
@@ -20,7 +19,12 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def root(version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False) -> None:
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False,
+) -> None:
+    if context.invoked_subcommand is None and not version:
+        _help(context)
     if version:
         from sophia_cli import __version__
 
@@ -376,4 +380,16 @@ def _help(context: typer.Context) -> NoReturn:
 
 def main() -> None:
     """The entry point of `sophia`."""
-    app(prog_name="sophia")
+    from sophia_cli.descriptors import open_descriptors
+
+    open_descriptors()
+    try:
+        app(prog_name="sophia", standalone_mode=False)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except Exception as error:
+        message = getattr(error, "format_message", None)  # click's usage errors, of which Typer carries a copy of its own
+        if message is None:
+            raise
+        print(f"sophia: {' '.join(message().split())} (--help shows the options)", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -12,16 +12,16 @@ from typing import Any
 
 from sophia_cli import registry
 from sophia_cli.aliases import resolve
-from sophia_cli.errors import RecordError
+from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.output import Output
 from sophia_cli.progress import console
 from sophia_cli.prompts import load_prompt, question_text
-from sophia_cli.records import Record, failed, image_list, need_text, sample_id, sample_seed, where_of
+from sophia_cli.records import Record, failed, has_failed, image_list, sample_id, sample_seed, where_of
 from sophia_cli.sampling import Backend, Completion, Job, Place, Request, Sampling, sample, show_plan
 from sophia_cli.sources import count_items, read_items
 from sophia_cli.streams import write_json
-from sophia_cli.verifiers.verdict import Verify
+from sophia_cli.verifiers._verdict import Verify
 
 STEP, KEY = "eval", "sample_id"
 LONGEST = 16384
@@ -45,7 +45,9 @@ def run(common: Common, model: str, source: str, n: int, sampling: Sampling, sum
             sampling,
             {"n": n},
         )
-    settings = {"model": model, "data": source, "system": system, "n": n, **sampling.settings()}
+    if summary_file and summary_file in (common.out, common.tee):
+        raise UsageError(f"--summary {summary_file}: the records go there; choose another file")
+    settings = {**chosen.identity, "data": source, "system": system, "n": n, **sampling.settings()}
     verify: Verify = registry.find("verifiers", "rules").verify
     summary = Summary()
 
@@ -55,7 +57,8 @@ def run(common: Common, model: str, source: str, n: int, sampling: Sampling, sum
     total = common.expected(count_items(source), n)
     code = run_step(STEP, KEY, common, settings, produce, total, tokens_field="response_tokens", observe=summary.add)
     figures = {"model": model, "benchmark": benchmark, **summary.figures(), "settings": {**settings, "seed": common.seed}}
-    show(figures)
+    if not common.quiet:
+        show(figures)
     if summary_file:
         write_json(summary_file, figures)
     return code
@@ -97,7 +100,7 @@ def _jobs(
     for item in items:
         ids = [{"sample_id": sample_id(item["id"], number), "benchmark": benchmark} for number in range(n)]
         try:
-            if "error" in item:
+            if has_failed(item):
                 raise RecordError(item["error"])
             messages = answer_request(item, system)
         except RecordError as error:
@@ -110,11 +113,11 @@ def _jobs(
 
 def answer_request(item: Record, system: str) -> list[dict[str, Any]]:
     """The chat that asks the question. Raises RecordError when question or gold answer is missing."""
-    need_text(item, "question", "the source must give it")
+    text = question_text(item)
     if item.get("answer") is None:
         raise RecordError(f"{where_of(item)}: field `answer` is missing; give the gold answer in the source")
     content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in image_list(item)]
-    content.append({"type": "text", "text": question_text(item)})
+    content.append({"type": "text", "text": text})
     return [{"role": "system", "content": system}, {"role": "user", "content": content}]
 
 
@@ -130,7 +133,7 @@ class Summary:
 
     def add(self, record: Record) -> None:
         """Takes one record of `evaluate`."""
-        if "error" in record:
+        if has_failed(record):
             self.failed += 1
             return
         self.verdicts[record["verdict"]] += 1

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
+from sophia_cli.descriptors import claim_stdout
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.output import Manifest, Output
 from sophia_cli.progress import Progress, notice
-from sophia_cli.records import Record, name_of
+from sophia_cli.records import Record, has_failed, name_of
 from sophia_cli.streams import Shard
 
 FAILED, SOME_FAILED, INTERRUPTED = 1, 3, 130
@@ -49,12 +50,14 @@ class Common:
         return each * (mine if self.limit is None else min(mine, self.limit))
 
 
-def claim_stdout() -> IO[bytes]:
-    """A stream to the real stdout; from here on, whatever else writes to file descriptor 1 reaches stderr."""
-    sys.stdout.flush()
-    records = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    return records
+def refuse_input_as_output(file: Path | None, inputs: list[str]) -> None:
+    """Raises UsageError when the file to write is a folder, `-`, or one of the files to read."""
+    if file is None:
+        return
+    if str(file) == "-" or file.is_dir():
+        raise UsageError(f"{file}: not a file to write to; name one, or leave -o out for stdout")
+    if file.exists() and any(Path(path).exists() and os.path.samefile(path, file) for path in inputs):
+        raise UsageError(f"{file}: is read and written at once; write to another file")
 
 
 def run(work: Callable[[], int], debug: bool = False) -> NoReturn:
@@ -114,25 +117,27 @@ def run_step(
     settings: dict[str, Any],
     produce: Callable[[Output, Counter], Iterator[Record]],
     total: int | None = None,
+    inputs: list[str] | None = None,
     ordered: bool = False,
+    anew: bool = False,
     tokens_field: str | None = None,
     observe: Callable[[Record], None] = lambda record: None,
 ) -> int:
     """Runs `produce` to its end and writes what it yields; the exit code is 0, or 3 when some records carry `error`.
 
-    settings: what makes the records what they are; a file begun with others is refused.
+    settings: what makes the records what they are; a file begun with others is refused. inputs: the files read, none of
+    which may be the file written. anew: a file begun with the same settings is not continued but written again.
     """
     if common.out and common.tee:
         raise UsageError("-o and --tee are two ways to write one file; give one of them")
     part = common.part
     file = common.out or common.tee
+    refuse_input_as_output(file, inputs or [])
     identity = {**settings, "seed": common.seed, "shard": str(part)}
     manifest = Manifest(file, step, identity) if file else None
-    stdout = None if common.out else claim_stdout()
-    if common.out:
-        claim_stdout().close()
+    stdout = claim_stdout()
     progress = Progress(step, total, common.quiet)
-    output = Output(key, stdout, file, manifest, common.force, ordered, tokens_field, observe)
+    output = Output(key, None if common.out else stdout, file, manifest, common.force, ordered, anew, tokens_field, observe)
     counter, finished = Counter(), False
     kept = output.written
     if kept:
@@ -142,9 +147,9 @@ def run_step(
         with progress.shown():
             for record in produce(output, counter):
                 output.write(record)
-                if "error" in record:
+                if has_failed(record):
                     notice(f"{step}: {name_of(record)} failed: {record['error']}")
-                progress.advance(output.tokens_of(record), "error" in record)
+                progress.advance(output.tokens_of(record), has_failed(record))
         finished = True
     finally:
         output.close(finished, counter.count)

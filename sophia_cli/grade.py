@@ -16,15 +16,15 @@ from sophia_cli.errors import RecordError
 from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.output import Output
 from sophia_cli.progress import notice
-from sophia_cli.records import Record, need_text, where_of
+from sophia_cli.records import Record, has_failed, name_of, need_text, where_of
 from sophia_cli.streams import read_records
-from sophia_cli.verifiers.verdict import Verdict, Verify
+from sophia_cli.verifiers._verdict import Verdict, Verify
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 LEAK = re.compile(
-    r"\b(?:the|this|given|provided|your)\s+(?:\w+\s+)?(?:description|caption)\b(?!\s+(?:of|in|on|under|below|above|reads|says)\b)"
+    r"\b(?:the|this|given|provided|your)\s+(?:\w+\s+)?(?:description|caption)\b(?!\s+(?:of|in|on|under|below|above|reads)\b)"
     r"|\b(?:visual information|described (?:in|by) the (?:text|prompt))\b"
     r"|(?:根据|按照|从|由)(?:\w{0,4})(?:描述|文字说明|图片说明)",
     re.IGNORECASE,
@@ -37,13 +37,15 @@ def run(common: Common, files: list[str], workers: int, seconds: float) -> int:
     verify: Verify = registry.find("verifiers", "rules").verify
     records = common.part.take(read_records(files), common.limit)
     if common.dry_run:
-        notice(f"grade: {workers} workers, {seconds} s for algebra on one answer; first record: {next(records, None)}")
+        first = next(records, None)
+        name = "nothing to grade" if first is None else f"first {name_of(first)}"
+        notice(f"grade: {workers} workers, {seconds} s for algebra on one answer, {name}")
         return 0
 
     def produce(output: Output, counter: Counter) -> Iterator[Record]:
         return grade(counter.over(records), verify, workers, seconds, output)
 
-    return run_step("grade", "trajectory_id", common, {}, produce, ordered=True)
+    return run_step("grade", "trajectory_id", common, {}, produce, inputs=files, ordered=True)
 
 
 def grade(records: Iterable[Record], verify: Verify, workers: int, seconds: float, output: Output) -> Iterator[Record]:
@@ -54,17 +56,17 @@ def grade(records: Iterable[Record], verify: Verify, workers: int, seconds: floa
 
 def graded(record: Record, verify: Verify, seconds: float) -> Record:
     """The record with the fields of `grade`. A record that failed before gets verdict `error` and reward null."""
-    if "error" in record:
+    if has_failed(record):
         return _with_verdict(record, Verdict("error", None, "an earlier step failed"), None)
     try:
         need_text(record, "trajectory_id", "`sophia reason` writes it")
         trajectory = need_text(record, "trajectory", "`sophia reason` writes it", empty=True)
         if record.get("answer") is None:
             raise RecordError(f"{where_of(record)}: field `answer` is missing; give the gold answer in the source")
+        verdict = verify(trajectory, record, truncated=record.get("finish_reason") == "length", seconds=seconds)
     except RecordError as error:
         failure = _with_verdict(record, Verdict("error", None, "unreadable record"), None)
         return Record({**failure, "error": str(error)}, where_of(record))
-    verdict = verify(trajectory, record, truncated=record.get("finish_reason") == "length", seconds=seconds)
     return _with_verdict(record, verdict, mentions_caption(trajectory))
 
 
@@ -93,18 +95,21 @@ def _in_order(work: Callable[[T], R], items: Iterable[T], workers: int) -> Itera
         yield from map(work, items)
         return
     pending: queue.Queue[Future[R] | BaseException | None] = queue.Queue(4 * workers)
-    with ThreadPoolExecutor(workers) as pool:
+    pool = ThreadPoolExecutor(workers)
 
-        def feed() -> None:
-            try:
-                for item in items:
-                    pending.put(pool.submit(work, item))
-                pending.put(None)
-            except BaseException as error:  # noqa: BLE001  (raised again below)
-                pending.put(error)
+    def feed() -> None:
+        try:
+            for item in items:
+                pending.put(pool.submit(work, item))
+            pending.put(None)
+        except BaseException as error:  # noqa: BLE001  (raised again below)
+            pending.put(error)
 
-        threading.Thread(target=feed, daemon=True).start()
+    threading.Thread(target=feed, daemon=True).start()
+    try:
         while (future := pending.get()) is not None:
             if isinstance(future, BaseException):
                 raise future
             yield future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

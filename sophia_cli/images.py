@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import http.client
 import io
 import urllib.request
 from pathlib import Path
@@ -25,7 +26,7 @@ def image_bytes(reference: str) -> bytes:
             with urllib.request.urlopen(reference, timeout=URL_SECONDS) as answer:
                 return bytes(answer.read())
         return Path(reference).read_bytes()
-    except (OSError, ValueError, binascii.Error) as error:
+    except (OSError, ValueError, binascii.Error, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise RecordError(f"image {shorten(reference)} cannot be read ({reason}); mend the path or the file") from None
 

@@ -15,5 +15,5 @@ def run() -> int:
         table.add_column(heading, overflow="fold")
     for name, alias in aliases().items():
         table.add_row(name, "yes" if alias.sees else "no", alias.target, alias.needs)
-    Console(file=sys.stdout).print(table)
+    Console(file=sys.stdout, soft_wrap=True, width=None if sys.stdout.isatty() else 160).print(table)
     return 0

@@ -4,11 +4,13 @@ A file is begun together with FILE.manifest.json, which holds what makes its rec
 continues: whole lines without `error` are kept, the rest is cut away and made again, unless the settings differ.
 """
 
+import fcntl
 import gzip
 import os
 import platform
 import sys
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +21,8 @@ import orjson
 
 from sophia_cli import __version__
 from sophia_cli.errors import SophiaError, UsageError
-from sophia_cli.records import Record, name_of
+from sophia_cli.progress import notice
+from sophia_cli.records import Record, has_failed, name_of
 from sophia_cli.streams import loads, open_binary, to_line, write_json
 
 SUFFIX = ".manifest.json"
@@ -95,6 +98,7 @@ class Output:
         manifest: Manifest | None = None,
         force: bool = False,
         ordered: bool = False,
+        anew: bool = False,
         tokens_field: str | None = None,
         observe: Callable[[Record], None] = lambda record: None,
     ):
@@ -103,21 +107,37 @@ class Output:
         self.done: Counter[str] = Counter()
         self.written = self.failed = self.tokens = 0
         self.stream: IO[bytes] | None = None
+        self.lock: IO[bytes] | None = None
         if file is not None and manifest is not None:
-            self._begin(file, manifest, force, ordered)
+            self._begin(file, manifest, force, ordered, anew)
 
-    def _begin(self, file: Path, manifest: Manifest, force: bool, ordered: bool) -> None:
+    def _begin(self, file: Path, manifest: Manifest, force: bool, ordered: bool, anew: bool) -> None:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            if not force and file.exists() and (file.stat().st_size > 0 or manifest.path.exists()):
+            begun = not force and file.exists() and (file.stat().st_size > 0 or manifest.path.exists())
+            if begun:
                 manifest.refuse_other_settings()
+            self._lock(file)
+            if begun and not anew:
                 self._keep_done(file, ordered)
             else:
                 file.write_bytes(b"")
             manifest.save()
             self.stream = _appender(file)
+            self._lock(file)
         except OSError as error:
             raise UsageError(f"{file}: cannot be written ({error.strerror}); choose another place") from None
+
+    def _lock(self, file: Path) -> None:
+        """Holds the file for this process until it ends. Raises UsageError when another run is writing to it."""
+        lock = file.open("ab")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if self.lock is None or os.fstat(self.lock.fileno()).st_ino != os.fstat(lock.fileno()).st_ino:
+                raise UsageError(f"{file}: another run is writing to it; wait for it, or choose another file") from None
+            return
+        self.lock = lock
 
     def _keep_done(self, file: Path, ordered: bool) -> None:
         """Cuts away a line that a crash cut off and records with `error`; replays the rest to stdout.
@@ -161,7 +181,7 @@ class Output:
             record = loads(line)
         except ValueError:
             return None
-        good = isinstance(record, dict) and "error" not in record and isinstance(record.get(self.key), str)
+        good = isinstance(record, dict) and not has_failed(record) and isinstance(record.get(self.key), str)
         return Record(record) if good else None
 
     def take_done(self, name: str) -> bool:
@@ -184,9 +204,14 @@ class Output:
         self._to_stdout(line)
         self._count(record)
 
+    def name_failure(self, record: Record) -> None:
+        """Names a failed record that does not go out, and counts it."""
+        self.failed += 1
+        notice(f"{name_of(record)} failed: {record['error']}")
+
     def _count(self, record: Record) -> None:
         self.written += 1
-        self.failed += "error" in record
+        self.failed += has_failed(record)
         self.tokens += self.tokens_of(record)
         self.observe(record)
 
@@ -225,11 +250,13 @@ class Output:
 
 def _whole_lines(file: Path) -> Iterator[bytes]:
     """The complete lines of a file; what a crash cut off at its end is left out."""
+    import zstandard
+
     with open_binary(file) as stream:
         while True:
             try:
                 line = stream.readline()
-            except (EOFError, OSError, ValueError):
+            except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError):
                 return
             if not line.endswith(b"\n"):
                 return

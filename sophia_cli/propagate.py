@@ -4,18 +4,17 @@ Two passes: the first keeps a few facts of each trajectory, the second writes th
 comes from a pipe is spooled to a temporary file in between, so memory does not grow with the texts.
 """
 
-import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sophia_cli.errors import InputError, RecordError, UsageError
+from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.output import Output
 from sophia_cli.progress import notice
-from sophia_cli.records import AFTER_CAPTION, Record, where_of
-from sophia_cli.rewards import Caption, Rule, Trajectory, caption_rewards, read_trajectory, select
+from sophia_cli.records import AFTER_CAPTION, Record, failed, has_failed
+from sophia_cli.rewards import Caption, Ledger, Rule, Trajectory, caption_rewards, select
 from sophia_cli.streams import Shard, loads, read_records, to_line
 
 SELECTIONS = ("shortest", "random", "all")
@@ -36,16 +35,7 @@ def run(common: Common, files: list[str], rule: Rule, only_selected: bool, only_
     def produce(output: Output, counter: Counter) -> Iterator[Record]:
         return propagate(counter.over(read_records(files)), rule, common.part, common.limit, emit, output)
 
-    return run_step("propagate", key, common, {**asdict(rule), "emit": emit}, produce, ordered=True)
-
-
-@dataclass
-class Facts:
-    """What the first pass keeps: the trajectories of this shard's items, and where each name was first seen."""
-
-    trajectories: list[Trajectory] = field(default_factory=list)
-    seen: dict[str, tuple[str, bytes]] = field(default_factory=dict)
-    items: dict[str, int] = field(default_factory=dict)
+    return run_step("propagate", key, common, {**asdict(rule), "emit": emit}, produce, inputs=files, anew=True)
 
 
 @dataclass
@@ -62,21 +52,26 @@ def propagate(
 ) -> Iterator[Record]:
     """The records in their order with `caption_reward`, `selected` and `weight`.
 
-    emit: `all`; `selected`, only the kept ones; or `unsolved`, the captions of items in which nothing qualified.
+    emit: `all`; `selected`, only the kept ones; or `unsolved`, the captions of items in which nothing qualified. Records
+    with a bad field go out with `error`; where only some records are asked for, they are named and counted instead.
     """
-    facts = Facts()
+    ledger, items = Ledger(), Items(part, limit)
     with tempfile.TemporaryFile(prefix="sophia-") as spool:
         for record in records:
-            if _mine(record, facts, part, limit):
-                record = _noted(record, facts)
-                spool.write(to_line([record.where, record]))
-        choice = choose(facts.trajectories, rule)
+            if not items.mine(record):
+                continue
+            if not has_failed(record):
+                try:
+                    ledger.add(record)
+                except RecordError as error:
+                    record = failed(record, str(error), {})
+                    if emit != "all":
+                        output.name_failure(record)
+            spool.write(to_line([record.where, record]))
+        choice = choose(ledger.trajectories, rule)
         spool.seek(0)
         spooled = (Record(fields, where) for where, fields in map(loads, spool))
-        rows = _captions(spooled, choice) if emit == "unsolved" else _annotated(spooled, choice, emit == "selected")
-        for row in rows:
-            if not output.take_done(str(row.get(output.key, ""))):
-                yield row
+        yield from _captions(spooled, choice) if emit == "unsolved" else _annotated(spooled, choice, emit == "selected")
 
 
 def choose(trajectories: list[Trajectory], rule: Rule) -> Choice:
@@ -86,47 +81,32 @@ def choose(trajectories: list[Trajectory], rule: Rule) -> Choice:
     return Choice(caption_rewards(trajectories), kept, solved)
 
 
-def _mine(record: Record, facts: Facts, part: Shard, limit: int | None) -> bool:
-    """Whether the record's item is of this shard, and among the first `limit` of it. Items are counted as they come."""
-    number = facts.items.setdefault(str(record.get("id")), len(facts.items))
-    return number % part.count == part.index and (limit is None or number // part.count < limit)
+@dataclass
+class Items:
+    """Which items are of this shard, and among the first `limit` of it; items are counted as they come."""
 
+    part: Shard
+    limit: int | None
+    numbers: dict[str, int] = field(default_factory=dict)
 
-def _noted(record: Record, facts: Facts) -> Record:
-    """Notes a record's facts; a record that cannot take part goes on with an `error`, a failed one as it is."""
-    if "trajectory_id" not in record and "error" in record:
-        return record
-    try:
-        trajectory = read_trajectory(record)
-    except RecordError as error:
-        return Record({**record, "error": record.get("error", str(error))}, where_of(record))
-    content = hashlib.blake2b(to_line(record), digest_size=8).digest()
-    first = facts.seen.setdefault(trajectory.name, (record.where, content))
-    if first[1] != content:
-        raise InputError(
-            f"{record.where}: trajectory_id {trajectory.name!r} stands at {first[0]} with other content; drop one of them"
-        )
-    if first[0] == record.where:
-        facts.trajectories.append(trajectory)
-    return record
+    def mine(self, record: Record) -> bool:
+        """Whether a record's item is."""
+        number = self.numbers.setdefault(str(record.get("id")), len(self.numbers))
+        return number % self.part.count == self.part.index and (self.limit is None or number // self.part.count < self.limit)
 
 
 def _annotated(records: Iterable[Record], choice: Choice, only_selected: bool) -> Iterator[Record]:
     left = set(choice.kept)
     for record in records:
-        name = record.get("trajectory_id")
-        if "error" in record and (name is None or "reward" not in record):
+        if has_failed(record):
             if not only_selected:
                 yield record
             continue
-        caption = (str(record.get("caption_id")), str(record.get("reason_model", "")))
+        name = record["trajectory_id"]
+        caption = (record["caption_id"], str(record.get("reason_model", "")))
         selected = name in left
-        left.discard(str(name))
-        fields: dict[str, Any] = {
-            "caption_reward": choice.rewards.get(caption),
-            "selected": selected,
-            "weight": float(selected),
-        }
+        left.discard(name)
+        fields: dict[str, Any] = {"caption_reward": choice.rewards[caption], "selected": selected, "weight": float(selected)}
         if selected or not only_selected:
             yield Record({**record, **fields}, record.where)
 
@@ -136,10 +116,8 @@ def _captions(records: Iterable[Record], choice: Choice) -> Iterator[Record]:
     seen = set()
     for record in records:
         name = record.get("caption_id")
-        if record.get("id") in choice.solved or name is None or name in seen or "caption" not in record:
+        if not isinstance(name, str) or name in seen or "caption" not in record or str(record.get("id")) in choice.solved:
             continue
         seen.add(name)
-        yield Record(
-            {field: value for field, value in record.items() if field not in AFTER_CAPTION and field != "error"},
-            record.where,
-        )
+        kept = {field: value for field, value in record.items() if field not in AFTER_CAPTION and field != "error"}
+        yield Record(kept, record.where)

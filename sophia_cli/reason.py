@@ -14,13 +14,14 @@ from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.output import Output
 from sophia_cli.prompts import chosen_prompt, fill, question_text
-from sophia_cli.records import Record, failed, need_text, sample_seed, trajectory_id, where_of
+from sophia_cli.records import Record, failed, has_failed, need_text, sample_seed, trajectory_id, where_of
 from sophia_cli.sampling import Backend, Completion, Job, Place, Request, Sampling, sample, show_plan
 from sophia_cli.streams import read_records
 
 STEP, KEY = "reason", "trajectory_id"
 LONGEST = 32768
 """The paper's longest trajectory, in tokens."""
+BLANKS = ("question", "caption")
 MADE_BY = "`sophia caption` writes it"
 
 
@@ -51,11 +52,11 @@ def run(
     sampling = sampling.with_defaults(chosen, STEP, LONGEST)
     if tag is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", tag):
         raise UsageError(f"--tag {tag}: use letters, digits, - and _, as in r1")
-    thinking = Thinking(n, chosen_prompt(prompt_file, STEP, chosen.prompts), sampling, common.seed, tag)
+    thinking = Thinking(n, chosen_prompt(prompt_file, STEP, chosen.prompts, BLANKS), sampling, common.seed, tag)
     records = common.part.take(read_records(files), common.limit)
     if common.dry_run:
         return show_plan(STEP, _jobs(records, thinking, Output(KEY, None)), chosen, sampling, {"N": n})
-    settings = {"llm": llm, "prompt": thinking.prompt, "n": n, "tag": tag, **sampling.settings()}
+    settings = {**chosen.identity, "prompt": thinking.prompt, "n": n, "tag": tag, **sampling.settings()}
 
     def produce(output: Output, counter: Counter) -> Iterator[Record]:
         return reason(counter.over(records), backend, llm, thinking, output)
@@ -81,26 +82,31 @@ def reason(captions: Iterable[Record], backend: Backend, model: str, thinking: T
 
 def _jobs(captions: Iterable[Record], thinking: Thinking, output: Output) -> Iterator[Job | Record]:
     for record in captions:
-        if "error" in record:
+        if has_failed(record):
             yield record
             continue
         try:
-            name, messages = need_text(record, "caption_id", MADE_BY), reasoning_request(record, thinking.prompt)
+            name = need_text(record, "caption_id", MADE_BY)
         except RecordError as error:
             yield failed(record, str(error), {})
             continue
+        try:
+            messages = reasoning_request(record, thinking.prompt)
+        except RecordError as error:
+            yield from (failed(record, str(error), _ids(name, number, thinking)) for number in range(thinking.n))
+            continue
         for number in range(thinking.n):
-            ids: dict[str, Any] = {
-                "trajectory_id": trajectory_id(name, number, thinking.tag),
-                "trajectory_count": thinking.n,
-            }
+            ids = _ids(name, number, thinking)
             if not output.take_done(ids["trajectory_id"]):
                 seed = sample_seed(thinking.seed, f"{name}/{thinking.tag}" if thinking.tag else name, number)
                 yield Job(record, ids, Request(messages, thinking.sampling, seed))
 
 
+def _ids(caption: str, number: int, thinking: Thinking) -> dict[str, Any]:
+    return {"trajectory_id": trajectory_id(caption, number, thinking.tag), "trajectory_count": thinking.n}
+
+
 def reasoning_request(record: Record, prompt: str) -> list[dict[str, Any]]:
     """The chat x̂_q: the prompt with `{question}` and `{caption}` filled in. Raises RecordError."""
-    need_text(record, "question", "the source must give it")
     values = {"question": question_text(record), "caption": need_text(record, "caption", MADE_BY, empty=True)}
     return [{"role": "user", "content": fill(prompt, values)}]

@@ -46,7 +46,23 @@ class Record(dict[str, Any]):
 
 def name_of(record: Mapping[str, Any]) -> str:
     """The most specific id of a record, for messages."""
-    return next((str(record[field]) for field in ID_FIELDS if record.get(field)), "without id")
+    name = next((str(record[field]) for field in ID_FIELDS if record.get(field)), "without id")
+    return "".join(mark if mark.isprintable() else "?" for mark in name)
+
+
+def has_failed(record: Mapping[str, Any]) -> bool:
+    """Whether an earlier step failed on this record; `error: null`, as tables write it, is no failure."""
+    return record.get("error") is not None
+
+
+def choices_of(record: Mapping[str, Any]) -> list[str]:
+    """The options of a multiple-choice question, none for others. Raises RecordError when the field is no list."""
+    choices = record.get("choices")
+    if choices is None:
+        return []
+    if not isinstance(choices, list):
+        raise RecordError(f"{where_of(record)}: field `choices` is {_kind(choices)}, not a list; mend it")
+    return [str(choice) for choice in choices]
 
 
 def need_text(record: Mapping[str, Any], field: str, mend: str, empty: bool = False) -> str:
@@ -134,4 +150,4 @@ def sample_seed(seed: int, name: str, number: int) -> int:
 
 def failed(record: Mapping[str, Any], error: str, ids: Mapping[str, Any]) -> Record:
     """The record of a failure: the step's ids and counts, and `error` in one line."""
-    return Record({**record, **ids, "error": " ".join(error.split())}, where_of(record))
+    return Record({**record, **ids, "error": " ".join(str(error).split())}, where_of(record))

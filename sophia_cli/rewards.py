@@ -6,9 +6,11 @@ The texts of the records are not needed here, only a few facts of each, a `Traje
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from sophia_cli.records import Record, need_count, need_number, need_text
+from sophia_cli.errors import InputError
+from sophia_cli.records import Record, has_failed, need_count, need_number, need_text, where_of
+from sophia_cli.streams import to_line
 
 GRADED = "`sophia grade` writes it"
 
@@ -52,7 +54,7 @@ class Rule:
 
 def read_trajectory(record: Record) -> Trajectory:
     """The facts of a graded record. Raises RecordError that names the field."""
-    failure = "error" in record  # no evidence, whatever it says
+    failure = has_failed(record)  # no evidence, whatever it says
     return Trajectory(
         name=need_text(record, "trajectory_id", GRADED),
         item=need_text(record, "id", "the source must give it"),
@@ -62,6 +64,27 @@ def read_trajectory(record: Record) -> Trajectory:
         planned=need_count(record, "trajectory_count") if "trajectory_count" in record else None,
         mentions_caption=record.get("mentions_caption") is True,
     )
+
+
+@dataclass
+class Ledger:
+    """The trajectories of a data set, each counted once however often its record comes."""
+
+    trajectories: list[Trajectory] = field(default_factory=list)
+    seen: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+
+    def add(self, record: Record) -> Trajectory:
+        """Notes a graded record. Raises RecordError for a bad field, InputError for one id with two contents."""
+        trajectory = read_trajectory(record)
+        content = hashlib.blake2b(to_line(record), digest_size=8).digest()
+        first = self.seen.get(trajectory.name)
+        if first is None:
+            self.seen[trajectory.name] = (where_of(record), content)
+            self.trajectories.append(trajectory)
+        elif first[1] != content:
+            fault = f"trajectory_id {trajectory.name!r} stands at {first[0]} with other content"
+            raise InputError(f"{where_of(record)}: {fault}; drop one of them")
+        return trajectory
 
 
 def caption_rewards(trajectories: Iterable[Trajectory]) -> dict[Caption, float | None]:

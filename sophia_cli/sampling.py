@@ -150,35 +150,37 @@ class Arrivals(Generic[T]):
         return taken
 
 
-def sample(
-    jobs: Iterator[Job | Record], backend: Backend, finish: Callable[[Job, Completion], Record], depth: int = 4096
-) -> Iterator[Record]:
+def sample(jobs: Iterator[Job | Record], backend: Backend, finish: Callable[[Job, Completion], Record]) -> Iterator[Record]:
     """Turns jobs into records: `finish` makes one of each completion, a failure becomes a record with `error`.
 
-    Records among the jobs (failures of an earlier step) pass through.
+    Records among the jobs (failures of an earlier step) pass through at once: they share a queue with what the backend
+    makes, which works in a thread of its own. What either raises is raised here, after all that came before it.
     """
-    passed: queue.SimpleQueue[Record] = queue.SimpleQueue()
-    arrivals = Arrivals(_only_jobs(jobs, passed), depth)
-    for job, outcome in backend.stream(arrivals):
-        yield from _drain(passed)
-        if isinstance(outcome, Failure):
-            yield failed(job.record, outcome.error, job.ids)
-        else:
-            yield finish(job, outcome)
-    yield from _drain(passed)
+    done: queue.Queue[Record | BaseException | None] = queue.Queue(1024)
 
+    def only_jobs() -> Iterator[Job]:
+        for job in jobs:
+            if isinstance(job, Job):
+                yield job
+            else:
+                done.put(job)
 
-def _only_jobs(jobs: Iterator[Job | Record], passed: "queue.SimpleQueue[Record]") -> Iterator[Job]:
-    for job in jobs:
-        if isinstance(job, Job):
-            yield job
-        else:
-            passed.put(job)
+    def work() -> None:
+        try:
+            for job, outcome in backend.stream(Arrivals(only_jobs())):
+                if isinstance(outcome, Failure):
+                    done.put(failed(job.record, outcome.error, job.ids))
+                else:
+                    done.put(finish(job, outcome))
+            done.put(None)
+        except BaseException as error:  # noqa: BLE001  (raised again below)
+            done.put(error)
 
-
-def _drain(passed: "queue.SimpleQueue[Record]") -> Iterator[Record]:
-    while not passed.empty():
-        yield passed.get()
+    threading.Thread(target=work, daemon=True).start()
+    while (record := done.get()) is not None:
+        if isinstance(record, BaseException):
+            raise record
+        yield record
 
 
 def show_plan(step: str, jobs: Iterator[Job | Record], model: Model, sampling: Sampling, counts: dict[str, int]) -> int:

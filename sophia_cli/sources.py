@@ -9,7 +9,7 @@ from typing import Any
 from sophia_cli.errors import InputError, RecordError, UsageError
 from sophia_cli.images import data_uri, image_bytes
 from sophia_cli.records import Record, image_list, item_id, where_of
-from sophia_cli.streams import open_binary, parse_records, read_records
+from sophia_cli.streams import parse_records, read_records
 
 LAYOUT = "a folder needs metadata.jsonl or metadata.csv with `file_name`, `question` and `answer`"
 
@@ -28,9 +28,8 @@ def read_items(source: str) -> Iterator[Record]:
             yield Record({"id": where_of(row), **row, "error": str(error)}, where_of(row))
             continue
         if item["id"] in seen:
-            raise InputError(
-                f"{item.where}: field `id` {item['id']!r} stands at {seen[item['id']]} already; give each item its own"
-            )
+            twice = f"field `id` {item['id']!r}" if row.get("id") is not None else "the same image and question"
+            raise InputError(f"{item.where}: {twice} stands at {seen[item['id']]} already; give each item an id of its own")
         seen[item["id"]] = item.where
         yield item
 
@@ -39,8 +38,8 @@ def count_items(source: str) -> int | None:
     """How many items a source holds, when a look at its metadata tells; else None."""
     folder = Path(source)
     for path in (folder / "metadata.jsonl", folder):
-        if path.is_file() and path.suffix in (".jsonl", ".gz", ".zst"):
-            with open_binary(path) as stream:
+        if path.is_file() and path.suffix == ".jsonl":
+            with path.open("rb") as stream:
                 return sum(1 for line in stream if line.strip())
     return None
 
@@ -174,7 +173,7 @@ def _embedded(rows: Iterable[dict[str, Any]], where: str) -> Iterator[Record]:
     """Rows whose image columns hold {bytes, path}: `image` becomes a data URI or a path; other columns stay."""
     for number, row in enumerate(rows, 1):
         fields = {name: _reference(value) for name, value in row.items()}
-        columns = [name for name in fields if name == "image" or (name.startswith("image_") and _is_image(row[name]))]
+        columns = [name for name in fields if name == "image" or _is_image(row[name])]
         images = [fields[name] for name in columns if fields[name] is not None]
         if "image" not in fields and images:
             fields = {name: value for name, value in fields.items() if name not in columns}
@@ -183,7 +182,7 @@ def _embedded(rows: Iterable[dict[str, Any]], where: str) -> Iterator[Record]:
 
 
 def _is_image(value: Any) -> bool:
-    return value is None or (isinstance(value, dict) and set(value) == {"bytes", "path"})
+    return isinstance(value, dict) and set(value) == {"bytes", "path"}
 
 
 def _reference(value: Any) -> Any:

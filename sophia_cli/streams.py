@@ -1,8 +1,10 @@
 """JSONL in: files, stdin, compression, broken lines, shards and limits. And one way to write a record as a line."""
 
+import contextlib
 import gzip
 import io
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -19,25 +21,35 @@ from sophia_cli.records import Record
 
 T = TypeVar("T")
 
-BEYOND_64_BITS = re.compile(r"[0-9]{19}")
+BEYOND_DOUBLES = re.compile(r"[0-9]{19}|[eE]\+?[0-9]{3}")
 
 
 def loads(text: str | bytes) -> Any:
-    """JSON to objects: orjson, and the slower standard parser where orjson would round a long whole number."""
+    """JSON to objects: orjson, and the slower standard parser where orjson would round, or refuse a lone surrogate."""
     text = text.decode() if isinstance(text, bytes) else text
-    return json.loads(text, parse_constant=_no_constant) if BEYOND_64_BITS.search(text) else orjson.loads(text)
+    if not BEYOND_DOUBLES.search(text):
+        with contextlib.suppress(orjson.JSONDecodeError):
+            return orjson.loads(text)
+    return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
 
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} is too large a number")
+    return number
+
+
 def to_line(record: Any) -> bytes:
     """A record as one line of UTF-8 JSON, line break included."""
     try:
-        return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        return orjson.dumps(record, default=str, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:  # whole numbers beyond 64 bits, lone surrogates
-        return (json.dumps(record) + "\n").encode()
+        return (json.dumps(record, default=str) + "\n").encode()
 
 
 def write_json(path: Path, fields: Any) -> None:
@@ -126,7 +138,7 @@ def parse_records(stream: Iterable[bytes], name: str) -> Iterator[Record]:
     try:
         for fields in jsonlines.Reader(lines, loads=loads).iter(type=dict, skip_empty=True):
             yield Record(fields, lines.where)
-    except jsonlines.InvalidLineError as error:
+    except (jsonlines.InvalidLineError, RecursionError) as error:
         reason = str(error).split(" (line")[0]
         raise InputError(f"{lines.where}: not a JSON object ({reason}); mend or delete the line") from None
 

@@ -51,7 +51,7 @@ def test_the_layers_hold(path: Path) -> None:
     if name == "records":
         assert used <= {"errors"}, "records imports nothing of ours but the exceptions"
     if room in CHOICES and not name.startswith("_") and path.parent.name in CHOICES:
-        siblings = {file.stem for file in path.parent.glob("*.py") if not file.stem.startswith("_")} - {name, "verdict"}
+        siblings = {file.stem for file in path.parent.glob("*.py") if not file.stem.startswith("_")} - {name}
         named = {entry.split(".")[2] for entry in imports(path) if entry.startswith(f"sophia_cli.{room}.")}
         assert not named & siblings, "a choice imports no sibling"
 

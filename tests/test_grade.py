@@ -11,8 +11,8 @@ import pytest
 from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 
 from sophia_cli.grade import mentions_caption
+from sophia_cli.verifiers._verdict import REWARDS
 from sophia_cli.verifiers.rules import verify
-from sophia_cli.verifiers.verdict import REWARDS
 
 BOX = "<think>\nso\n</think>\nThe answer is \\boxed{%s}."
 
@@ -74,7 +74,7 @@ def test_a_trajectory_cut_off_by_the_token_limit_has_no_answer() -> None:
 
 @pytest.mark.parametrize("answer", ["9^{9^{9^9}}", "10000000!", "((9!)!)!"])
 def test_an_answer_that_hangs_algebra_is_a_timeout_and_the_next_is_judged(answer: str) -> None:
-    assert verify(BOX % answer, {"answer": "\\frac{7}{3}"}, seconds=2.0).reward in (None, 0.0)
+    assert verify(BOX % answer, {"answer": "\\frac{7}{3}"}, seconds=2.0).reward is None
     assert verify(BOX % "\\frac{14}{6}", {"answer": "\\frac{7}{3}"}).verdict == "correct"
 
 

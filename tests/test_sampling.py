@@ -139,7 +139,8 @@ def test_an_item_without_an_id_gets_one_from_its_image_and_question(lab: Path, t
 
 def test_two_items_of_one_id_are_refused_by_line(lab: Path, tmp_path: Path) -> None:
     row = records_of(lab / "caps.jsonl")[0]
-    write_lines(tmp_path / "items.jsonl", [{**row, "image": str(lab / row["image"])}] * 2)
+    item = {"id": "a", "image": str(lab / row["image"]), "question": "?", "answer": "1"}
+    write_lines(tmp_path / "items.jsonl", [item] * 2)
     done = sophia("caption", "items.jsonl", "-k", "1", cwd=tmp_path, code=2)
     assert "items.jsonl:2" in done.stderr.decode() and "items.jsonl:1" in done.stderr.decode()
 

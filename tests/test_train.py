@@ -75,7 +75,8 @@ def test_the_gradient_of_a_step_is_autograds_of_the_naive_loss_for_any_split(
     from transformers import TrainerCallback
 
     from sophia_cli import train as step
-    from sophia_cli.training import trainer
+    from sophia_cli.training import fit, trainer
+    from sophia_cli.training.settings import Settings
 
     records = kept_records(lab)
     wanted = naive_gradient(records, normalise)
@@ -86,13 +87,13 @@ def test_the_gradient_of_a_step_is_autograds_of_the_naive_loss_for_any_split(
             seen.update({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
 
     assert issubclass(Catch, TrainerCallback)
-    monkeypatch.setattr(trainer, "Report", Catch)
+    monkeypatch.setattr(fit, "Report", Catch)
     monkeypatch.setattr("accelerate.Accelerator.clip_grad_norm_", lambda *a, **k: torch.zeros(()))
-    settings = step.Settings("sophia", 6, micro, 1e-3, 0.05, 0.25, normalise, 1.0, 1, 1024, 0)
+    settings = Settings("sophia", 6, micro, 1e-3, 0.05, 0.25, normalise, 1.0, 1, 1024, 0)
     write_lines(tmp_path / "kept.jsonl", records)
     model = resolve("tiny-vlm")
     data = step.read_rows([str(tmp_path / "kept.jsonl")], [], None, model, 0, lambda text: None)
-    step.train(data, model, tmp_path / "out", settings, lambda fields: None, lambda text: None)
+    fit.train(data.rows, data.left, model, tmp_path / "out", settings, lambda fields: None, lambda text: None)
     assert set(seen) == set(wanted)
     for name, gradient in wanted.items():
         assert (seen[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-9, name

@@ -55,11 +55,17 @@ def text_reasoning(seed: int, system: float = 0.0, worked_example: bool = True) 
 
 
 def captions(seed: int, grain: tuple[float, float]) -> Iterator[Example]:
-    """An image in, its true description out. `grain`: the least and the most noise, 0-255."""
-    for rng, scene, _ in scenes(seed):
-        content = [{"type": "image"}, {"type": "text", "text": load_prompt("caption", STYLE)}]
+    """An image in, its true description out. `grain`: the least and the most noise, 0-255.
+
+    In half of them a question stands before the request, so that describing is not tied to one prompt.
+    """
+    for rng, scene, question in scenes(seed):
+        text = load_prompt("caption", STYLE)
+        distracted = rng.random() < 0.5
+        content = [{"type": "image"}, {"type": "text", "text": f"{asked(question)}\n{text}" if distracted else text}]
+        messages = [{"role": "user", "content": content}]
         image = draw(scene, rng.uniform(*grain), str(rng.random()))
-        yield Example([{"role": "user", "content": content}], describe(scene), image)
+        yield Example(_with_system(messages, rng, 0.5) if distracted else messages, describe(scene), image)
 
 
 def direct_questions(seed: int, grain: tuple[float, float]) -> Iterator[Example]:

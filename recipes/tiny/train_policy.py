@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, InternVLForConditi
 
 from recipes.tiny.examples import Example, captions, direct_questions, text_reasoning
 from recipes.tiny.loop import batches, fit, normalise
-from recipes.tiny.vision import GRAIN, MEAN, STD
+from recipes.tiny.vision import MEAN, STD
 
+GRAIN = (20.0, 80.0)
 STEPS, LR = 700, 2e-3
 PATTERN = "ccrcdccrccds"
 """c: caption, d: direct question, r: text reasoning, s: the same with its prompt's worked example."""

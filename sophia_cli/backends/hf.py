@@ -86,6 +86,9 @@ class Engine:
         self.tokenizer.padding_side = "left"
         self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
         self.ends = _end_tokens(self.lm.generation_config.eos_token_id, self.tokenizer.eos_token_id)
+        names = ("image_token", "start_image_token", "end_image_token", "video_token")
+        found = [getattr(self.processor, name, None) for name in names]
+        self.placeholders = [token for token in found if isinstance(token, str)]
         self.banned = _never_said(self.processor, config, len(self.tokenizer), text_config.vocab_size)
 
     def complete(self, requests: list[Request]) -> list[Completion | Failure]:
@@ -108,6 +111,8 @@ class Engine:
     def _render(self, request: Request) -> str:
         if images_of(request) and not self.sees:
             raise RecordError("the model does not see images; give --model one that does")
+        if any(token in text for token in self.placeholders for text in texts_of(request)):
+            raise RecordError("the text holds an image placeholder of the model; take it out")
         return str(self.tokenizer.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=False))
 
     @torch.inference_mode()
@@ -247,6 +252,15 @@ def load_processor(path: str, config: Any) -> Any:
     if name in registry.names("families"):
         return registry.find("families", name).load_processor(path)
     return AutoProcessor.from_pretrained(path)
+
+
+def texts_of(request: Request) -> list[str]:
+    """The texts of a request's messages."""
+    texts = []
+    for message in request.messages:
+        content = message["content"]
+        texts += [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
+    return texts
 
 
 def images_of(request: Request) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sophia_cli.errors import UsageError
+from sophia_cli.records import choices_of, need_text
 
 FOLDER = Path(__file__).parent
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -20,12 +21,16 @@ def load_prompt(name: str, style: str = "full") -> str:
     return (FOLDER / style / f"{name}.txt").read_text(encoding="utf-8").rstrip("\n")
 
 
-def chosen_prompt(file: Path | None, name: str, style: str) -> str:
-    """The user's own prompt file if given, else ours. Raises UsageError when the file cannot be read."""
+def chosen_prompt(file: Path | None, name: str, style: str, blanks: tuple[str, ...] = ()) -> str:
+    """The user's own prompt file if given, else ours. Raises UsageError when it cannot be read or lacks a blank."""
     if file is None:
         return load_prompt(name, style)
     try:
-        return file.read_text(encoding="utf-8").rstrip("\n")
+        text = file.read_text(encoding="utf-8").rstrip("\n")
+        missing = [f"{{{blank}}}" for blank in blanks if f"{{{blank}}}" not in text]
+        if missing:
+            raise UsageError(f"--prompt {file}: does not hold {' and '.join(missing)}; say where it goes")
+        return text
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--prompt {file}: cannot be read ({error}); give a text file") from None
 
@@ -39,11 +44,11 @@ def fill(template: str, values: Mapping[str, str]) -> str:
 def question_text(item: Mapping[str, Any]) -> str:
     """What a model is asked: the benchmark's hint if there is one, the question, then the lettered options.
 
-    Options are left out when the question shows them already.
+    Options are left out when the question shows them already. Raises RecordError when a field is missing or no text.
     """
-    lines = [item["hint"]] if item.get("hint") else []
-    lines.append(item["question"])
-    choices = [str(choice) for choice in item.get("choices") or ()]
+    lines = [need_text(item, "hint", "leave it out or make it a text")] if item.get("hint") else []
+    lines.append(need_text(item, "question", "the source must give it"))
+    choices = choices_of(item)
     shown = all(
         re.search(rf"(^|[\s(（]){re.escape(letter)}[.):：．）]", item["question"]) for letter in LETTERS[: len(choices)]
     )

@@ -52,9 +52,9 @@ class Difficulty:
 
 
 DIFFICULTIES = {
-    "easy": Difficulty(2, 3, 45.0),
-    "medium": Difficulty(2, 5, 60.0),
-    "hard": Difficulty(4, 6, 70.0),
+    "easy": Difficulty(2, 3, 50.0),
+    "medium": Difficulty(2, 5, 72.0),
+    "hard": Difficulty(4, 6, 80.0),
 }
 
 

@@ -74,47 +74,47 @@ def _system(answer: str, style: str) -> list[dict[str, Any]]:
 
 def _chat_row(record: Record, style: str) -> Row:
     """TRL-style `messages` whose last one is the assistant's; `images` fill the image parts, or lead the first turn."""
-    messages = record["messages"]
-    fault = f"{where_of(record)}: field `messages` is not a chat that ends with the assistant's text; mend it"
-    if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
-        raise RecordError(fault)
-    answer, images = _text_of(messages[-1].get("content")), record.get("images") or record.get("image") or []
-    images = iter([images] if isinstance(images, str) else images)
-    if (
-        messages[-1].get("role") != "assistant"
-        or not answer
-        or not all(m.get("role") in ("system", "user", "assistant") for m in messages)
-    ):
-        raise RecordError(fault)
-    chat = [{"role": message["role"], "content": _with_images(message.get("content"), images)} for message in messages[:-1]]
-    left = [{"type": "image", "image": image} for image in images]
-    first = next((message for message in chat if message["role"] == "user"), None)
-    if left and first is None:
-        raise RecordError(fault)
-    if left and first is not None:
+    messages, images = record["messages"], record.get("images") or image_list(record)
+    if not _is_chat(messages) or not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        fault = "field `messages` is not a chat that ends with the assistant's text, or `images` no list of paths"
+        raise RecordError(f"{where_of(record)}: {fault}; mend it")
+    answer, left = _text_of(messages[-1]["content"]), iter(images)
+    chat = [{"role": message["role"], "content": _with_images(message["content"], left)} for message in messages[:-1]]
+    leading = [{"type": "image", "image": image} for image in left]
+    first = next(message for message in chat if message["role"] == "user")
+    if leading:
         text = first["content"] if isinstance(first["content"], list) else [{"type": "text", "text": first["content"]}]
-        first["content"] = [*left, *text]
+        first["content"] = [*leading, *text]
     if not any(message["role"] == "system" for message in chat):
         chat = [*_system(answer, style), *chat]
     return Row(name_of(record), chat, answer, 1.0)
 
 
+def _is_chat(messages: Any) -> bool:
+    """Whether these are turns of text and images, a user's among them, the last one the assistant's."""
+    if not isinstance(messages, list) or not all(isinstance(turn, dict) for turn in messages):
+        return False
+    roles = [turn.get("role") for turn in messages]
+    contents = [turn.get("content") for turn in messages]
+    whole = all(isinstance(c, str) or (isinstance(c, list) and all(isinstance(part, dict) for part in c)) for c in contents)
+    named = all(role in ("system", "user", "assistant") for role in roles)
+    return whole and named and "user" in roles[:-1] and roles[-1] == "assistant" and bool(_text_of(contents[-1]))
+
+
 def _with_images(content: Any, images: Iterator[Any]) -> Any:
-    if not isinstance(content, list):
-        return str(content or "")
+    if isinstance(content, str):
+        return content
     parts: list[dict[str, Any]] = []
     for part in content:
         if part.get("type") == "image":
-            parts.append({"type": "image", "image": part.get("image") or next(images, "")})
+            parts.append({"type": "image", "image": str(part.get("image") or next(images, ""))})
         else:
             parts.append({"type": "text", "text": str(part.get("text", ""))})
     return parts
 
 
 def _text_of(content: Any) -> str:
-    if isinstance(content, list):
-        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    return content if isinstance(content, str) else ""
+    return content if isinstance(content, str) else "".join(str(part.get("text", "")) for part in content)
 
 
 def tags_balance(answer: str) -> bool:

@@ -4,6 +4,7 @@
 """
 
 import multiprocessing
+import signal
 import threading
 from multiprocessing.connection import Connection
 from typing import Any
@@ -27,14 +28,16 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, far_end = context.Pipe()
         self.process: Any = context.Process(target=_serve, args=(far_end,), daemon=True)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is for the parent to handle
         self.process.start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         far_end.close()
         self.pipe.recv()  # ready: what it imports is not counted against an answer
 
     def ask(self, gold: str, answer: str, seconds: float) -> str:
         """The worker's verdict, `timeout` when none comes in time, `error` when it dies."""
         try:
-            self.pipe.send((gold, answer))
+            self.pipe.send((gold, answer, seconds))
             if self.pipe.poll(seconds):
                 return str(self.pipe.recv())
             outcome = "timeout"
@@ -48,9 +51,7 @@ class Worker:
 def _serve(pipe: Connection) -> None:
     import logging
     import resource
-    import signal
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.disable(logging.CRITICAL)  # math-verify warns of every answer that we limit the time ourselves
     from math_verify import parse, verify
 
@@ -58,10 +59,13 @@ def _serve(pipe: Connection) -> None:
     pipe.send("ready")
     while True:
         try:
-            gold, answer = pipe.recv()
+            gold, answer, seconds = pipe.recv()
         except (EOFError, OSError):
             return
-        pipe.send(_compare(gold, answer, parse, verify))
+        signal.setitimer(signal.ITIMER_REAL, seconds + 1)  # ends this process even if its parent is gone
+        outcome = _compare(gold, answer, parse, verify)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        pipe.send(outcome)
 
 
 def _compare(gold: str, answer: str, parse: Any, verify: Any) -> str:

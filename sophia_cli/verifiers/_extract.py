@@ -7,8 +7,8 @@ BOX = "\\boxed{"
 LONGEST = 4096
 
 PHRASES = (
-    re.compile(r"(?:final|correct)?\s*\banswer\b\s*(?:is|:|=|：)\s*([^\n]{1,300})", re.IGNORECASE),
-    re.compile(r"(?:答案|故选|应选|因此选|所以选)\s*(?:是|为|:|：)?\s*([^\n。]{1,300})"),
+    re.compile(r"\banswer\b[ ]{0,3}(?:is|:|=|：)[ ]{0,9}([^\s][^\n]{0,300})", re.IGNORECASE),
+    re.compile(r"(?:答案|故选|应选|因此选|所以选)[ ]{0,3}(?:是|为|:|：)?[ ]{0,9}([^\s。][^\n。]{0,300})"),
 )
 
 

@@ -4,18 +4,21 @@ Each rule is a small function (answer, gold, item) → True, False, or None when
 settles it and gives `verified_by` its name.
 """
 
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
+from sophia_cli.records import choices_of
 from sophia_cli.verifiers._algebra import equal
 from sophia_cli.verifiers._extract import LONGEST, after_thinking, final_answer
-from sophia_cli.verifiers.verdict import Verdict
+from sophia_cli.verifiers._verdict import Verdict
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SECONDS = 5.0
+SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 
 Rule = Callable[[str, str, Mapping[str, Any]], bool | None]
 
@@ -48,7 +51,8 @@ def verify(response: str, item: Mapping[str, Any], truncated: bool = False, seco
 
 def tidy(text: str) -> str:
     """One spelling for one thing: NFKC, no dollar signs, no `\\text{}`, no thin spaces, no final full stop."""
-    text = unicodedata.normalize("NFKC", text).strip()
+    text = SUPERSCRIPT.sub(lambda match: "^" + unicodedata.normalize("NFKC", match[0]), text)
+    text = unicodedata.normalize("NFKC", text).replace("\u2044", "/").strip()
     text = re.sub(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}", r"\1", text)
     text = re.sub(r"\\[,;:! ]|\\left|\\right|\$", "", text)
     return text.strip().rstrip(".。").strip()
@@ -56,7 +60,7 @@ def tidy(text: str) -> str:
 
 def _choice(answer: str, gold: str, item: Mapping[str, Any]) -> bool | None:
     """A letter or its option's value, on either side, where the item gives options."""
-    choices = [tidy(str(choice)) for choice in item.get("choices") or ()]
+    choices = [tidy(choice) for choice in choices_of(item)]
     if not choices:
         return None
     picked, wanted = _option(answer, choices), _option(gold, choices)
@@ -98,16 +102,16 @@ def _number(answer: str, gold: str, item: Mapping[str, Any]) -> bool | None:
     if left is None or right is None:
         return None
     tolerance = item.get("tolerance")
-    if isinstance(tolerance, int | float) and not isinstance(tolerance, bool):
+    if isinstance(tolerance, int | float) and not isinstance(tolerance, bool) and math.isfinite(tolerance):
         return abs(left - right) <= Fraction(str(tolerance))
     return left == right
 
 
 def _plain_number(text: str) -> Fraction | None:
     text = re.sub(r"(?<=\d),(?=\d{3}(\D|$))", "", text)
-    if not re.fullmatch(r"[-+]?(\d{1,200}(\.\d{0,200})?|\.\d{1,200})", text):
+    if not re.fullmatch(r"[-+]?(\d{1,200}(\.\d{0,200})?|\.\d{1,200})([eE][-+]?\d{1,2})?", text):
         return None
-    return Fraction(text.rstrip(".") if text.endswith(".") else text)
+    return Fraction(text.rstrip("."))
 
 
 def _word(answer: str, gold: str, item: Mapping[str, Any]) -> bool | None:
