@@ -43,7 +43,7 @@ types: install-dev
 bench: install-dev
 	$(BIN)/python benchmarks/startup.py
 
-# Rebuilds both embedded models from nothing: about an hour on 2 cores.
+# Rebuilds both embedded models from nothing: about 45 minutes on 2 cores.
 tiny: install-dev
 	bash recipes/tiny/build.sh
 

@@ -6,18 +6,23 @@ cd "${1:-.}"
 rm -rf quickstart && mkdir quickstart && cd quickstart
 
 # 1. Two data sets of the embedded world. Their seeds differ modulo 7, so they share no scene.
-sophia world imgs -n 320 --seed 7
+sophia world imgs -n 560 --seed 7
 sophia world imgs-test -n 500 --seed 8
 
-# 2. The model describes each image 4 times; a text-only reasoner thinks 4 times over each description, as if it saw the
-#    image; the answers are graded; the rewards flow back to the descriptions, and the best trajectory of each image stays.
-sophia caption imgs -k 4 --tee caps.jsonl | sophia reason --llm tiny-reasoner -n 4 | sophia grade > traj.jsonl
-sophia propagate traj.jsonl --alpha 0.75 --keep 1 --selected > kept.jsonl
+# 2. The model describes each image twice; a text-only reasoner thinks twice over each description, as if it saw the image;
+#    the answers are graded. Reasoning takes longest, so two processes share it, one shard each.
+sophia caption imgs -k 2 -o caps.jsonl
+sophia reason caps.jsonl --llm tiny-reasoner -n 2 --shard 0/2 | sophia grade -o traj.0.jsonl &
+sophia reason caps.jsonl --llm tiny-reasoner -n 2 --shard 1/2 | sophia grade -o traj.1.jsonl
+wait $!
 
-# 3. The model learns from what was kept; some of its own descriptions are mixed in, so that it does not forget to describe.
+# 3. The rewards flow back to the descriptions, and the shortest right trajectory of each image stays.
+sophia propagate traj.0.jsonl traj.1.jsonl --alpha 0.75 --keep 1 --selected > kept.jsonl
+
+# 4. The model learns from what was kept; some of its own descriptions are mixed in, so that it does not forget to describe.
 sophia train kept.jsonl --mix caps.jsonl:0.5 -o runs/out > metrics.jsonl
 
-# 4. Before and after, on images that neither model ever saw.
+# 5. Before and after, on images that neither model ever saw.
 sophia eval --model tiny-vlm --data imgs-test --summary before.json > before.jsonl
 sophia eval --model runs/out --data imgs-test --summary after.json > after.jsonl
 

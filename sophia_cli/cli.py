@@ -236,13 +236,13 @@ def train(
         int | None, typer.Option(min=1, help="Rows of one forward pass.", show_default="1; embedded model 16")
     ] = None,
     lr: Annotated[
-        float | None, typer.Option(min=0.0, help="Learning rate.", show_default="2e-5; embedded model 1e-3")
+        float | None, typer.Option(min=0.0, help="Learning rate.", show_default="2e-5; embedded model 6e-4")
     ] = None,
     weight_decay: Annotated[float, typer.Option(min=0.0, help="AdamW's.")] = 0.05,
     min_lr_ratio: Annotated[float, typer.Option(min=0.0, max=1.0, help="Where the cosine ends, as a share of --lr.")] = 0.25,
     normalise: Annotated[str, typer.Option(help="Divide by the tokens or the trajectories of the global batch.")] = "tokens",
     epochs: Annotated[
-        float | None, typer.Option(min=0.0, help="Passes over the rows.", show_default="1; embedded model 4")
+        float | None, typer.Option(min=0.0, help="Passes over the rows.", show_default="1; embedded model 3")
     ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many updates.")] = None,
     max_length: Annotated[int, typer.Option(min=1, help="Longer rows are left out whole.")] = 32768,

@@ -22,7 +22,7 @@ DEFAULTS = {
         "hf": ENGINE,
         "caption": {"max_tokens": 96},
         "eval": {"max_tokens": 320},
-        "train": {"lr": 1e-3, "batch_size": 32, "micro_batch_size": 16, "epochs": 4.0},
+        "train": {"lr": 6e-4, "batch_size": 32, "micro_batch_size": 16, "epochs": 3.0},
     },
 }
 IMAGES = {
