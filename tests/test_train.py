@@ -228,6 +228,8 @@ def test_mixed_rows_of_every_kind() -> None:
     assert chat.images == ["a.png"] and chat.answer == "yes" and chat.weight == 1.0
     described = mixed_row(Record({"image": "a.png", "caption": "two stars", "caption_id": "x/c0"}), "short")
     assert described.answer == "two stars" and described.messages[0]["content"][1]["text"] == "Describe the image."
+    kept = mixed_row(Record({"image": "a.png", "caption": "two stars", "trajectory": TRACE}), "short")
+    assert kept.answer == "two stars"
     asked_row = mixed_row(Record({"question": "1 + 1?", "answer": "2"}), "short")
     assert asked_row.images == [] and asked_row.answer == "2"
 

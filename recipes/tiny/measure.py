@@ -22,7 +22,7 @@ TRAINING_SEED = 2
 
 
 def run(folder: Path, *arguments: str) -> None:
-    subprocess.run([*SOPHIA, *arguments], cwd=folder, check=True)
+    subprocess.run([*SOPHIA, *arguments], cwd=folder, check=True, stdout=sys.stderr)
 
 
 def read(path: Path) -> list[dict]:

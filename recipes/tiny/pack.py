@@ -4,6 +4,7 @@ python -m recipes.tiny.pack reasoner|policy TRAINED OUT
 """
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 from recipes.tiny.vision import IMAGE_TOKENS, MEAN, STD
 from sophia_cli.tiny.drawing import SIZE
 
+CARDS = Path(__file__).parent / "cards"
 ENGINE = {"dtype": "float64", "rows": 256, "threads": 1, "small": True}
 DEFAULTS = {
     "reasoner": {"prompts": "short", "hf": ENGINE, "reason": {"max_tokens": 320}},
@@ -54,6 +56,7 @@ def main(kind: str, trained: Path, out: Path) -> None:
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     write(out / "sophia.json", DEFAULTS[kind])
+    shutil.copyfile(CARDS / f"{out.name}.md", out / "README.md")
     if kind == "policy":
         kinds = {"image_processor_type": "GotOcr2ImageProcessor", "processor_class": "InternVLProcessor"}
         write(out / "preprocessor_config.json", {**IMAGES, **kinds})

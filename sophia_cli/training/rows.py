@@ -48,11 +48,13 @@ def weight_of(record: Record) -> float:
 
 
 def mixed_row(record: Record, style: str) -> Row:
-    """A row of other data: a chat (`messages`, optional `images`), a description (`caption`), or question and answer."""
+    """A row of other data: a chat (`messages`, optional `images`), a description (`caption`), or question and answer.
+
+    A record that has a trajectory beside its caption gives the caption: of kept records, the descriptions that earned
+    their reward.
+    """
     if "messages" in record:
         return _chat_row(record, style)
-    if "trajectory" in record:
-        raise RecordError(f"{where_of(record)}: holds a trajectory; give the file to `sophia train` itself, without --mix")
     if "caption" in record:
         answer = need_text(record, "caption", "`sophia caption` writes it")
         return Row(name_of(record), asked(load_prompt("caption", style), image_list(record), answer, style), answer, 1.0)
