@@ -19,8 +19,9 @@ wait $!
 # 3. The rewards flow back to the descriptions, and the shortest right trajectory of each image stays.
 sophia propagate traj.0.jsonl traj.1.jsonl --alpha 0.75 --keep 1 --selected > kept.jsonl
 
-# 4. The model learns from what was kept; some of its own descriptions are mixed in, so that it does not forget to describe.
-sophia train kept.jsonl --mix caps.jsonl:0.5 -o runs/out > metrics.jsonl
+# 4. The model learns from what was kept. So that it does not forget to describe, the descriptions that earned their reward are
+#    mixed in, and some of all the others.
+sophia train kept.jsonl --mix kept.jsonl --mix caps.jsonl:0.5 -o runs/out > metrics.jsonl
 
 # 5. Before and after, on images that neither model ever saw.
 sophia eval --model tiny-vlm --data imgs-test --summary before.json > before.jsonl
