@@ -108,16 +108,23 @@ def test_duplicates_in_the_input_stay_duplicates_when_continued(lab: Path, tmp_p
     assert (tmp_path / "traj.jsonl").read_bytes() == whole
 
 
-def test_an_interrupt_flushes_and_exits_130(lab: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_flushes_and_exits_130(sent: signal.Signals, lab: Path, tmp_path: Path) -> None:
     rows = (lab / "raw.jsonl").read_bytes()
     step = subprocess.Popen(
-        [*SOPHIA, "grade", "-o", "traj.jsonl"], cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+        [*SOPHIA, "grade", "-o", "traj.jsonl"],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+        # a shell that runs tests in the background ignores SIGINT, and its children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert step.stdin and step.stderr
     step.stdin.write(rows)
     step.stdin.flush()
     wait_for_lines(tmp_path / "traj.jsonl", rows.count(b"\n"))
-    step.send_signal(signal.SIGINT)
+    step.send_signal(sent)
     assert step.wait(timeout=60) == 130
     assert b"Traceback" not in step.stderr.read()
     assert (tmp_path / "traj.jsonl").read_bytes() == (lab / "traj.jsonl").read_bytes()
