@@ -247,6 +247,8 @@ def train(
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many updates.")] = None,
     max_length: Annotated[int, typer.Option(min=1, help="Longer rows are left out whole.")] = 32768,
     seed: o.Seed = 0,
+    limit: o.Limit = None,
+    shard: o.ShardOption = None,
     dry_run: o.DryRun = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -258,7 +260,7 @@ def train(
         from sophia_cli import train as step
         from sophia_cli.frame import Common
 
-        common = Common(out=out, seed=seed, dry_run=dry_run, quiet=quiet, debug=debug, force=force)
+        common = Common(out=out, seed=seed, limit=limit, shard=shard, dry_run=dry_run, quiet=quiet, debug=debug, force=force)
         asked = step.Asked(batch_size, micro_batch_size, lr, epochs, alpha, keep)
         fixed: dict[str, Any] = {
             "objective": objective, "weight_decay": weight_decay, "min_lr_ratio": min_lr_ratio, "normalise": normalise,

@@ -17,7 +17,17 @@ from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.output import Output
 from sophia_cli.progress import console
 from sophia_cli.prompts import load_prompt, question_text
-from sophia_cli.records import Record, failed, has_failed, image_list, sample_id, sample_seed, where_of
+from sophia_cli.records import (
+    THINK_CLOSE,
+    THINK_OPEN,
+    Record,
+    failed,
+    has_failed,
+    image_list,
+    sample_id,
+    sample_seed,
+    where_of,
+)
 from sophia_cli.sampling import Backend, Completion, Job, Place, Request, Sampling, sample, show_plan
 from sophia_cli.sources import count_items, read_items
 from sophia_cli.streams import write_json
@@ -138,7 +148,7 @@ class Summary:
             return
         self.verdicts[record["verdict"]] += 1
         self.tokens += record["response_tokens"]
-        self.thinking += record["response"].lstrip().startswith("<think>") and "</think>" in record["response"]
+        self.thinking += record["response"].lstrip().startswith(THINK_OPEN) and THINK_CLOSE in record["response"]
         if record["reward"] is not None:
             self.scores[record["id"]].append(float(record["reward"]))
 

@@ -13,7 +13,7 @@ from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.output import Output
 from sophia_cli.progress import notice
-from sophia_cli.records import AFTER_CAPTION, Record, failed, has_failed
+from sophia_cli.records import AFTER_CAPTION, Record, failed, has_failed, name_of
 from sophia_cli.rewards import Caption, Ledger, Rule, Trajectory, caption_rewards, select
 from sophia_cli.streams import Shard, loads, read_records, to_line
 
@@ -28,7 +28,9 @@ def run(common: Common, files: list[str], rule: Rule, only_selected: bool, only_
     if rule.select not in SELECTIONS:
         raise UsageError(f"--select {rule.select}: choose from {', '.join(SELECTIONS)}")
     if common.dry_run:
-        notice(f"propagate: {rule}, writes {emit}; nothing read")
+        first = next(read_records(files), None)
+        name = "nothing to read" if first is None else f"first {name_of(first)}"
+        notice(f"propagate: {rule}, writes {emit}, {name}")
         return 0
     key = "caption_id" if emit == "unsolved" else "trajectory_id"
 

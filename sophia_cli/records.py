@@ -30,6 +30,12 @@ AFTER_CAPTION = frozenset(
 )
 """What later steps added to a caption's record: leaving it out gives the record as `caption` wrote it."""
 
+THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+"""The tags that thinking stands in, in trajectories and responses."""
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""The letters of the options, in order."""
+
 ID_FIELDS = ("sample_id", "trajectory_id", "caption_id", "id")
 """From the most to the least specific: the first that a record has is its name."""
 

@@ -134,7 +134,10 @@ def _saved(folder: Path) -> Iterator[Record]:
     """A folder written by `datasets`' save_to_disk."""
     from datasets import DatasetDict, load_from_disk
 
-    loaded = load_from_disk(str(folder))
+    try:
+        loaded = load_from_disk(str(folder))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: not a folder that `datasets` saved ({error}); {LAYOUT}") from None
     if isinstance(loaded, DatasetDict):
         raise UsageError(
             f"{folder}: holds the splits {', '.join(loaded)}; give one of them, as in {folder}/{next(iter(loaded))}"

@@ -21,7 +21,7 @@ from sophia_cli.frame import Common
 from sophia_cli.progress import Progress, notice
 from sophia_cli.records import Record, has_failed, name_of, where_of
 from sophia_cli.rewards import Ledger, Rule, select
-from sophia_cli.streams import read_records, to_line
+from sophia_cli.streams import Shard, read_records, to_line
 from sophia_cli.training.rows import Row, draw_rows, mixed_row, trajectory_row
 from sophia_cli.training.settings import Settings
 
@@ -40,6 +40,7 @@ class Asked:
     keep: int | None
 
 
+WHOLE = Shard()
 NORMALISATIONS = ("tokens", "trajectories")
 PAPER = {"batch_size": 512, "micro_batch_size": 1, "lr": 2e-5, "epochs": 1.0}
 
@@ -67,7 +68,7 @@ def run(common: Common, files: list[str], model: str, mixes: list[str], asked: A
     def tell(text: str) -> None:
         notice(text, common.quiet)
 
-    data = read_rows(files, mixes, rule, chosen, common.seed, tell, plain=settings.objective == "sft")
+    data = read_rows(files, mixes, rule, chosen, common.seed, tell, settings.objective == "sft", common.part, common.limit)
     if common.dry_run:
         notice(f"train: {chosen.name} ({chosen.path}), {len(data.rows)} rows, {settings}; nothing trained")
         return 0
@@ -124,6 +125,18 @@ def _prepare(out: Path, model: Model, force: bool) -> None:
         raise UsageError(f"{out}: cannot be written ({error.strerror}); choose another folder with -o") from None
 
 
+@dataclass(frozen=True)
+class Input:
+    """The files that are read, twice, and which of their records: a shard of them, no more than `limit`."""
+
+    files: list[str]
+    part: Shard
+    limit: int | None
+
+    def records(self) -> Iterator[Record]:
+        return self.part.take(read_records(self.files), self.limit)
+
+
 @dataclass
 class Data:
     """The rows to train on, and what was left out: how many by cause."""
@@ -133,7 +146,15 @@ class Data:
 
 
 def read_rows(
-    files: list[str], mixes: list[str], rule: Rule | None, model: Model, seed: int, tell: Notice, plain: bool = False
+    files: list[str],
+    mixes: list[str],
+    rule: Rule | None,
+    model: Model,
+    seed: int,
+    tell: Notice,
+    plain: bool = False,
+    part: Shard = WHOLE,
+    limit: int | None = None,
 ) -> Data:
     """The rows of the graded files, weighted by Eq. 6, and of the files mixed in.
 
@@ -143,11 +164,11 @@ def read_rows(
     """
     left: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="sophia-") as folder:
-        files = _rereadable(files, folder)
-        if plain and not any("trajectory" in record for record in _whole(files, Counter())):
-            rows = _rows(_whole(files, left), lambda record: mixed_row(record, model.prompts), left, tell)
+        source = Input(_rereadable(files, folder), part, limit)
+        if plain and not any("trajectory" in record for record in _whole(source, Counter())):
+            rows = _rows(_whole(source, left), lambda record: mixed_row(record, model.prompts), left, tell)
         else:
-            kept = _weighted(files, rule, left, tell)
+            kept = _weighted(source, rule, left, tell)
             rows = _rows(kept, lambda record: trajectory_row(record, model.prompts), left, tell)
     base = len(rows)
     for mix in mixes:
@@ -173,13 +194,13 @@ def split_mix(mix: str) -> tuple[str, float | None]:
     return file, share
 
 
-def _weighted(files: list[str], rule: Rule | None, left: Counter[str], tell: Notice) -> Iterator[Record]:
+def _weighted(source: Input, rule: Rule | None, left: Counter[str], tell: Notice) -> Iterator[Record]:
     """The records with a weight other than 0; propagated here when they carry none.
 
     The files are read twice: first the facts of all records, then the texts of the chosen ones.
     """
     ledger, weighted, used = Ledger(), 0, 0
-    for record in _whole(files, left):
+    for record in _whole(source, left):
         if record.get("weight") is not None:
             weighted += 1
             used += record["weight"] != 0
@@ -195,21 +216,21 @@ def _weighted(files: list[str], rule: Rule | None, left: Counter[str], tell: Not
         raise UsageError("--alpha and --keep go with records that carry no `weight`; these do, leave the options out")
     if weighted:
         tell(f"train: {used} of {weighted} records carry a weight other than 0; they are used as they are")
-        yield from (record for record in _whole(files, Counter()) if record["weight"] != 0)
+        yield from (record for record in _whole(source, Counter()) if record["weight"] != 0)
         return
     chosen, count = rule or Rule(), len(ledger.trajectories)
     kept = select(ledger.trajectories, chosen)
     settings = f"alpha {chosen.alpha}, keep {chosen.keep}"
     tell(f"train: nobody propagated these records; propagated here ({settings}): {len(kept)} of {count} kept")
-    for record in _whole(files, Counter()):
+    for record in _whole(source, Counter()):
         if record["trajectory_id"] in kept:
             kept.remove(record["trajectory_id"])
             yield Record({**record, "weight": 1.0}, record.where)
 
 
-def _whole(files: list[str], left: Counter[str]) -> Iterator[Record]:
+def _whole(source: Input, left: Counter[str]) -> Iterator[Record]:
     """The records on which no earlier step failed; the others are counted."""
-    for record in read_records(files):
+    for record in source.records():
         if has_failed(record):
             left["failed before"] += 1
         else:

@@ -64,6 +64,8 @@ def test_a_step_on_a_terminal_without_input_shows_its_help(step: str, tmp_path: 
         (["caption", "imgs", "--shard", "3/3"], ["--shard", "0/4"]),
         (["caption", "imgs", "--backend", "abacus"], ["abacus", "hf"]),
         (["grade", "nowhere.jsonl"], ["nowhere.jsonl", "cannot be opened"]),
+        (["propagate", "nowhere.jsonl", "--dry-run"], ["nowhere.jsonl", "cannot be opened"]),
+        (["caption", "fake"], ["fake", "not a folder that `datasets` saved"]),
         (["grade", "broken.jsonl"], ["broken.jsonl:2", "not a JSON object"]),
         (["propagate", "nan.jsonl"], ["nan.jsonl:1", "not a JSON object"]),
         (["propagate", "list.jsonl"], ["list.jsonl:1", "not a JSON object"]),
@@ -78,6 +80,8 @@ def test_a_step_on_a_terminal_without_input_shows_its_help(step: str, tmp_path: 
 )
 def test_bad_usage_is_one_line_that_names_the_mend(arguments: list[str], words: list[str], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "fake").mkdir()
+    (tmp_path / "fake" / "dataset_info.json").write_text("{}")
     (tmp_path / "imgs").mkdir()
     (tmp_path / "imgs" / "metadata.jsonl").write_text("{}\n")
     (tmp_path / "broken.jsonl").write_text('{"id": "a", "error": "x"}\n{"id": \n')
@@ -115,6 +119,11 @@ def test_a_closed_pipe_ends_quietly(lab: Path) -> None:
     assert step.wait() == 0
     assert out.count(b"\n") == 1
     assert b"Traceback" not in errors and b"BrokenPipe" not in errors
+
+
+def test_progress_counts_on_stderr_and_quiet_is_quiet(lab: Path) -> None:
+    assert "grade: 32 records, " in sophia("grade", "raw.jsonl", cwd=lab).stderr.decode()
+    assert sophia("grade", "raw.jsonl", "--quiet", cwd=lab).stderr == b""
 
 
 def test_a_full_disk_is_one_line_and_exit_code_1(lab: Path) -> None:

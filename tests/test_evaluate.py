@@ -40,6 +40,7 @@ def test_the_interval_is_the_published_clustered_one(scores: dict[str, list[floa
     mean, count = sum(flat) / len(flat), len(scores)
     squares = sum(sum(float(score or 0) - mean for score in cluster) ** 2 for cluster in scores.values())
     error = math.sqrt(count / (count - 1) * squares) / len(flat)
+    assert found["thinking"] == 1.0 and found["mean_tokens"] == 3.0
     assert found["accuracy"] == pytest.approx(mean) and found["n"] == len(flat)
     low, high = found["ci95"]
     if squares > 1e-12:

@@ -209,6 +209,13 @@ def test_nothing_to_train_on_is_said(lab: Path, tmp_path: Path) -> None:
     assert "no row to train on" in done.stderr.decode()
 
 
+def test_limit_and_shard_take_their_part_of_the_records(lab: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "kept.jsonl", kept_records(lab, 8))
+    for options, rows in ((["--limit", "3"], 3), (["--shard", "1/3"], 3), (["--shard", "2/3"], 2)):
+        done = sophia("train", "kept.jsonl", *options, "--dry-run", cwd=tmp_path)
+        assert f", {rows} rows, " in done.stderr.decode()
+
+
 def test_other_rows_are_mixed_in_by_ratio(lab: Path, tmp_path: Path) -> None:
     write_lines(tmp_path / "kept.jsonl", kept_records(lab, 4))
     captions = [{**row, "image": str(lab / row["image"])} for row in records_of(lab / "caps.jsonl")]

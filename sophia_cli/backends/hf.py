@@ -32,6 +32,7 @@ from sophia_cli.aliases import Model
 from sophia_cli.backends import _cpu
 from sophia_cli.errors import RecordError, SophiaError
 from sophia_cli.images import open_image
+from sophia_cli.records import THINK_OPEN
 from sophia_cli.sampling import Arrivals, Completion, Failure, Job, Request, Sampling
 
 STRIDE = 40
@@ -198,8 +199,8 @@ class Engine:
 
     def _completion(self, tokens: list[int], prompt: str) -> Completion:
         text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-        if prompt.rstrip().endswith("<think>"):  # the template opened it (QwQ, R1)
-            text = f"<think>\n{text.lstrip()}"
+        if prompt.rstrip().endswith(THINK_OPEN):  # the template opened it (QwQ, R1)
+            text = f"{THINK_OPEN}\n{text.lstrip()}"
         return Completion(text, len(tokens), "stop" if tokens and tokens[-1] in self.ends else "length")
 
 

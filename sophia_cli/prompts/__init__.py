@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from sophia_cli.errors import UsageError
-from sophia_cli.records import choices_of, need_text
+from sophia_cli.records import LETTERS, choices_of, need_text
 
 FOLDER = Path(__file__).parent
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def load_prompt(name: str, style: str = "full") -> str:

@@ -7,6 +7,7 @@ import torch
 
 from sophia_cli.errors import RecordError
 from sophia_cli.images import open_image
+from sophia_cli.records import THINK_OPEN
 from sophia_cli.training.rows import Row, tags_balance, texts_of
 
 IGNORED = -100
@@ -46,8 +47,8 @@ class Encoder:
             raise Left("image does not open") from error
         prompt = self.tokenizer.apply_chat_template(row.messages, add_generation_prompt=True, tokenize=False)
         answer = row.answer
-        if prompt.rstrip().endswith("<think>"):  # the template has opened the thinking
-            answer = answer.removeprefix("<think>").lstrip("\n")
+        if prompt.rstrip().endswith(THINK_OPEN):  # the template has opened the thinking
+            answer = answer.removeprefix(THINK_OPEN).lstrip("\n")
         inputs = self.processor(images=images or None, text=[prompt], return_tensors="pt")
         prompt_ids = inputs["input_ids"][0]
         answer_ids = torch.tensor([*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.end])

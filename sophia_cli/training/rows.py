@@ -12,9 +12,7 @@ from typing import Any
 
 from sophia_cli.errors import RecordError
 from sophia_cli.prompts import load_prompt, question_text
-from sophia_cli.records import Record, image_list, name_of, need_text, where_of
-
-OPEN, CLOSE = "<think>", "</think>"
+from sophia_cli.records import THINK_CLOSE, THINK_OPEN, Record, image_list, name_of, need_text, where_of
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def asked(text: str, images: list[str], answer: str, style: str) -> list[dict[st
 
 
 def _system(answer: str, style: str) -> list[dict[str, Any]]:
-    return [{"role": "system", "content": load_prompt("slow_thinking", style)}] if OPEN in answer else []
+    return [{"role": "system", "content": load_prompt("slow_thinking", style)}] if THINK_OPEN in answer else []
 
 
 def _chat_row(record: Record, style: str) -> Row:
@@ -121,8 +119,8 @@ def _text_of(content: Any) -> str:
 
 def tags_balance(answer: str) -> bool:
     """Whether thinking opens and closes once, in order, or not at all."""
-    opens, closes = answer.count(OPEN), answer.count(CLOSE)
-    return opens == closes and opens <= 1 and answer.find(OPEN) <= answer.find(CLOSE)
+    opens, closes = answer.count(THINK_OPEN), answer.count(THINK_CLOSE)
+    return opens == closes and opens <= 1 and answer.find(THINK_OPEN) <= answer.find(THINK_CLOSE)
 
 
 def draw_rows(rows: list[Row], ratio: float | None, base: int, seed: int) -> list[Row]:

@@ -2,7 +2,8 @@
 
 import re
 
-THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+from sophia_cli.records import THINK_CLOSE, THINK_OPEN
+
 BOX = "\\boxed{"
 LONGEST = 4096
 

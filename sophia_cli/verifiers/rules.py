@@ -11,12 +11,11 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
-from sophia_cli.records import choices_of
+from sophia_cli.records import LETTERS, choices_of
 from sophia_cli.verifiers._algebra import equal
 from sophia_cli.verifiers._extract import LONGEST, after_thinking, final_answer
 from sophia_cli.verifiers._verdict import Verdict
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SECONDS = 5.0
 SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 
