@@ -1,131 +1,427 @@
 """The rule verifier: extraction, then cheap exact rules in the order of `RULES`, then algebra (Eq. 4).
 
-Each rule is a small function (answer, gold, item) → True, False, or None when it has no say; the first that has one
-settles it and gives `verified_by` its name.
+Each rule is a small function (answer, gold, case) → True, False, or None when it has no say; the first that has one
+settles it and gives `verified_by` its name. Algebra is asked last, in a process of its own (`_algebra.py`).
 """
 
-import math
-import re
-import unicodedata
-from collections.abc import Callable, Mapping
-from fractions import Fraction
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sophia_cli.records import LETTERS, choices_of
-from sophia_cli.verifiers._algebra import equal
-from sophia_cli.verifiers._extract import LONGEST, after_thinking, final_answer
+from sophia_cli.records import choices_of
+from sophia_cli.verifiers import _algebra
+from sophia_cli.verifiers import _letters as letters
+from sophia_cli.verifiers import _numbers as numbers
+from sophia_cli.verifiers import _shapes as shapes
+from sophia_cli.verifiers import _units as units
+from sophia_cli.verifiers import _words as words
+from sophia_cli.verifiers._extract import Extraction, after_thinking, extract, gold_answer
+from sophia_cli.verifiers._tidy import LONGEST, compact, fold, tidy, too_big
 from sophia_cli.verifiers._verdict import Verdict
 
 SECONDS = 5.0
-SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+DEEPEST = 5
+"""Levels of parts within parts (a list of tuples of sums) that are taken apart."""
+LARGEST_SET = 64
+EUROPEAN = frozenset("de fr es it pt nl ru pl sv german french spanish italian portuguese dutch russian polish".split())
+"""Languages that write 2,74 for two and three quarters, near enough."""
 
-Rule = Callable[[str, str, Mapping[str, Any]], bool | None]
+
+class CouldNotTell(Exception):
+    """Algebra has no verdict: `ungradable`, `timeout` or `error`."""
+
+    def __init__(self, outcome: str):
+        super().__init__(outcome)
+        self.outcome = outcome
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a rule may look at beside the two texts: the item, its options, and when the time for algebra is over."""
+
+    item: Mapping[str, Any]
+    choices: tuple[str, ...]
+    deadline: float
+    depth: int = 0
+
+    @property
+    def kind(self) -> str:
+        """The item's `answer_type` in one spelling: `multi_choice`, `Multiple choice` are `multi choice`."""
+        return str(self.item.get("answer_type") or "").casefold().replace("_", " ").replace("-", " ")
+
+    @property
+    def european(self) -> bool:
+        return str(self.item.get("language") or "").casefold() in EUROPEAN
+
+    def part(self, **fields: Any) -> "Case":
+        """The case of a part of an answer: no options, one level deeper."""
+        return replace(self, item={**self.item, **fields}, choices=(), depth=self.depth + 1)
+
+
+Rule = Callable[[str, str, Case], bool | None]
 
 
 def verify(response: str, item: Mapping[str, Any], truncated: bool = False, seconds: float = SECONDS) -> Verdict:
-    """Judges the final answer of a response against `item["answer"]`.
+    r"""Judges the final answer of a response against `item["answer"]`; R(y) of Eq. 4 is the verdict's `reward`.
 
-    truncated: the response was cut off by the token limit, so it has no final answer (method.md).
-    seconds: wall-clock limit for algebra on one answer.
+    The answer is what the last `\boxed{}` after the thinking holds, else what follows a final-answer phrase. An item may
+    say more: `choices`, `answer_type`, `tolerance` (absolute), `precision` (decimals), `unit`, `language`; an `answer`
+    that is a list holds several accepted golds. truncated: the token limit cut the response off, so it has no final
+    answer (method.md). seconds: the longest that algebra on this answer may take. Raises RecordError for a `choices` that
+    is no list, and nothing else, whatever the response holds.
+
+    >>> verify(r"so \boxed{0.5}", {"answer": r"\frac{1}{2}"})
+    Verdict(verdict='correct', extracted='0.5', verified_by='number')
+    >>> verify(r"\boxed{50\text{ cm}}", {"answer": "0.5", "unit": "m"}).verdict
+    'correct'
+    >>> verify(r"\boxed{50 kg}", {"answer": "0.5 m"}).verdict
+    'wrong'
+    >>> verify("The answer is (B) 12.", {"answer": "12", "choices": ["10", "12"]}).verified_by
+    'choice'
+    >>> verify(r"\boxed{1.6\times10^{-19}}", {"answer": "3.2e-19"}).reward
+    0.0
+    >>> verify(r"\boxed{3.14}", {"answer": "3.14159", "tolerance": 0.01}).reward
+    1.0
+    >>> verify(r"\boxed{0 < x < 1}", {"answer": "(0, 1)"}).verified_by
+    'interval'
+    >>> verify("<think>7? 8?</think> 故答案为：８", {"answer": "8"}).verdict
+    'correct'
+    >>> verify("<think>I think it is 8", {"answer": "8"}).verdict
+    'truncated'
+    >>> verify(r"\boxed{8}", {"answer": ""})
+    Verdict(verdict='ungradable', extracted='8', verified_by='the gold answer is empty or no text')
     """
     text = None if truncated else after_thinking(response)
     if text is None:
         return Verdict("truncated", None, "length" if truncated else "unclosed thinking")
-    answer = final_answer(text)
-    if answer is None:
+    choices = tuple(letters.option_texts(choices_of(item)))
+    golds = _golds(item.get("answer"))
+    case = Case(item, choices, time.monotonic() + seconds)
+    extraction = extract(text, by_letter=bool(choices) or any(letters.is_letter_gold(gold) for gold in golds))
+    if extraction is None:
         return Verdict("no_answer", None, "extraction")
-    gold = item.get("answer")
-    if isinstance(gold, int | float) and not isinstance(gold, bool):
-        gold = str(gold)
-    if not isinstance(gold, str) or not tidy(gold):
-        return Verdict("ungradable", answer, "the gold answer is empty or no text")
-    answer = answer[:LONGEST]
+    if not golds:
+        return Verdict("ungradable", extraction.answers[0], "the gold answer is empty or no text")
+    return _judge(extraction, golds, case)
+
+
+def _golds(answer: Any) -> list[str]:
+    """The accepted golds, tidy: one, or those of a list, or those that MV-MATH sets apart by `##`."""
+    found = []
+    for gold in answer if isinstance(answer, list) else [answer]:
+        if isinstance(gold, bool):
+            gold = "yes" if gold else "no"
+        if isinstance(gold, int | float):
+            gold = repr(gold)
+        if isinstance(gold, str):
+            found += [tidied for part in gold.replace("\\#\\#", "##").split("##") if (tidied := tidy(gold_answer(part)))]
+    return found
+
+
+def _judge(extraction: Extraction, golds: list[str], case: Case) -> Verdict:
+    """The verdict on the first reading of the answer that some gold accepts; else on the first reading, best first."""
+    verdicts = []
+    for answer in extraction.answers:
+        for gold in golds:
+            outcome, rule = settle(tidy(answer[: 2 * LONGEST]), gold, case)
+            if outcome == "correct":
+                return Verdict(outcome, answer, rule)
+            verdicts.append(Verdict(outcome, answer, rule))
+    if extraction.only_if_right:
+        return Verdict("no_answer", None, "extraction")
+    first = [verdict for verdict in verdicts if verdict.extracted == extraction.answers[0]]
+    unknown = [verdict for verdict in first if verdict.reward is None and verdict.verdict != "ungradable"]
+    if unknown or all(verdict.verdict == "ungradable" for verdict in first):
+        return (unknown or first)[0]
+    return next(verdict for verdict in first if verdict.reward is not None)
+
+
+def settle(answer: str, gold: str, case: Case) -> tuple[str, str]:
+    """(outcome, rule) for two tidy texts: the first rule of `RULES` that has a say, at last algebra."""
+    try:
+        for rule in RULES:
+            right = rule(answer, gold, case)
+            if right is not None:
+                return "correct" if right else "wrong", rule.__name__.strip("_")
+    except CouldNotTell as unknown:
+        return unknown.outcome, "math-verify"
+    except RecursionError:
+        return "error", "nested too deeply"
+    return "wrong", "no rule"
+
+
+def _same(answer: str, gold: str, case: Case) -> bool:
+    """Whether two parts are equal by the same rules. Raises CouldNotTell."""
+    if case.depth > DEEPEST:
+        return compact(answer) == compact(gold)
     for rule in RULES:
-        right = rule(tidy(answer), tidy(gold), item)
+        right = rule(tidy(answer), tidy(gold), case)
         if right is not None:
-            return Verdict("correct" if right else "wrong", answer, rule.__name__.strip("_"))
-    outcome = equal(tidy(gold), tidy(answer), seconds)
-    return Verdict(outcome, answer, "math-verify")
+            return right
+    return False
 
 
-def tidy(text: str) -> str:
-    """One spelling for one thing: NFKC, no dollar signs, no `\\text{}`, no thin spaces, no final full stop."""
-    text = SUPERSCRIPT.sub(lambda match: "^" + unicodedata.normalize("NFKC", match[0]), text)
-    text = unicodedata.normalize("NFKC", text).replace("\u2044", "/").strip()
-    text = re.sub(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}", r"\1", text)
-    text = re.sub(r"\\[,;:! ]|\\left|\\right|\$", "", text)
-    return text.strip().rstrip(".。").strip()
-
-
-def _choice(answer: str, gold: str, item: Mapping[str, Any]) -> bool | None:
-    """A letter or its option's value, on either side, where the item gives options."""
-    choices = [tidy(choice) for choice in choices_of(item)]
-    if not choices:
+def _choice(answer: str, gold: str, case: Case) -> bool | None:
+    """A letter or its option's value, on either side; without options, a gold that is a letter."""
+    if case.choices:
+        choices = list(case.choices)
+        wanted, picked = letters.options(gold, choices), letters.options(answer, choices)
+        if wanted is None:
+            return None
+        return picked == wanted if picked is not None else (False if letters.letters_of(answer) else None)
+    if not letters.is_letter_gold(gold):
         return None
-    picked, wanted = _option(answer, choices), _option(gold, choices)
-    return (
-        None
-        if wanted is None
-        else False
-        if picked is None and _letter(answer)
-        else None
-        if picked is None
-        else picked == wanted
-    )
+    led = letters.led_letter(gold)
+    wanted_letters = letters.letters_of(gold) or (frozenset(led[0]) if led else None)
+    picked_letters = letters.letters_of(answer) if answer[:1] + answer[-1:] != answer.lower() or "(" in answer else None
+    if picked_letters is None and (found := letters.led_letter(answer)) and answer[0] in "([" + found[0]:
+        picked_letters = frozenset(found[0])
+    return None if picked_letters is None or wanted_letters is None else picked_letters == wanted_letters
 
 
-def _option(text: str, choices: list[str]) -> int | None:
-    """The index of the option that a text names by letter, by value, or by both."""
-    letter = _letter(text)
-    if letter and LETTERS.index(letter) < len(choices):
-        return LETTERS.index(letter)
-    same = [index for index, choice in enumerate(choices) if _fold(choice) == _fold(text)]
-    return same[0] if len(same) == 1 else None
+def _same_text(answer: str, gold: str, case: Case) -> bool | None:
+    """The same spelling but for spaces. Case counts: m is not M."""
+    return True if compact(answer) == compact(gold) else None
 
 
-def _letter(text: str) -> str | None:
-    """`B` of `B`, `(B)`, `B.`, `B) 7`, `option B`."""
-    match = re.fullmatch(
-        r"(?:option|choice|选项?)?\s*[(\[]?([A-Z])[)\].:、]?(?:[).:、]\s*.*|\s*)", text, re.DOTALL | re.IGNORECASE
-    )
-    return match[1].upper() if match and (match[1].isupper() or len(text) <= 3) else None
+def _size(answer: str, gold: str, case: Case) -> bool | None:
+    """An answer too long, too deep, or of too long numbers to be read is wrong (the same spelling was right before)."""
+    return False if too_big(answer) else None
 
 
-def _same_text(answer: str, gold: str, item: Mapping[str, Any]) -> bool | None:
-    return True if re.sub(r"\s+", "", answer) == re.sub(r"\s+", "", gold) else None
+def _statements(answer: str, gold: str, case: Case) -> bool | None:
+    """Numbered statements, ①③ in any order."""
+    left, right = letters.circled(answer), letters.circled(gold)
+    return None if left is None or right is None else left == right
 
 
-def _number(answer: str, gold: str, item: Mapping[str, Any]) -> bool | None:
-    """Two plain numbers, with the item's `tolerance` if it has one, else exactly."""
-    left, right = _plain_number(answer), _plain_number(gold)
+def _yes_no(answer: str, gold: str, case: Case) -> bool | None:
+    """Yes and no, true and false, in English and Chinese."""
+    wanted = words.polarity(gold)
+    if wanted is None or len(gold) > 12:
+        return None
+    found = words.polarity(answer)
+    return None if found is None else found == wanted
+
+
+def _number(answer: str, gold: str, case: Case) -> bool | None:
+    """Two numbers, with what units, percent signs and the item's `tolerance`, `precision` and `unit` say."""
+    if case.kind == "text" and not case.choices and not gold[:1].isdigit():
+        return None
+    right = numbers.read_quantity(gold)
+    left = numbers.read_quantity(answer)
+    if left and right and numbers.same_quantity(left, right, case.item):
+        return True
+    for one, other in ((answer, gold), (gold, answer)):
+        comma = numbers.decimal_comma(one, case.european)
+        if comma and (quantity := numbers.read_quantity(comma)) and (fixed := numbers.read_quantity(other)):
+            pair = (quantity, fixed) if one is answer else (fixed, quantity)
+            if numbers.same_quantity(*pair, case.item):
+                return True
+    if (read := numbers.read_compound(answer)) or numbers.read_compound(gold):
+        read, right = read or left, numbers.read_compound(gold) or right
+        return numbers.same_quantity(read, right, case.item) if read and right else None
+    return False if left and right else None
+
+
+def _clock(answer: str, gold: str, case: Case) -> bool | None:
+    """Two times of day, 3:30 PM and 15:30."""
+    left, right = numbers.read_clock(answer), numbers.read_clock(gold)
+    return None if left is None or right is None else numbers.same_clock(left, right)
+
+
+def _ratio(answer: str, gold: str, case: Case) -> bool | None:
+    """Two ratios, 2:4 and 1:2; a ratio of two is also the fraction."""
+    left, right = numbers.read_ratio(answer), numbers.read_ratio(gold)
+    if left and right:
+        return numbers.same_ratio(left, right)
+    ratio, other = (left, gold) if left else (right, answer)
+    quantity = numbers.read_quantity(other)
+    if not ratio or len(ratio) != 2 or not ratio[1] or quantity is None or quantity.unit:
+        return None
+    return quantity.value == ratio[0] / ratio[1]
+
+
+def _words(answer: str, gold: str, case: Case) -> bool | None:
+    """Two texts without mathematics: equal up to case, articles and punctuation, or not equal."""
+    if case.kind == "text" or (words.is_words(answer) and words.is_words(gold)):
+        return words.same_words(answer, gold)
+    if words.is_words(gold) and fold(answer) == fold(gold):
+        return True
+    return None
+
+
+def _approximation(answer: str, gold: str, case: Case) -> bool | None:
+    """`exact ≈ decimal` is right when its exact side is, or when its decimal is and the two sides agree to 2%."""
+    gold_sides, answer_sides = shapes.approximations(shapes.without_remark(gold)), shapes.approximations(answer)
+    bare = shapes.without_remark(answer)
+    if len(gold_sides) == 1 and len(answer_sides) == 1:
+        return _same(bare, gold_sides[0], _deeper(case)) if (bare, gold_sides[0]) != (answer, gold) else None
+    deeper = _deeper(case)
+    for wanted in gold_sides:
+        named = shapes.named_value(answer_sides[0])
+        exact = named[1] if named else answer_sides[0]
+        if shapes.is_name(exact) and len(answer_sides) == 2:
+            exact = answer_sides[1]
+        if _same(exact, wanted, deeper):
+            return True
+        if len(answer_sides) == 2 and exact != answer_sides[1] and _same(answer_sides[1], wanted, deeper):
+            decimal = numbers.read_quantity(answer_sides[1])
+            return decimal is not None and _same(exact, answer_sides[1], case.part(tolerance=float(abs(decimal.value)) / 50))
+    return False
+
+
+def _deeper(case: Case) -> Case:
+    return replace(case, depth=case.depth + 1)
+
+
+def _interval(answer: str, gold: str, case: Case) -> bool | None:
+    """Intervals, their unions, and the inequalities that say the same: 0 < x < 1 is (0, 1)."""
+    if case.kind in ("list", "tuple"):
+        return None
+    left, right = shapes.spans(answer), shapes.spans(gold)
     if left is None or right is None:
         return None
-    tolerance = item.get("tolerance")
-    if isinstance(tolerance, int | float) and not isinstance(tolerance, bool) and math.isfinite(tolerance):
-        return abs(left - right) <= Fraction(str(tolerance))
-    return left == right
-
-
-def _plain_number(text: str) -> Fraction | None:
-    text = re.sub(r"(?<=\d),(?=\d{3}(\D|$))", "", text)
-    if not re.fullmatch(r"[-+]?(\d{1,200}(\.\d{0,200})?|\.\d{1,200})([eE][-+]?\d{1,2})?", text):
+    if left[0] and right[0] and shapes.name_key(left[0]) != shapes.name_key(right[0]):
         return None
-    return Fraction(text.rstrip("."))
-
-
-def _word(answer: str, gold: str, item: Mapping[str, Any]) -> bool | None:
-    """Two words or phrases without any mathematics in them: equal up to case, or not equal."""
-    if not (_is_word(answer) and _is_word(gold)):
+    if len(left[1]) != len(right[1]):
         return None
-    return _fold(answer) == _fold(gold)
+    return _matched(left[1], right[1], lambda one, other: _same_span(one, other, case))
 
 
-def _is_word(text: str) -> bool:
-    return bool(re.fullmatch(r"[^\W\d_]{2,}([\s'-]+[^\W\d_]+)*|[一-鿿]+", text))
+def _same_span(one: shapes.Span, other: shapes.Span, case: Case) -> bool:
+    closed = (one.low_closed, one.high_closed) == (other.low_closed, other.high_closed)
+    return closed and _same_end(one.low, other.low, case) and _same_end(one.high, other.high, case)
 
 
-def _fold(text: str) -> str:
-    return re.sub(r"\s+", " ", text).casefold().strip()
+def _same_end(one: str, other: str, case: Case) -> bool:
+    infinite = ("inf", "-inf")
+    return one == other if one in infinite or other in infinite else _same(one, other, case.part())
 
 
-RULES: tuple[Rule, ...] = (_choice, _same_text, _number, _word)
+def _collection(answer: str, gold: str, case: Case) -> bool | None:
+    """Tuples and matrices in order, sets and lists in any; one value stands for a set of one."""
+    answer, gold = shapes.without_membership(answer), shapes.without_membership(gold)
+    left, right = _parts(answer), _parts(gold)
+    if left is None and right is None:
+        return None
+    if right is None:
+        named = shapes.named_value(gold)
+        if named:
+            return None
+        one = gold if left is None or left.kind == "tuple" and len(left.parts) != 1 else None
+        return False if one is not None or left is None else all(_same(part, gold, case.part()) for part in left.parts)
+    if left is None:
+        if shapes.named_value(answer):
+            return None
+        return len(right.parts) == 1 and _same(answer, right.parts[0], case.part())
+    if len(left.parts) != len(right.parts) or len(left.parts) > LARGEST_SET:
+        return False
+    golds = [(part, _tolerance(case, index, len(right.parts))) for index, part in enumerate(right.parts)]
+    ordered = "tuple" in (left.kind, right.kind) or case.kind == "tuple"
+
+    def same(part: str, wanted: tuple[str, Any]) -> bool:
+        return _same(part, wanted[0], case.part(tolerance=wanted[1]))
+
+    if ordered:
+        return all(same(part, wanted) for part, wanted in zip(left.parts, golds, strict=True))
+    return _matched(list(left.parts), golds, same)
+
+
+def _parts(text: str) -> shapes.Collection | None:
+    found = shapes.collection(text)
+    if found is None and (values := shapes.plus_minus(text)):
+        named = shapes.named_value(values[0])
+        minus = shapes.named_value(values[1])
+        return shapes.Collection("list", (named[1], minus[1]) if named and minus else tuple(values))
+    return found
+
+
+def _tolerance(case: Case, index: int, count: int) -> Any:
+    """The tolerance of the index-th gold, where the item gives one for each."""
+    given = case.item.get("tolerance")
+    return given[index] if isinstance(given, list) and len(given) == count else given
+
+
+def _matched(answers: list[Any], golds: list[Any], same: Callable[[Any, Any], bool]) -> bool:
+    """Whether the answers can be paired with the golds, each with one that it equals. Raises CouldNotTell."""
+    left = list(answers)
+    for gold in golds:
+        unknown: CouldNotTell | None = None
+        for index, answer in enumerate(left):
+            try:
+                if same(answer, gold):
+                    del left[index]
+                    break
+            except CouldNotTell as error:
+                unknown = error
+        else:
+            if unknown:
+                raise unknown
+            return False
+    return True
+
+
+def _equation(answer: str, gold: str, case: Case) -> bool | None:
+    """`x = 5` is 5, and 5 is `x = 5`; two that name different things are left to algebra."""
+    left, right = shapes.named_value(answer), shapes.named_value(gold)
+    if left and right:
+        if shapes.name_key(left[0]) == shapes.name_key(right[0]):
+            return _same(left[1], right[1], case.part())
+        return None
+    if left and len(shapes.sides(gold)) == 1:
+        return _same(left[1], gold, _deeper(case))
+    if right and len(shapes.sides(answer)) == 1:
+        return _same(answer, right[1], _deeper(case))
+    return None
+
+
+def _with_unit(answer: str, gold: str, case: Case) -> bool | None:
+    """An expression with a unit behind it, `3\\sqrt{2} cm`: the expressions are compared, in the gold's unit."""
+    left, right = units.split_unit(answer), units.split_unit(gold)
+    wanted = right[1] or units.unit_of(str(case.item.get("unit") or ""))
+    if not (left[1] or right[1]):
+        return None
+    if left[1] and wanted and left[1] != wanted:
+        factor = units.convert(numbers.Fraction(1), left[1], wanted)
+        if factor is None:
+            return units.same_words(left[1], wanted) and _same(left[0], right[0], _deeper(case))
+        return _same(f"\\frac{{{factor.numerator}}}{{{factor.denominator}}} \\cdot ({left[0]})", right[0], case.part(unit=None))
+    return _same(left[0], right[0], case.part(unit=None))
+
+
+def _algebra_rule(answer: str, gold: str, case: Case) -> bool | None:
+    """What needs algebra, by math-verify in a process of its own. Raises CouldNotTell."""
+    if words.is_words(gold) != words.is_words(answer):
+        return False
+    left = case.deadline - time.monotonic()
+    if left <= 0:
+        raise CouldNotTell("timeout")
+    if ("°" in answer) != ("°" in gold) and "\\pi" in answer + gold:
+        answer, gold = (text.replace("°", "\\cdot \\frac{\\pi}{180}") for text in (answer, gold))
+    outcome = _algebra.equal(gold, answer, left, numbers.slack(answer, gold, case.item))
+    if outcome not in ("correct", "wrong"):
+        raise CouldNotTell(outcome)
+    return outcome == "correct"
+
+
+_algebra_rule.__name__ = "math-verify"
+
+RULES: Sequence[Rule] = (
+    _choice,
+    _same_text,
+    _size,
+    _statements,
+    _yes_no,
+    _number,
+    _clock,
+    _ratio,
+    _words,
+    _approximation,
+    _interval,
+    _collection,
+    _equation,
+    _with_unit,
+    _algebra_rule,
+)

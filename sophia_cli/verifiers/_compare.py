@@ -1,0 +1,93 @@
+"""What the algebra worker does with one pair: parse both with math-verify, compare numbers by value, the rest symbolically.
+
+Runs only in the worker (`_algebra.py`): it may hang, or run out of memory, and is killed for it.
+"""
+
+import resource
+from typing import Any
+
+from latex2sympy2_extended import NormalizationConfig
+from math_verify import LatexExtractionConfig, parse
+from math_verify.grader import sympy_expr_eq
+from sympy import Basic, Float, I, MatrixBase, Rational, Symbol
+
+DIGITS = 40
+EXACT, FLOATING = 1e-25, 1e-12
+"""Relative gaps under which two constants are the same: both exact, and one a decimal."""
+
+_CONFIG = LatexExtractionConfig(
+    boxed_match_priority=0,
+    normalization_config=NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False
+    ),
+)
+_SWALLOWED_BYTES = 900 << 10
+"""Peak memory, in KiB, beyond which a False may hide a MemoryError that math-verify swallowed."""
+
+
+def compare(gold: str, answer: str, slack: float) -> str:
+    """`correct`, `wrong`, `ungradable`, `timeout` (out of memory) or `error`."""
+    try:
+        parsed_gold = _parse(gold)
+        if parsed_gold is None:
+            return "ungradable"
+        parsed_answer = _parse(answer)
+        if parsed_answer is None:
+            return "wrong"
+        if _same(parsed_gold, parsed_answer, slack):
+            return "correct"
+    except MemoryError:
+        return "timeout"
+    except Exception:  # noqa: BLE001  (sympy raises anything; it means that we could not tell)
+        return "error"
+    return "timeout" if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > _SWALLOWED_BYTES else "wrong"
+
+
+def _parse(latex: str) -> Any:
+    found = parse(
+        f"\\boxed{{{latex}}}",
+        extraction_config=[_CONFIG],  # never the plain-expression one, which runs what it reads
+        fallback_mode="no_fallback",
+        extraction_mode="first_match",
+        parsing_timeout=None,
+        raise_on_error=False,
+    )
+    return found[0] if found and isinstance(found[0], Basic | MatrixBase) else None
+
+
+def _same(gold: Any, answer: Any, slack: float) -> bool:
+    if _differ_only_in_case(gold, answer):
+        return False
+    if _is_constant(gold) and _is_constant(answer):
+        return _same_constant(gold, answer, slack)
+    return bool(sympy_expr_eq(gold, answer, 6, 15, allow_set_relation_comp=True, strict=True))
+
+
+def _is_constant(value: Any) -> bool:
+    return isinstance(value, Basic) and not isinstance(value, MatrixBase) and getattr(value, "is_number", False) is True
+
+
+def _same_constant(gold: Any, answer: Any, slack: float) -> bool:
+    gold, answer = gold.doit(), answer.doit()
+    if isinstance(gold, Rational) and isinstance(answer, Rational) and not slack:
+        return bool(gold == answer)
+    left, right = complex_digits(gold), complex_digits(answer)
+    gap = abs(left - right)
+    if slack:
+        return bool(gap <= slack * (1 + 1e-9))
+    allowed = FLOATING if gold.has(Float) or answer.has(Float) else EXACT
+    return bool(gap <= allowed * max(abs(left), abs(right)))
+
+
+def complex_digits(value: Any) -> Any:
+    """A constant to 40 digits."""
+    number = value.evalf(DIGITS)
+    if not (number.is_Float or number.is_Integer or number.is_Rational or number.has(I)):
+        raise ValueError("not a number")
+    return number
+
+
+def _differ_only_in_case(gold: Any, answer: Any) -> bool:
+    """Whether the symbols of two expressions are different ones that case-folding makes the same: m is not M."""
+    left, right = ({symbol.name for symbol in value.atoms(Symbol)} if hasattr(value, "atoms") else set() for value in (gold, answer))
+    return left != right and {name.casefold() for name in left} == {name.casefold() for name in right}

@@ -1,0 +1,109 @@
+"""Multiple choice: which options an answer names, by letter, by value, or by both."""
+
+import re
+
+from sophia_cli.records import LETTERS
+from sophia_cli.verifiers._numbers import read_quantity, same_quantity
+from sophia_cli.verifiers._tidy import compact, fold, tidy
+
+_PREFIX = r"(?:(?:the\s+)?(?:correct\s+|right\s+|best\s+|final\s+)?(?:answer|option|choice|选项?|应选|故选|答案)\s*(?:is|:|是|为)?\s*)*"
+_ONE = re.compile(rf"{_PREFIX}[(\[{{]?\s*([A-Za-z])\s*[)\]}}]?", re.IGNORECASE)
+_LED = re.compile(rf"{_PREFIX}(?:[(\[{{]\s*([A-Za-z])\s*[)\]}}]|([A-Z])(?=\s*[.):,。;]|\s*$|[^\x00-\x7f]|\s+-)|([A-Za-z])\))[\s.):,。;-]*(.*)", re.DOTALL)
+_SEVERAL = re.compile(r"\(?\s*[A-Z](?:\s*\)?\s*(?:,|;|&|\+|/|and|or|和|与|及|\s)*\s*\(?\s*[A-Z]\b){1,9}\s*\)?\s*")
+_GLUED = re.compile(r"[A-J]{2,8}")
+_GUESS = re.compile(r"(?<![A-Za-z'\\])\(?([A-J])\)?(?![A-Za-z'])(?!\s*=)")
+_CIRCLES = re.compile(r"(?:#\d{1,2},[\s,和与及]*)+")
+_REFUSED = re.compile(r"\b(?:not|cannot|can't|isn't|doesn't|non)\b|不")
+
+
+def circled(text: str) -> frozenset[str] | None:
+    """The numbered statements that ①③ names (`tidy` spells them `#1,#3,`), else None."""
+    return frozenset(re.findall(r"#(\d{1,2})", text)) if _CIRCLES.fullmatch(text.replace("#, ", "#,") + ("" if text.endswith(",") else ",")) else None
+
+
+def letters_of(text: str) -> frozenset[str] | None:
+    """The options that a tidy text names by letters alone, `(B)`, `B, D`, `BD`, `option c`, else None."""
+    if match := _ONE.fullmatch(text):
+        return frozenset(match[1].upper())
+    if _SEVERAL.fullmatch(text):
+        return frozenset(re.findall(r"[A-Z]", text))
+    if _GLUED.fullmatch(text) and list(text) == sorted(set(text)):
+        return frozenset(text)
+    return None
+
+
+def led_letter(text: str) -> tuple[str, str] | None:
+    """The letter that a text begins with, as in `B. 7` or `(b) 7`, and what follows it."""
+    match = _LED.fullmatch(text)
+    return ((match[1] or match[2] or match[3]).upper(), match[4].strip()) if match else None
+
+
+def first_letter(text: str) -> str | None:
+    """The first capital letter that stands alone and is not refused: D of `for sure D, it can't be A`."""
+    match = _GUESS.search(text)
+    return match[1] if match and not _REFUSED.search(text[: match.start()]) else None
+
+
+def is_letter_gold(gold: str) -> bool:
+    """Whether a gold without options is a letter or several: `B`, `(D) Alina`, `BD`."""
+    if re.fullmatch(r"\(?[A-J]\)?|\([A-J]\)\s.{1,200}|[A-J]\s[A-Za-z][a-z].{1,200}", gold, re.DOTALL):
+        return True
+    return bool(_SEVERAL.fullmatch(gold) and set(re.findall("[A-Z]", gold)) <= set("ABCDEFGHIJ")) or bool(
+        _GLUED.fullmatch(gold) and list(gold) == sorted(set(gold))
+    )
+
+
+def options(text: str, choices: list[str]) -> frozenset[int] | None:
+    """The indexes of the options that a tidy text names; None when it names none of them."""
+    letters = letters_of(text)
+    exact = _by_value(text, choices)
+    if exact is not None and (letters is None or choices != [LETTERS[index] for index in range(len(choices))]):
+        spelled = letters and _indexes(letters, len(choices))
+        return spelled if spelled and len(text) == 1 and text.isupper() and len(spelled) == 1 else frozenset({exact})
+    if letters and (named := _indexes(letters, len(choices))):
+        return named
+    if (led := led_letter(text)) and (named := _indexes(frozenset(led[0]), len(choices))):
+        return named
+    several = re.split(r"\s*(?:,|;|\band\b|和|与)\s*", text)
+    if len(several) > 1 and all(part for part in several):
+        found = [_by_value(part, choices) for part in several]
+        if None not in found:
+            return frozenset(index for index in found if index is not None)
+    return None
+
+
+def _indexes(letters: frozenset[str], count: int) -> frozenset[int] | None:
+    indexes = frozenset(LETTERS.index(letter) for letter in letters)
+    return indexes if max(indexes) < count else None
+
+
+def _by_value(text: str, choices: list[str]) -> int | None:
+    """The one option whose value a text is: the same spelling, else the same words, else the same number."""
+    for same in (_same_spelling, _same_folded, _same_number):
+        found = [index for index, choice in enumerate(choices) if same(text, choice)]
+        if found:
+            return found[0] if len(found) == 1 else None
+    return None
+
+
+def _same_spelling(text: str, choice: str) -> bool:
+    return compact(text) == compact(choice)
+
+
+def _same_folded(text: str, choice: str) -> bool:
+    folded = fold(text)
+    return bool(folded) and folded == fold(choice)
+
+
+def _same_number(text: str, choice: str) -> bool:
+    left, right = read_quantity(text), read_quantity(choice)
+    return left is not None and right is not None and same_quantity(left, right, {})
+
+
+def option_texts(choices: list[str]) -> list[str]:
+    """The options in their one spelling, without the letter that some data sets put before them."""
+    tidied = [tidy(choice) for choice in choices]
+    led = [led_letter(choice) for choice in tidied]
+    if len(tidied) > 1 and all(found and found[1] and found[0] == LETTERS[index] for index, found in enumerate(led)):
+        return [tidy(found[1]) for found in led if found]
+    return tidied

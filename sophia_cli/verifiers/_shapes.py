@@ -1,0 +1,242 @@
+"""The shapes of answers: equations, intervals and inequalities, sets, lists, tuples and matrices, plus-minus.
+
+Each function reads a tidy text into its parts, which are texts again; the rules compare the parts.
+"""
+
+import re
+from dataclasses import dataclass
+
+from sophia_cli.verifiers._tidy import balanced, compact, split_top
+
+_EQUALS = r"(?<![<>!:])=(?!=)"
+_SUBSCRIPT = re.compile(r"_(?:\{[^{}]*\}|\\[a-zA-Z]+|\w)")
+_NAME = re.compile(r"[A-Za-z\\|'(),:/{}\s一-鿿]+")
+_NAME_START = re.compile(r"[A-Za-z一-鿿]")
+_MEMBER = re.compile(r"^\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\([a-z]\))?\s*\\in(?![a-z])\s*")
+_REMARK = re.compile(
+    r"\s*[(（]\s*(?:about|approximately|approx\.?|roughly|约|i\.e\.?|or |in |which|since|because|\\approx|≈|rounded|to the)[^()（）]*[)）]\s*$",
+    re.IGNORECASE,
+)
+_APPROX = re.compile(r"\\approx|\\simeq|\\doteq|\\sim(?![a-z])")
+
+
+def without_remark(text: str) -> str:
+    """Without a remark in parentheses at the end, `(about 18.9 cards)`."""
+    return _REMARK.sub("", text)
+
+
+def approximations(text: str) -> list[str]:
+    """The two sides of `exact ≈ decimal`; the text alone when there is no such sign, or more than one."""
+    parts = [part.strip() for part in _APPROX.split(text)]
+    return parts if len(parts) == 2 and parts[0] and parts[1] else [text]
+
+
+def sides(text: str) -> list[str]:
+    """The sides of an equation or a chain of them, at the equal signs outside all brackets."""
+    return [part.strip() for part in split_top(text, _EQUALS)]
+
+
+def is_name(text: str) -> bool:
+    """Whether a side of an equation only names what the other is: `x`, `f(x)`, `AB`, `\\angle ABC`, `(p,q)`, `A:B`."""
+    bare = _SUBSCRIPT.sub("", text).strip()
+    return bool(_NAME.fullmatch(bare) and _NAME_START.search(bare)) and not re.search(r"\\(?:sqrt|pi|infty|sum|int|begin)", bare)
+
+
+def name_key(text: str) -> str:
+    """A name in one spelling: `a_{n}` as `a_n`."""
+    return re.sub(r"_\{(\w)\}", r"_\1", compact(text))
+
+
+def named_value(text: str) -> tuple[str, str] | None:
+    """(`x`, `5`) of `x = 5`, of `5 = x`, and of `x = 2+3 = 5`; None for any other equation, and for none."""
+    parts = sides(text)
+    if len(parts) < 2 or not all(parts):
+        return None
+    if is_name(parts[0]):
+        return parts[0], parts[-1]
+    if len(parts) == 2 and is_name(parts[1]):
+        return parts[1], parts[0]
+    if all(re.search(r"\d", part) and not re.search(r"(?<![\\A-Za-z])[a-zA-Z](?![A-Za-z])", part) for part in parts):
+        return "", parts[-1]  # 35 + 70 = 105
+    return None
+
+
+def without_membership(text: str) -> str:
+    """`[0, 1]` of `x \\in [0, 1]`."""
+    return _MEMBER.sub("", text)
+
+
+def plus_minus(text: str) -> list[str] | None:
+    """Both values of a text with one `\\pm`, None without."""
+    if text.count("\\pm") != 1 or "\\mp" in text:
+        return None
+    head, tail = text.split("\\pm")
+    if "," in text:
+        return None
+    plus = "+" if head.strip() and not re.search(r"[=({\[,]\s*$", head) else ""
+    return [f"{head}{plus}{tail}".strip(), f"{head}-{tail}".strip()]
+
+
+@dataclass(frozen=True)
+class Span:
+    """An interval between two texts; an infinite end is `-inf` or `inf`, and open."""
+
+    low: str
+    high: str
+    low_closed: bool = False
+    high_closed: bool = False
+
+
+_REALS = re.compile(r"\\mathbb\{R\}|\\mathbb R|R|all real numbers|all reals|全体实数|一切实数|任意实数|实数集", re.IGNORECASE)
+_INTERVAL = re.compile(r"([\[(\]])(.+)([\])\[])", re.DOTALL)
+_RELATION = r"\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])|<|>"
+_BUILDER = re.compile(r"\\?\{\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\{?R\}?|\\in\s*R)?\s*[|:]\s*(.+?)\\?\}")
+
+
+def spans(text: str) -> tuple[str, list[Span]] | None:
+    """The variable (empty when none is named) and the intervals of a union, an interval, or inequalities; else None."""
+    if built := _BUILDER.fullmatch(text):
+        text = built[1].strip()
+    member = _MEMBER.match(text)
+    variable = compact(member[0].split("\\in")[0]) if member else ""
+    text = without_membership(text)
+    if _REALS.fullmatch(text):
+        return variable, [Span("-inf", "inf")]
+    found: list[Span] = []
+    for part in split_top(text, r"\\cup(?![a-z])|∪|\bor\b|或"):
+        one = _interval(part.strip()) or _point(part.strip()) or _inequality(part.strip())
+        if one is None:
+            return None
+        name, these = one
+        if name and variable and name_key(name) != name_key(variable):
+            return None
+        variable = variable or name
+        found += these
+    return variable, found
+
+
+def _interval(text: str) -> tuple[str, list[Span]] | None:
+    match = _INTERVAL.fullmatch(text)
+    if not match:
+        return None
+    ends = [part.strip() for part in split_top(match[2], "[,;]")]
+    if len(ends) != 2 or not all(ends):
+        return None
+    return "", [_span(ends[0], ends[1], match[1] == "[", match[3] == "]")]
+
+
+def _point(text: str) -> tuple[str, list[Span]] | None:
+    match = re.fullmatch(r"\\?\{([^,{}]+)\\?\}", text)
+    return ("", [Span(match[1].strip(), match[1].strip(), True, True)]) if match else None
+
+
+def _span(low: str, high: str, low_closed: bool, high_closed: bool) -> Span:
+    low, high = _end(low), _end(high)
+    return Span(low, high, low_closed and low != "-inf", high_closed and high != "inf")
+
+
+def _end(text: str) -> str:
+    plain = compact(text).lower().replace("\\", "")
+    return {"infty": "inf", "+infty": "inf", "-infty": "-inf", "+inf": "inf", "infinity": "inf", "+infinity": "inf"}.get(
+        plain, {"-infinity": "-inf", "oo": "inf", "+oo": "inf", "-oo": "-inf"}.get(plain, text)
+    )
+
+
+def _inequality(text: str) -> tuple[str, list[Span]] | None:
+    signs = re.findall(_RELATION, text)
+    parts = [part.strip() for part in re.split(_RELATION, text)]
+    if not signs or not all(parts) or "=" in text:
+        return None
+    if len(parts) == 2:
+        return _half_line(parts[0], signs[0].strip(), parts[1])
+    if len(parts) == 3 and is_variable(parts[1]) and "\\ne" not in signs:
+        low, name, high = parts
+        if signs[0] in (">", "\\ge") and signs[1] in (">", "\\ge"):
+            return name, [_span(high, low, signs[1] == "\\ge", signs[0] == "\\ge")]
+        if signs[0] in ("<", "\\le") and signs[1] in ("<", "\\le"):
+            return name, [_span(low, high, signs[0] == "\\le", signs[1] == "\\le")]
+    return None
+
+
+def _half_line(left: str, sign: str, right: str) -> tuple[str, list[Span]] | None:
+    if not is_variable(left):
+        if not is_variable(right):
+            return None
+        left, right = right, left
+        sign = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}.get(sign, sign)
+    if is_variable(right):
+        return None
+    if sign == "\\ne":
+        return left, [Span("-inf", right), Span(right, "inf")]
+    if sign in ("<", "\\le"):
+        return left, [_span("-inf", right, False, sign == "\\le")]
+    return left, [_span(right, "inf", sign == "\\ge", False)]
+
+
+def is_variable(text: str) -> bool:
+    """Whether a text is one variable or function value: `x`, `x_1`, `\\theta`, `f(x)`, `AB`."""
+    bare = _SUBSCRIPT.sub("", text).strip()
+    return bool(re.fullmatch(r"[A-Za-z]{1,3}'?(?:\s*\([a-z]\))?|\\[a-zA-Z]+", bare)) and bare not in ("\\infty", "\\pi", "e")
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Parts in their order; `kind`: tuple (in brackets, ordered), set (in braces) or list (bare), which are unordered."""
+
+    kind: str
+    parts: tuple[str, ...]
+
+
+_MATRIX = re.compile(r"\(?\s*\\begin\{(?:[pbB]?matrix|smallmatrix|array)\}(?:\{[lcr|\s]*\})?(.*?)\\end\{\w+\}\s*\)?", re.DOTALL)
+_BARE = r",|;|\\?(?<![A-Za-z])(?:and|or)(?![A-Za-z])|和|或|与"
+
+
+def collection(text: str) -> Collection | None:
+    """The parts of a tuple, set, list or matrix (a tuple of tuples; a vector is a tuple), else None."""
+    if text in ("\\emptyset", "{}", "\\{\\}", "[]", "()"):
+        return Collection("set", ())
+    if rows := _matrix(text):
+        return rows
+    for opening, closing, kind in (("\\{", "\\}", "set"), ("{", "}", "set"), ("\\langle", "\\rangle", "tuple")):
+        if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
+            return _collected(kind, text[len(opening) : -len(closing)], "[,;]")
+    if len(text) > 2 and text[0] in "([" and text[-1] in ")]" and _wraps(text):
+        inside = _collected("tuple", text[1:-1], "[,;]")
+        return inside if inside and (len(inside.parts) > 1 or text[0] == "[" or text[1:-1].rstrip().endswith(",")) else None
+    if len(groups := split_top(text, ";")) > 1 and "," in text:
+        return _collected("list", text, ";") if all("," in group for group in groups) else None
+    bare = _collected("list", text, _BARE)
+    return bare if bare and len(bare.parts) > 1 else None
+
+
+def _collected(kind: str, text: str, at: str) -> Collection | None:
+    parts: list[str] = []
+    for part in (part.strip() for part in split_top(text, at)):
+        if not part:
+            continue
+        parts += plus_minus(part) or [part]
+    return Collection(kind, tuple(parts)) if parts and balanced(text) else None
+
+
+def _wraps(text: str) -> bool:
+    """Whether the first bracket of a text closes at its end."""
+    depth = 0
+    for index, mark in enumerate(text):
+        depth += (mark in "([{") - (mark in ")]}")
+        if depth == 0:
+            return index == len(text) - 1
+    return False
+
+
+def _matrix(text: str) -> Collection | None:
+    match = _MATRIX.fullmatch(text)
+    if not match:
+        return None
+    rows = [row.strip() for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[1])]
+    cells = [tuple(cell.strip() for cell in row.split("&")) for row in rows if row]
+    if not cells or len({len(row) for row in cells}) != 1:
+        return None
+    if len(cells) == 1 or len(cells[0]) == 1:
+        flat = tuple(cell for row in cells for cell in row)
+        return Collection("tuple", flat)
+    return Collection("tuple", tuple(f"({','.join(row)})" for row in cells))

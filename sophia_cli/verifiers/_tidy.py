@@ -1,0 +1,214 @@
+"""One spelling for one thing: every answer and gold passes through here before a rule looks at it.
+
+Unicode maths and full-width forms become LaTeX or ASCII, LaTeX loses what only changes its looks. Every expression here
+is linear in the length of the text; nothing is evaluated.
+"""
+
+import re
+import unicodedata
+from functools import lru_cache
+
+LONGEST = 4096
+"""Characters of an answer that are looked at; what is longer is judged only by being the same text."""
+
+DEEPEST, DIGITS = 64, 256
+"""Nesting and digits in a row beyond which algebra is not asked."""
+
+_SUPER = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ"
+_SUB = "₀₁₂₃₄₅₆₇₈₉₊₋"
+_RUN_OF_SUPER = re.compile(f"[{_SUPER}]+")
+_RUN_OF_SUB = re.compile(f"[{_SUB}]+")
+_VULGAR = re.compile(r"(\d?)\s*([¼-¾⅐-⅞])")
+_ROOT = re.compile(r"([√∛∜])\s*(\d+(?:\.\d+)?|[A-Za-zπ]|\((?:[^()]{1,200})\))?")
+_ROOT_ORDER = {"√": "", "∛": "[3]", "∜": "[4]"}
+
+_GREEK = {
+    letter: f"\\{name} "
+    for letter, name in zip(
+        "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩϕ",
+        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
+        "omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega phi".split(),
+        strict=True,
+    )
+}
+_SIGNS = {
+    **_GREEK,
+    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "﹣": "-",
+    "×": "\\times ", "✕": "\\times ", "⋅": "\\cdot ", "·": "\\cdot ", "∙": "\\cdot ", "÷": "/", "∕": "/", "⁄": "/",
+    "≤": "\\le ", "≥": "\\ge ", "≦": "\\le ", "≧": "\\ge ", "⩽": "\\le ", "⩾": "\\ge ", "≠": "\\ne ",
+    "≈": "\\approx ", "≒": "\\approx ", "≃": "\\approx ", "≅": "\\cong ", "≡": "\\equiv ",
+    "∞": "\\infty ", "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "∅": "\\emptyset ", "Ø": "\\emptyset ", "±": "\\pm ",
+    "∓": "\\mp ", "∠": "\\angle ", "△": "\\triangle ", "⊥": "\\perp ", "∥": "\\parallel ", "ℝ": "\\mathbb{R}",
+    "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "∑": "\\sum ", "∏": "\\prod ", "∫": "\\int ", "→": "\\to ", "⇒": "\\to ",
+    "∶": ":", "︰": ":", "′": "'", "″": "''", "’": "'", "‘": "'", "“": '"', "”": '"', "℃": "°C", "℉": "°F", "掳": "°", "º": "°",
+    "、": ", ", "【": "[", "】": "]", "〈": "(", "〉": ")", "⟨": "(", "⟩": ")", "…": "\\ldots ", "\u00a0": " ", "\u3000": " ",
+}  # fmt: skip
+_TRANSLATE = str.maketrans(_SIGNS)
+_ASCII_SUPER = {**{mark: str(index) for index, mark in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}, "⁺": "+", "⁻": "-", "⁽": "(", "⁾": ")", "ⁿ": "n"}
+_ASCII_SUB = {**{mark: str(index) for index, mark in enumerate("₀₁₂₃₄₅₆₇₈₉")}, "₊": "+", "₋": "-"}
+
+_LOOKS = re.compile(
+    r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it|!)(?![A-Za-z])\.?"
+)
+_SPACES = re.compile(r"(?<!\\)\\(?:quad|qquad|enspace|thinspace|,|;|:| |>)|~|\s+")
+_NAMES = (
+    (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
+    (re.compile(r"\\leq(?:slant|q)?(?![A-Za-z])|<=|=<"), r"\\le "),
+    (re.compile(r"\\geq(?:slant|q)?(?![A-Za-z])|>="), r"\\ge "),
+    (re.compile(r"\\neq(?![A-Za-z])|!=|\\not\s*="), r"\\ne "),
+    (re.compile(r"\\lt(?![A-Za-z])"), "<"),
+    (re.compile(r"\\gt(?![A-Za-z])"), ">"),
+    (re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])|\\circ(?=\s*[CFc]?\s*$)|\^\s*°"), "°"),
+    (re.compile(r"\\(?:colon|mathrel\{:\})(?![A-Za-z])"), ":"),
+    (re.compile(r"\\(?:[lr]?vert|mid)(?![A-Za-z])"), "|"),
+    (re.compile(r"\\lbrace(?![A-Za-z])"), r"\\{"),
+    (re.compile(r"\\rbrace(?![A-Za-z])"), r"\\}"),
+    (re.compile(r"\\(?:varnothing|O)(?![A-Za-z])"), r"\\emptyset "),
+    (re.compile(r"\\var(phi|epsilon|theta)(?![A-Za-z])"), r"\\\1"),
+    (re.compile(r"\\[dl]?dots[cm]?(?![A-Za-z])"), r"\\ldots "),
+    (re.compile(r"\\%"), "%"),
+    (re.compile(r"\\[&#_]"), lambda match: match[0][1]),
+    (re.compile(r"\{,\}"), ","),
+    (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
+    (re.compile(r"\\frac\s*(\d|\\[a-z]+)\s*\{"), r"\\frac{\1}{"),
+    (re.compile(r"(\\frac\s*\{[^{}]*\})\s*(\d|[a-zA-Z]|\\[a-z]+)"), r"\1{\2}"),
+    (re.compile(r"\\frac\s*(\d)\s*(\\[a-z]+|[a-zA-Z])(?![a-z])"), r"\\frac{\1}{\2}"),
+    (re.compile(r"\\frac\s+\{"), r"\\frac{"),
+    (re.compile(r"\\sqrt\s*(\d|[a-zA-Z](?![a-zA-Z])|\\[a-z]+)"), r"\\sqrt{\1}"),
+    (re.compile(r"\\sqrt\s+([{\[])"), r"\\sqrt\1"),
+    (re.compile(r"(?<![a-zA-Z\\])sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
+)
+_PLAIN_NAMES = [pair for pair in _NAMES if re.search(r"<=|>=|!=|sqrt\\s\*\\\(", pair[0].pattern)]
+_WRAPPED = re.compile(
+    r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathnormal|boldsymbol|bm"
+    r"|underline|emph|ensuremath)\s*\{([^{}]*)\}"
+)
+_BOXED = re.compile(r"\\f?box(?:ed)?\s*\{(.*)\}", re.DOTALL)
+_DELIMITERS = re.compile(r"(?<!\\)\\[()\[\]]")
+_INVISIBLE = re.compile("[\u0000-\u0008\u000b\u000e-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+_CIRCLED = re.compile("[①-⑳]")
+
+
+@lru_cache(maxsize=8192)
+def tidy(text: str) -> str:
+    """A text of at most `LONGEST` characters in its one spelling; idempotent but for pathological input."""
+    text = text.strip()
+    if not text.isascii():
+        text = _from_unicode(text)
+    elif text.isalnum():
+        return text
+    text = _INVISIBLE.sub("", text.replace("\x0crac", "\\frac").replace("\x08egin", "\\begin"))
+    if "\\" in text:
+        text = _from_latex(text)
+    text = _without_dollars(text)
+    for pattern, plain in _NAMES if "\\" in text else _PLAIN_NAMES:
+        text = pattern.sub(plain, text)
+    text = re.sub(r"\s+", " ", text)
+    return _without_wrapping(text)
+
+
+def _from_unicode(text: str) -> str:
+    text = _CIRCLED.sub(lambda match: f"#{ord(match[0]) - 0x245F},", text)  # NFKC would make one number of ①③
+    text = _RUN_OF_SUPER.sub(lambda match: "^{" + "".join(_ASCII_SUPER[mark] for mark in match[0]) + "}", text)
+    text = _RUN_OF_SUB.sub(lambda match: "_{" + "".join(_ASCII_SUB[mark] for mark in match[0]) + "}", text)
+    text = _VULGAR.sub(lambda match: f"{match[1]} {unicodedata.normalize('NFKC', match[2])} ", text)
+    text = _ROOT.sub(_root, text)
+    return unicodedata.normalize("NFKC", text.translate(_TRANSLATE)).translate(_TRANSLATE)
+
+
+def _root(match: re.Match[str]) -> str:
+    under = match[2] or ""
+    under = under[1:-1] if under.startswith("(") else under
+    return f"\\sqrt{_ROOT_ORDER[match[1]]}" + (f"{{{under}}}" if under else "")
+
+
+def _from_latex(text: str) -> str:
+    if "\\\\begin" in text or ("\\\\" in text and "\\begin" not in text):  # escaped once too often, as JSON within JSON is
+        text = re.sub(r"\\\\(?=[A-Za-z{}%$!,;:()\[\]\\ ])", r"\\", text)
+    text = text.replace("\\$", "\x01")
+    text = _DELIMITERS.sub(" ", text)
+    text = _LOOKS.sub("", text)
+    text = _SPACES.sub(" ", text)
+    for _ in range(3):
+        text, changes = _WRAPPED.subn(r" \1 ", text)
+        if not changes:
+            break
+    return re.sub(r"\{\s+", "{", re.sub(r"(?<!\\)\s+\}", "}", text))
+
+
+def _without_dollars(text: str) -> str:
+    """Without the `$` of LaTeX; a dollar that is money (`\\$5`, a lone one beside a number) stays as `$`."""
+    count = text.count("$")
+    if count == 1 and re.search(r"(?<![\w\\}])\$\s*[\d.]|\d\s*\$", text):
+        return text.replace("\x01", "$")
+    return text.replace("$", " " if count else "").replace("\x01", "$")
+
+
+def _without_wrapping(text: str) -> str:
+    """Without a box, quotes, markdown and final punctuation around the whole."""
+    for _ in range(8):
+        before = text
+        text = text.strip().strip("`").strip()
+        text = re.sub(r"[.。,，;；:：]+$|(?<!\\)\\$", "", text).strip()
+        text = re.sub(r"^(\*{1,3}|_{2})(.*?)\1$", r"\2", text)
+        if len(text) > 1 and text[0] in "\"'" and text[-1] == text[0]:
+            text = text[1:-1]
+        if (boxed := _BOXED.fullmatch(text)) and balanced(boxed[1]):
+            text = boxed[1]
+        if len(text) > 1 and text[0] == "{" and text[-1] == "}" and "," not in text and balanced(text[1:-1]):
+            text = text[1:-1]
+        if text == before:
+            break
+    return text
+
+
+def balanced(text: str) -> bool:
+    """Whether the braces of a text close in order."""
+    depth = 0
+    for mark in re.findall(r"\\.|[{}]", text):
+        depth += {"{": 1, "}": -1}.get(mark, 0)
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def compact(text: str) -> str:
+    """A tidy text without any space, for comparing spellings."""
+    return text.replace(" ", "")
+
+
+def fold(text: str) -> str:
+    """A tidy text for comparing words: no case, no articles, no punctuation."""
+    text = re.sub(r"[\s_]+", " ", re.sub(r"[^\w\s%°$/+*^<>=-]", " ", text.casefold()))
+    return re.sub(r"^(?:the|a|an) |(?<= )(?:the|a|an) ", "", text.strip()).strip()
+
+
+def too_big(text: str) -> bool:
+    """Whether an answer is longer, deeper or made of longer numbers than algebra is asked about."""
+    return len(text) > LONGEST or re.search(rf"\d{{{DIGITS + 1}}}", text) is not None or _depth(text) > DEEPEST
+
+
+def _depth(text: str) -> int:
+    depth = deepest = 0
+    for mark in text:
+        if mark in "({[":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif mark in ")}]":
+            depth -= 1
+    return deepest
+
+
+def split_top(text: str, at: str) -> list[str]:
+    """The parts of a text between the separators of `at` that stand outside all brackets."""
+    parts, depth, start = [], 0, 0
+    for match in re.finditer(r"\\begin|\\end|\\[{}]|[(){}\[\]]|" + at, text):
+        mark = match[0]
+        if mark in ("\\begin", "(", "{", "[", "\\{"):
+            depth += 1
+        elif mark in ("\\end", ")", "}", "]", "\\}"):
+            depth -= 1
+        elif depth == 0:
+            parts.append(text[start : match.start()])
+            start = match.end()
+    return [*parts, text[start:]]

@@ -1,0 +1,43 @@
+"""Words: yes and no, and answers that are text."""
+
+import re
+
+from sophia_cli.verifiers._tidy import fold
+
+_YES = frozenset("yes true correct right y 是 是的 对 对的 正确 真 √ ✓ 会 能 可以 oui ja sí да".split())
+_NO = frozenset("no false incorrect wrong not n 否 不 不是 错 错误 不对 不正确 假 × ✗ 不会 不能 不可以 non nein нет".split())
+_HEAD = re.compile(r"[^\W\d_]+|[√✓×✗]")
+_BARE = re.compile(r"[^\W\d_][^\W\d_'.-]*(?:[\s,/&-]+[^\W\d_][^\W\d_'.-]*){0,40}[.!?]?")
+_MATHS_WORDS = re.compile(r"^(?:pi|e|i|infinity|inf|oo|sin|cos|tan|log|ln|sqrt|alpha|beta|theta)$", re.IGNORECASE)
+
+
+def polarity(text: str) -> bool | None:
+    """Yes (True), no (False), or neither. `Yes, because …` is yes; `No idea` is neither."""
+    head = _HEAD.match(text.strip("\"'( "))
+    if not head:
+        return None
+    word, rest = head[0].casefold(), text.strip("\"'( ")[head.end() :].lstrip()
+    if rest and not re.match(r"[,.;:!，。；：)\n]|-\s", rest):
+        return None
+    return True if word in _YES else False if word in _NO else None
+
+
+def is_words(text: str) -> bool:
+    """Whether a tidy text is words and no mathematics: no digits, operators, or lone symbols."""
+    if not _BARE.fullmatch(text):
+        return False
+    tokens = re.findall(r"[^\W\d_]+", text)
+    if re.search(r"[一-鿿぀-ヿ가-힯؀-ۿЀ-ӿऀ-ॿ]", text):
+        return True
+    if len(tokens) == 1:
+        return len(text) >= 3 and not _MATHS_WORDS.match(text) and bool(re.search(r"[aeiouyAEIOUY]", text))
+    return any(len(token) >= 3 and not _MATHS_WORDS.match(token) for token in tokens)
+
+
+def same_words(answer: str, gold: str) -> bool:
+    """Whether two texts are the same words, whatever their case, articles and punctuation."""
+    return _plain(answer) == _plain(gold)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[\s.,!?;:'’-]+", " ", fold(text)).strip()
