@@ -19,6 +19,8 @@ _local = threading.local()
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|sec|csc|cot|log|ln|exp|max|min|gcd|lcm|det"
 _PLAIN = (
     (re.compile(r"\*\*"), "^"),
+    (re.compile(r"([A-Za-z])\^\{?(\w)\}?_(\w|\{\w+\})"), r"\1_\3^{\2}"),
+    (re.compile(r"_\{\s*\\(odot|oplus|max|min|perp|parallel|star)\s*\}|_\\(odot|oplus|perp|star)"), r"_{\1\2}"),
     (re.compile(r"\^\s*\(([^()]*)\)"), r"^{(\1)}"),
     (re.compile(r"\^\s*(-?\d+)"), r"^{\1}"),
     (re.compile(r"(?<![A-Za-z\\])(pi|alpha|beta|gamma|theta|infty)(?![A-Za-z])"), r"\\\1 "),
@@ -29,7 +31,7 @@ _PLAIN = (
     (re.compile(r"(?<![\d.])0+(?=\d)"), ""),
     (re.compile(r"(?<=\d)\s+(?=\d{3}(?:\D|$))"), ""),
     (re.compile(r"(\d)[eE]([-+]?\d{1,3})(?![\dA-Za-z])"), r"\1\\cdot 10^{\2}"),
-    (re.compile(r"\*"), r"\\cdot "),
+    (re.compile(r"\*|(?<=\))\s+(?=\d)"), r"\\cdot "),
     (re.compile(r"°"), ""),
 )
 

@@ -60,7 +60,15 @@ def _same(gold: Any, answer: Any, slack: float) -> bool:
         return False
     if _is_constant(gold) and _is_constant(answer):
         return _same_constant(gold, answer, slack)
-    return bool(sympy_expr_eq(gold, answer, 6, 15, allow_set_relation_comp=True, strict=True))
+    if sympy_expr_eq(gold, answer, 6, 15, allow_set_relation_comp=True, strict=True):
+        return True
+    left, right = (value.subs(Symbol("i"), I) if isinstance(value, Basic) else value for value in _plain(gold, answer))
+    return _is_constant(left) and _is_constant(right) and _same_constant(left, right, slack)
+
+
+def _plain(*values: Any) -> list[Any]:
+    """Expressions whose symbol `i`, which the grammar reads as a variable, carries no assumptions."""
+    return [value.subs({symbol: Symbol("i") for symbol in value.free_symbols if symbol.name == "i"}) for value in values]
 
 
 def _is_constant(value: Any) -> bool:

@@ -3,15 +3,16 @@
 import re
 
 from sophia_cli.records import LETTERS
+from sophia_cli.verifiers import _words as words
 from sophia_cli.verifiers._numbers import read_quantity, same_quantity
 from sophia_cli.verifiers._tidy import compact, fold, tidy
 
 _PREFIX = r"(?:(?:the\s+)?(?:correct\s+|right\s+|best\s+|final\s+)?(?:answer|option|choice|选项?|应选|故选|答案)\s*(?:is|:|是|为)?\s*)*"
 _ONE = re.compile(rf"{_PREFIX}[(\[{{]?\s*([A-Za-z])\s*[)\]}}]?", re.IGNORECASE)
-_LED = re.compile(rf"{_PREFIX}(?:[(\[{{]\s*([A-Za-z])\s*[)\]}}]|([A-Z])(?=\s*[.):,。;]|\s*$|[^\x00-\x7f]|\s+-)|([A-Za-z])\))[\s.):,。;-]*(.*)", re.DOTALL)
+_LED = re.compile(rf"{_PREFIX}(?:[(\[{{]\s*([A-Za-z])\s*[)\]}}]|([A-Z])(?=\s*[.):,。;]|\s+\(|\s*$|[^\x00-\x7f]|\s+-)|([A-Za-z])\))[\s.):,。;-]*(.*)", re.DOTALL)
 _SEVERAL = re.compile(r"\(?\s*[A-Z](?:\s*\)?\s*(?:,|;|&|\+|/|and|or|和|与|及|\s)*\s*\(?\s*[A-Z]\b){1,9}\s*\)?\s*")
 _GLUED = re.compile(r"[A-J]{2,8}")
-_GUESS = re.compile(r"(?<![A-Za-z'\\])\(?([A-J])\)?(?![A-Za-z'])(?!\s*=)")
+_GUESS = re.compile(r"(?<![A-Za-z'\\])(?:\(([A-J])\)|([A-HJ]))(?!'?[A-Za-z])(?!\s*=)")
 _CIRCLES = re.compile(r"(?:#\d{1,2},[\s,和与及]*)+")
 _REFUSED = re.compile(r"\b(?:not|cannot|can't|isn't|doesn't|non)\b|不")
 
@@ -41,7 +42,7 @@ def led_letter(text: str) -> tuple[str, str] | None:
 def first_letter(text: str) -> str | None:
     """The first capital letter that stands alone and is not refused: D of `for sure D, it can't be A`."""
     match = _GUESS.search(text)
-    return match[1] if match and not _REFUSED.search(text[: match.start()]) else None
+    return (match[1] or match[2]) if match and not _REFUSED.search(text[: match.start()]) else None
 
 
 def is_letter_gold(gold: str) -> bool:
@@ -60,6 +61,11 @@ def options(text: str, choices: list[str]) -> frozenset[int] | None:
     if exact is not None and (letters is None or choices != [LETTERS[index] for index in range(len(choices))]):
         spelled = letters and _indexes(letters, len(choices))
         return spelled if spelled and len(text) == 1 and text.isupper() and len(spelled) == 1 else frozenset({exact})
+    yes = words.polarity(text)
+    if yes is not None and letters is None:
+        agreeing = [index for index, choice in enumerate(choices) if words.polarity(choice) == yes]
+        if len(agreeing) == 1:
+            return frozenset(agreeing)
     if letters and (named := _indexes(letters, len(choices))):
         return named
     if (led := led_letter(text)) and (named := _indexes(frozenset(led[0]), len(choices))):

@@ -30,6 +30,7 @@ _FRACTION = re.compile(rf"\\frac\s*\{{\s*([-+]?{_DECIMAL})\s*\}}\s*\{{\s*({_DECI
 _MIXED = re.compile(rf"({_INT})\s*\\frac\{{(\d{{1,256}})\}}\{{(\d{{1,256}})\}}|(\d{{1,256}}) (\d{{1,256}})\s*/\s*(\d{{1,256}})")
 _PLAIN = re.compile(_DECIMAL)
 _COMMA = re.compile(r"([-+]?)(\d{1,256}),(\d{1,256})(?![\d,])(.*)", re.DOTALL)
+_GROUPED_COMMA = re.compile(r"([-+]?\d{1,3}(?:\.\d{3}){1,40}),(\d{1,256}.*)", re.DOTALL)
 _LEADING = re.compile(r"^(?:\\approx|\\sim|~|≈|约(?:为|等于)?|大约|about|approximately|approx\.?|roughly|around|=|:)\s*", re.IGNORECASE)
 _CURRENCY = re.compile(r"^([-+]?)\s*(US\$|\$|€|£|¥|₹|RMB|USD|EUR)\s*")
 _TIMES = {
@@ -39,7 +40,7 @@ _MULTIPLE = re.compile(r"^\s*(thousand|million|billion|trillion|百万|万|亿|k
 _ORDINAL = re.compile(r"^(?:st|nd|rd|th)\b")
 _NO_UNIT = re.compile(
     r"\b(?:and|or|to|than|not|but|minus|plus|times|over|divided|by|is|are|if|when|where|for|with|mod|choose|max|min of|if)\b"
-    r"|[+*=<>|!_&#\\{}\[\]]|\d\s*[/:]|[,;]\s*\S|-\s*\d|和|或|到|与|至"
+    r"|[+*=<>|!_&#\\{}\[\]]|\d\s*[/:]|[,;]\s*\S|-\s*\d|[和或到与至]\s*\d"
 )
 _REPEATING = re.compile(r"\s*(?:\(?(?:repeating|recurring)\)?|\.\.\.|\\ldots)\s*$")
 
@@ -77,7 +78,10 @@ def read_quantity(text: str) -> Quantity | None:
     if found is None:
         return _words_as_number(text, sign)
     quantity, rest = found
-    quantity, rest = _multiple(quantity, _REPEATING.sub("", rest).strip())
+    rest, repeats = _REPEATING.subn("", rest)
+    if repeats and quantity.decimals:
+        quantity = replace(quantity, digits=ROUNDED_DIGITS)
+    quantity, rest = _multiple(quantity, rest.strip())
     unit = _unit(rest)
     if unit is None or (currency and unit not in ("", currency)):
         return None
@@ -146,7 +150,7 @@ def _unit(rest: str) -> str | None:
     unit = unit_of(rest)
     if _units.is_known(unit):
         return unit
-    if _NO_UNIT.search(rest) or not re.fullmatch(r"[^\d]{2,60}", rest) or len(rest.split()) > 6:
+    if _NO_UNIT.search(rest) or not re.fullmatch(r"[^\d]{1,60}", rest) or len(rest.split()) > 6:
         return None
     return unit if re.search(r"[^\W\d_]{2}|[一-鿿]", rest) else None
 
@@ -165,7 +169,8 @@ def read_compound(text: str) -> Quantity | None:
     last = unit_of(parts[-1][2])
     total = Fraction(0)
     for part in parts:
-        value = _units.convert(_decimal(part[1]).value, unit_of(part[2]), last)
+        unit = unit_of(part[2])
+        value = _units.convert(_decimal(part[1]).value, unit, last) if _units.is_known(unit) else None
         if value is None:
             return None
         total += value
@@ -180,7 +185,7 @@ _SMALL = {
     )
 } | {word: 10 * number for number, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
 _LARGE = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
-_HAN_DIGITS = "〇零一二三四五六七八九"
+_COUNTED = "个只人元件本张条次天年岁页辆块名位支棵朵倍组种份步层排行列把头匹袋箱瓶颗粒枚间座栋台套双对" 
 
 
 def _words_as_number(text: str, sign: int) -> Quantity | None:
@@ -228,7 +233,8 @@ def _chinese(text: str, sign: int) -> Quantity | None:
     if head == "半":
         return Quantity(Fraction(sign, 2))
     value, unit = _han(head), _unit(match[5])
-    if value is None or unit is None or (len(head) == 1 and len(match[5]) > 2):  # 一样, 三角形: words, no numbers
+    counted = not match[5] or match[5][0] in _COUNTED or _units.is_known(unit or "")
+    if value is None or unit is None or not counted:  # 一样, 三角形: words, no numbers
         return None
     return Quantity(sign * value, 0, 9, unit)
 
@@ -252,6 +258,8 @@ def _han(text: str) -> Fraction | None:
 
 def decimal_comma(text: str, european: bool) -> str | None:
     """`2,74 €` as `2.74 €`, where the comma cannot be (or, `european`, is not) a thousands separator; else None."""
+    if grouped := _GROUPED_COMMA.fullmatch(text):
+        return grouped[1].replace(".", "") + "." + grouped[2]
     match = _COMMA.fullmatch(text)
     if not match or (len(match[3]) == 3 and match[2] != "0" and not european):
         return None
@@ -343,7 +351,7 @@ def _endless(value: Fraction) -> bool:
 
 
 _CLOCK = re.compile(r"(?:at )?(\d{1,2})(?:[:.](\d{2})(?:[:](\d{2}))?)?\s*(o'?clock)?\s*([ap]\.?\s?m\.?)?(?: in the (morning|afternoon|evening))?")
-_HAN_CLOCK = re.compile(r"(上午|早上|凌晨|下午|晚上|傍晚)?\s*(\d{1,2})\s*(?:[点时]|:)\s*(?:(\d{1,2})\s*分?|(半)|整)?")
+_HAN_CLOCK = re.compile(r"(上午|早上|凌晨|下午|晚上|傍晚)?\s*(\d{1,2})\s*[点时]\s*(?:(\d{1,2})\s*分?|(半)|整)?")
 
 
 def read_clock(text: str) -> tuple[int, str] | None:

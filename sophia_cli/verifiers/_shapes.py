@@ -10,6 +10,7 @@ from sophia_cli.verifiers._tidy import balanced, compact, split_top
 
 _EQUALS = r"(?<![<>!:])=(?!=)"
 _SUBSCRIPT = re.compile(r"_(?:\{[^{}]*\}|\\[a-zA-Z]+|\w)")
+_CALL = re.compile(r"(?<=[A-Za-z])\s*\([\d,.\s-]+\)")
 _NAME = re.compile(r"[A-Za-z\\|'(),:/{}\s一-鿿]+")
 _NAME_START = re.compile(r"[A-Za-z一-鿿]")
 _MEMBER = re.compile(r"^\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\([a-z]\))?\s*\\in(?![a-z])\s*")
@@ -38,7 +39,7 @@ def sides(text: str) -> list[str]:
 
 def is_name(text: str) -> bool:
     """Whether a side of an equation only names what the other is: `x`, `f(x)`, `AB`, `\\angle ABC`, `(p,q)`, `A:B`."""
-    bare = _SUBSCRIPT.sub("", text).strip()
+    bare = _CALL.sub("", _SUBSCRIPT.sub("", text)).strip()
     return bool(_NAME.fullmatch(bare) and _NAME_START.search(bare)) and not re.search(r"\\(?:sqrt|pi|infty|sum|int|begin)", bare)
 
 
@@ -52,7 +53,7 @@ def named_value(text: str) -> tuple[str, str] | None:
     parts = sides(text)
     if len(parts) < 2 or not all(parts):
         return None
-    if is_name(parts[0]):
+    if is_name(parts[0]) or (len(parts) > 2 and any(is_name(part) for part in parts[:-1])):
         return parts[0], parts[-1]
     if len(parts) == 2 and is_name(parts[1]):
         return parts[1], parts[0]
@@ -187,8 +188,9 @@ class Collection:
     parts: tuple[str, ...]
 
 
-_MATRIX = re.compile(r"\(?\s*\\begin\{(?:[pbB]?matrix|smallmatrix|array)\}(?:\{[lcr|\s]*\})?(.*?)\\end\{\w+\}\s*\)?", re.DOTALL)
-_BARE = r",|;|\\?(?<![A-Za-z])(?:and|or)(?![A-Za-z])|和|或|与"
+_MATRIX = re.compile(r"[\[(]?\s*\\begin\{(?:[pbB]?matrix|smallmatrix|array)\}(?:\{[lcr|\s]*\})?(.*?)\\end\{\w+\}\s*[\])]?", re.DOTALL)
+_AND = r"(?<![A-Za-z])(?:and|or)(?![A-Za-z])|和|或|与"
+_BARE = rf",|;|{_AND}"
 
 
 def collection(text: str) -> Collection | None:
@@ -200,11 +202,15 @@ def collection(text: str) -> Collection | None:
     for opening, closing, kind in (("\\{", "\\}", "set"), ("{", "}", "set"), ("\\langle", "\\rangle", "tuple")):
         if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
             return _collected(kind, text[len(opening) : -len(closing)], "[,;]")
+    if text.startswith("[[") and text.endswith("]]"):
+        text = "(" + text[1:-1].replace("[", "(").replace("]", ")") + ")"
     if len(text) > 2 and text[0] in "([" and text[-1] in ")]" and _wraps(text):
         inside = _collected("tuple", text[1:-1], "[,;]")
         return inside if inside and (len(inside.parts) > 1 or text[0] == "[" or text[1:-1].rstrip().endswith(",")) else None
-    if len(groups := split_top(text, ";")) > 1 and "," in text:
-        return _collected("list", text, ";") if all("," in group for group in groups) else None
+    for at in (";", _AND):
+        sizes = {len(split_top(group, ",")) for group in split_top(text, at)}
+        if len(sizes) == 1 and sizes != {1} and len(split_top(text, at)) > 1:
+            return _collected("list", text, at)
     bare = _collected("list", text, _BARE)
     return bare if bare and len(bare.parts) > 1 else None
 
@@ -215,6 +221,8 @@ def _collected(kind: str, text: str, at: str) -> Collection | None:
         if not part:
             continue
         parts += plus_minus(part) or [part]
+    if kind != "tuple":
+        parts = list({compact(part): part for part in parts}.values())
     return Collection(kind, tuple(parts)) if parts and balanced(text) else None
 
 
@@ -230,7 +238,7 @@ def _wraps(text: str) -> bool:
 
 def _matrix(text: str) -> Collection | None:
     match = _MATRIX.fullmatch(text)
-    if not match:
+    if not match or "\\begin" in match[1]:
         return None
     rows = [row.strip() for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[1])]
     cells = [tuple(cell.strip() for cell in row.split("&")) for row in rows if row]

@@ -67,6 +67,7 @@ _NAMES = (
     (re.compile(r"\\var(phi|epsilon|theta)(?![A-Za-z])"), r"\\\1"),
     (re.compile(r"\\[dl]?dots[cm]?(?![A-Za-z])"), r"\\ldots "),
     (re.compile(r"\\%"), "%"),
+    (re.compile(r"\^\s*\{?\s*\\prime\s*\}?|\\prime"), "'"),
     (re.compile(r"\\[&#_]"), lambda match: match[0][1]),
     (re.compile(r"\{,\}"), ","),
     (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
@@ -81,7 +82,7 @@ _NAMES = (
 _PLAIN_NAMES = [pair for pair in _NAMES if re.search(r"<=|>=|!=|sqrt\\s\*\\\(", pair[0].pattern)]
 _WRAPPED = re.compile(
     r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathnormal|boldsymbol|bm"
-    r"|underline|emph|ensuremath)\s*\{([^{}]*)\}"
+    r"|textup|underline|emph|ensuremath)\s*\{([^{}]*)\}"
 )
 _BOXED = re.compile(r"\\f?box(?:ed)?\s*\{(.*)\}", re.DOTALL)
 _DELIMITERS = re.compile(r"(?<!\\)\\[()\[\]]")
@@ -103,17 +104,21 @@ def tidy(text: str) -> str:
     text = _without_dollars(text)
     for pattern, plain in _NAMES if "\\" in text else _PLAIN_NAMES:
         text = pattern.sub(plain, text)
-    text = re.sub(r"\s+", " ", text)
-    return _without_wrapping(text)
+    return _without_wrapping(" ".join(text.split()))
 
 
 def _from_unicode(text: str) -> str:
     text = _CIRCLED.sub(lambda match: f"#{ord(match[0]) - 0x245F},", text)  # NFKC would make one number of ①③
     text = _RUN_OF_SUPER.sub(lambda match: "^{" + "".join(_ASCII_SUPER[mark] for mark in match[0]) + "}", text)
     text = _RUN_OF_SUB.sub(lambda match: "_{" + "".join(_ASCII_SUB[mark] for mark in match[0]) + "}", text)
-    text = _VULGAR.sub(lambda match: f"{match[1]} {unicodedata.normalize('NFKC', match[2])} ", text)
+    text = _VULGAR.sub(_vulgar, text)
     text = _ROOT.sub(_root, text)
     return unicodedata.normalize("NFKC", text.translate(_TRANSLATE)).translate(_TRANSLATE)
+
+
+def _vulgar(match: re.Match[str]) -> str:
+    top, bottom = unicodedata.normalize("NFKC", match[2]).split("\u2044")
+    return f"{match[1]}\\frac{{{top}}}{{{bottom}}}"
 
 
 def _root(match: re.Match[str]) -> str:
@@ -126,6 +131,7 @@ def _from_latex(text: str) -> str:
     if "\\\\begin" in text or ("\\\\" in text and "\\begin" not in text):  # escaped once too often, as JSON within JSON is
         text = re.sub(r"\\\\(?=[A-Za-z{}%$!,;:()\[\]\\ ])", r"\\", text)
     text = text.replace("\\$", "\x01")
+    text = re.sub(r"(?<=\d),\\!\s*(?=\d{3})", ",", text)
     text = _DELIMITERS.sub(" ", text)
     text = _LOOKS.sub("", text)
     text = _SPACES.sub(" ", text)
@@ -144,13 +150,18 @@ def _without_dollars(text: str) -> str:
     return text.replace("$", " " if count else "").replace("\x01", "$")
 
 
+_OUTER = re.compile(r"^=\s*|[.。,，;；:：]+$|(?<!\\)\\$")
+_STARS, _EMPHASIS = re.compile(r"^\*{2,}|\*{2,}$"), re.compile(r"^(\*|__)([^*]*)\1$")
+
+
 def _without_wrapping(text: str) -> str:
     """Without a box, quotes, markdown and final punctuation around the whole."""
     for _ in range(8):
         before = text
         text = text.strip().strip("`").strip()
-        text = re.sub(r"[.。,，;；:：]+$|(?<!\\)\\$", "", text).strip()
-        text = re.sub(r"^(\*{1,3}|_{2})(.*?)\1$", r"\2", text)
+        text = _OUTER.sub("", text).strip()
+        if "*" in text or "_" in text:
+            text = _EMPHASIS.sub(r"\2", _STARS.sub("", text))
         if len(text) > 1 and text[0] in "\"'" and text[-1] == text[0]:
             text = text[1:-1]
         if (boxed := _BOXED.fullmatch(text)) and balanced(boxed[1]):
@@ -172,15 +183,22 @@ def balanced(text: str) -> bool:
     return depth == 0
 
 
+_SHORT = re.compile(r"([_^])\{(\w)\}")
+
+
 def compact(text: str) -> str:
     """A tidy text without any space, for comparing spellings."""
-    return text.replace(" ", "")
+    return _SHORT.sub(r"\1\2", text.replace(" ", ""))
 
 
+_PUNCTUATION = re.compile(r"[^\w\s%°$/+*^<>=-]|_|\s+")
+_ARTICLE = re.compile(r"(?:^|(?<= ))(?:the|a|an) +")
+
+
+@lru_cache(maxsize=8192)
 def fold(text: str) -> str:
     """A tidy text for comparing words: no case, no articles, no punctuation."""
-    text = re.sub(r"[\s_]+", " ", re.sub(r"[^\w\s%°$/+*^<>=-]", " ", text.casefold()))
-    return re.sub(r"^(?:the|a|an) |(?<= )(?:the|a|an) ", "", text.strip()).strip()
+    return " ".join(_ARTICLE.sub("", _PUNCTUATION.sub(" ", text.casefold()).strip()).split())
 
 
 def too_big(text: str) -> bool:

@@ -8,6 +8,8 @@ from fractions import Fraction
 from functools import cache, lru_cache
 from typing import Any
 
+from sophia_cli.verifiers._tidy import balanced
+
 PERCENT, DEGREE = "%", "°"
 
 _CHINESE = {
@@ -52,13 +54,14 @@ _KNOWN = frozenset(
 _AREA = re.compile(r"^(square|sq\.?|cubic|cu\.?)\s+([a-z]+)$")
 _AREA_POWER = {"s": 2, "c": 3}
 _TRAILING = re.compile(r"\s+(?:long|wide|tall|high|deep|old|away|apart|ago|in total|total|altogether|each|of [a-z ]{1,30})$")
-_FACTOR = re.compile(r"([A-Za-z]+|[%°]|[一-鿿]+)(?:\^?\{?([-+]?[1-4])\}?)?")
+_FACTOR = re.compile(r"([A-Za-z]+|[%°]|[一-鿿]+)(?:\^\{?([-+]?[1-4])\}?|([2-4]))?")
 
 
 @lru_cache(maxsize=4096)
 def unit_of(text: str) -> str:
     """The canonical spelling of a unit as written after a number: `` (none), `cm^2`, `m/s`, or the folded words."""
     text = text.strip().strip(".,()[] ").replace("\\cdot", "*").replace("\\times", "*").replace("\\mu ", "u")
+    text = re.sub(r"\s*\^\s*", "^", text)
     text = re.sub(r"\\(?:frac)\{([^{}]*)\}\{([^{}]*)\}", r"\1/\2", text).replace("\\", " \\").strip()
     for form in (text, text.lower(), _TRAILING.sub("", text.lower())):
         if form in _WORDS:
@@ -90,11 +93,13 @@ def _product(text: str) -> str:
         name = match and (match[1] if match[1] in _KNOWN else _WORDS.get(match[1], _WORDS.get(match[1].lower(), "")))
         if not match or not name or "^" in name or "/" in name:
             return ""
-        spelled.append((name, sign * int(match[2] or 1)))
+        spelled.append((name, sign * int(match[2] or match[3] or 1)))
     return "*".join(name if power == 1 else f"{name}^{power}" for name, power in spelled)
 
 
 def _words(text: str) -> str:
+    if len(text) <= 2:
+        return text  # 2m is not 2M
     text = _TRAILING.sub("", re.sub(r"[^\w\s%°]", " ", text.lower())).strip()
     return " ".join(word[:-1] if len(word) > 3 and word.endswith("s") else word for word in text.split())
 
@@ -143,6 +148,6 @@ def split_unit(text: str) -> tuple[str, str]:
     """An expression and the known unit behind it: `3\\sqrt{2} cm` is (`3\\sqrt{2}`, `cm`); the unit is empty when there is none."""
     for match in re.finditer(r"(?<=[\d})\]\s])(?=[A-Za-zµ%°\\一-鿿])", text):
         head, tail = text[: match.start()].strip(), text[match.start() :].strip()
-        if head and len(tail) <= 40 and (unit := unit_of(tail)) and is_known(unit) and re.search(r"\d|\\pi", head) and not re.search(r"[-+*/=^_,(]$|\\[a-z]+$", head.replace("\\pi", "1")):
+        if head and len(tail) <= 40 and balanced(head) and head.count("(") == head.count(")") and (unit := unit_of(tail)) and is_known(unit) and re.search(r"\d|\\pi", head) and not re.search(r"[-+*/=^_,(]$|\\[a-z]+$", head.replace("\\pi", "1")):
             return head, unit
     return text, ""

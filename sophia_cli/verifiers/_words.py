@@ -4,15 +4,17 @@ import re
 
 from sophia_cli.verifiers._tidy import fold
 
-_YES = frozenset("yes true correct right y 是 是的 对 对的 正确 真 √ ✓ 会 能 可以 oui ja sí да".split())
-_NO = frozenset("no false incorrect wrong not n 否 不 不是 错 错误 不对 不正确 假 × ✗ 不会 不能 不可以 non nein нет".split())
-_HEAD = re.compile(r"[^\W\d_]+|[√✓×✗]")
+_YES = frozenset("yes true correct right 是 是的 对 对的 正确 真 ✓ 会 能 可以 oui ja sí да".split())
+_NO = frozenset("no false incorrect wrong not 否 不 不是 错 错误 不对 不正确 假 ✗ 不会 不能 不可以 non nein нет".split())
+_HEAD = re.compile(r"[^\W\d_]+|[✓✗]")
 _BARE = re.compile(r"[^\W\d_][^\W\d_'.-]*(?:[\s,/&-]+[^\W\d_][^\W\d_'.-]*){0,40}[.!?]?")
-_MATHS_WORDS = re.compile(r"^(?:pi|e|i|infinity|inf|oo|sin|cos|tan|log|ln|sqrt|alpha|beta|theta)$", re.IGNORECASE)
+_MATHS_WORDS = re.compile(r"^(?:pi|e|i|infinity|inf|oo|sin|cos|tan|log|ln|sqrt|alpha|beta|theta|and|or|mod|max|min)$", re.IGNORECASE)
 
 
 def polarity(text: str) -> bool | None:
     """Yes (True), no (False), or neither. `Yes, because …` is yes; `No idea` is neither."""
+    if text in ("\\sqrt", "\\times"):  # √ and ×, as tidy spells them
+        return text == "\\sqrt"
     head = _HEAD.match(text.strip("\"'( "))
     if not head:
         return None
@@ -32,6 +34,15 @@ def is_words(text: str) -> bool:
     if len(tokens) == 1:
         return len(text) >= 3 and not _MATHS_WORDS.match(text) and bool(re.search(r"[aeiouyAEIOUY]", text))
     return any(len(token) >= 3 and not _MATHS_WORDS.match(token) for token in tokens)
+
+
+_WORD = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{3,}|[^\W\d_a-zA-Z]{2,}")
+
+
+def is_prose(text: str) -> bool:
+    """Whether a tidy text holds words that algebra would read as products of letters."""
+    found = [word for word in _WORD.findall(text) if not _MATHS_WORDS.match(word)]
+    return len(found) > 1 or bool(found and re.search(r"[一-鿿]{2}", found[0]))
 
 
 def same_words(answer: str, gold: str) -> bool:

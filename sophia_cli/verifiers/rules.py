@@ -4,6 +4,7 @@ Each rule is a small function (answer, gold, case) → True, False, or None when
 settles it and gives `verified_by` its name. Algebra is asked last, in a process of its own (`_algebra.py`).
 """
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +17,9 @@ from sophia_cli.verifiers import _numbers as numbers
 from sophia_cli.verifiers import _shapes as shapes
 from sophia_cli.verifiers import _units as units
 from sophia_cli.verifiers import _words as words
+from sophia_cli.verifiers._evaluate import constant, differ
 from sophia_cli.verifiers._extract import Extraction, after_thinking, extract, gold_answer
-from sophia_cli.verifiers._tidy import LONGEST, compact, fold, tidy, too_big
+from sophia_cli.verifiers._tidy import LONGEST, compact, tidy, too_big
 from sophia_cli.verifiers._verdict import Verdict
 
 SECONDS = 5.0
@@ -169,25 +171,34 @@ def _choice(answer: str, gold: str, case: Case) -> bool | None:
         wanted, picked = letters.options(gold, choices), letters.options(answer, choices)
         if wanted is None:
             return None
-        return picked == wanted if picked is not None else (False if letters.letters_of(answer) else None)
+        if picked is not None or letters.letters_of(answer):
+            return picked == wanted
+        return len(wanted) == 1 and _same(answer, choices[min(wanted)], case.part())
     if not letters.is_letter_gold(gold):
         return None
-    led = letters.led_letter(gold)
-    wanted_letters = letters.letters_of(gold) or (frozenset(led[0]) if led else None)
+    wanted_letters = letters.letters_of(gold) or frozenset(gold.lstrip("(")[0])
     picked_letters = letters.letters_of(answer) if answer[:1] + answer[-1:] != answer.lower() or "(" in answer else None
     if picked_letters is None and (found := letters.led_letter(answer)) and answer[0] in "([" + found[0]:
         picked_letters = frozenset(found[0])
-    return None if picked_letters is None or wanted_letters is None else picked_letters == wanted_letters
+    if picked_letters is None:
+        return False if len(wanted_letters) == 1 and constant(answer) is not None else None
+    return picked_letters == wanted_letters
 
 
 def _same_text(answer: str, gold: str, case: Case) -> bool | None:
     """The same spelling but for spaces. Case counts: m is not M."""
-    return True if compact(answer) == compact(gold) else None
+    same = compact(answer) == compact(gold) or _without_subscripts(answer) == _without_subscripts(gold)
+    return True if same else None
+
+
+def _without_subscripts(text: str) -> str:
+    """CO_2 as CO2."""
+    return re.sub(r"_\{?(\w+)\}?", r"\1", compact(text)) if "_" in text else compact(text)
 
 
 def _size(answer: str, gold: str, case: Case) -> bool | None:
-    """An answer too long, too deep, or of too long numbers to be read is wrong (the same spelling was right before)."""
-    return False if too_big(answer) else None
+    """An answer that is empty, too long, too deep, or of too long numbers is wrong (the same spelling was right before)."""
+    return False if not answer or too_big(answer) else None
 
 
 def _statements(answer: str, gold: str, case: Case) -> bool | None:
@@ -247,8 +258,6 @@ def _words(answer: str, gold: str, case: Case) -> bool | None:
     """Two texts without mathematics: equal up to case, articles and punctuation, or not equal."""
     if case.kind == "text" or (words.is_words(answer) and words.is_words(gold)):
         return words.same_words(answer, gold)
-    if words.is_words(gold) and fold(answer) == fold(gold):
-        return True
     return None
 
 
@@ -311,7 +320,9 @@ def _collection(answer: str, gold: str, case: Case) -> bool | None:
         if named:
             return None
         one = gold if left is None or left.kind == "tuple" and len(left.parts) != 1 else None
-        return False if one is not None or left is None else all(_same(part, gold, case.part()) for part in left.parts)
+        if one is not None or left is None or not left.parts:
+            return False
+        return all(_same(part, gold, case.part()) for part in left.parts)
     if left is None:
         if shapes.named_value(answer):
             return None
@@ -374,15 +385,17 @@ def _equation(answer: str, gold: str, case: Case) -> bool | None:
         return _same(left[1], gold, _deeper(case))
     if right and len(shapes.sides(answer)) == 1:
         return _same(answer, right[1], _deeper(case))
-    return None
+    return False if (len(shapes.sides(answer)) > 1) != (len(shapes.sides(gold)) > 1) else None
 
 
 def _with_unit(answer: str, gold: str, case: Case) -> bool | None:
     """An expression with a unit behind it, `3\\sqrt{2} cm`: the expressions are compared, in the gold's unit."""
     left, right = units.split_unit(answer), units.split_unit(gold)
     wanted = right[1] or units.unit_of(str(case.item.get("unit") or ""))
-    if not (left[1] or right[1]):
+    if not (left[1] or right[1]) or ("\\pi" in answer + gold and units.DEGREE in (left[1], right[1])):
         return None
+    if not all(unit or constant(head) is not None for head, unit in (left, right)):
+        return None  # mg in \\frac{mg}{2} is a mass and a g
     if left[1] and wanted and left[1] != wanted:
         factor = units.convert(numbers.Fraction(1), left[1], wanted)
         if factor is None:
@@ -393,17 +406,30 @@ def _with_unit(answer: str, gold: str, case: Case) -> bool | None:
 
 def _algebra_rule(answer: str, gold: str, case: Case) -> bool | None:
     """What needs algebra, by math-verify in a process of its own. Raises CouldNotTell."""
-    if words.is_words(gold) != words.is_words(answer):
+    if words.is_prose(answer) or words.is_prose(gold) or words.is_words(gold) != words.is_words(answer):
+        return words.same_words(answer, gold)
+    if answer.count("'") != gold.count("'"):
+        return False
+    if ("°" in answer) != ("°" in gold) and "\\pi" in answer + gold:
+        answer, gold = (text.replace("°", "\\cdot \\frac{\\pi}{180}") for text in (answer, gold))
+    slack = numbers.slack(answer, gold, case.item)
+    if (not slack and differ(_algebra.to_latex(answer), _algebra.to_latex(gold))) or _letter_and_constant(answer, gold):
         return False
     left = case.deadline - time.monotonic()
     if left <= 0:
         raise CouldNotTell("timeout")
-    if ("°" in answer) != ("°" in gold) and "\\pi" in answer + gold:
-        answer, gold = (text.replace("°", "\\cdot \\frac{\\pi}{180}") for text in (answer, gold))
-    outcome = _algebra.equal(gold, answer, left, numbers.slack(answer, gold, case.item))
+    outcome = _algebra.equal(gold, answer, left, slack)
     if outcome not in ("correct", "wrong"):
         raise CouldNotTell(outcome)
     return outcome == "correct"
+
+
+def _letter_and_constant(answer: str, gold: str) -> bool:
+    """Whether one side is a lone letter and the other a number."""
+    for one, other in ((answer, gold), (gold, answer)):
+        if len(one) == 1 and one.isalpha() and one not in "eEiIjπ" and constant(other) is not None:
+            return True
+    return False
 
 
 _algebra_rule.__name__ = "math-verify"
