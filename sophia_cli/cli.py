@@ -130,10 +130,16 @@ def reason(
 def grade(
     context: typer.Context,
     files: o.Files = None,
-    workers: Annotated[int, typer.Option(min=1, help="Answers judged at once.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that judge; 16 for millions of trajectories.")] = 1,
     limit_seconds: Annotated[
         float, typer.Option(min=0.01, help="Longest algebra on one answer; past it the verdict is timeout.")
     ] = 5.0,
+    judge: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Ask this model where the rules could not tell.", show_default=False)
+    ] = None,
+    judge_all: Annotated[bool, typer.Option("--judge-all", help="Ask the judge about every trajectory.")] = False,
+    backend: o.Backend = "hf",
+    concurrency: o.Concurrency = None,
     out: o.Out = None,
     tee: o.Tee = None,
     seed: o.Seed = 0,
@@ -149,9 +155,11 @@ def grade(
     def work() -> int:
         from sophia_cli import grade as step
         from sophia_cli.frame import Common
+        from sophia_cli.sampling import Place
 
         common = Common(out, tee, seed, limit, shard, dry_run, quiet, debug, force)
-        return step.run(common, _inputs(context, files), workers, limit_seconds)
+        place = Place(backend, concurrency)
+        return step.run(common, _inputs(context, files), workers, limit_seconds, judge, judge_all, place)
 
     _run(work, debug)
 

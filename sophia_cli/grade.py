@@ -1,115 +1,176 @@
 """Step 3: R(y) = 1 if the final answer of a trajectory matches the gold answer, else 0 (Eq. 4).
 
 Three outcomes, always: right, wrong, could not tell. The last carries `reward: null`, so that a verifier's trouble is
-never taken for a wrong answer.
+never taken for a wrong answer. Rules settle almost everything; a judge (`--judge`) may be asked about the rest.
 """
 
-import queue
-import re
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from sophia_cli import registry
-from sophia_cli.errors import RecordError
+from sophia_cli.aliases import resolve
+from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.frame import Common, Counter, run_step
+from sophia_cli.leaks import mentions_caption
 from sophia_cli.output import Output
+from sophia_cli.processes import ordered_map
 from sophia_cli.progress import notice
-from sophia_cli.records import Record, has_failed, name_of, need_text, where_of
+from sophia_cli.prompts import load_prompt
+from sophia_cli.records import Record, has_failed, name_of, need_text, sample_seed, where_of
+from sophia_cli.sampling import Backend, Completion, Failure, Job, Place, Request, Sampling, answer_in_order
 from sophia_cli.streams import read_records
-from sophia_cli.verifiers._verdict import Verdict, Verify
+from sophia_cli.verifiers import judge as judging
+from sophia_cli.verifiers._verdict import REWARDS, Verdict, Verify
 
-T = TypeVar("T")
-R = TypeVar("R")
-
-LEAK = re.compile(
-    r"\b(?:the|this|given|provided|your)\s+(?:\w+\s+)?(?:description|caption)\b(?!\s+(?:of|in|on|under|below|above|reads)\b)"
-    r"|\b(?:visual information|described (?:in|by) the (?:text|prompt))\b"
-    r"|(?:根据|按照|从|由)(?:\w{0,4})(?:描述|文字说明|图片说明)",
-    re.IGNORECASE,
-)
-"""Words that betray that a description was read and no image seen."""
+STEP, KEY = "grade", "trajectory_id"
+MADE_BY = "`sophia reason` writes it"
+PATIENCE = 60.0
+"""Seconds beyond the limit of algebra after which a worker that says nothing is replaced: it may be starting up."""
+ITEM_FIELDS = ("answer", "choices", "answer_type", "tolerance", "precision", "unit", "language")
+TASK_FIELDS = ("error", "trajectory_id", "trajectory", "finish_reason", *ITEM_FIELDS)
+"""All that a worker needs of a record; the users' own fields stay in this process."""
 
 
-def run(common: Common, files: list[str], workers: int, seconds: float) -> int:
+@dataclass(frozen=True)
+class Judge:
+    """Who is asked (`--judge`), with what prompt and sampling, and about which: what rules left open, or all of them."""
+
+    backend: Backend
+    name: str
+    prompt: str
+    sampling: Sampling
+    seed: int
+    everything: bool = False
+
+
+def run(
+    common: Common, files: list[str], workers: int, seconds: float, judge_model: str | None, judge_all: bool, place: Place
+) -> int:
     """`sophia grade`: reads trajectories, judges them, writes records in their order. Returns the exit code."""
-    verify: Verify = registry.find("verifiers", "rules").verify
+    if judge_all and judge_model is None:
+        raise UsageError("--judge-all: says what to ask a judge about; name one with --judge MODEL")
+    judge, settings = (None, {}) if judge_model is None else _judge(judge_model, judge_all, common.seed, place)
     records = common.part.take(read_records(files), common.limit)
     if common.dry_run:
-        first = next(records, None)
-        name = "nothing to grade" if first is None else f"first {name_of(first)}"
-        notice(f"grade: {workers} workers, {seconds} s for algebra on one answer, {name}")
-        return 0
+        return _show_plan(next(records, None), workers, seconds, judge)
 
     def produce(output: Output, counter: Counter) -> Iterator[Record]:
-        return grade(counter.over(records), verify, workers, seconds, output)
+        return grade(counter.over(records), workers, seconds, output, judge)
 
-    return run_step("grade", "trajectory_id", common, {}, produce, inputs=files, ordered=True)
+    return run_step(STEP, KEY, common, settings, produce, inputs=files, ordered=True)
 
 
-def grade(records: Iterable[Record], verify: Verify, workers: int, seconds: float, output: Output) -> Iterator[Record]:
+def _judge(name: str, everything: bool, seed: int, place: Place) -> tuple[Judge, dict[str, Any]]:
+    """The judge, and what of it makes the records what they are."""
+    model = resolve(name)
+    prompt = load_prompt("judge", model.prompts)
+    sampling = Sampling(temperature=0.0).with_defaults(model, "judge", judging.LONGEST)
+    settings = {
+        "judge": model.identity,
+        "judge_prompt": prompt,
+        "judge_all": everything,
+        "judge_sampling": sampling.settings(),
+    }
+    return Judge(place.backend(model), name, prompt, sampling, seed, everything), settings
+
+
+def _show_plan(first: Record | None, workers: int, seconds: float, judge: Judge | None) -> int:
+    name = "nothing to grade" if first is None else f"first {name_of(first)}"
+    notice(f"grade: {workers} workers, {seconds} s for algebra on one answer, {name}")
+    if judge and first is not None:
+        notice(
+            f"--- judge {judge.name}, {judge.sampling}, asked about {'all' if judge.everything else 'what rules left open'}"
+        )
+        notice(judging.question(first, None, judge.prompt))
+    return 0
+
+
+def grade(
+    records: Iterable[Record], workers: int, seconds: float, output: Output, judge: Judge | None = None
+) -> Iterator[Record]:
     """The records in their order, each with its verdict; those that `output` has done already are left out."""
-    todo = (record for record in records if not output.take_done(str(record.get("trajectory_id", ""))))
-    return _in_order(lambda record: graded(record, verify, seconds), todo, workers)
+    todo = (record for record in records if not output.take_done(str(record.get(KEY, ""))))
+    judged_by_rules = by_rules(todo, workers, seconds)
+    return judged_by_rules if judge is None else by_judge(judged_by_rules, judge)
 
 
-def graded(record: Record, verify: Verify, seconds: float) -> Record:
-    """The record with the fields of `grade`. A record that failed before gets verdict `error` and reward null."""
+def by_rules(records: Iterable[Record], workers: int, seconds: float) -> Iterator[Record]:
+    """The records with the fields of `grade`, in their order. One worker needs no process but that of algebra."""
+    work = partial(fields_of, seconds=seconds)
+    if workers <= 1:
+        pairs: Iterator[tuple[Record, dict[str, Any]]] = ((record, work(record)) for record in records)
+    else:
+        pairs = ordered_map(work, records, workers, _task, seconds + PATIENCE, _lost)
+    for record, fields in pairs:
+        yield Record({**record, **fields}, where_of(record))
+
+
+def _task(record: Record) -> Record:
+    return Record({field: record[field] for field in TASK_FIELDS if field in record}, where_of(record))
+
+
+def _lost(record: Record, outcome: str) -> dict[str, Any]:
+    """The fields of a record whose worker died under it, or said nothing for too long."""
+    return _fields(Verdict(outcome, None, "worker lost"), mentions_caption(str(record.get("trajectory", ""))))
+
+
+def fields_of(record: Record, seconds: float) -> dict[str, Any]:
+    """The fields that `grade` adds. A record that failed before gets verdict `error` and reward null."""
+    verify: Verify = registry.find("verifiers", "rules").verify
     if has_failed(record):
-        return _with_verdict(record, Verdict("error", None, "an earlier step failed"), None)
+        return _fields(Verdict("error", None, "an earlier step failed"), None)
     try:
-        need_text(record, "trajectory_id", "`sophia reason` writes it")
-        trajectory = need_text(record, "trajectory", "`sophia reason` writes it", empty=True)
+        need_text(record, KEY, MADE_BY)
+        trajectory = need_text(record, "trajectory", MADE_BY, empty=True)
         if record.get("answer") is None:
             raise RecordError(f"{where_of(record)}: field `answer` is missing; give the gold answer in the source")
         verdict = verify(trajectory, record, truncated=record.get("finish_reason") == "length", seconds=seconds)
     except RecordError as error:
-        failure = _with_verdict(record, Verdict("error", None, "unreadable record"), None)
-        return Record({**failure, "error": str(error)}, where_of(record))
-    return _with_verdict(record, verdict, mentions_caption(trajectory))
+        return {**_fields(Verdict("error", None, "unreadable record"), None), "error": str(error)}
+    return _fields(verdict, mentions_caption(trajectory))
 
 
-def _with_verdict(record: Record, verdict: Verdict, mentions: bool | None) -> Record:
-    fields: dict[str, Any] = {
+def _fields(verdict: Verdict, mentions: bool | None) -> dict[str, Any]:
+    return {
         "extracted": verdict.extracted,
         "verdict": verdict.verdict,
         "verified_by": verdict.verified_by,
         "reward": verdict.reward,
         "mentions_caption": mentions,
     }
-    return Record({**record, **fields}, where_of(record))
 
 
-def mentions_caption(trajectory: str) -> bool:
-    """Whether a trajectory betrays that a description was read: nobody who sees an image speaks of its description."""
-    return bool(LEAK.search(trajectory))
+def by_judge(records: Iterable[Record], judge: Judge) -> Iterator[Record]:
+    """The records in their order; of those that the judge is asked about, each with both verdicts.
 
-
-def _in_order(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-    """`work` over the items in threads, results in order, each as soon as it and those before it are done.
-
-    One worker needs no thread. A reader thread feeds the others, so that a result leaves while the next item is awaited.
+    The judge's word counts where it gives one: else that of the rules stands. The same question, gold and answer are
+    asked about once.
     """
-    if workers <= 1:
-        yield from map(work, items)
-        return
-    pending: queue.Queue[Future[R] | BaseException | None] = queue.Queue(4 * workers)
-    pool = ThreadPoolExecutor(workers)
 
-    def feed() -> None:
-        try:
-            for item in items:
-                pending.put(pool.submit(work, item))
-            pending.put(None)
-        except BaseException as error:  # noqa: BLE001  (raised again below)
-            pending.put(error)
+    def job(record: Record) -> Job | None:
+        if has_failed(record) or not (judge.everything or record["reward"] is None):
+            return None
+        text = judging.question(record, record["extracted"], judge.prompt)
+        request = Request([{"role": "user", "content": text}], judge.sampling, sample_seed(judge.seed, text, 0))
+        return Job(record, {}, request)
 
-    threading.Thread(target=feed, daemon=True).start()
-    try:
-        while (future := pending.get()) is not None:
-            if isinstance(future, BaseException):
-                raise future
-            yield future.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    def finish(record: Record, outcome: Completion | Failure | None) -> Record:
+        if outcome is None:
+            return record
+        if isinstance(outcome, Failure):
+            failure = {
+                "verdict": "error",
+                "reward": None,
+                "verified_by": "judge",
+                "error": f"the judge failed: {outcome.error}",
+            }
+            return Record({**record, **failure}, where_of(record))
+        verdict = judging.read_verdict(outcome.text)
+        fields = {"rules_verdict": record["verdict"], "judge_verdict": verdict, "judge_model": judge.name}
+        if REWARDS[verdict] is not None:
+            fields |= {"verdict": verdict, "verified_by": "judge", "reward": REWARDS[verdict]}
+        return Record({**record, **fields}, where_of(record))
+
+    return answer_in_order(records, job, judge.backend, finish)

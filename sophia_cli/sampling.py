@@ -4,6 +4,7 @@ A step makes jobs (a record and the request it needs); a backend takes jobs as i
 completion. Each sample has its own seed, so what comes back depends neither on the order nor on the company.
 """
 
+import hashlib
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -12,14 +13,13 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from sophia_cli import registry
 from sophia_cli.aliases import Model
+from sophia_cli.arrivals import Arrivals
 from sophia_cli.images import shorten
 from sophia_cli.progress import notice
 from sophia_cli.records import Record, failed
 
 T = TypeVar("T")
-
-LINGER_SECONDS = 0.03
-"""How long a batch waits for its next member, once it has one."""
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -107,49 +107,6 @@ class Lazy:
             yield from backend.stream(jobs)
 
 
-class Arrivals(Generic[T]):
-    """An iterator read ahead in a thread, so that a batch is made of what is there and never waits for a full house."""
-
-    def __init__(self, items: Iterable[T], depth: int = 4096):
-        self._queue: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
-        self._over = False
-        self._back: list[T] = []
-        threading.Thread(target=self._read, args=(items,), daemon=True).start()
-
-    def _read(self, items: Iterable[T]) -> None:
-        try:
-            for item in items:
-                self._queue.put(("item", item))
-        except BaseException as error:  # noqa: BLE001  (raised again where the items are taken)
-            self._queue.put(("error", error))
-        else:
-            self._queue.put(("end", None))
-
-    def put_back(self, items: list[T]) -> None:
-        """Hands back what was taken too early; the next `take` begins with it."""
-        self._back = items
-
-    def take(self, most: int) -> list[T]:
-        """Between one and `most` items, as many as arrive in time; none at the end. Raises what the iterator raised."""
-        taken, self._back = self._back, []
-        while len(taken) < most and not self._over:
-            try:
-                kind, value = self._queue.get(timeout=LINGER_SECONDS if taken else None)
-            except queue.Empty:
-                break
-            if kind == "item":
-                taken.append(value)
-            elif kind == "end":
-                self._over = True
-            elif taken:  # first let these through, then raise
-                self._queue.put((kind, value))
-                break
-            else:
-                self._over = True
-                raise value
-        return taken
-
-
 def sample(jobs: Iterator[Job | Record], backend: Backend, finish: Callable[[Job, Completion], Record]) -> Iterator[Record]:
     """Turns jobs into records: `finish` makes one of each completion, a failure becomes a record with `error`.
 
@@ -181,6 +138,92 @@ def sample(jobs: Iterator[Job | Record], backend: Backend, finish: Callable[[Job
         if isinstance(record, BaseException):
             raise record
         yield record
+
+
+def answer_in_order(
+    items: Iterable[T],
+    job_of: Callable[[T], Job | None],
+    backend: Backend,
+    finish: Callable[[T, Completion | Failure | None], R],
+    window: int = 1024,
+) -> Iterator[R]:
+    """`finish` of each item and what the backend says to its job, in the order of the items; None where there is no job.
+
+    Items whose jobs ask the same are answered by one completion: the answers to the last `REMEMBERED` questions are kept.
+    No more than `window` items are held at once.
+    """
+    done: queue.Queue[tuple[int, R] | BaseException | None] = queue.Queue()
+    room = threading.Semaphore(window)
+    memory = _Memory[tuple[int, T]]()
+
+    def jobs() -> Iterator[Job]:
+        for place, item in enumerate(items):
+            room.acquire()
+            job = job_of(item)
+            known = None if job is None else memory.known(job.request, (place, item))
+            if job is None:
+                done.put((place, finish(item, None)))
+            elif isinstance(known, Completion):
+                done.put((place, finish(item, known)))
+            elif known is None:
+                yield job
+
+    def work() -> None:
+        try:
+            for job, outcome in backend.stream(Arrivals(jobs(), window)):
+                for place, item in memory.learn(job.request, outcome):
+                    done.put((place, finish(item, outcome)))
+            done.put(None)
+        except BaseException as error:  # noqa: BLE001  (raised again below)
+            done.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    waiting: dict[int, R] = {}
+    following = 0
+    while (result := done.get()) is not None:
+        if isinstance(result, BaseException):
+            raise result
+        waiting[result[0]] = result[1]
+        while following in waiting:
+            room.release()
+            yield waiting.pop(following)
+            following += 1
+
+
+REMEMBERED = 100_000
+
+
+class _Memory(Generic[T]):
+    """Who asked what: the first to ask gets the job done, those that ask the same meanwhile wait for its answer."""
+
+    def __init__(self) -> None:
+        self.answers: dict[bytes, Completion] = {}
+        self.asking: dict[bytes, list[T]] = {}
+        self.lock = threading.Lock()
+
+    @staticmethod
+    def _key(request: Request) -> bytes:
+        return hashlib.sha256(repr(request).encode("utf-8", "surrogatepass")).digest()
+
+    def known(self, request: Request, who: T) -> Completion | str | None:
+        """The answer, if there is one; `asked` when it is on its way; None when it is for the caller to ask."""
+        key = self._key(request)
+        with self.lock:
+            if key in self.answers:
+                return self.answers[key]
+            first = key not in self.asking
+            self.asking.setdefault(key, []).append(who)
+            return None if first else "asked"
+
+    def learn(self, request: Request, outcome: Completion | Failure) -> list[T]:
+        """Keeps an answer, not a failure; returns all who wait for it."""
+        key = self._key(request)
+        with self.lock:
+            if isinstance(outcome, Completion):
+                self.answers[key] = outcome
+                if len(self.answers) > REMEMBERED:
+                    del self.answers[next(iter(self.answers))]
+            return self.asking.pop(key)
 
 
 def show_plan(step: str, jobs: Iterator[Job | Record], model: Model, sampling: Sampling, counts: dict[str, int]) -> int:

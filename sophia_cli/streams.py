@@ -21,16 +21,24 @@ from sophia_cli.records import Record
 
 T = TypeVar("T")
 
-BEYOND_DOUBLES = re.compile(r"[0-9]{19}|[eE]\+?[0-9]{3}")
-
 
 def loads(text: str | bytes) -> Any:
     """JSON to objects: orjson, and the slower standard parser where orjson would round, or refuse a lone surrogate."""
+    with contextlib.suppress(orjson.JSONDecodeError):
+        parsed = orjson.loads(text)
+        if not _rounded(parsed):
+            return parsed
     text = text.decode() if isinstance(text, bytes) else text
-    if not BEYOND_DOUBLES.search(text):
-        with contextlib.suppress(orjson.JSONDecodeError):
-            return orjson.loads(text)
     return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+
+
+def _rounded(value: Any) -> bool:
+    """Whether orjson may have made a float of a whole number beyond 64 bits."""
+    if isinstance(value, float):
+        return abs(value) >= 2.0**63
+    if isinstance(value, dict):
+        return any(map(_rounded, value.values()))
+    return isinstance(value, list) and any(map(_rounded, value))
 
 
 def _no_constant(name: str) -> Any:

@@ -29,11 +29,12 @@ from transformers.utils import logging as transformers_logging
 
 from sophia_cli import registry
 from sophia_cli.aliases import Model
+from sophia_cli.arrivals import Arrivals
 from sophia_cli.backends import _cpu
 from sophia_cli.errors import RecordError, SophiaError
 from sophia_cli.images import open_image
 from sophia_cli.records import THINK_OPEN
-from sophia_cli.sampling import Arrivals, Completion, Failure, Job, Request, Sampling
+from sophia_cli.sampling import Completion, Failure, Job, Request, Sampling
 
 STRIDE = 40
 """Tokens between two looks at a batch: rows that have ended leave it, so that it does not wait in full for its longest."""

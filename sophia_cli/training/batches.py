@@ -24,7 +24,7 @@ class Example:
     weight: float
 
 
-class Left(Exception):  # noqa: N818  (not an error: a reason)
+class Left(Exception):
     """Why a row is left out whole: its cause, in words that can be counted."""
 
 

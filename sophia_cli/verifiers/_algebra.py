@@ -4,13 +4,12 @@
 started by the first pair that needs one, kept for the next, and killed when a pair takes longer than it may.
 """
 
-import multiprocessing
 import re
 import signal
 import threading
 from multiprocessing.connection import Connection
-from typing import Any
 
+from sophia_cli.processes import Child, Died, Silent
 from sophia_cli.verifiers._tidy import too_big
 
 MEMORY_BYTES = 1 << 30
@@ -68,38 +67,18 @@ def equal(gold: str, answer: str, seconds: float, slack: float = 0.0) -> str:
         return "ungradable"
     if too_big(answer):
         return "wrong"
-    worker: Worker | None = getattr(_local, "worker", None)
-    if worker is None or not worker.process.is_alive():
-        worker = _local.worker = Worker()
-    return worker.ask(to_latex(gold), to_latex(answer), seconds, slack)
-
-
-class Worker:
-    """A process that compares pairs, one at a time; killed when one takes too long, and started anew by the next."""
-
-    def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, far_end = context.Pipe()
-        self.process: Any = context.Process(target=_serve, args=(far_end,), daemon=True)
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is for the parent to handle
-        self.process.start()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        far_end.close()
-        self.pipe.recv()  # ready: what it imports is not counted against an answer
-
-    def ask(self, gold: str, answer: str, seconds: float, slack: float) -> str:
-        """The worker's verdict, `timeout` when none comes in time, `error` when it dies."""
-        try:
-            self.pipe.send((gold, answer, seconds, slack))
-            if self.pipe.poll(seconds):
-                return str(self.pipe.recv())
-            outcome = "timeout"
-        except (EOFError, OSError):
-            outcome = "error"
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
-        return outcome
+    child: Child | None = getattr(_local, "child", None)
+    if child is None or not child.alive():
+        child = _local.child = Child(_serve)
+    try:
+        child.send((to_latex(gold), to_latex(answer), seconds, slack))
+        return str(child.receive(seconds))
+    except Silent:
+        outcome = "timeout"
+    except Died:
+        outcome = "error"
+    child.kill()
+    return outcome
 
 
 def _serve(pipe: Connection) -> None:
@@ -113,10 +92,7 @@ def _serve(pipe: Connection) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # nothing here writes files
     pipe.send("ready")
     while True:
-        try:
-            gold, answer, seconds, slack = pipe.recv()
-        except (EOFError, OSError):
-            return
+        gold, answer, seconds, slack = pipe.recv()
         signal.setitimer(signal.ITIMER_REAL, seconds + 1)  # ends this process even if its parent is gone
         outcome = compare(gold, answer, slack)
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -97,5 +97,7 @@ def complex_digits(value: Any) -> Any:
 
 def _differ_only_in_case(gold: Any, answer: Any) -> bool:
     """Whether the symbols of two expressions are different ones that case-folding makes the same: m is not M."""
-    left, right = ({symbol.name for symbol in value.atoms(Symbol)} if hasattr(value, "atoms") else set() for value in (gold, answer))
+    left, right = (
+        {symbol.name for symbol in value.atoms(Symbol)} if hasattr(value, "atoms") else set() for value in (gold, answer)
+    )
     return left != right and {name.casefold() for name in left} == {name.casefold() for name in right}

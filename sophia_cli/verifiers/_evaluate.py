@@ -21,7 +21,9 @@ _INVERSES = {"\\sin": math.asin, "\\cos": math.acos, "\\tan": math.atan}
 _CONSTANTS = {"\\pi": math.pi, "e": math.e}
 _OPENING = {"(": ")", "{": "}", "[": "]"}
 _IMAGINARY = ("i", "j", "I", "\\imath")
-_VARIABLE = re.compile(r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|rho|sigma|omega|phi|varphi|tau|epsilon))(?:_.+)?")
+_VARIABLE = re.compile(
+    r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|rho|sigma|omega|phi|varphi|tau|epsilon))(?:_.+)?"
+)
 LARGEST = 1e100
 _ENDS = ("+", "-", ")", "}", "]")
 

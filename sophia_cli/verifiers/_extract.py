@@ -27,24 +27,34 @@ PHRASES = (
     (("réponse", "antwort", "respuesta", "risposta", "resposta", "ответ", "答え", "정답", "الإجابة", "उत्तर"), re.compile(r"(?:réponse|antwort|respuesta|risposta|resposta|ответ|答え|정답|الإجابة|उत्तर)(?:\s{1,3}\w+)?\s{0,3}(?:est|ist|es|è|é|is|:|：|는|は)\s{0,3}(?=\S)", re.IGNORECASE)),
 )  # fmt: skip
 """What stands before a final answer; each with words of which one must be there, as looking for those is cheap."""
-BACKWARD = re.compile(r"(?:\$([^$\n]{1,300})\$|\\\((.{1,300}?)\\\)|\*\*([^*\n]{1,200})\*\*)\s+is\s+(?:our|the)\s+(?:final\s+|correct\s+)?(?:answer|solution)", re.IGNORECASE)
+BACKWARD = re.compile(
+    r"(?:\$([^$\n]{1,300})\$|\\\((.{1,300}?)\\\)|\*\*([^*\n]{1,200})\*\*)\s+is\s+(?:our|the)\s+(?:final\s+|correct\s+)?(?:answer|solution)",
+    re.IGNORECASE,
+)
 
 _CLOSING = re.compile(r"(?<=[a-z\d)\]}$*%°\"'])[.!?](?=\s+[A-Z<\[(*\\]|\s*$|\s*<)|[。！？\n]")
 _ENDING = re.compile(_CLOSING.pattern + r"|\s(?=(?:So|Therefore|Thus|Hence)\b)|(?=因此|所以，|综上)")
-_BECAUSE = re.compile(r",?\s+(?:because|since|as (?=it|the|he|she|this)|which|due to|so that|given that)\b|,\s*(?:so|and|but|it|as|because|since|which|not)\s|，")
+_BECAUSE = re.compile(
+    r",?\s+(?:because|since|as (?=it|the|he|she|this)|which|due to|so that|given that)\b|,\s*(?:so|and|but|it|as|because|since|which|not)\s|，"
+)
 _MATHS = re.compile(r"\$\$(.+?)\$\$|(?<![\\\d])\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]|\*\*([^*\n]+)\*\*", re.DOTALL)
 _THEREFORE = re.compile(
     r"^\W*(?:(?:and )?(?:therefore|thus|so|hence|consequently|in conclusion|finally|as a result|overall|we (?:find|get|have|conclude|obtain))"
     r"|因此|所以|故|综上|于是|那么|结论|从而|可得|得出|donc|alors|en conclusion|por lo tanto|also|daher|इसलिए|لذا|поэтому)",
     re.IGNORECASE,
 )
-_STATED = re.compile(r"(?:\b(?:is|are|equals|be|by|to|of)\b|[=:：是为有]|等于|\bto\b)\s*((?:approximately |about |约|大约)?[-+$€£¥]?\s?[\d.]*\d(?:[,. ]?\d)*(?:/\d+)?\s?[^\d\s.。!;；,，()（）][^\d.。!;；,，()（）]{0,20}|[-+$€£¥]?\s?[\d.]*\d(?:[,. ]?\d)*(?:/\d+)?)\s*(?:[(（][^()（）]{0,60}[)）])?\s*[.。!]*\s*$")
+_STATED = re.compile(
+    r"(?:\b(?:is|are|equals|be|by|to|of)\b|[=:：是为有]|等于|\bto\b)\s*((?:approximately |about |约|大约)?[-+$€£¥]?\s?[\d.]*\d(?:[,. ]?\d)*(?:/\d+)?\s?[^\d\s.。!;；,，()（）][^\d.。!;；,，()（）]{0,20}|[-+$€£¥]?\s?[\d.]*\d(?:[,. ]?\d)*(?:/\d+)?)\s*(?:[(（][^()（）]{0,60}[)）])?\s*[.。!]*\s*$"
+)
 _CHOSEN = re.compile(
     r"(?<![a-z])(?:it's|it is|it must be|choose|select|pick|go with|would be|must be)\s{1,3}(?:option|choice|answer|letter)?\s{0,3}"
-    r"[(\[*]{0,3}(?-i:([A-HJ]))(?![A-Za-z'])[)\]*]{0,3}", re.IGNORECASE
+    r"[(\[*]{0,3}(?-i:([A-HJ]))(?![A-Za-z'])[)\]*]{0,3}",
+    re.IGNORECASE,
 )
 _NUMBER = re.compile(r"(?<![\w.])[-+$€£]{0,2}\d(?:[\d,]*\d)?(?:\.\d+)?(?:/\d+)?\s?%?")
-_BARE = re.compile(r"[-+−]?\s?[$€£¥]?\s?[\d.,]*\d[\d.,]*\s?\S{0,12}|\(?[A-Ja-j]\)?[.:]?|\$[^$\n]+\$|\\\(.{1,300}\\\)|\\\[.{1,300}\\\]|\*\*[^*\n]+\*\*")
+_BARE = re.compile(
+    r"[-+−]?\s?[$€£¥]?\s?[\d.,]*\d[\d.,]*\s?\S{0,12}|\(?[A-Ja-j]\)?[.:]?|\$[^$\n]+\$|\\\(.{1,300}\\\)|\\\[.{1,300}\\\]|\*\*[^*\n]+\*\*"
+)
 
 
 @dataclass(frozen=True)
@@ -74,8 +84,17 @@ def extract(text: str, by_letter: bool = False) -> Extraction | None:
         return Extraction((boxed.strip(),)) if boxed.strip() else None
     tags = TAG.findall(text)
     if tags and tags[-1].strip():
-        return extract(tags[-1], by_letter) or Extraction((tags[-1].strip(),)) if "\\boxed" in tags[-1] else Extraction((tags[-1].strip(),))
-    return _after_phrase(text, by_letter) or (_chosen(text) if by_letter else None) or _whole(text) or _last_line(text, by_letter)
+        return (
+            extract(tags[-1], by_letter) or Extraction((tags[-1].strip(),))
+            if "\\boxed" in tags[-1]
+            else Extraction((tags[-1].strip(),))
+        )
+    return (
+        _after_phrase(text, by_letter)
+        or (_chosen(text) if by_letter else None)
+        or _whole(text)
+        or _last_line(text, by_letter)
+    )
 
 
 def last_box(text: str) -> str | None:
@@ -109,7 +128,11 @@ def _balanced(text: str, start: int) -> str | None:
 
 def gold_answer(gold: str) -> str:
     """The answer in a gold that is a whole solution: its last boxes (joined where only a word or two is between), or after ####."""
-    boxes = [(match.start(), match.end(), content) for match in BOX.finditer(gold) if (content := _balanced(gold, match.end())) is not None]
+    boxes = [
+        (match.start(), match.end(), content)
+        for match in BOX.finditer(gold)
+        if (content := _balanced(gold, match.end())) is not None
+    ]
     if boxes:
         start, _, joined = boxes[-1]
         for earlier in reversed(boxes[:-1]):
@@ -133,10 +156,7 @@ def _after_phrase(text: str, by_letter: bool) -> Extraction | None:
     """What follows the last final-answer phrase, to the end of its sentence."""
     folded = text.casefold()
     ends = [
-        match.end()
-        for hints, phrase in PHRASES
-        if any(hint in folded for hint in hints)
-        for match in phrase.finditer(text)
+        match.end() for hints, phrase in PHRASES if any(hint in folded for hint in hints) for match in phrase.finditer(text)
     ]
     backward = [(match.end(), next(group for group in match.groups() if group)) for match in BACKWARD.finditer(text)]
     if backward and (not ends or backward[-1][0] > max(ends)):
@@ -204,7 +224,11 @@ def _whole(text: str) -> Extraction | None:
         return None
     if _BARE.fullmatch(whole) or not re.search(r"[^\W\d_]{2,}\W+[^\W\d_]{2,}|[一-鿿]{5}", whole):
         return Extraction((whole,))
-    return None if _THEREFORE.match(whole) or len(_sentences(whole)) > 1 else Extraction((whole, *_concluded(whole)), only_if_right=True)
+    return (
+        None
+        if _THEREFORE.match(whole) or len(_sentences(whole)) > 1
+        else Extraction((whole, *_concluded(whole)), only_if_right=True)
+    )
 
 
 def _sentences(text: str) -> list[str]:

@@ -9,7 +9,10 @@ from sophia_cli.verifiers._tidy import compact, fold, tidy
 
 _PREFIX = r"(?:(?:the\s+)?(?:correct\s+|right\s+|best\s+|final\s+)?(?:answer|option|choice|选项?|应选|故选|答案)\s*(?:is|:|是|为)?\s*)*"
 _ONE = re.compile(rf"{_PREFIX}[(\[{{]?\s*([A-Za-z])\s*[)\]}}]?", re.IGNORECASE)
-_LED = re.compile(rf"{_PREFIX}(?:[(\[{{]\s*([A-Za-z])\s*[)\]}}]|([A-Z])(?=\s*[.):,。;]|\s+\(|\s*$|[^\x00-\x7f]|\s+-)|([A-Za-z])\))[\s.):,。;-]*(.*)", re.DOTALL)
+_LED = re.compile(
+    rf"{_PREFIX}(?:[(\[{{]\s*([A-Za-z])\s*[)\]}}]|([A-Z])(?=\s*[.):,。;]|\s+\(|\s*$|[^\x00-\x7f]|\s+-)|([A-Za-z])\))[\s.):,。;-]*(.*)",
+    re.DOTALL,
+)
 _SEVERAL = re.compile(r"\(?\s*[A-Z](?:\s*\)?\s*(?:,|;|&|\+|/|and|or|和|与|及|\s)*\s*\(?\s*[A-Z]\b){1,9}\s*\)?\s*")
 _GLUED = re.compile(r"[A-J]{2,8}")
 _GUESS = re.compile(r"(?<![A-Za-z'\\])(?:\(([A-J])\)|([A-HJ]))(?!'?[A-Za-z])(?!\s*=)")
@@ -19,7 +22,11 @@ _REFUSED = re.compile(r"\b(?:not|cannot|can't|isn't|doesn't|non)\b|不")
 
 def circled(text: str) -> frozenset[str] | None:
     """The numbered statements that ①③ names (`tidy` spells them `#1,#3,`), else None."""
-    return frozenset(re.findall(r"#(\d{1,2})", text)) if _CIRCLES.fullmatch(text.replace("#, ", "#,") + ("" if text.endswith(",") else ",")) else None
+    return (
+        frozenset(re.findall(r"#(\d{1,2})", text))
+        if _CIRCLES.fullmatch(text.replace("#, ", "#,") + ("" if text.endswith(",") else ","))
+        else None
+    )
 
 
 def letters_of(text: str) -> frozenset[str] | None:

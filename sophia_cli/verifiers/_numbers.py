@@ -27,11 +27,15 @@ _SCIENTIFIC = re.compile(
     rf"({_DECIMAL})\s*(?:(?:\\times|\\cdot|\*|x|X)\s*{_TEN}|[eE]\s*([-+]?\d{{1,4}})(?![\dA-Za-z.]))|{_TEN}"
 )
 _FRACTION = re.compile(rf"\\frac\s*\{{\s*([-+]?{_DECIMAL})\s*\}}\s*\{{\s*({_DECIMAL})\s*\}}|({_DECIMAL})\s*/\s*({_DECIMAL})")
-_MIXED = re.compile(rf"({_INT})\s*\\frac\{{(\d{{1,256}})\}}\{{(\d{{1,256}})\}}|(\d{{1,256}}) (\d{{1,256}})\s*/\s*(\d{{1,256}})")
+_MIXED = re.compile(
+    rf"({_INT})\s*\\frac\{{(\d{{1,256}})\}}\{{(\d{{1,256}})\}}|(\d{{1,256}}) (\d{{1,256}})\s*/\s*(\d{{1,256}})"
+)
 _PLAIN = re.compile(_DECIMAL)
 _COMMA = re.compile(r"([-+]?)(\d{1,256}),(\d{1,256})(?![\d,])(.*)", re.DOTALL)
 _GROUPED_COMMA = re.compile(r"([-+]?\d{1,3}(?:\.\d{3}){1,40}),(\d{1,256}.*)", re.DOTALL)
-_LEADING = re.compile(r"^(?:\\approx|\\sim|~|≈|约(?:为|等于)?|大约|about|approximately|approx\.?|roughly|around|=|:)\s*", re.IGNORECASE)
+_LEADING = re.compile(
+    r"^(?:\\approx|\\sim|~|≈|约(?:为|等于)?|大约|about|approximately|approx\.?|roughly|around|=|:)\s*", re.IGNORECASE
+)
 _CURRENCY = re.compile(r"^([-+]?)\s*(US\$|\$|€|£|¥|₹|RMB|USD|EUR)\s*")
 _TIMES = {
     "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "k": 3, "万": 4, "亿": 8, "千": 3, "百万": 6, "mn": 6, "bn": 9,
@@ -156,7 +160,8 @@ def _unit(rest: str) -> str | None:
 
 
 _TRAILING_REMARK = re.compile(
-    r"\s*[(（](?:about|approximately|approx|roughly|约|i\.e|or|nearest|rounded|to \d|\\approx)[^()（）]*[)）]\s*$", re.IGNORECASE
+    r"\s*[(（](?:about|approximately|approx|roughly|约|i\.e|or|nearest|rounded|to \d|\\approx)[^()（）]*[)）]\s*$",
+    re.IGNORECASE,
 )
 _PART = re.compile(rf"({_DECIMAL})\s*([^\d\s,]+(?:\s[^\d\s,]+)?)\s*,?\s*(?:and\s+)?")
 
@@ -185,7 +190,7 @@ _SMALL = {
     )
 } | {word: 10 * number for number, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
 _LARGE = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
-_COUNTED = "个只人元件本张条次天年岁页辆块名位支棵朵倍组种份步层排行列把头匹袋箱瓶颗粒枚间座栋台套双对" 
+_COUNTED = "个只人元件本张条次天年岁页辆块名位支棵朵倍组种份步层排行列把头匹袋箱瓶颗粒枚间座栋台套双对"
 
 
 def _words_as_number(text: str, sign: int) -> Quantity | None:
@@ -222,7 +227,9 @@ def _english(text: str, sign: int) -> Quantity | None:
 
 
 def _chinese(text: str, sign: int) -> Quantity | None:
-    match = re.fullmatch(r"(负)?(百)?([〇零一二两三四五六七八九十百千万亿半]*)(?:分之([〇零一二两三四五六七八九十百千万点]+|\d+))?(.*)", text)
+    match = re.fullmatch(
+        r"(负)?(百)?([〇零一二两三四五六七八九十百千万亿半]*)(?:分之([〇零一二两三四五六七八九十百千万点]+|\d+))?(.*)", text
+    )
     if not match or not (match[3] or (match[2] and (match[4] or not match[3]))):
         return None
     sign = -sign if match[1] else sign
@@ -324,7 +331,11 @@ def same_value(answer: Quantity, gold: Quantity, item: Mapping[str, Any], conver
         return True
     if converted:
         return gap <= abs(gold.value) / 10**6
-    return rounding_of(answer, gold.value) if _endless(gold.value) else _endless(answer.value) and rounded_gold(gold, answer.value)
+    return (
+        rounding_of(answer, gold.value)
+        if _endless(gold.value)
+        else _endless(answer.value) and rounded_gold(gold, answer.value)
+    )
 
 
 def rounding_of(answer: Quantity, exact: Fraction) -> bool:
@@ -350,7 +361,9 @@ def _endless(value: Fraction) -> bool:
     return bottom != 1
 
 
-_CLOCK = re.compile(r"(?:at )?(\d{1,2})(?:[:.](\d{2})(?:[:](\d{2}))?)?\s*(o'?clock)?\s*([ap]\.?\s?m\.?)?(?: in the (morning|afternoon|evening))?")
+_CLOCK = re.compile(
+    r"(?:at )?(\d{1,2})(?:[:.](\d{2})(?:[:](\d{2}))?)?\s*(o'?clock)?\s*([ap]\.?\s?m\.?)?(?: in the (morning|afternoon|evening))?"
+)
 _HAN_CLOCK = re.compile(r"(上午|早上|凌晨|下午|晚上|傍晚)?\s*(\d{1,2})\s*[点时]\s*(?:(\d{1,2})\s*分?|(半)|整)?")
 
 
@@ -397,7 +410,9 @@ def same_ratio(left: list[Fraction], right: list[Fraction]) -> bool:
     """Whether two ratios are proportional."""
     if len(left) != len(right) or not any(left) or not any(right):
         return left == right
-    return all(a * right[index + 1] == left[index + 1] * b for index, (a, b) in enumerate(zip(left[:-1], right[:-1], strict=True)))
+    return all(
+        a * right[index + 1] == left[index + 1] * b for index, (a, b) in enumerate(zip(left[:-1], right[:-1], strict=True))
+    )
 
 
 def slack(answer: str, gold: str, item: Mapping[str, Any]) -> float:

@@ -40,7 +40,9 @@ def sides(text: str) -> list[str]:
 def is_name(text: str) -> bool:
     """Whether a side of an equation only names what the other is: `x`, `f(x)`, `AB`, `\\angle ABC`, `(p,q)`, `A:B`."""
     bare = _CALL.sub("", _SUBSCRIPT.sub("", text)).strip()
-    return bool(_NAME.fullmatch(bare) and _NAME_START.search(bare)) and not re.search(r"\\(?:sqrt|pi|infty|sum|int|begin)", bare)
+    return bool(_NAME.fullmatch(bare) and _NAME_START.search(bare)) and not re.search(
+        r"\\(?:sqrt|pi|infty|sum|int|begin)", bare
+    )
 
 
 def name_key(text: str) -> str:
@@ -88,7 +90,9 @@ class Span:
     high_closed: bool = False
 
 
-_REALS = re.compile(r"\\mathbb\{R\}|\\mathbb R|R|all real numbers|all reals|全体实数|一切实数|任意实数|实数集", re.IGNORECASE)
+_REALS = re.compile(
+    r"\\mathbb\{R\}|\\mathbb R|R|all real numbers|all reals|全体实数|一切实数|任意实数|实数集", re.IGNORECASE
+)
 _INTERVAL = re.compile(r"([\[(\]])(.+)([\])\[])", re.DOTALL)
 _RELATION = r"\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])|<|>"
 _BUILDER = re.compile(r"\\?\{\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\{?R\}?|\\in\s*R)?\s*[|:]\s*(.+?)\\?\}")
@@ -188,7 +192,9 @@ class Collection:
     parts: tuple[str, ...]
 
 
-_MATRIX = re.compile(r"[\[(]?\s*\\begin\{(?:[pbB]?matrix|smallmatrix|array)\}(?:\{[lcr|\s]*\})?(.*?)\\end\{\w+\}\s*[\])]?", re.DOTALL)
+_MATRIX = re.compile(
+    r"[\[(]?\s*\\begin\{(?:[pbB]?matrix|smallmatrix|array)\}(?:\{[lcr|\s]*\})?(.*?)\\end\{\w+\}\s*[\])]?", re.DOTALL
+)
 _AND = r"(?<![A-Za-z])(?:and|or)(?![A-Za-z])|和|或|与"
 _BARE = rf",|;|{_AND}"
 

@@ -44,7 +44,14 @@ _SIGNS = {
     "、": ", ", "【": "[", "】": "]", "〈": "(", "〉": ")", "⟨": "(", "⟩": ")", "…": "\\ldots ", "\u00a0": " ", "\u3000": " ",
 }  # fmt: skip
 _TRANSLATE = str.maketrans(_SIGNS)
-_ASCII_SUPER = {**{mark: str(index) for index, mark in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}, "⁺": "+", "⁻": "-", "⁽": "(", "⁾": ")", "ⁿ": "n"}
+_ASCII_SUPER = {
+    **{mark: str(index) for index, mark in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
+    "⁺": "+",
+    "⁻": "-",
+    "⁽": "(",
+    "⁾": ")",
+    "ⁿ": "n",
+}
 _ASCII_SUB = {**{mark: str(index) for index, mark in enumerate("₀₁₂₃₄₅₆₇₈₉")}, "₊": "+", "₋": "-"}
 
 _LOOKS = re.compile(
@@ -86,7 +93,9 @@ _WRAPPED = re.compile(
 )
 _BOXED = re.compile(r"\\f?box(?:ed)?\s*\{(.*)\}", re.DOTALL)
 _DELIMITERS = re.compile(r"(?<!\\)\\[()\[\]]")
-_INVISIBLE = re.compile("[\u0000-\u0008\u000b\u000e-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+_INVISIBLE = re.compile(
+    "[\u0000-\u0008\u000b\u000e-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
 _CIRCLED = re.compile("[①-⑳]")
 
 

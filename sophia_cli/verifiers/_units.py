@@ -148,6 +148,15 @@ def split_unit(text: str) -> tuple[str, str]:
     """An expression and the known unit behind it: `3\\sqrt{2} cm` is (`3\\sqrt{2}`, `cm`); the unit is empty when there is none."""
     for match in re.finditer(r"(?<=[\d})\]\s])(?=[A-Za-zµ%°\\一-鿿])", text):
         head, tail = text[: match.start()].strip(), text[match.start() :].strip()
-        if head and len(tail) <= 40 and balanced(head) and head.count("(") == head.count(")") and (unit := unit_of(tail)) and is_known(unit) and re.search(r"\d|\\pi", head) and not re.search(r"[-+*/=^_,(]$|\\[a-z]+$", head.replace("\\pi", "1")):
+        if (
+            head
+            and len(tail) <= 40
+            and balanced(head)
+            and head.count("(") == head.count(")")
+            and (unit := unit_of(tail))
+            and is_known(unit)
+            and re.search(r"\d|\\pi", head)
+            and not re.search(r"[-+*/=^_,(]$|\\[a-z]+$", head.replace("\\pi", "1"))
+        ):
             return head, unit
     return text, ""

@@ -8,7 +8,9 @@ _YES = frozenset("yes true correct right 是 是的 对 对的 正确 真 ✓ �
 _NO = frozenset("no false incorrect wrong not 否 不 不是 错 错误 不对 不正确 假 ✗ 不会 不能 不可以 non nein нет".split())
 _HEAD = re.compile(r"[^\W\d_]+|[✓✗]")
 _BARE = re.compile(r"[^\W\d_][^\W\d_'.-]*(?:[\s,/&-]+[^\W\d_][^\W\d_'.-]*){0,40}[.!?]?")
-_MATHS_WORDS = re.compile(r"^(?:pi|e|i|infinity|inf|oo|sin|cos|tan|log|ln|sqrt|alpha|beta|theta|and|or|mod|max|min)$", re.IGNORECASE)
+_MATHS_WORDS = re.compile(
+    r"^(?:pi|e|i|infinity|inf|oo|sin|cos|tan|log|ln|sqrt|alpha|beta|theta|and|or|mod|max|min)$", re.IGNORECASE
+)
 
 
 def polarity(text: str) -> bool | None:

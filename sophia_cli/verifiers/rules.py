@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 from sophia_cli.records import choices_of
@@ -397,10 +398,12 @@ def _with_unit(answer: str, gold: str, case: Case) -> bool | None:
     if not all(unit or constant(head) is not None for head, unit in (left, right)):
         return None  # mg in \\frac{mg}{2} is a mass and a g
     if left[1] and wanted and left[1] != wanted:
-        factor = units.convert(numbers.Fraction(1), left[1], wanted)
+        factor = units.convert(Fraction(1), left[1], wanted)
         if factor is None:
             return units.same_words(left[1], wanted) and _same(left[0], right[0], _deeper(case))
-        return _same(f"\\frac{{{factor.numerator}}}{{{factor.denominator}}} \\cdot ({left[0]})", right[0], case.part(unit=None))
+        return _same(
+            f"\\frac{{{factor.numerator}}}{{{factor.denominator}}} \\cdot ({left[0]})", right[0], case.part(unit=None)
+        )
     return _same(left[0], right[0], case.part(unit=None))
 
 

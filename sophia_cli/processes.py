@@ -1,0 +1,205 @@
+"""Work in processes of their own: one that may be killed without harm, and an ordered map over several.
+
+Whatever a child does (hang, crash, be killed from outside), its parent learns of it, starts another, and goes on.
+"""
+
+import importlib
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any, Generic, TypeVar
+
+from sophia_cli.arrivals import Arrivals
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+CHUNK = 32
+"""Tasks that a worker is handed at once; each result comes back as soon as it is there."""
+READ_AHEAD = 256
+
+
+class Silent(Exception):
+    """A child gave no answer in its time."""
+
+
+class Died(Exception):
+    """A child ended before it answered."""
+
+
+class Child:
+    """A process that runs `target(pipe)`, a function of a module, which says `ready` first. It ends when its parent does.
+
+    A plain subprocess: `multiprocessing` would import the main module of whoever calls us again, and wait for us at exit.
+    """
+
+    def __init__(self, target: Callable[[Connection], None]):
+        ours, theirs = socket.socketpair()
+        program = "import sys; sys.path[:] = {!r}; from sophia_cli.processes import main; main({}, {!r}, {!r})".format(
+            sys.path, theirs.fileno(), target.__module__, target.__qualname__
+        )
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is for the parent to handle
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", program], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        theirs.close()
+        self.pipe = Connection(ours.detach())
+        self.ready = False
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def send(self, message: Any) -> None:
+        """Raises Died."""
+        try:
+            if not self.ready:
+                self.pipe.recv()  # what it imports is not counted against a task
+                self.ready = True
+            self.pipe.send(message)
+        except (EOFError, OSError):
+            raise Died from None
+
+    def receive(self, seconds: float) -> Any:
+        """The next message. Raises Silent when none comes in time, Died when the child has ended."""
+        try:
+            if self.pipe.poll(seconds):
+                return self.pipe.recv()
+        except (EOFError, OSError):
+            raise Died from None
+        raise Silent
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.pipe.close()
+
+
+def main(descriptor: int, module: str, function: str) -> None:
+    """What a child runs: its function, until it returns or the other end of the pipe is gone."""
+    try:
+        getattr(importlib.import_module(module), function)(Connection(descriptor))
+    except (EOFError, OSError):
+        os._exit(0)
+
+
+def serve(pipe: Connection) -> None:
+    """What a worker of `ordered_map` runs: the function first, then lists of tasks in, one result after the other out."""
+    pipe.send("ready")
+    work = pipe.recv()
+    while True:
+        for task in pipe.recv():
+            pipe.send(work(task))
+
+
+@dataclass
+class _Chunk(Generic[T, R]):
+    items: list[T]
+    results: "queue.SimpleQueue[R | BaseException]" = field(default_factory=queue.SimpleQueue)
+
+
+def ordered_map(
+    work: Callable[[Any], R],
+    items: Iterable[T],
+    workers: int,
+    task_of: Callable[[T], Any],
+    patience: float,
+    lost: Callable[[T, str], R],
+) -> Iterator[tuple[T, R]]:
+    """(item, `work(task_of(item))`) in the order of the items, each as soon as it and those before it are done.
+
+    work: a function of a module, run in `workers` processes. patience: seconds after which a task is given up and its
+    worker replaced. lost(item, "timeout" | "error"): what stands for the result of a task that was given up, or whose
+    worker died under it twice. Memory holds a bounded number of items.
+    """
+    arrivals = Arrivals(items, READ_AHEAD)
+    chunks: queue.Queue[_Chunk[T, R] | BaseException | None] = queue.Queue(2 * workers)
+    taking = threading.Lock()
+    over = False
+
+    def next_chunk() -> _Chunk[T, R] | None:
+        nonlocal over
+        with taking:
+            if over:
+                return None
+            try:
+                taken = arrivals.take(CHUNK)
+            except BaseException as error:  # noqa: BLE001  (raised again where the results are taken)
+                over = True
+                chunks.put(error)
+                return None
+            if not taken:
+                over = True
+                chunks.put(None)
+                return None
+            chunk: _Chunk[T, R] = _Chunk(taken)
+            chunks.put(chunk)
+            return chunk
+
+    def run() -> None:
+        child: Child | None = None
+        while (chunk := next_chunk()) is not None:
+            try:
+                child = _run_chunk(chunk, work, child, task_of, patience, lost)
+            except BaseException as error:  # noqa: BLE001  (raised again where the results are taken)
+                chunk.results.put(error)
+                return
+
+    for _ in range(workers):
+        threading.Thread(target=run, daemon=True).start()
+    while (chunk := chunks.get()) is not None:
+        if isinstance(chunk, BaseException):
+            raise chunk
+        for item in chunk.items:
+            result = chunk.results.get()
+            if isinstance(result, BaseException):
+                raise result
+            yield item, result
+
+
+def _run_chunk(
+    chunk: _Chunk[T, R],
+    work: Callable[[Any], R],
+    child: Child | None,
+    task_of: Callable[[T], Any],
+    patience: float,
+    lost: Callable[[T, str], R],
+) -> Child | None:
+    """Puts a result for every item of a chunk; the worker that is left is used for the next."""
+    done, deaths = 0, 0
+    while done < len(chunk.items):
+        try:
+            if child is None:
+                child = Child(serve)
+                child.send(work)
+            child.send([task_of(item) for item in chunk.items[done:]])
+            while done < len(chunk.items):
+                chunk.results.put(child.receive(patience))
+                done, deaths = done + 1, 0
+        except Silent:
+            chunk.results.put(lost(chunk.items[done], "timeout"))
+            done += 1
+            _end(child)
+            child = None
+        except Died:
+            deaths += 1
+            if deaths > 1:
+                chunk.results.put(lost(chunk.items[done], "error"))
+                done, deaths = done + 1, 0
+            _end(child)
+            child = None
+    return child
+
+
+def _end(child: Child | None) -> None:
+    if child is not None:
+        child.kill()

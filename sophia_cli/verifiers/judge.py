@@ -1,0 +1,43 @@
+"""A model as the verifier of what rules cannot settle (`--judge`): what it is asked, and how its word is read.
+
+One case a prompt: several at once let one answer colour the next, and nobody has shown that it does no harm. What it is
+shown is bounded, and marked off, so that an answer cannot pass for an instruction; only its own last line is read.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from sophia_cli.prompts import fill
+from sophia_cli.verifiers._extract import after_thinking
+
+LONGEST = 4096
+"""Tokens that a judge may think and answer in."""
+SHOWN = 4000
+"""Characters of a question, a gold, and an answer that a judge is shown."""
+
+_WORD = re.compile(r"verdict\W{0,4}(correct|wrong|unsure)\W*", re.IGNORECASE)
+
+
+def question(item: Mapping[str, Any], extracted: str | None, prompt: str) -> str:
+    """The prompt with the item's question, gold and options, and the answer, or the end of a response that boxed none."""
+    answer = extracted if extracted is not None else after_thinking(str(item.get("trajectory", ""))) or ""
+    choices = item.get("choices")
+    options = "\n".join(str(choice) for choice in choices) if isinstance(choices, list) else ""
+    shown = f"{item.get('question') or ''}\n{options}".strip()
+    gold = item.get("answer")
+    golds = " or ".join(str(each) for each in gold) if isinstance(gold, list) else str(gold)
+    return fill(prompt, {"question": _bounded(shown), "gold": _bounded(golds), "answer": _bounded(answer)})
+
+
+def _bounded(text: str) -> str:
+    """The end of a text, without what could close the marks it stands in."""
+    return re.sub(r"</?(?:question|reference|answer)>", "", text.strip()[-SHOWN:]).strip()
+
+
+def read_verdict(text: str) -> str:
+    """`correct`, `wrong`, or `ungradable`: the judge was unsure, or what it said is no verdict."""
+    said = after_thinking(text) or ""
+    lines = [line for line in said.splitlines() if line.strip()]
+    match = _WORD.fullmatch(lines[-1].strip().strip("*_`# ")) if lines else None
+    return {"correct": "correct", "wrong": "wrong"}.get(match[1].lower(), "ungradable") if match else "ungradable"
