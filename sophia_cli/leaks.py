@@ -12,13 +12,15 @@ _AROUND = 90
 
 _SOURCE = r"(?:descriptions?|captions?)"
 _SAYS = (
-    r"(?:says?|said|states?|stated|mentions?|mentioned|gives?|given|provides?|tells?|indicates?|notes?|lists?|describes?|shows?|specifies|"
-    r"specified|suggests?|includes?|contains?|reads?|implies|implied|does(?:n't| not)|didn't|did not|is (?:unclear|ambiguous|vague|silent))"
+    r"(?:says?|said|states?|stated|mentions?|mentioned|gives?|given|provides?|tells?|indicates?|notes?|lists?|describes?|shows?"
+    r"|specifies|specified|suggests?|includes?|contains?|reads?|implies|implied|does(?:n't| not)|didn't|did not"
+    r"|is (?:unclear|ambiguous|vague|silent))"
 )
-_GIVEN = r"(?:given|provided|supplied|above|following|textual|text|verbal|written|image|picture|visual|photo|scene|figure|diagram)"
+_SEEN = r"(?:image|picture|visual|photo|scene|figure|diagram)"
+_GIVEN = rf"(?:given|provided|supplied|above|following|textual|text|verbal|written|{_SEEN})"
 _GUILTY = re.compile(
-    rf"\b(?:according to|based on|from|per|in|by|given|using|rely(?:ing)? on|only|just|reading|read|re-?read|see)\s+(?:only\s+)?"
-    rf"(?:the|this|that|your|my|a)\s+(?:{_GIVEN}['’]?s?\s+){{0,2}}{_SOURCE}\b"
+    rf"\b(?:according to|based on|from|per|in|by|given|using|rely(?:ing)? on|only|just|reading|read|re-?read|see)\s+"
+    rf"(?:only\s+)?(?:the|this|that|your|my|a)\s+(?:{_GIVEN}['’]?s?\s+){{0,2}}{_SOURCE}\b"
     rf"|\b(?:the|this|that|your)\s+(?:{_GIVEN}\s+){{1,2}}{_SOURCE}\b"
     rf"|\b(?:the|this|that|your)\s+{_SOURCE}\s+(?:(?:also|only|just|clearly|explicitly|actually|never)\s+)?{_SAYS}\b"
     rf"|\b(?:the|this|your)\s+{_SOURCE}\s+(?:of|for)\s+(?:the|this|an)\s+(?:image|picture|photo|scene|figure|diagram)\b"

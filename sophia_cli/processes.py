@@ -42,9 +42,8 @@ class Child:
 
     def __init__(self, target: Callable[[Connection], None]):
         ours, theirs = socket.socketpair()
-        program = "import sys; sys.path[:] = {!r}; from sophia_cli.processes import main; main({}, {!r}, {!r})".format(
-            sys.path, theirs.fileno(), target.__module__, target.__qualname__
-        )
+        arguments = f"{theirs.fileno()}, {target.__module__!r}, {target.__qualname__!r}"
+        program = f"import sys; sys.path[:] = {sys.path!r}; from sophia_cli.processes import main; main({arguments})"
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is for the parent to handle
         try:
             self.process = subprocess.Popen(
@@ -121,42 +120,13 @@ def ordered_map(
     worker replaced. lost(item, "timeout" | "error"): what stands for the result of a task that was given up, or whose
     worker died under it twice. Memory holds a bounded number of items.
     """
-    arrivals = Arrivals(items, READ_AHEAD)
-    chunks: queue.Queue[_Chunk[T, R] | BaseException | None] = queue.Queue(2 * workers)
-    taking = threading.Lock()
-    over = False
+    order: queue.Queue[_Chunk[T, R] | BaseException | None] = queue.Queue(2 * workers)
+    todo: queue.SimpleQueue[_Chunk[T, R] | None] = queue.SimpleQueue()
 
-    def next_chunk() -> _Chunk[T, R] | None:
-        nonlocal over
-        with taking:
-            if over:
-                return None
-            try:
-                taken = arrivals.take(CHUNK)
-            except BaseException as error:  # noqa: BLE001  (raised again where the results are taken)
-                over = True
-                chunks.put(error)
-                return None
-            if not taken:
-                over = True
-                chunks.put(None)
-                return None
-            chunk: _Chunk[T, R] = _Chunk(taken)
-            chunks.put(chunk)
-            return chunk
-
-    def run() -> None:
-        child: Child | None = None
-        while (chunk := next_chunk()) is not None:
-            try:
-                child = _run_chunk(chunk, work, child, task_of, patience, lost)
-            except BaseException as error:  # noqa: BLE001  (raised again where the results are taken)
-                chunk.results.put(error)
-                return
-
+    threading.Thread(target=_feed, args=(items, order, todo, workers), daemon=True).start()
     for _ in range(workers):
-        threading.Thread(target=run, daemon=True).start()
-    while (chunk := chunks.get()) is not None:
+        threading.Thread(target=_work, args=(todo, work, task_of, patience, lost), daemon=True).start()
+    while (chunk := order.get()) is not None:
         if isinstance(chunk, BaseException):
             raise chunk
         for item in chunk.items:
@@ -164,6 +134,38 @@ def ordered_map(
             if isinstance(result, BaseException):
                 raise result
             yield item, result
+
+
+def _feed(items: Iterable[T], order: "queue.Queue[Any]", todo: "queue.SimpleQueue[Any]", workers: int) -> None:
+    """Hands the items out in chunks, to the workers and to whoever waits for them in order."""
+    arrivals = Arrivals(items, READ_AHEAD)
+    try:
+        while taken := arrivals.take(CHUNK):
+            chunk: _Chunk[T, Any] = _Chunk(taken)
+            order.put(chunk)
+            todo.put(chunk)
+        order.put(None)
+    except BaseException as error:  # noqa: BLE001  (raised again where the results are taken)
+        order.put(error)
+    for _ in range(workers):
+        todo.put(None)
+
+
+def _work(
+    todo: "queue.SimpleQueue[_Chunk[T, R] | None]",
+    work: Callable[[Any], R],
+    task_of: Callable[[T], Any],
+    patience: float,
+    lost: Callable[[T, str], R],
+) -> None:
+    """One worker: chunk after chunk, in a child that is started when the first is there."""
+    child: Child | None = None
+    for chunk in iter(todo.get, None):
+        try:
+            child = _run_chunk(chunk, work, child, task_of, patience, lost)
+        except BaseException as error:  # noqa: BLE001  (raised again where the results are taken)
+            chunk.results.put(error)
+    _end(child)
 
 
 def _run_chunk(

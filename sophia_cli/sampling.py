@@ -160,12 +160,10 @@ def answer_in_order(
         for place, item in enumerate(items):
             room.acquire()
             job = job_of(item)
-            known = None if job is None else memory.known(job.request, (place, item))
-            if job is None:
-                done.put((place, finish(item, None)))
-            elif isinstance(known, Completion):
+            known = memory.known(job.request, (place, item)) if job else None
+            if job is None or known:
                 done.put((place, finish(item, known)))
-            elif known is None:
+            elif memory.is_first(job.request):
                 yield job
 
     def work() -> None:
@@ -178,6 +176,13 @@ def answer_in_order(
             done.put(error)
 
     threading.Thread(target=work, daemon=True).start()
+    for result in _reordered(done):
+        room.release()
+        yield result
+
+
+def _reordered(done: "queue.Queue[tuple[int, R] | BaseException | None]") -> Iterator[R]:
+    """The results by their places, from 0. Raises what it finds instead of a result."""
     waiting: dict[int, R] = {}
     following = 0
     while (result := done.get()) is not None:
@@ -185,7 +190,6 @@ def answer_in_order(
             raise result
         waiting[result[0]] = result[1]
         while following in waiting:
-            room.release()
             yield waiting.pop(following)
             following += 1
 
@@ -205,15 +209,18 @@ class _Memory(Generic[T]):
     def _key(request: Request) -> bytes:
         return hashlib.sha256(repr(request).encode("utf-8", "surrogatepass")).digest()
 
-    def known(self, request: Request, who: T) -> Completion | str | None:
-        """The answer, if there is one; `asked` when it is on its way; None when it is for the caller to ask."""
+    def known(self, request: Request, who: T) -> Completion | None:
+        """The answer, if there is one; else `who` waits for it."""
         key = self._key(request)
         with self.lock:
-            if key in self.answers:
-                return self.answers[key]
-            first = key not in self.asking
-            self.asking.setdefault(key, []).append(who)
-            return None if first else "asked"
+            if key not in self.answers:
+                self.asking.setdefault(key, []).append(who)
+            return self.answers.get(key)
+
+    def is_first(self, request: Request) -> bool:
+        """Whether nobody else waits for this answer, so that it is yet to be asked for."""
+        with self.lock:
+            return len(self.asking.get(self._key(request), [])) == 1
 
     def learn(self, request: Request, outcome: Completion | Failure) -> list[T]:
         """Keeps an answer, not a failure; returns all who wait for it."""

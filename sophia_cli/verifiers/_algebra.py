@@ -37,6 +37,8 @@ _PLAIN = (
 
 def to_latex(text: str) -> str:
     """A tidy text as LaTeX that the grammar reads: `2**(1/4)`, `pi`, `sqrt(3)`, without doubled parentheses."""
+    if "°" in text and re.search(r"\\?(?:sin|cos|tan|cot|sec|csc)", text):
+        text = re.sub(r"(\d+(?:\.\d+)?)\s*°", r"{(\1\\cdot \\frac{\\pi}{180})}", text)
     for pattern, latex in _PLAIN:
         text = pattern.sub(latex, text)
     return without_double_parentheses(text)
@@ -59,7 +61,7 @@ def without_double_parentheses(text: str) -> str:
 
 
 def equal(gold: str, answer: str, seconds: float, slack: float = 0.0) -> str:
-    """`correct`, `wrong`, `ungradable` (the gold cannot be parsed), `timeout` or `error`, as math-verify sees two tidy texts.
+    """`correct`, `wrong`, `ungradable` (the gold cannot be parsed), `timeout` or `error`, as math-verify sees tidy texts.
 
     slack: how far two numbers may be apart, absolutely; beyond it only rounding of the last of 25 digits is forgiven.
     """

@@ -57,7 +57,13 @@ def differ(left: str, right: str) -> bool:
 
 
 def _names(text: str) -> list[str]:
-    return [name for _, name, _ in _TOKEN.findall(text) if name and name not in _CONSTANTS and _VARIABLE.fullmatch(name)]
+    names = [_plain(name) for _, name, _ in _TOKEN.findall(text)]
+    return [name for name in names if name and name not in _CONSTANTS and _VARIABLE.fullmatch(name)]
+
+
+def _plain(name: str) -> str:
+    """`m_{1}` as `m_1`."""
+    return name.replace("{", "").replace("}", "")
 
 
 def _value(text: str, values: Mapping[str, float]) -> float | None:
@@ -77,7 +83,7 @@ class _Reader:
         self.values = values
         self.tokens: list[str | float] = []
         for number, name, mark in _TOKEN.findall(text.strip()):
-            self.tokens.append(float(number) if number else name or mark)
+            self.tokens.append(float(number) if number else _plain(name) or mark)
         self.at = 0
 
     def peek(self) -> str | float | None:

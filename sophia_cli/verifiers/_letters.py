@@ -7,7 +7,10 @@ from sophia_cli.verifiers import _words as words
 from sophia_cli.verifiers._numbers import read_quantity, same_quantity
 from sophia_cli.verifiers._tidy import compact, fold, tidy
 
-_PREFIX = r"(?:(?:the\s+)?(?:correct\s+|right\s+|best\s+|final\s+)?(?:answer|option|choice|选项?|应选|故选|答案)\s*(?:is|:|是|为)?\s*)*"
+_PREFIX = (
+    r"(?:(?:the\s+)?(?:correct\s+|right\s+|best\s+|final\s+)?"
+    r"(?:answer|option|choice|选项?|应选|故选|答案)\s*(?:is|:|是|为)?\s*)*"
+)
 _ONE = re.compile(rf"{_PREFIX}[(\[{{]?\s*([A-Za-z])\s*[)\]}}]?", re.IGNORECASE)
 _LED = re.compile(
     rf"{_PREFIX}(?:[(\[{{]\s*([A-Za-z])\s*[)\]}}]|([A-Z])(?=\s*[.):,。;]|\s+\(|\s*$|[^\x00-\x7f]|\s+-)|([A-Za-z])\))[\s.):,。;-]*(.*)",

@@ -38,7 +38,7 @@ _LEADING = re.compile(
 )
 _CURRENCY = re.compile(r"^([-+]?)\s*(US\$|\$|€|£|¥|₹|RMB|USD|EUR)\s*")
 _TIMES = {
-    "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "k": 3, "万": 4, "亿": 8, "千": 3, "百万": 6, "mn": 6, "bn": 9,
+    "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "k": 3, "万": 4, "亿": 8, "百万": 6,
 }  # fmt: skip
 _MULTIPLE = re.compile(r"^\s*(thousand|million|billion|trillion|百万|万|亿|k(?![A-Za-z]))\s*", re.IGNORECASE)
 _ORDINAL = re.compile(r"^(?:st|nd|rd|th)\b")
@@ -126,9 +126,9 @@ def _number(text: str) -> tuple[Quantity, str] | None:
 
 
 def _decimal(text: str) -> Quantity:
-    whole, point, part = text.partition(".")
+    whole, _, part = text.partition(".")
     if part and text.count(".") > 1:  # 1.234.567
-        whole, point, part = text.replace(".", ""), "", ""
+        whole, part = text.replace(".", ""), ""
     whole = re.sub(r"[^\d]", "", whole)
     digits = len((whole + part).lstrip("0"))
     return Quantity(Fraction(f"{whole or 0}.{part or 0}"), len(part), digits)
@@ -166,8 +166,22 @@ _TRAILING_REMARK = re.compile(
 _PART = re.compile(rf"({_DECIMAL})\s*([^\d\s,]+(?:\s[^\d\s,]+)?)\s*,?\s*(?:and\s+)?")
 
 
+_SEXAGESIMAL = re.compile(r"(-?)(\d{1,4})\s*°\s*(\d{1,2}(?:\.\d+)?)\s*'(?!')\s*(?:(\d{1,2}(?:\.\d+)?)\s*'')?")
+
+
+def read_sexagesimal(text: str) -> Quantity | None:
+    """`37° 30' 15''` in degrees."""
+    match = _SEXAGESIMAL.fullmatch(text)
+    if not match:
+        return None
+    degrees = Fraction(match[2]) + Fraction(match[3]) / 60 + Fraction(match[4] or 0) / 3600
+    return Quantity(-degrees if match[1] else degrees, 0, ROUNDED_DIGITS, _units.DEGREE)
+
+
 def read_compound(text: str) -> Quantity | None:
     """`2 hours 30 minutes`, `5 ft 3 in`, `2小时30分钟`: parts of one dimension, summed in the unit of the last."""
+    if angle := read_sexagesimal(text):
+        return angle
     parts = list(_PART.finditer(text))
     if len(parts) < 2 or len(parts) > 4 or "".join(part[0] for part in parts) != text:
         return None
@@ -362,7 +376,8 @@ def _endless(value: Fraction) -> bool:
 
 
 _CLOCK = re.compile(
-    r"(?:at )?(\d{1,2})(?:[:.](\d{2})(?:[:](\d{2}))?)?\s*(o'?clock)?\s*([ap]\.?\s?m\.?)?(?: in the (morning|afternoon|evening))?"
+    r"(?:at )?(\d{1,2})(?:[:.](\d{2})(?:[:](\d{2}))?)?\s*(o'?clock)?\s*([ap]\.?\s?m\.?)?"
+    r"(?: in the (morning|afternoon|evening))?"
 )
 _HAN_CLOCK = re.compile(r"(上午|早上|凌晨|下午|晚上|傍晚)?\s*(\d{1,2})\s*[点时]\s*(?:(\d{1,2})\s*分?|(半)|整)?")
 
@@ -416,7 +431,7 @@ def same_ratio(left: list[Fraction], right: list[Fraction]) -> bool:
 
 
 def slack(answer: str, gold: str, item: Mapping[str, Any]) -> float:
-    """How far apart algebra may find an answer and a gold: the item's word, else what the decimal one of them rounds away."""
+    """How far apart algebra may find two numbers: the item's word, else what the decimal one of them rounds away."""
     tolerance, precision = tolerance_of(item), precision_of(item)
     if tolerance is not None:
         return float(tolerance)

@@ -15,8 +15,11 @@ _NAME = re.compile(r"[A-Za-z\\|'(),:/{}\s一-鿿]+")
 _NAME_START = re.compile(r"[A-Za-z一-鿿]")
 _MEMBER = re.compile(r"^\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\([a-z]\))?\s*\\in(?![a-z])\s*")
 _REMARK = re.compile(
-    r"\s*[(（]\s*(?:about|approximately|approx\.?|roughly|约|i\.e\.?|or |in |which|since|because|\\approx|≈|rounded|to the)[^()（）]*[)）]\s*$",
-    re.IGNORECASE,
+    r"""\s* [(（] \s*
+    (?: about | approximately | approx\.? | roughly | 约 | i\.e\.? | or\  | in\  | which | since
+      | because | \\approx | ≈ | rounded | to\ the )
+    [^()（）]* [)）] \s* $""",
+    re.IGNORECASE | re.VERBOSE,
 )
 _APPROX = re.compile(r"\\approx|\\simeq|\\doteq|\\sim(?![a-z])")
 
@@ -108,6 +111,8 @@ def spans(text: str) -> tuple[str, list[Span]] | None:
     if _REALS.fullmatch(text):
         return variable, [Span("-inf", "inf")]
     found: list[Span] = []
+    if (both := _intersection(text)) is not None:
+        return both
     for part in split_top(text, r"\\cup(?![a-z])|∪|\bor\b|或"):
         one = _interval(part.strip()) or _point(part.strip()) or _inequality(part.strip())
         if one is None:
@@ -164,6 +169,12 @@ def _inequality(text: str) -> tuple[str, list[Span]] | None:
 
 
 def _half_line(left: str, sign: str, right: str) -> tuple[str, list[Span]] | None:
+    if (inside := re.fullmatch(r"\|([^|]+)\|", left)) and is_variable(inside[1]) and sign != "\\ne":
+        closed = sign in ("\\le", "\\ge")
+        minus = right[1:] if right.startswith("-") else f"-{right}" if len(right) < 2 or right.isalnum() else f"-({right})"
+        if sign in ("<", "\\le"):
+            return inside[1], [Span(minus, right, closed, closed)]
+        return inside[1], [_span("-inf", minus, False, closed), _span(right, "inf", closed, False)]
     if not is_variable(left):
         if not is_variable(right):
             return None
@@ -178,6 +189,31 @@ def _half_line(left: str, sign: str, right: str) -> tuple[str, list[Span]] | Non
     return left, [_span(right, "inf", sign == "\\ge", False)]
 
 
+def _intersection(text: str) -> tuple[str, list[Span]] | None:
+    """`x > 1 and x < 2` as one span; `x > 1, x \\ne 3` as two."""
+    parts = [part.strip() for part in split_top(text, r"\band\b|且|,|\\text\{and\}|\\land")]
+    halves = [_inequality(part) for part in parts]
+    if len(parts) != 2 or None in halves:
+        return None
+    (name, first), (other, second) = [half for half in halves if half is not None]
+    if name_key(name) != name_key(other):
+        return None
+    if len(first) == 2:
+        first, second = second, first
+    if len(first) != 1:
+        return None
+    one = first[0]
+    if len(second) == 2:  # \\ne
+        point = second[0].high
+        return name, [Span(one.low, point, one.low_closed), Span(point, one.high, False, one.high_closed)]
+    two = second[0]
+    if one.low == "-inf" and two.high == "inf":
+        one, two = two, one
+    if one.high == "inf" and two.low == "-inf":
+        return name, [Span(one.low, two.high, one.low_closed, two.high_closed)]
+    return None
+
+
 def is_variable(text: str) -> bool:
     """Whether a text is one variable or function value: `x`, `x_1`, `\\theta`, `f(x)`, `AB`."""
     bare = _SUBSCRIPT.sub("", text).strip()
@@ -186,7 +222,7 @@ def is_variable(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Collection:
-    """Parts in their order; `kind`: tuple (in brackets, ordered), set (in braces) or list (bare), which are unordered."""
+    """Parts in their order; `kind`: tuple or bracket (ordered), set (in braces) or list (bare), which are unordered."""
 
     kind: str
     parts: tuple[str, ...]
@@ -201,17 +237,18 @@ _BARE = rf",|;|{_AND}"
 
 def collection(text: str) -> Collection | None:
     """The parts of a tuple, set, list or matrix (a tuple of tuples; a vector is a tuple), else None."""
-    if text in ("\\emptyset", "{}", "\\{\\}", "[]", "()"):
+    if text in ("\\emptyset", "空集", "{}", "\\{\\}", "[]", "()"):
         return Collection("set", ())
-    if rows := _matrix(text):
+    if rows := _matrix(text) or _cases(text) or _integers(text):
         return rows
+    text = _POINT.sub("", text)
     for opening, closing, kind in (("\\{", "\\}", "set"), ("{", "}", "set"), ("\\langle", "\\rangle", "tuple")):
         if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
             return _collected(kind, text[len(opening) : -len(closing)], "[,;]")
     if text.startswith("[[") and text.endswith("]]"):
         text = "(" + text[1:-1].replace("[", "(").replace("]", ")") + ")"
     if len(text) > 2 and text[0] in "([" and text[-1] in ")]" and _wraps(text):
-        inside = _collected("tuple", text[1:-1], "[,;]")
+        inside = _collected("bracket" if text[0] + text[-1] == "[]" else "tuple", text[1:-1], "[,;]")
         return inside if inside and (len(inside.parts) > 1 or text[0] == "[" or text[1:-1].rstrip().endswith(",")) else None
     for at in (";", _AND):
         sizes = {len(split_top(group, ",")) for group in split_top(text, at)}
@@ -221,13 +258,43 @@ def collection(text: str) -> Collection | None:
     return bare if bare and len(bare.parts) > 1 else None
 
 
+_POINT = re.compile(r"^[A-Z]'?\s*(?=\([^()]*,[^()]*\)$)")
+_CASES = re.compile(r"\\begin\{(?:cases|aligned|array)\}(?:\{[lcr|\s]*\})?(.*?)\\end\{\w+\}", re.DOTALL)
+_WHOLE = re.compile(r",?\s*(?:[a-z]\s*)?\\in\s*\\mathbb\s*\{?Z\}?")
+
+
+def _cases(text: str) -> Collection | None:
+    """The lines of a system of equations."""
+    match = _CASES.fullmatch(text)
+    if not match or "\\begin" in match[1]:
+        return None
+    rows = [row.replace("&", "").strip(" ,;") for row in match[1].split("\\\\")]
+    return Collection("list", tuple(row for row in rows if row))
+
+
+def _integers(text: str) -> Collection | None:
+    """The few whole numbers of `\\{x \\mid -1 \\le x < 4, x \\in \\mathbb{Z}\\}`."""
+    built = re.fullmatch(r"\\?\{\s*[a-z]\s*(.*?)\\?\}", text)
+    if not built or not _WHOLE.search(built[1]):
+        return None
+    found = spans(_WHOLE.sub("", built[1]).strip(" |:"))
+    if not found or len(found[1]) != 1 or not re.fullmatch(r"-?\d{1,6},-?\d{1,6}", f"{found[1][0].low},{found[1][0].high}"):
+        return None
+    span = found[1][0]
+    numbers = range(int(span.low) + (not span.low_closed), int(span.high) + span.high_closed)
+    return Collection("set", tuple(map(str, numbers))) if len(numbers) <= MOST_INTEGERS else None
+
+
+MOST_INTEGERS = 64
+
+
 def _collected(kind: str, text: str, at: str) -> Collection | None:
     parts: list[str] = []
     for part in (part.strip() for part in split_top(text, at)):
         if not part:
             continue
         parts += plus_minus(part) or [part]
-    if kind != "tuple":
+    if kind in ("set", "list"):
         parts = list({compact(part): part for part in parts}.values())
     return Collection(kind, tuple(parts)) if parts and balanced(text) else None
 

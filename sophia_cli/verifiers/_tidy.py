@@ -40,8 +40,9 @@ _SIGNS = {
     "∞": "\\infty ", "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "∅": "\\emptyset ", "Ø": "\\emptyset ", "±": "\\pm ",
     "∓": "\\mp ", "∠": "\\angle ", "△": "\\triangle ", "⊥": "\\perp ", "∥": "\\parallel ", "ℝ": "\\mathbb{R}",
     "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "∑": "\\sum ", "∏": "\\prod ", "∫": "\\int ", "→": "\\to ", "⇒": "\\to ",
-    "∶": ":", "︰": ":", "′": "'", "″": "''", "’": "'", "‘": "'", "“": '"', "”": '"', "℃": "°C", "℉": "°F", "掳": "°", "º": "°",
-    "、": ", ", "【": "[", "】": "]", "〈": "(", "〉": ")", "⟨": "(", "⟩": ")", "…": "\\ldots ", "\u00a0": " ", "\u3000": " ",
+    "∶": ":", "︰": ":", "′": "'", "″": "''", "’": "'", "‘": "'", "“": '"', "”": '"', "£": "£", "℃": "°C", "℉": "°F",
+    "掳": "°", "º": "°", "、": ", ", "【": "[", "】": "]", "〈": "(", "〉": ")", "⟨": "(", "⟩": ")", "…": "\\ldots ",
+    "\u00a0": " ", "\u3000": " ",
 }  # fmt: skip
 _TRANSLATE = str.maketrans(_SIGNS)
 _ASCII_SUPER = {
@@ -74,6 +75,9 @@ _NAMES = (
     (re.compile(r"\\var(phi|epsilon|theta)(?![A-Za-z])"), r"\\\1"),
     (re.compile(r"\\[dl]?dots[cm]?(?![A-Za-z])"), r"\\ldots "),
     (re.compile(r"\\%"), "%"),
+    (re.compile(r"\\(?:pounds|textsterling)(?![A-Za-z])"), "£"),
+    (re.compile(r"\\vec\s*\{([a-zA-Z])\}"), r"\1"),
+    (re.compile(r"(?<=\d)又(?=\d)"), " "),
     (re.compile(r"\^\s*\{?\s*\\prime\s*\}?|\\prime"), "'"),
     (re.compile(r"\\[&#_]"), lambda match: match[0][1]),
     (re.compile(r"\{,\}"), ","),
@@ -89,7 +93,7 @@ _NAMES = (
 _PLAIN_NAMES = [pair for pair in _NAMES if re.search(r"<=|>=|!=|sqrt\\s\*\\\(", pair[0].pattern)]
 _WRAPPED = re.compile(
     r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathnormal|boldsymbol|bm"
-    r"|textup|underline|emph|ensuremath)\s*\{([^{}]*)\}"
+    r"|textup|underline|emph|ensuremath)\s*\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}"
 )
 _BOXED = re.compile(r"\\f?box(?:ed)?\s*\{(.*)\}", re.DOTALL)
 _DELIMITERS = re.compile(r"(?<!\\)\\[()\[\]]")
@@ -175,7 +179,7 @@ def _without_wrapping(text: str) -> str:
             text = text[1:-1]
         if (boxed := _BOXED.fullmatch(text)) and balanced(boxed[1]):
             text = boxed[1]
-        if len(text) > 1 and text[0] == "{" and text[-1] == "}" and "," not in text and balanced(text[1:-1]):
+        if len(text) > 1 and text[0] == "{" and text[-1] == "}" and not re.search(r"[,|:]", text) and balanced(text[1:-1]):
             text = text[1:-1]
         if text == before:
             break

@@ -52,5 +52,12 @@ def same_words(answer: str, gold: str) -> bool:
     return _plain(answer) == _plain(gold)
 
 
+_HAN = str.maketrans("一二三四五六七八九两", "1234567892")
+_SYNONYMS = {"星期": "周", "礼拜": "周", "方程无解": "无解"}
+
+
 def _plain(text: str) -> str:
+    for one, other in _SYNONYMS.items():
+        text = text.replace(one, other)
+    text = re.sub(r"(?<=[一-鿿])\s+|\s+(?=[一-鿿])", "", text).translate(_HAN)
     return re.sub(r"[\s.,!?;:'’-]+", " ", fold(text)).strip()

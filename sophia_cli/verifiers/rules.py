@@ -27,6 +27,7 @@ SECONDS = 5.0
 DEEPEST = 5
 """Levels of parts within parts (a list of tuples of sums) that are taken apart."""
 LARGEST_SET = 64
+ORDERED = {"tuple", "bracket"}
 EUROPEAN = frozenset("de fr es it pt nl ru pl sv german french spanish italian portuguese dutch russian polish".split())
 """Languages that write 2,74 for two and three quarters, near enough."""
 
@@ -316,29 +317,33 @@ def _collection(answer: str, gold: str, case: Case) -> bool | None:
     left, right = _parts(answer), _parts(gold)
     if left is None and right is None:
         return None
-    if right is None:
-        named = shapes.named_value(gold)
-        if named:
-            return None
-        one = gold if left is None or left.kind == "tuple" and len(left.parts) != 1 else None
-        if one is not None or left is None or not left.parts:
-            return False
-        return all(_same(part, gold, case.part()) for part in left.parts)
-    if left is None:
-        if shapes.named_value(answer):
-            return None
-        return len(right.parts) == 1 and _same(answer, right.parts[0], case.part())
+    if left is None or right is None:
+        return _value_and_collection(answer, gold, left, right, case)
     if len(left.parts) != len(right.parts) or len(left.parts) > LARGEST_SET:
         return False
+    if {left.kind, right.kind} == {"bracket", "set"} and case.kind != "list":
+        return False  # [2, 5] is an interval, {2, 5} is not
     golds = [(part, _tolerance(case, index, len(right.parts))) for index, part in enumerate(right.parts)]
-    ordered = "tuple" in (left.kind, right.kind) or case.kind == "tuple"
 
     def same(part: str, wanted: tuple[str, Any]) -> bool:
         return _same(part, wanted[0], case.part(tolerance=wanted[1]))
 
-    if ordered:
+    if {left.kind, right.kind} & ORDERED or case.kind == "tuple":
         return all(same(part, wanted) for part, wanted in zip(left.parts, golds, strict=True))
     return _matched(list(left.parts), golds, same)
+
+
+def _value_and_collection(
+    answer: str, gold: str, left: shapes.Collection | None, right: shapes.Collection | None, case: Case
+) -> bool | None:
+    """One value against several: right for a set of that one, or where all of a list say the same as the gold."""
+    if shapes.named_value(gold if right is None else answer):
+        return None
+    if right is not None:
+        return len(right.parts) == 1 and _same(answer, right.parts[0], case.part())
+    if left is None or not left.parts or (left.kind in ORDERED and len(left.parts) > 1):
+        return False
+    return all(_same(part, gold, case.part()) for part in left.parts)
 
 
 def _parts(text: str) -> shapes.Collection | None:

@@ -1,0 +1,130 @@
+"""How a final answer is announced, in English, Chinese and a few other languages: the patterns that extraction looks for.
+
+None of them backtracks: every repetition is bounded, and what may follow it is told apart by its first character.
+"""
+
+import re
+
+_ANNOUNCED = r"""
+    \s{0,3}
+    (?: \*\* | : | ： | =
+      | (?: is | are | was | were | would\ be | should\ be | must\ be | will\ be )
+        (?: \s{1,3} (?: therefore | thus | indeed | simply | clearly | : ) )?
+        (?![a-z])
+    )
+    [\s:：*]{0,9} (?=\S)
+"""
+_FLAGS = re.IGNORECASE | re.VERBOSE
+
+PHRASES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
+    (
+        ("answer", "solution"),
+        re.compile(
+            rf"""(?<![a-z]) (?: final\s{{1,3}} )? (?: answer | solution )
+            (?: \s{{1,3}} (?: choice | option | here | (?: to | of | for )\ (?: the | this )\ (?: question | problem ) ) )?
+            {_ANNOUNCED}""",
+            _FLAGS,
+        ),
+    ),
+    (
+        ("correct", "right", "best", "matching", "appropriate"),
+        re.compile(
+            rf"""(?<![a-z]) (?: correct | right | best | matching | appropriate ) \s{{1,3}}
+            (?: answer | option | choice | statement | letter ) (?: \s{{1,3}} [a-z]+ ){{0,4}}? {_ANNOUNCED}""",
+            _FLAGS,
+        ),
+    ),
+    (("answer", "reply"), re.compile(r"(?<![a-z]) (?: answer | reply ) \s{1,3} (?= \$ | \\\( | \\\[ | \( )", _FLAGS)),
+    (
+        ("答案", "选项", "结果", "答"),
+        re.compile(
+            r"""(?: 最终答案 | 正确答案 | 参考答案 | 答案 | 正确选项 | 结果 | 答 ) [\s*】]{0,4}
+            (?: 应该是 | 应为 | 就是 | 是 | 为 | : | ： | = ) [\s*]{0,9} (?=\S)""",
+            re.VERBOSE,
+        ),
+    ),
+    (
+        ("选",),
+        re.compile(
+            r"(?: 故选 | 应选 | 选择 | 选 ) \s{0,3} [项择]? \s{0,3} [:：]? \s{0,3} (?= [(（\[]? [A-Za-z\d] )",
+            re.VERBOSE,
+        ),
+    ),
+    (("####",), re.compile(r"####\s*(?=\S)")),
+    (
+        ("réponse", "antwort", "respuesta", "risposta", "resposta", "ответ", "答え", "정답", "الإجابة", "उत्तर"),
+        re.compile(
+            r"""(?: réponse | antwort | respuesta | risposta | resposta | ответ | 答え | 정답 | الإجابة | उत्तर )
+            (?: \s{1,3} \w+ )? \s{0,3} (?: est | ist | es | è | é | is | : | ： | は | 는 ) \s{0,3} (?=\S)""",
+            _FLAGS,
+        ),
+    ),
+)
+"""What stands before a final answer; each with words of which one must be there, as looking for those is cheap."""
+
+BACKWARD = re.compile(
+    r"""(?: \$ ([^$\n]{1,300}) \$ | \\\( (.{1,300}?) \\\) | \*\* ([^*\n]{1,200}) \*\* )
+    \s+ is \s+ (?: our | the ) \s+ (?: final\s+ | correct\s+ )? (?: answer | solution )""",
+    _FLAGS,
+)
+"""`$x > 5$ is our answer`."""
+
+CHOSEN = re.compile(
+    r"""(?<![a-z])
+    (?: it's | it\ is | choose | select | pick | go\ with | would\ be | must\ be | is\ (?: therefore | thus | hence ) )
+    \s{1,3} (?: option | choice | answer | letter )? \s{0,3}
+    [(\[*]{0,3} (?-i:([A-HJ])) (?![A-Za-z']) [)\]*]{0,3}""",
+    _FLAGS,
+)
+"""`I think it's B`. I is left out: it is a pronoun."""
+
+SENTENCE_END = re.compile(
+    r"""(?<= [a-z\d)\]}$*%°"'] ) [.!?] (?= \s+ [A-Z<\[(*\\] | \s*$ | \s*< )  |  [。！？\n]""",
+    re.VERBOSE,
+)
+NEW_SENTENCE = re.compile(
+    SENTENCE_END.pattern + r" | \s (?= (?: So | Therefore | Thus | Hence ) \b )  |  (?= 因此 | 所以， | 综上 )", re.VERBOSE
+)
+
+REASONS = re.compile(
+    r"""
+    ,?\s+ (?: because | since | as\ (?= it | the | he | she | this ) | which | due\ to | so\ that | given\ that ) \b
+    | ,\s* (?: so | and | but | it | as | because | since | which | not ) \s
+    | ，""",
+    re.VERBOSE,
+)
+"""Where the answer in a sentence ends and its reasons begin."""
+
+MATHS = re.compile(
+    r"""\$\$ (.+?) \$\$ | (?<![\\\d]) \$ (.+?) (?<!\\) \$ | \\\( (.+?) \\\) | \\\[ (.+?) \\\] | \*\* ([^*\n]+) \*\*""",
+    re.DOTALL | re.VERBOSE,
+)
+"""A span of maths, or bold (group 5)."""
+
+THEREFORE = re.compile(
+    r"""^\W*
+    (?: (?: and\ )? (?: therefore | thus | so | hence | consequently | in\ conclusion | finally | as\ a\ result | overall
+                      | we\ (?: find | get | have | conclude | obtain ) )
+      | 因此 | 所以 | 故 | 综上 | 于是 | 那么 | 结论 | 从而 | 可得 | 得出
+      | donc | alors | en\ conclusion | por\ lo\ tanto | also | daher | इसलिए | لذا | поэтому )""",
+    _FLAGS,
+)
+
+_VALUE = r"[-+$€£¥]{0,2}\s?[\d.]*\d(?:[,.\ ]?\d)*(?:[/:]\d+)?"
+STATED = re.compile(
+    rf"""
+    (?: \b (?: is | are | equals | be | by | to | of | shows? | reads? ) \b | (?<!\d)[:：] | [=是为有] | 等于 ) \s*
+    ( (?: approximately\  | about\  | 约 | 大约 )? {_VALUE} 
+      (?: \s? [^\d\s.。!;；,，()（）:/] [^\d.。!;；,，()（）]{{0,20}} )? )
+    \s* (?: [(（] [^()（）]{{0,60}} [)）] )? \s* [.。!]* \s*$""",
+    re.VERBOSE,
+)
+"""The number, with its unit, that a sentence ends with: `… = 4000 kg.`, `…是192公斤。`"""
+
+NUMBER = re.compile(r"(?<![\w.])[-+$€£]{0,2}\d(?:[\d,]*\d)?(?:\.\d+)?(?:[/:]\d+)?\s?%?")
+BARE = re.compile(
+    r"""[-+−]?\s? [$€£¥]? \s? [\d.,]*\d[\d.,]* \s? \S{0,12}
+    | \(? [A-Ja-j] \)? [.:]? | \$[^$\n]+\$ | \\\(.{1,300}\\\) | \\\[.{1,300}\\\] | \*\*[^*\n]+\*\*""",
+    re.VERBOSE,
+)
+"""A line that is nothing but an answer."""
