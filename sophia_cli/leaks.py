@@ -10,6 +10,9 @@ _HINTS = ("descri", "caption", "visual information", "描述", "视觉信息", "
 _AROUND = 90
 """Characters on either side of a hint that tell what is meant."""
 
+_MOST = 200
+"""Mentions of a hint that are looked at."""
+
 _SOURCE = r"(?:descriptions?|captions?)"
 _SAYS = (
     r"(?:says?|said|states?|stated|mentions?|mentioned|gives?|given|provides?|tells?|indicates?|notes?|lists?|describes?|shows?"
@@ -62,7 +65,9 @@ def mentions_caption(trajectory: str) -> bool:
     folded = trajectory.casefold() if not trajectory.isascii() else trajectory.lower()
     for hint in _HINTS:
         at = folded.find(hint)
-        while at >= 0:
+        for _ in range(_MOST):
+            if at < 0:
+                break
             if _betrays(folded, at, at + len(hint)):
                 return True
             at = folded.find(hint, at + len(hint))

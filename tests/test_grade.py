@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -147,9 +146,7 @@ def test_a_killed_algebra_worker_costs_one_error_at_most() -> None:
     from sophia_cli.verifiers import _algebra
 
     assert _algebra.equal("1/3", "2/6", 10.0) == "correct"
-    os.kill(_algebra._local.worker.process.pid, 9)
-    time.sleep(0.2)
-    assert _algebra.equal("1/3", "2/6", 10.0) in ("correct", "error")
+    os.kill(_algebra._local.child.process.pid, 9)
     assert _algebra.equal("1/3", "2/6", 10.0) == "correct"
 
 

@@ -69,11 +69,19 @@ def equal(gold: str, answer: str, seconds: float, slack: float = 0.0) -> str:
         return "ungradable"
     if too_big(answer):
         return "wrong"
+    for _ in range(2):  # a worker that was killed from outside is replaced, and asked once more
+        outcome = _ask((to_latex(gold), to_latex(answer), seconds, slack), seconds)
+        if outcome != "error":
+            break
+    return outcome
+
+
+def _ask(pair: tuple[str, str, float, float], seconds: float) -> str:
     child: Child | None = getattr(_local, "child", None)
     if child is None or not child.alive():
         child = _local.child = Child(_serve)
     try:
-        child.send((to_latex(gold), to_latex(answer), seconds, slack))
+        child.send(pair)
         return str(child.receive(seconds))
     except Silent:
         outcome = "timeout"

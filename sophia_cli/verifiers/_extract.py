@@ -15,13 +15,19 @@ from sophia_cli.verifiers._tidy import LONGEST
 TAIL = 20_000
 BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 BARE_BOX = re.compile(r"\\boxed\s+([^\s{}$.,]{1,40})")
+STRAY_BOX = re.compile(r"\\boxed\{([^{}]{1,200})\\\}")
 BRACE = re.compile(r"\\[\\{}]|[{}]")
 TAG = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL)
 SPECIAL = re.compile(r"(?:<\|[a-z_]{2,20}\|>|</s>).*", re.DOTALL)
-FAREWELL = re.compile(r"\s*I hope (?:it|this) (?:is correct|helps)[.!]?\s*$")
+FAREWELL = re.compile(r"I hope (?:it|this) (?:is correct|helps)[.!]?$")
+SPACES = re.compile(r"[ \t]{3,}")
 PROSE = re.compile(r"[^\W\d_]{2,}\W+[^\W\d_]{2,}|[一-鿿]{5}")
 UNIT_AFTER = re.compile(r"%|°|(?:percent|pct|[a-z]{1,3}|[a-z]+s)\b")
 MOST_BOXES = 200
+LONGEST_BARE = 300
+"""Characters of a line or response that may be nothing but an answer."""
+SENTENCE_TAIL = 160
+"""Characters at the end of a sentence in which its number may stand."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +46,13 @@ def after_thinking(response: str) -> str | None:
 
 def extract(text: str, by_letter: bool = False) -> Extraction | None:
     """The final answer of a text that follows the thinking, or None. by_letter: a letter is what the question asks for."""
-    text = text[-TAIL:]
-    if "<|" in text or "</s>" in text:
-        text = SPECIAL.sub("", text)
-    text = FAREWELL.sub("", text)
     boxed = last_box(text)
     if boxed is not None:
         return Extraction((boxed.strip(),)) if boxed.strip() else None
+    text = SPACES.sub("  ", text[-TAIL:])
+    if "<|" in text or "</s>" in text:
+        text = SPECIAL.sub("", text)
+    text = FAREWELL.sub("", text.strip())
     tagged = TAG.findall(text)
     if tagged and tagged[-1].strip():
         return Extraction((tagged[-1].strip(),))
@@ -55,6 +61,8 @@ def extract(text: str, by_letter: bool = False) -> Extraction | None:
 
 def last_box(text: str) -> str | None:
     """The content of the last `\\boxed{…}` whose braces balance; of nested ones, the outermost."""
+    if "\\boxed" not in text and "\\fbox" not in text:
+        return None
     found: tuple[int, str] | None = None
     for start in [match.end() for match in BOX.finditer(text)][: -MOST_BOXES - 1 : -1]:
         content = _balanced(text, start)
@@ -65,14 +73,16 @@ def last_box(text: str) -> str | None:
         found = (start + len(content), content)
     if found is not None:
         return found[1]
-    bare = BARE_BOX.findall(text)
-    return bare[-1] if bare else None
+    for spelling in (BARE_BOX, STRAY_BOX):
+        if contents := spelling.findall(text[-TAIL:]):
+            return str(contents[-1])
+    return None
 
 
 def _balanced(text: str, start: int) -> str | None:
     """What stands between a brace that opens before `start` and the one that closes it."""
     depth = 1
-    for match in BRACE.finditer(text, start, start + 4 * LONGEST):
+    for match in BRACE.finditer(text, start):
         if len(match[0]) == 1:
             depth += 1 if match[0] == "{" else -1
             if depth == 0:
@@ -172,7 +182,7 @@ def _chosen(text: str, by_letter: bool) -> Extraction | None:
 def _whole(text: str) -> Extraction | None:
     """A response that is nothing but an answer; one that is a sentence counts only where it is the gold."""
     whole = text.strip()
-    if not whole or len(whole) > 300 or "\n\n" in whole:
+    if not whole or len(whole) > LONGEST_BARE or "\n\n" in whole or BOX.search(whole):  # a box that never closes
         return None
     if phrases.BARE.fullmatch(whole) or not PROSE.search(whole):
         return Extraction((whole,))
@@ -194,7 +204,7 @@ def _last_line(text: str) -> Extraction | None:
     lines = [line.strip() for line in text[-4 * LONGEST :].splitlines() if line.strip()]
     if not lines:
         return None
-    if phrases.BARE.fullmatch(lines[-1]):
+    if len(lines[-1]) <= LONGEST_BARE and phrases.BARE.fullmatch(lines[-1]):
         return Extraction((lines[-1],))
     sentences = _sentences(lines[-1])
     concluded = _concluded(sentences[-1]) if sentences else []
@@ -207,7 +217,7 @@ def _concluded(sentence: str) -> list[str]:
     concludes = phrases.THEREFORE.match(sentence)
     if len(maths) == 1 or (maths and (concludes or _ends_with_maths(sentence))):
         return [maths[-1]]
-    stated = phrases.STATED.search(sentence)
+    stated = phrases.STATED.search(sentence[-SENTENCE_TAIL:])
     if stated:
         return [stated[1]]
     return _only_number(sentence) if concludes else []

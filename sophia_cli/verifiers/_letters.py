@@ -16,7 +16,7 @@ _LED = re.compile(
     rf"{_PREFIX}(?:[(\[{{]\s*([A-Za-z])\s*[)\]}}]|([A-Z])(?=\s*[.):,。;]|\s+\(|\s*$|[^\x00-\x7f]|\s+-)|([A-Za-z])\))[\s.):,。;-]*(.*)",
     re.DOTALL,
 )
-_SEVERAL = re.compile(r"\(?\s*[A-Z](?:\s*\)?\s*(?:,|;|&|\+|/|and|or|和|与|及|\s)*\s*\(?\s*[A-Z]\b){1,9}\s*\)?\s*")
+_SEVERAL = re.compile(r"(?:(?:\([A-Z]\)|[A-Z](?![A-Za-z]))(?:[\s,;&+/]|and\b|or\b|和|与|及){0,8}){2,10}")
 _GLUED = re.compile(r"[A-J]{2,8}")
 _GUESS = re.compile(r"(?<![A-Za-z'\\])(?:\(([A-J])\)|([A-HJ]))(?!'?[A-Za-z])(?!\s*=)")
 _CIRCLES = re.compile(r"(?:#\d{1,2},[\s,和与及]*)+")

@@ -80,7 +80,7 @@ _NAMES = (
     (re.compile(r"(?<=\d)又(?=\d)"), " "),
     (re.compile(r"\^\s*\{?\s*\\prime\s*\}?|\\prime"), "'"),
     (re.compile(r"\\[&#_]"), lambda match: match[0][1]),
-    (re.compile(r"\{,\}"), ","),
+    (re.compile(r"(?<=\d)\s*\{\s*,\s*\}\s*(?=\d)"), ""),
     (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\frac\s*(\d|\\[a-z]+)\s*\{"), r"\\frac{\1}{"),
     (re.compile(r"(\\frac\s*\{[^{}]*\})\s*(\d|[a-zA-Z]|\\[a-z]+)"), r"\1{\2}"),
@@ -115,7 +115,7 @@ def tidy(text: str) -> str:
     if "\\" in text:
         text = _from_latex(text)
     text = _without_dollars(text)
-    for pattern, plain in _NAMES if "\\" in text else _PLAIN_NAMES:
+    for pattern, plain in _NAMES if "\\" in text or "{" in text else _PLAIN_NAMES:
         text = pattern.sub(plain, text)
     return _without_wrapping(" ".join(text.split()))
 

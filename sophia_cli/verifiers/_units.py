@@ -88,10 +88,11 @@ def _words(text: str) -> str:
     return " ".join(word[:-1] if len(word) > 3 and word.endswith("s") else word for word in text.split())
 
 
+@lru_cache(maxsize=4096)
 def is_known(unit: str) -> bool:
-    """Whether pint can convert a canonical unit."""
-    names = re.findall(r"[A-Za-z_]+|[%°]|[^\x00-\x7f]+", unit)
-    return bool(names) and all(_spellings().get(name) == name for name in names)
+    """Whether pint can convert a canonical unit, `m*s^-2`."""
+    factors = [re.fullmatch(r"([^\W\d_]+|[%°])(?:\^-?\d+)?", factor) for factor in unit.split("*")]
+    return all(factor is not None and _spellings().get(factor[1]) == factor[1] for factor in factors)
 
 
 def convert(value: Fraction, unit: str, to: str) -> Fraction | None:

@@ -106,7 +106,7 @@ def verify(response: str, item: Mapping[str, Any], truncated: bool = False, seco
     if extraction is None:
         return Verdict("no_answer", None, "extraction")
     if not golds:
-        return Verdict("ungradable", extraction.answers[0], "the gold answer is empty or no text")
+        return Verdict("ungradable", shown(extraction.answers[0]), "the gold answer is empty or no text")
     return _judge(extraction, golds, case)
 
 
@@ -119,8 +119,13 @@ def _golds(answer: Any) -> list[str]:
         if isinstance(gold, int | float):
             gold = repr(gold)
         if isinstance(gold, str):
-            found += [tidied for part in gold.replace("\\#\\#", "##").split("##") if (tidied := tidy(gold_answer(part)))]
+            found += [tidied for part in gold.replace("\\#\\#", "##").split("##") if (tidied := _tidy_gold(part))]
     return found
+
+
+def _tidy_gold(gold: str) -> str:
+    answer = gold_answer(gold)
+    return tidy(answer) if len(answer) <= 2 * LONGEST else answer.strip()
 
 
 def _judge(extraction: Extraction, golds: list[str], case: Case) -> Verdict:
@@ -128,17 +133,29 @@ def _judge(extraction: Extraction, golds: list[str], case: Case) -> Verdict:
     verdicts = []
     for answer in extraction.answers:
         for gold in golds:
-            outcome, rule = settle(tidy(answer[: 2 * LONGEST]), gold, case)
+            outcome, rule = _settled(answer, gold, case)
             if outcome == "correct":
-                return Verdict(outcome, answer, rule)
-            verdicts.append(Verdict(outcome, answer, rule))
+                return Verdict(outcome, shown(answer), rule)
+            verdicts.append(Verdict(outcome, shown(answer), rule))
     if extraction.only_if_right:
         return Verdict("no_answer", None, "extraction")
-    first = [verdict for verdict in verdicts if verdict.extracted == extraction.answers[0]]
+    first = [verdict for verdict in verdicts if verdict.extracted == shown(extraction.answers[0])]
     unknown = [verdict for verdict in first if verdict.reward is None and verdict.verdict != "ungradable"]
     if unknown or all(verdict.verdict == "ungradable" for verdict in first):
         return (unknown or first)[0]
     return next(verdict for verdict in first if verdict.reward is not None)
+
+
+def shown(answer: str) -> str:
+    """An answer as a record shows it: capped, and without what no JSON reader takes."""
+    return answer[:LONGEST].encode("utf-8", "replace").decode()
+
+
+def _settled(answer: str, gold: str, case: Case) -> tuple[str, str]:
+    """As `settle`, of an answer as it was extracted. One too long to be made tidy is right only as the gold's very text."""
+    if len(answer) > 2 * LONGEST:
+        return ("correct", "same_text") if answer.strip() == gold else ("wrong", "size")
+    return settle(tidy(answer), gold, case)
 
 
 def settle(answer: str, gold: str, case: Case) -> tuple[str, str]:
@@ -347,6 +364,8 @@ def _value_and_collection(
 
 
 def _parts(text: str) -> shapes.Collection | None:
+    if numbers.read_quantity(text) is not None:
+        return None  # 65,536 is one number
     found = shapes.collection(text)
     if found is None and (values := shapes.plus_minus(text)):
         named = shapes.named_value(values[0])

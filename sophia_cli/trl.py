@@ -1,0 +1,26 @@
+"""Our verifier as a reward function for TRL: `GRPOTrainer(reward_funcs=answer_reward, …)`.
+
+The data set needs a column `answer`; the columns `choices`, `answer_type`, `tolerance`, `precision`, `unit` and `language`
+are used when they are there. TRL itself is not imported.
+"""
+
+from typing import Any
+
+from sophia_cli.verifiers.rules import verify
+
+ITEM_COLUMNS = ("choices", "answer_type", "tolerance", "precision", "unit", "language")
+
+
+def answer_reward(completions: list[Any], answer: list[Any], **columns: Any) -> list[float | None]:
+    """1.0 for each completion whose final answer is the item's, 0.0 for a wrong one, None where nobody could tell.
+
+    completions: texts, or conversations whose last message counts; as long as `answer`. TRL leaves a None out of the
+    mean of its group, as it should: it is no evidence. Raises RecordError for a `choices` that is no list.
+    """
+    items = ({name: columns[name][row] for name in ITEM_COLUMNS if name in columns} for row in range(len(answer)))
+    pairs = zip(completions, answer, items, strict=True)
+    return [verify(_text(completion), {"answer": gold, **item}).reward for completion, gold, item in pairs]
+
+
+def _text(completion: Any) -> str:
+    return completion if isinstance(completion, str) else str(completion[-1]["content"])
