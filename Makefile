@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: quickstart install install-dev test test-fast lint types bench tiny clean
+.PHONY: quickstart install install-dev test test-fast lint types bench bench-verifier tiny clean
 
 quickstart: install
 	bash recipes/quickstart.sh
@@ -43,9 +43,18 @@ types: install-dev
 bench: install-dev
 	$(BIN)/python benchmarks/startup.py
 
+# Our verifier beside those of PyPI, which get an environment of their own; remakes the table in docs/verifier.md.
+bench-verifier: install-dev .venv-peers/installed
+	$(BIN)/python benchmarks/verifiers.py --peers .venv-peers/bin/python --write
+
+.venv-peers/installed: benchmarks/verifier-peers.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet -r benchmarks/verifier-peers.txt
+	touch $@
+
 # Rebuilds both embedded models from nothing: about 45 minutes on 2 cores.
 tiny: install-dev
 	bash recipes/tiny/build.sh
 
 clean:
-	rm -rf .venv quickstart
+	rm -rf .venv .venv-peers quickstart

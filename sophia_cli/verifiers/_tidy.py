@@ -78,6 +78,7 @@ _NAMES = (
     (re.compile(r"\\(?:pounds|textsterling)(?![A-Za-z])"), "£"),
     (re.compile(r"\\vec\s*\{([a-zA-Z])\}"), r"\1"),
     (re.compile(r"(?<=\d)又(?=\d)"), " "),
+    (re.compile(r"(?<=[\d}])\{([A-Za-z]{3,})\}$"), r" \1"),
     (re.compile(r"\^\s*\{?\s*\\prime\s*\}?|\\prime"), "'"),
     (re.compile(r"\\[&#_]"), lambda match: match[0][1]),
     (re.compile(r"(?<=\d)\s*\{\s*,\s*\}\s*(?=\d)"), ""),

@@ -33,7 +33,7 @@ def _spelled(text: str) -> str:
     return known.get(text) or (known.get(text.lower(), "") if len(text) > 2 else "")
 
 
-_AREA = re.compile(r"^(square|sq\.?|cubic|cu\.?)\s+([a-z]+)$")
+_AREA = re.compile(r"^(square|sq\.?|cubic|cu\.?)\s*([a-z]+)$")
 _AREA_POWER = {"s": 2, "c": 3}
 _TRAILING = re.compile(
     r"\s+(?:long|wide|tall|high|deep|old|away|apart|ago|in total|total|altogether|each|of [a-z ]{1,30})$", re.IGNORECASE

@@ -41,8 +41,13 @@ def is_words(text: str) -> bool:
 _WORD = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{3,}|[^\W\d_a-zA-Z]{2,}")
 
 
+_LABEL = re.compile(r"(?:^|\s)(?:is|are)\s|^[A-Z](?: [A-Z])* \d")
+
+
 def is_prose(text: str) -> bool:
-    """Whether a tidy text holds words that algebra would read as products of letters."""
+    """Whether a tidy text holds words, or labels such as `F E 40`, that algebra would read as products of letters."""
+    if _LABEL.search(text):
+        return True
     found = [word for word in _WORD.findall(text) if not _MATHS_WORDS.match(word)]
     return len(found) > 1 or bool(found and re.search(r"[一-鿿]{2}", found[0]))
 
