@@ -11,12 +11,14 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
 from sophia_cli.arrivals import Arrivals
+from sophia_cli.errors import SophiaError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,6 +26,9 @@ R = TypeVar("R")
 CHUNK = 32
 """Tasks that a worker is handed at once; each result comes back as soon as it is there."""
 READ_AHEAD = 256
+MOMENT_SECONDS = 0.01
+STARTS = 3
+"""Workers in a row that may die before they are ready; then something is wrong with all of them."""
 
 
 class Silent(Exception):
@@ -92,18 +97,49 @@ def main(descriptor: int, module: str, function: str) -> None:
 
 
 def serve(pipe: Connection) -> None:
-    """What a worker of `ordered_map` runs: the function first, then lists of tasks in, one result after the other out."""
+    """What a worker of `ordered_map` runs: the function first, then lists of tasks in, lists of results out.
+
+    Results leave together with those of the next moments, as every message costs its reader more than a cheap task.
+    """
     pipe.send("ready")
     work = pipe.recv()
+    results: list[Any] = []
+    lock = threading.Lock()
+
+    def flush() -> None:
+        with lock:
+            if results:
+                pipe.send(results)
+                results.clear()
+
+    def flush_now_and_then() -> None:
+        while True:
+            time.sleep(MOMENT_SECONDS)
+            flush()
+
+    threading.Thread(target=flush_now_and_then, daemon=True).start()
     while True:
         for task in pipe.recv():
-            pipe.send(work(task))
+            result = work(task)
+            with lock:
+                results.append(result)
+        flush()
 
 
 @dataclass
 class _Chunk(Generic[T, R]):
     items: list[T]
-    results: "queue.SimpleQueue[R | BaseException]" = field(default_factory=queue.SimpleQueue)
+    results: "queue.SimpleQueue[list[R] | BaseException]" = field(default_factory=queue.SimpleQueue)
+
+    def in_order(self) -> Iterator[R]:
+        """The results, as they come. Raises what was put in their place."""
+        left = len(self.items)
+        while left:
+            found = self.results.get()
+            if isinstance(found, BaseException):
+                raise found
+            left -= len(found)
+            yield from found
 
 
 def ordered_map(
@@ -129,11 +165,7 @@ def ordered_map(
     while (chunk := order.get()) is not None:
         if isinstance(chunk, BaseException):
             raise chunk
-        for item in chunk.items:
-            result = chunk.results.get()
-            if isinstance(result, BaseException):
-                raise result
-            yield item, result
+        yield from zip(chunk.items, chunk.in_order(), strict=True)
 
 
 def _feed(items: Iterable[T], order: "queue.Queue[Any]", todo: "queue.SimpleQueue[Any]", workers: int) -> None:
@@ -177,25 +209,25 @@ def _run_chunk(
     lost: Callable[[T, str], R],
 ) -> Child | None:
     """Puts a result for every item of a chunk; the worker that is left is used for the next."""
-    done, deaths = 0, 0
+    done = deaths = starts = 0
     while done < len(chunk.items):
         try:
             if child is None:
                 child = Child(serve)
                 child.send(work)
+                starts = 0
             child.send([task_of(item) for item in chunk.items[done:]])
             while done < len(chunk.items):
-                chunk.results.put(child.receive(patience))
-                done, deaths = done + 1, 0
-        except Silent:
-            chunk.results.put(lost(chunk.items[done], "timeout"))
-            done += 1
-            _end(child)
-            child = None
-        except Died:
+                found = child.receive(patience)
+                chunk.results.put(found)
+                done, deaths = done + len(found), 0
+        except (Silent, Died) as trouble:
+            starts += child is None or not child.ready
+            if starts == STARTS:
+                raise SophiaError("a worker cannot start; --workers 1 needs none, and may show why") from None
             deaths += 1
-            if deaths > 1:
-                chunk.results.put(lost(chunk.items[done], "error"))
+            if isinstance(trouble, Silent) or deaths > 1:
+                chunk.results.put([lost(chunk.items[done], "timeout" if isinstance(trouble, Silent) else "error")])
                 done, deaths = done + 1, 0
             _end(child)
             child = None
