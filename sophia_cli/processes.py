@@ -28,7 +28,7 @@ CHUNK = 32
 READ_AHEAD = 256
 MOMENT_SECONDS = 0.01
 STARTS = 3
-"""Workers in a row that may die before they are ready; then something is wrong with all of them."""
+"""Workers in a row that may end before they are ready; then something is wrong with all of them."""
 
 
 class Silent(Exception):
@@ -37,6 +37,10 @@ class Silent(Exception):
 
 class Died(Exception):
     """A child ended before it answered."""
+
+
+class NotStarted(Exception):
+    """A child ended before it was ready."""
 
 
 class Child:
@@ -153,8 +157,8 @@ def ordered_map(
     """(item, `work(task_of(item))`) in the order of the items, each as soon as it and those before it are done.
 
     work: a function of a module, run in `workers` processes. patience: seconds after which a task is given up and its
-    worker replaced. lost(item, "timeout" | "error"): what stands for the result of a task that was given up, or whose
-    worker died under it twice. Memory holds a bounded number of items.
+    worker replaced. lost(item, "timeout" | "error"): what stands for the result of a task that twice cost its worker.
+    Memory holds a bounded number of items.
     """
     order: queue.Queue[_Chunk[T, R] | BaseException | None] = queue.Queue(2 * workers)
     todo: queue.SimpleQueue[_Chunk[T, R] | None] = queue.SimpleQueue()
@@ -208,30 +212,46 @@ def _run_chunk(
     patience: float,
     lost: Callable[[T, str], R],
 ) -> Child | None:
-    """Puts a result for every item of a chunk; the worker that is left is used for the next."""
-    done = deaths = starts = 0
+    """Puts a result for every item of a chunk; the worker that is left is used for the next.
+
+    After a worker was lost the rest goes out one by one, so that the task that is to blame is known: it is given up when it
+    costs a worker again.
+    """
+    done = starts = 0
+    together = True
     while done < len(chunk.items):
+        upto = len(chunk.items) if together else done + 1
         try:
-            if child is None:
-                child = Child(serve)
-                child.send(work)
-                starts = 0
-            child.send([task_of(item) for item in chunk.items[done:]])
-            while done < len(chunk.items):
+            child = child or _started(work)
+            starts = 0
+            child.send([task_of(item) for item in chunk.items[done:upto]])
+            while done < upto:
                 found = child.receive(patience)
                 chunk.results.put(found)
-                done, deaths = done + len(found), 0
-        except (Silent, Died) as trouble:
-            starts += child is None or not child.ready
+                done += len(found)
+        except NotStarted:
+            starts += 1
             if starts == STARTS:
                 raise SophiaError("a worker cannot start; --workers 1 needs none, and may show why") from None
-            deaths += 1
-            if isinstance(trouble, Silent) or deaths > 1:
+        except (Silent, Died) as trouble:
+            if not together:
                 chunk.results.put([lost(chunk.items[done], "timeout" if isinstance(trouble, Silent) else "error")])
-                done, deaths = done + 1, 0
+                done += 1
+            together = False
             _end(child)
             child = None
     return child
+
+
+def _started(work: Callable[[Any], Any]) -> Child:
+    """A new worker that knows its work. Raises NotStarted."""
+    child = Child(serve)
+    try:
+        child.send(work)
+        return child
+    except Died:
+        child.kill()
+        raise NotStarted from None
 
 
 def _end(child: Child | None) -> None:

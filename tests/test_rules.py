@@ -355,3 +355,25 @@ def test_a_script_without_a_main_guard_may_use_it(tmp_path: Path) -> None:
         [sys.executable, "script.py"], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120
     )
     assert done.stdout == "once correct\n", done.stderr
+
+
+def test_the_page_about_the_verifier_shows_what_happens() -> None:
+    page = Path(__file__).parent.parent / "docs" / "verifier.md"
+    blocks = page.read_text(encoding="utf-8").split("```python\n")[1:]
+    examples = doctest.DocTestParser().get_doctest(
+        "".join(block.split("```")[0] for block in blocks), {}, "page", str(page), 0
+    )
+    assert len(examples.examples) >= 6
+    assert doctest.DocTestRunner().run(examples).failed == 0
+
+
+def test_the_page_lists_the_rules_in_their_order() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "verifier.md").read_text(encoding="utf-8")
+    listed = [
+        name
+        for line in page.splitlines()
+        if line.startswith("| `")
+        for name in line.split("|")[1].replace("`", "").split(",")
+    ]
+    names = [rule.__name__.strip("_") for rule in rules.RULES]
+    assert [name.strip() for name in listed if name.strip() in names] == names

@@ -148,10 +148,10 @@ def _readings(rest: str, by_letter: bool) -> Extraction | None:
     if by_letter and (letter := first_letter(sentence)):
         found.append(letter)
     found += [short, sentence]
+    parts = re.split(r"\bis\b|[=是为]", short)
+    found += parts[-1:] if len(parts) > 1 else []
     if len(maths_of(sentence)) == 1:
         found += maths_of(sentence)
-    parts = re.split(r"\bis\b|[=是为]", sentence)
-    found += parts[-1:] if len(parts) > 1 else []
     found += _only_number(sentence)
     answers = tuple(dict.fromkeys(answer.strip() for answer in found if answer.strip()))
     return Extraction(answers) if answers else None

@@ -359,6 +359,11 @@ def rounding_of(answer: Quantity, exact: Fraction) -> bool:
     return abs(answer.value - exact) < Fraction(10) ** (answer.exponent - answer.decimals)
 
 
+def half_unit(written: Quantity) -> float:
+    """Half a unit in the last place of a number as it was written."""
+    return float(Fraction(10) ** (written.exponent - (written.decimals or 0)) / 2)
+
+
 def rounded_gold(gold: Quantity, exact: Fraction) -> bool:
     """Whether an exact answer is what a gold of at least two decimals was rounded from."""
     if gold.decimals is None or gold.decimals < 2 or gold.digits < 2:

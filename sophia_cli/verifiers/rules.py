@@ -129,21 +129,30 @@ def _tidy_gold(gold: str) -> str:
 
 
 def _judge(extraction: Extraction, golds: list[str], case: Case) -> Verdict:
-    """The verdict on the first reading of the answer that some gold accepts; else on the first reading, best first."""
-    verdicts = []
+    """The verdict on the first reading of the answer that is one: prose is read on, an answer that is wrong is not.
+
+    Else a response that says two things would be right when either is.
+    """
+    first: Verdict | None = None
     for answer in extraction.answers:
-        for gold in golds:
-            outcome, rule = _settled(answer, gold, case)
-            if outcome == "correct":
-                return Verdict(outcome, shown(answer), rule)
-            verdicts.append(Verdict(outcome, shown(answer), rule))
-    if extraction.only_if_right:
-        return Verdict("no_answer", None, "extraction")
-    first = [verdict for verdict in verdicts if verdict.extracted == shown(extraction.answers[0])]
-    unknown = [verdict for verdict in first if verdict.reward is None and verdict.verdict != "ungradable"]
-    if unknown or all(verdict.verdict == "ungradable" for verdict in first):
-        return (unknown or first)[0]
-    return next(verdict for verdict in first if verdict.reward is not None)
+        verdict = _verdict(answer, golds, case)
+        if verdict.verdict == "correct":
+            return verdict
+        first = first or verdict
+        if not extraction.only_if_right and not words.is_prose(tidy(answer[:LONGEST])):
+            return verdict
+    return Verdict("no_answer", None, "extraction") if extraction.only_if_right or first is None else first
+
+
+def _verdict(answer: str, golds: list[str], case: Case) -> Verdict:
+    """The verdict on one reading: right for any gold; could not tell when that holds of some and no other is met."""
+    verdicts = []
+    for gold in golds:
+        outcome, rule = _settled(answer, gold, case)
+        verdicts.append(Verdict(outcome, shown(answer), rule))
+        if outcome == "correct":
+            return verdicts[-1]
+    return next((verdict for verdict in verdicts if verdict.reward is None), verdicts[0])
 
 
 def shown(answer: str) -> str:
@@ -281,7 +290,7 @@ def _words(answer: str, gold: str, case: Case) -> bool | None:
 
 
 def _approximation(answer: str, gold: str, case: Case) -> bool | None:
-    """`exact ≈ decimal` is right when its exact side is, or when its decimal is and the two sides agree to 2%."""
+    """`exact ≈ decimal` is right when its exact side is, or when its decimal is and the exact side rounds to it."""
     gold_sides, answer_sides = shapes.approximations(shapes.without_remark(gold)), shapes.approximations(answer)
     bare = shapes.without_remark(answer)
     if len(gold_sides) == 1 and len(answer_sides) == 1:
@@ -296,7 +305,7 @@ def _approximation(answer: str, gold: str, case: Case) -> bool | None:
             return True
         if len(answer_sides) == 2 and exact != answer_sides[1] and _same(answer_sides[1], wanted, deeper):
             decimal = numbers.read_quantity(answer_sides[1])
-            return decimal is not None and _same(exact, answer_sides[1], case.part(tolerance=float(abs(decimal.value)) / 50))
+            return decimal is not None and _same(exact, answer_sides[1], case.part(tolerance=numbers.half_unit(decimal)))
     return False
 
 
