@@ -60,6 +60,20 @@ def without_double_parentheses(text: str) -> str:
     return "".join(mark for index, mark in enumerate(text) if index not in dropped)
 
 
+_SYMBOL = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
+_SPARE = ("\\Xi ", "\\Psi ", "\\Upsilon ", "\\Lambda ", "\\Phi ")
+
+
+def apart_in_case(gold: str, answer: str) -> tuple[str, str]:
+    """Two texts in which a capital letter that also stands there small is another letter: the grammar reads r/R as 1."""
+    symbols = set(_SYMBOL.findall(gold + " " + answer))
+    both = sorted(symbol for symbol in symbols if len(symbol) == 1 and symbol.isupper() and symbol.lower() in symbols)
+    spare = [letter for letter in _SPARE if letter.strip() not in symbols]
+    names = dict(zip(both, spare, strict=False))
+    left, right = (_SYMBOL.sub(lambda match: names.get(match[0], match[0]), text) for text in (gold, answer))
+    return left, right
+
+
 def equal(gold: str, answer: str, seconds: float, slack: float = 0.0) -> str:
     """`correct`, `wrong`, `ungradable` (the gold cannot be parsed), `timeout` or `error`, as math-verify sees tidy texts.
 
@@ -69,8 +83,9 @@ def equal(gold: str, answer: str, seconds: float, slack: float = 0.0) -> str:
         return "ungradable"
     if too_big(answer):
         return "wrong"
+    pair = apart_in_case(to_latex(gold), to_latex(answer))
     for _ in range(2):  # a worker that was killed from outside is replaced, and asked once more
-        outcome = _ask((to_latex(gold), to_latex(answer), seconds, slack), seconds)
+        outcome = _ask((*pair, seconds, slack), seconds)
         if outcome != "error":
             break
     return outcome

@@ -13,7 +13,7 @@ _PREFIX = (
 )
 _ONE = re.compile(rf"{_PREFIX}[(\[{{]?\s*([A-Za-z])\s*[)\]}}]?", re.IGNORECASE)
 _LED = re.compile(
-    rf"{_PREFIX}(?:[(\[{{]\s*([A-Za-z])\s*[)\]}}]|([A-Z])(?=\s*[.):,。;]|\s+\(|\s*$|[^\x00-\x7f]|\s+-)|([A-Za-z])\))[\s.):,。;-]*(.*)",
+    rf"{_PREFIX}(?:[(\[{{]\s*([A-Za-z])\s*[)\]}}]|([A-Z])(?=\s*[.),。;]|:(?:\s|$)|\s+\(|\s*$|[^\x00-\x7f]|\s+-)|([A-Za-z])\))[\s.):,。;-]*(.*)",
     re.DOTALL,
 )
 _SEVERAL = re.compile(r"(?:(?:\([A-Z]\)|[A-Z](?![A-Za-z]))(?:[\s,;&+/]|and\b|or\b|和|与|及){0,8}){2,10}")

@@ -156,7 +156,7 @@ def _unit(rest: str) -> str | None:
         return unit
     if _NO_UNIT.search(rest) or not re.fullmatch(r"[^\d]{1,60}", rest) or len(rest.split()) > 6:
         return None
-    return unit if re.search(r"[^\W\d_]{2}|[一-鿿]", rest) else None
+    return unit if re.search(r"[^\W\d_A-Z]{3}|[一-鿿]", rest) else None
 
 
 _TRAILING_REMARK = re.compile(

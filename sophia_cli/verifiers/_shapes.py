@@ -222,7 +222,7 @@ def is_variable(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Collection:
-    """Parts in their order; `kind`: tuple or bracket (ordered), set (in braces) or list (bare), which are unordered."""
+    """Parts; `kind`: tuple, bracket or matrix, whose order counts, set (in braces) or list (bare), whose order does not."""
 
     kind: str
     parts: tuple[str, ...]
@@ -320,4 +320,4 @@ def _matrix(text: str) -> Collection | None:
     if len(cells) == 1 or len(cells[0]) == 1:
         flat = tuple(cell for row in cells for cell in row)
         return Collection("tuple", flat)
-    return Collection("tuple", tuple(f"({','.join(row)})" for row in cells))
+    return Collection("matrix", tuple(f"({','.join(row)})" for row in cells))

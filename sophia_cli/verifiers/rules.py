@@ -27,7 +27,9 @@ SECONDS = 5.0
 DEEPEST = 5
 """Levels of parts within parts (a list of tuples of sums) that are taken apart."""
 LARGEST_SET = 64
-ORDERED = {"tuple", "bracket"}
+ORDERED = {"tuple", "bracket", "matrix"}
+UNLIKE = ({"bracket", "set"}, {"matrix", "list"}, {"matrix", "set"})
+"""[2, 5] is an interval and {2, 5} is not; a matrix is more than its rows."""
 EUROPEAN = frozenset("de fr es it pt nl ru pl sv german french spanish italian portuguese dutch russian polish".split())
 """Languages that write 2,74 for two and three quarters, near enough."""
 
@@ -347,8 +349,8 @@ def _collection(answer: str, gold: str, case: Case) -> bool | None:
         return _value_and_collection(answer, gold, left, right, case)
     if len(left.parts) != len(right.parts) or len(left.parts) > LARGEST_SET:
         return False
-    if {left.kind, right.kind} == {"bracket", "set"} and case.kind != "list":
-        return False  # [2, 5] is an interval, {2, 5} is not
+    if {left.kind, right.kind} in UNLIKE and case.kind != "list":
+        return False
     golds = [(part, _tolerance(case, index, len(right.parts))) for index, part in enumerate(right.parts)]
 
     def same(part: str, wanted: tuple[str, Any]) -> bool:
@@ -444,7 +446,7 @@ def _algebra_rule(answer: str, gold: str, case: Case) -> bool | None:
     """What needs algebra, by math-verify in a process of its own. Raises CouldNotTell."""
     if words.is_prose(answer) or words.is_prose(gold) or words.is_words(gold) != words.is_words(answer):
         return words.same_words(answer, gold)
-    if answer.count("'") != gold.count("'"):
+    if answer.count("'") != gold.count("'") or (":" in answer) != (":" in gold):  # f' is not f, 3:30 is no tenth
         return False
     if ("°" in answer) != ("°" in gold) and "\\pi" in answer + gold:
         answer, gold = (text.replace("°", "\\cdot \\frac{\\pi}{180}") for text in (answer, gold))
