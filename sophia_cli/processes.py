@@ -23,8 +23,10 @@ from sophia_cli.errors import SophiaError
 T = TypeVar("T")
 R = TypeVar("R")
 
-CHUNK = 32
+CHUNK = 16
 """Tasks that a worker is handed at once; each result comes back as soon as it is there."""
+CHUNKS = 8
+"""Chunks a worker that may be ahead of the one that everybody waits for."""
 READ_AHEAD = 256
 MOMENT_SECONDS = 0.01
 STARTS = 3
@@ -160,7 +162,7 @@ def ordered_map(
     worker replaced. lost(item, "timeout" | "error"): what stands for the result of a task that twice cost its worker.
     Memory holds a bounded number of items.
     """
-    order: queue.Queue[_Chunk[T, R] | BaseException | None] = queue.Queue(2 * workers)
+    order: queue.Queue[_Chunk[T, R] | BaseException | None] = queue.Queue(CHUNKS * workers)
     todo: queue.SimpleQueue[_Chunk[T, R] | None] = queue.SimpleQueue()
 
     threading.Thread(target=_feed, args=(items, order, todo, workers), daemon=True).start()
