@@ -26,6 +26,7 @@ DATA = Path(__file__).parent / "data"
 DIFFERENCES = {
     7: "French prose around a price; the text ends in `a..`, and no phrase announces an answer",
     14: "`not it's not 10 it's 1,000.99m²`: two numbers in prose and no phrase; taking the last would be a guess",
+    104: "the gold says that 1 = 0",
     117: "the maths is a sum of matrices at the end of `The sum is …`, and a sum in a sentence that concludes nothing",
     118: "as 117, a product of matrices",
     166: "the last box says 255; the sentence after it says 10,455. The last box counts (method.md)",
@@ -113,7 +114,8 @@ def test_probes_of_every_kind_are_judged_as_a_mathematician_would() -> None:
     differing = []
     for row in rows_of("probes.jsonl"):
         verdict = judged(row)
-        if (verdict.verdict == "correct") != row["expected"] or verdict.reward is None:
+        unknown = verdict.reward is None and row["category"] != "exploits"
+        if (verdict.verdict == "correct") != row["expected"] or unknown:
             differing.append(row)
     assert {row["pred"] for row in differing} <= set(DOUBTED)
     assert all(row["expected"] or judged(row).reward is None for row in differing), "no false accepts"

@@ -153,6 +153,8 @@ def _readings(rest: str, by_letter: bool) -> Extraction | None:
     if len(maths_of(sentence)) == 1:
         found += maths_of(sentence)
     found += _only_number(sentence)
+    if phrases.HEDGED.search(short):
+        found = [short, sentence]
     answers = tuple(dict.fromkeys(answer.strip() for answer in found if answer.strip()))
     return Extraction(answers) if answers else None
 

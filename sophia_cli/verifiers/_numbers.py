@@ -160,7 +160,7 @@ def _unit(rest: str) -> str | None:
 
 
 _TRAILING_REMARK = re.compile(
-    r"\s*[(（](?:about|approximately|approx|roughly|约|i\.e|or|nearest|rounded|to \d|\\approx)[^()（）]*[)）]\s*$",
+    r"\s*[(（](?:about|approximately|approx|roughly|约|i\.e|nearest|rounded|to \d|\\approx)[^()（）]*[)）]\s*$",
     re.IGNORECASE,
 )
 _PART = re.compile(rf"({_DECIMAL})\s*([^\d\s,]+(?:\s[^\d\s,]+)?)\s*,?\s*(?:and\s+)?")
@@ -207,6 +207,9 @@ _LARGE = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 _COUNTED = "个只人元件本张条次天年岁页辆块名位支棵朵倍组种份步层排行列把头匹袋箱瓶颗粒枚间座栋台套双对"
 
 
+_MORE_NUMBER = re.compile(rf"\b(?:of|point|half|quarter|third|dozen|{'|'.join([*_SMALL, *_LARGE])})\b")
+
+
 def _words_as_number(text: str, sign: int) -> Quantity | None:
     """`twenty-five apples`, `二十五个`, `二分之一`, `百分之五`, `half`."""
     words = re.findall(r"[a-z]+", text.lower())
@@ -236,7 +239,7 @@ def _english(text: str, sign: int) -> Quantity | None:
     if rest.lower() in ("half", "halves", "third", "thirds", "quarter", "quarters"):
         parts = {"h": 2, "t": 3, "q": 4}[rest[0].lower()]
         return Quantity(sign * Fraction(total + current, parts))
-    unit = _unit(rest)
+    unit = None if _MORE_NUMBER.search(rest.lower()) else _unit(rest)
     return None if unit is None else Quantity(Fraction(sign * (total + current)), 0, 9, unit)
 
 

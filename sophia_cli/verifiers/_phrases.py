@@ -95,6 +95,14 @@ REASONS = re.compile(
 )
 """Where the answer in a sentence ends and its reasons begin."""
 
+HEDGED = re.compile(
+    r"""\b (?: not | never | cannot | than | at\ least | at\ most | between | over | under | above | below
+          | either | neither ) \b
+    | 不 | 大于 | 小于 | 超过 | 至少 | 至多 | 以上 | 以下 | 之间""",
+    _FLAGS,
+)
+"""What makes of the number in a sentence something else than the answer."""
+
 MATHS = re.compile(
     r"""\$\$ (.+?) \$\$ | (?<![\\\d]) \$ (.+?) (?<!\\) \$ | \\\( (.+?) \\\) | \\\[ (.+?) \\\] | \*\* ([^*\n]+) \*\*""",
     re.DOTALL | re.VERBOSE,

@@ -6,6 +6,7 @@ Each function reads a tidy text into its parts, which are texts again; the rules
 import re
 from dataclasses import dataclass
 
+from sophia_cli.verifiers._evaluate import constant
 from sophia_cli.verifiers._tidy import balanced, compact, split_top
 
 _EQUALS = r"(?<![<>!:])=(?!=)"
@@ -16,7 +17,7 @@ _NAME_START = re.compile(r"[A-Za-z一-鿿]")
 _MEMBER = re.compile(r"^\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\([a-z]\))?\s*\\in(?![a-z])\s*")
 _REMARK = re.compile(
     r"""\s* [(（] \s*
-    (?: about | approximately | approx\.? | roughly | 约 | i\.e\.? | or\  | in\  | which | since
+    (?: about | approximately | approx\.? | roughly | 约 | i\.e\.? | in\  | which | since
       | because | \\approx | ≈ | rounded | to\ the )
     [^()（）]* [)）] \s* $""",
     re.IGNORECASE | re.VERBOSE,
@@ -56,7 +57,7 @@ def name_key(text: str) -> str:
 def named_value(text: str) -> tuple[str, str] | None:
     """(`x`, `5`) of `x = 5`, of `5 = x`, and of `x = 2+3 = 5`; None for any other equation, and for none."""
     parts = sides(text)
-    if len(parts) < 2 or not all(parts):
+    if len(parts) < 2 or not all(parts) or _contradicts(parts):
         return None
     if is_name(parts[0]) or (len(parts) > 2 and any(is_name(part) for part in parts[:-1])):
         return parts[0], parts[-1]
@@ -65,6 +66,12 @@ def named_value(text: str) -> tuple[str, str] | None:
     if all(re.search(r"\d", part) and not re.search(r"(?<![\\A-Za-z])[a-zA-Z](?![A-Za-z])", part) for part in parts):
         return "", parts[-1]  # 35 + 70 = 105
     return None
+
+
+def _contradicts(parts: list[str]) -> bool:
+    """Whether two sides of a chain are different constants: who says that 6 = 5 has said nothing."""
+    values = [value for value in map(constant, parts) if value is not None]
+    return any(abs(value - values[-1]) > 1e-6 * max(abs(value), abs(values[-1])) for value in values)
 
 
 def without_membership(text: str) -> str:

@@ -197,12 +197,13 @@ def balanced(text: str) -> bool:
     return depth == 0
 
 
+_BETWEEN_DIGITS = re.compile(r"(?<=\d) +(?=\d)")
 _SHORT = re.compile(r"([_^])\{(\w)\}")
 
 
 def compact(text: str) -> str:
     """A tidy text without any space, for comparing spellings."""
-    return _SHORT.sub(r"\1\2", text.replace(" ", ""))
+    return _SHORT.sub(r"\1\2", _BETWEEN_DIGITS.sub(";", text).replace(" ", ""))
 
 
 _PUNCTUATION = re.compile(r"[^\w\s%°$/+*^<>=-]|_|\s+")

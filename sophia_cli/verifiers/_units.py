@@ -126,7 +126,9 @@ def _registry() -> Any:
 
 def same_words(left: str, right: str) -> bool:
     """Whether two unknown units are the same words, or one is the other and more (`个` and `个苹果`)."""
-    return left == right or left.startswith(right) or right.startswith(left)
+    if left == right:
+        return True
+    return not (left + right).isascii() and (left.startswith(right) or right.startswith(left))
 
 
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")

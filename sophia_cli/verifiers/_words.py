@@ -21,6 +21,9 @@ def polarity(text: str) -> bool | None:
     if not head:
         return None
     word, rest = head[0].casefold(), text.strip("\"'( ")[head.end() :].lstrip()
+    others = {other.casefold() for other in _HEAD.findall(rest)}
+    if others and others <= _YES | _NO | {"or", "and", "或", "和"}:
+        return None  # yes, no
     if rest and not re.match(r"[,.;:!，。；：)\n]|-\s", rest):
         return None
     return True if word in _YES else False if word in _NO else None

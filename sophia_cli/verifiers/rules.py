@@ -207,7 +207,7 @@ def _choice(answer: str, gold: str, case: Case) -> bool | None:
     if not letters.is_letter_gold(gold):
         return None
     wanted_letters = letters.letters_of(gold) or frozenset(gold.lstrip("(")[0])
-    picked_letters = letters.letters_of(answer) if answer[:1] + answer[-1:] != answer.lower() or "(" in answer else None
+    picked_letters = letters.letters_of(answer) if len(answer) > 1 or answer.isupper() else None
     if picked_letters is None and (found := letters.led_letter(answer)) and answer[0] in "([" + found[0]:
         picked_letters = frozenset(found[0])
     if picked_letters is None:
