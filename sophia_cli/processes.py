@@ -121,7 +121,10 @@ def serve(pipe: Connection) -> None:
     def flush_now_and_then() -> None:
         while True:
             time.sleep(MOMENT_SECONDS)
-            flush()
+            try:
+                flush()
+            except OSError:  # the parent is gone
+                os._exit(0)
 
     threading.Thread(target=flush_now_and_then, daemon=True).start()
     while True:

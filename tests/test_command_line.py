@@ -148,9 +148,9 @@ def test_a_file_that_may_not_grow_is_one_line_and_can_be_continued(lab: Path, tm
 def test_stdout_carries_records_only_even_when_a_library_prints(lab: Path) -> None:
     code = (
         "import os, sys\nfrom sophia_cli import grade\nfrom sophia_cli.frame import Common\n"
-        "real = grade.graded\n"
-        "def noisy(*a):\n    print('chatter')\n    os.write(1, b'more chatter\\n')\n    return real(*a)\n"
-        "grade.graded = noisy\nsys.exit(grade.run(Common(), ['raw.jsonl'], 1, 5.0))"
+        "from sophia_cli.sampling import Place\nreal = grade.fields_of\n"
+        "def noisy(*a, **k):\n    print('chatter')\n    os.write(1, b'more chatter\\n')\n    return real(*a, **k)\n"
+        "grade.fields_of = noisy\nsys.exit(grade.run(Common(), ['raw.jsonl'], 1, 5.0, None, False, Place()))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=lab, capture_output=True, env=ENVIRONMENT)
     assert done.stdout == (lab / "traj.jsonl").read_bytes()

@@ -25,6 +25,7 @@ DATA = Path(__file__).parent / "data"
 
 DIFFERENCES = {
     7: "French prose around a price; the text ends in `a..`, and no phrase announces an answer",
+    12: "`the number is not 10 which is …`: a sentence that denies one number and names another concludes nothing",
     14: "`not it's not 10 it's 1,000.99m²`: two numbers in prose and no phrase; taking the last would be a guess",
     104: "the gold says that 1 = 0",
     117: "the maths is a sum of matrices at the end of `The sum is …`, and a sum in a sentence that concludes nothing",

@@ -18,6 +18,9 @@ _local = threading.local()
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|sec|csc|cot|log|ln|exp|max|min|gcd|lcm|det"
 _PLAIN = (
     (re.compile(r"\*\*"), "^"),
+    (re.compile(r"(?<!\d)(\d+) (\d+)\s*/\s*(\d+)"), r"(\1+\\frac{\2}{\3})"),
+    (re.compile(r"\bC_\{?(\d+)\}?\^\{?(\d+)\}?"), r"\\binom{\1}{\2}"),
+    (re.compile(r"\\lg(?![A-Za-z])"), r"\\log_{10}"),
     (re.compile(r"([A-Za-z])\^\{?(\w)\}?_(\w|\{\w+\})"), r"\1_\3^{\2}"),
     (re.compile(r"_\{\s*\\(odot|oplus|max|min|perp|parallel|star)\s*\}|_\\(odot|oplus|perp|star)"), r"_{\1\2}"),
     (re.compile(r"\^\s*\(([^()]*)\)"), r"^{(\1)}"),
@@ -61,14 +64,16 @@ def without_double_parentheses(text: str) -> str:
 
 
 _SYMBOL = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
-_SPARE = ("\\Xi ", "\\Psi ", "\\Upsilon ", "\\Lambda ", "\\Phi ")
+_GREEK_CAPITALS = ("Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Phi", "Psi", "Omega")
+_SPARE = "qwzkvuhgmnpstabcxyrlof"
 
 
 def apart_in_case(gold: str, answer: str) -> tuple[str, str]:
     """Two texts in which a capital letter that also stands there small is another letter: the grammar reads r/R as 1."""
     symbols = set(_SYMBOL.findall(gold + " " + answer))
-    both = sorted(symbol for symbol in symbols if len(symbol) == 1 and symbol.isupper() and symbol.lower() in symbols)
-    spare = [letter for letter in _SPARE if letter.strip() not in symbols]
+    capitals = [symbol for symbol in symbols if (len(symbol) == 1 and symbol.isupper()) or symbol[1:] in _GREEK_CAPITALS]
+    both = sorted(symbol for symbol in capitals if symbol.lower() in symbols)
+    spare = [f" {letter} " for letter in _SPARE if letter not in symbols and letter.upper() not in symbols]
     names = dict(zip(both, spare, strict=False))
     left, right = (_SYMBOL.sub(lambda match: names.get(match[0], match[0]), text) for text in (gold, answer))
     return left, right

@@ -56,8 +56,6 @@ def _parse(latex: str) -> Any:
 
 
 def _same(gold: Any, answer: Any, slack: float) -> bool:
-    if _differ_only_in_case(gold, answer):
-        return False
     if _is_constant(gold) and _is_constant(answer):
         return _same_constant(gold, answer, slack)
     if sympy_expr_eq(gold, answer, 6, 15, allow_set_relation_comp=True, strict=True):
@@ -77,6 +75,8 @@ def _is_constant(value: Any) -> bool:
 
 def _same_constant(gold: Any, answer: Any, slack: float) -> bool:
     gold, answer = gold.doit(), answer.doit()
+    if not (gold.is_finite and answer.is_finite):
+        return bool(gold == answer)
     if isinstance(gold, Rational) and isinstance(answer, Rational) and not slack:
         return bool(gold == answer)
     left, right = complex_digits(gold), complex_digits(answer)
@@ -93,11 +93,3 @@ def complex_digits(value: Any) -> Any:
     if not (number.is_Float or number.is_Integer or number.is_Rational or number.has(I)):
         raise ValueError("not a number")
     return number
-
-
-def _differ_only_in_case(gold: Any, answer: Any) -> bool:
-    """Whether the symbols of two expressions are different ones that case-folding makes the same: m is not M."""
-    left, right = (
-        {symbol.name for symbol in value.atoms(Symbol)} if hasattr(value, "atoms") else set() for value in (gold, answer)
-    )
-    return left != right and {name.casefold() for name in left} == {name.casefold() for name in right}

@@ -9,19 +9,20 @@ from dataclasses import dataclass
 
 from sophia_cli.records import THINK_CLOSE, THINK_OPEN
 from sophia_cli.verifiers import _phrases as phrases
-from sophia_cli.verifiers._letters import first_letter
-from sophia_cli.verifiers._tidy import LONGEST
+from sophia_cli.verifiers._letters import first_letter, letters_of
+from sophia_cli.verifiers._tidy import LONGEST, tidy
 
 TAIL = 20_000
 BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 BARE_BOX = re.compile(r"\\boxed\s+([^\s{}$.,]{1,40})")
 STRAY_BOX = re.compile(r"\\boxed\{([^{}]{1,200})\\\}")
+EMPTY_BOX = re.compile(r"\\boxed\s{0,3}\{\s{0,3}\}")
 BRACE = re.compile(r"\\[\\{}]|[{}]")
 TAG = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL)
 SPECIAL = re.compile(r"(?:<\|[a-z_]{2,20}\|>|</s>).*", re.DOTALL)
 FAREWELL = re.compile(r"I hope (?:it|this) (?:is correct|helps)[.!]?$")
 SPACES = re.compile(r"[ \t]{3,}")
-PROSE = re.compile(r"[^\W\d_]{2,}\W+[^\W\d_]{2,}|[一-鿿]{5}")
+PROSE = re.compile(r"[^\W\d_]{2,}\W+[^\W\d_]{2,}|[一-鿿]{5}|[一-鿿]{2,}\d")
 UNIT_AFTER = re.compile(r"%|°|(?:percent|pct|[a-z]{1,3}|[a-z]+s)\b")
 MOST_BOXES = 200
 LONGEST_BARE = 300
@@ -49,6 +50,8 @@ def extract(text: str, by_letter: bool = False) -> Extraction | None:
     boxed = last_box(text)
     if boxed is not None:
         return Extraction((boxed.strip(),)) if boxed.strip() else None
+    if EMPTY_BOX.search(text):
+        return None
     text = SPACES.sub("  ", text[-TAIL:])
     if "<|" in text or "</s>" in text:
         text = SPECIAL.sub("", text)
@@ -64,9 +67,11 @@ def last_box(text: str) -> str | None:
     if "\\boxed" not in text and "\\fbox" not in text:
         return None
     found: tuple[int, str] | None = None
+    limit = len(text)
     for start in [match.end() for match in BOX.finditer(text)][: -MOST_BOXES - 1 : -1]:
-        content = _balanced(text, start)
-        if content is None:
+        content = _balanced(text, start, limit)
+        limit = start + 4 * LONGEST  # only the last may be long
+        if not content or not content.strip():
             continue
         if found is not None and start + len(content) < found[0]:
             break
@@ -79,10 +84,10 @@ def last_box(text: str) -> str | None:
     return None
 
 
-def _balanced(text: str, start: int) -> str | None:
+def _balanced(text: str, start: int, limit: int) -> str | None:
     """What stands between a brace that opens before `start` and the one that closes it."""
     depth = 1
-    for match in BRACE.finditer(text, start):
+    for match in BRACE.finditer(text, start, limit):
         if len(match[0]) == 1:
             depth += 1 if match[0] == "{" else -1
             if depth == 0:
@@ -108,7 +113,7 @@ def _joined(gold: str, boxes: list[tuple[int, int]]) -> str | None:
     parts: list[str] = []
     following = 0
     for start, end in reversed(boxes):
-        content = _balanced(gold, end)
+        content = _balanced(gold, end, len(gold))
         if content is None:
             continue
         between = gold[end + len(content) + 1 : following]
@@ -146,7 +151,8 @@ def _readings(rest: str, by_letter: bool) -> Extraction | None:
         if UNIT_AFTER.match(unit):
             found.insert(0, f"{found[0]} {_sentence(unit)}")
     if by_letter and (letter := first_letter(sentence)):
-        found.append(letter)
+        several = letters_of(tidy(short))
+        found.append(short if several and len(several) > 1 else letter)
     found += [short, sentence]
     parts = re.split(r"\bis\b|[=是为]", short)
     found += parts[-1:] if len(parts) > 1 else []
@@ -177,7 +183,7 @@ def maths_of(text: str) -> list[str]:
 
 def _chosen(text: str, by_letter: bool) -> Extraction | None:
     """The letter of `I think it's B`, `so I choose (C)`."""
-    found = phrases.CHOSEN.findall(text) if by_letter else []
+    found = (phrases.CHOSEN.findall(text) or phrases.CHOSEN_FIRST.findall(text)) if by_letter else []
     return Extraction((found[-1],)) if found else None
 
 
@@ -186,9 +192,11 @@ def _whole(text: str) -> Extraction | None:
     whole = text.strip()
     if not whole or len(whole) > LONGEST_BARE or "\n\n" in whole or BOX.search(whole):  # a box that never closes
         return None
+    if phrases.THEREFORE.match(whole):
+        return None
     if phrases.BARE.fullmatch(whole) or not PROSE.search(whole):
         return Extraction((whole,))
-    if phrases.THEREFORE.match(whole) or len(_sentences(whole)) > 1:
+    if len(_sentences(whole)) > 1:
         return None
     return Extraction((whole, *_concluded(whole)), only_if_right=True)
 
@@ -215,6 +223,8 @@ def _last_line(text: str) -> Extraction | None:
 
 def _concluded(sentence: str) -> list[str]:
     """What a closing sentence states: its only maths or bold, or the number that it ends with after `is` or `=`."""
+    if phrases.HEDGED.search(sentence):
+        return []
     maths = maths_of(sentence)
     concludes = phrases.THEREFORE.match(sentence)
     if len(maths) == 1 or (maths and (concludes or _ends_with_maths(sentence))):

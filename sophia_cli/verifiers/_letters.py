@@ -9,27 +9,28 @@ from sophia_cli.verifiers._tidy import compact, fold, tidy
 
 _PREFIX = (
     r"(?:(?:the\s+)?(?:correct\s+|right\s+|best\s+|final\s+)?"
-    r"(?:answer|option|choice|选项?|应选|故选|答案)\s*(?:is|:|是|为)?\s*)*"
+    r"(?:answer|option|choice|figure|image|picture|graph|pattern|diagram|point|container|shape|选项?|应选|故选|答案|图|点)"
+    r"(?:\s+is|\s?:|是|为)?\s{0,3}){0,2}"
 )
-_ONE = re.compile(rf"{_PREFIX}[(\[{{]?\s*([A-Za-z])\s*[)\]}}]?", re.IGNORECASE)
+_ONE = re.compile(rf"{_PREFIX}[(\[{{]?\s*([A-Za-z])\s*[)\]}}]?", re.IGNORECASE | re.ASCII)
 _LED = re.compile(
     rf"{_PREFIX}(?:[(\[{{]\s*([A-Za-z])\s*[)\]}}]|([A-Z])(?=\s*[.),。;]|:(?:\s|$)|\s+\(|\s*$|[^\x00-\x7f]|\s+-)|([A-Za-z])\))[\s.):,。;-]*(.*)",
     re.DOTALL,
 )
-_SEVERAL = re.compile(r"(?:(?:\([A-Z]\)|[A-Z](?![A-Za-z]))(?:[\s,;&+/]|and\b|or\b|和|与|及){0,8}){2,10}")
+_BETWEEN = r"(?:[\s,;&+/]|and\b|和|与|及){0,8}"
+_SEVERAL = re.compile(rf"(?:\([A-Z]\){_BETWEEN}){{2,10}}|(?:[A-Z](?![A-Za-z]){_BETWEEN}){{2,10}}")
 _GLUED = re.compile(r"[A-J]{2,8}")
 _GUESS = re.compile(r"(?<![A-Za-z'\\])(?:\(([A-J])\)|([A-HJ]))(?!'?[A-Za-z])(?!\s*=)")
 _CIRCLES = re.compile(r"(?:#\d{1,2},[\s,和与及]*)+")
-_REFUSED = re.compile(r"\b(?:not|cannot|can't|isn't|doesn't|non)\b|不")
+_OTHER = re.compile(r"^\W*(?:or|and|not|no)\b[\s,(]+[A-J](?![A-Za-z])|^[B-J]$|\([B-J]\)$")
+_TRAILING = re.compile(r".*\(([A-J])\)", re.DOTALL)
+_REFUSED = re.compile(r"\b(?:not|wrong|incorrect|everything|except|neither|cannot|can't|isn't|doesn't|non)\b|不")
 
 
 def circled(text: str) -> frozenset[str] | None:
     """The numbered statements that ①③ names (`tidy` spells them `#1,#3,`), else None."""
-    return (
-        frozenset(re.findall(r"#(\d{1,2})", text))
-        if _CIRCLES.fullmatch(text.replace("#, ", "#,") + ("" if text.endswith(",") else ","))
-        else None
-    )
+    whole = _CIRCLES.fullmatch(text.replace("#, ", "#,") + ("" if text.endswith(",") else ","))
+    return frozenset(re.findall(r"#(\d{1,2})", text)) if whole else None
 
 
 def letters_of(text: str) -> frozenset[str] | None:
@@ -46,6 +47,8 @@ def letters_of(text: str) -> frozenset[str] | None:
 def led_letter(text: str) -> tuple[str, str] | None:
     """The letter that a text begins with, as in `B. 7` or `(b) 7`, and what follows it."""
     match = _LED.fullmatch(text)
+    if match and _OTHER.search(match[4]):
+        return None
     return ((match[1] or match[2] or match[3]).upper(), match[4].strip()) if match else None
 
 
@@ -57,7 +60,7 @@ def first_letter(text: str) -> str | None:
 
 def is_letter_gold(gold: str) -> bool:
     """Whether a gold without options is a letter or several: `B`, `(D) Alina`, `BD`."""
-    if re.fullmatch(r"\(?[A-J]\)?|\([A-J]\)\s.{1,200}|[A-J]\s[A-Za-z][a-z].{1,200}", gold, re.DOTALL):
+    if re.fullmatch(r"\(?[A-J]\)?|\([A-J]\)\s.{1,200}|[A-J]\s[A-Z][a-z].{1,200}", gold, re.DOTALL):
         return True
     return bool(_SEVERAL.fullmatch(gold) and set(re.findall("[A-Z]", gold)) <= set("ABCDEFGHIJ")) or bool(
         _GLUED.fullmatch(gold) and list(gold) == sorted(set(gold))
@@ -80,6 +83,8 @@ def options(text: str, choices: list[str]) -> frozenset[int] | None:
         return named
     if (led := led_letter(text)) and (named := _indexes(frozenset(led[0]), len(choices))):
         return named
+    if (last := _TRAILING.fullmatch(text)) and not led_letter(text):
+        return _indexes(frozenset(last[1]), len(choices))
     several = re.split(r"\s*(?:,|;|\band\b|和|与)\s*", text)
     if len(several) > 1 and all(part for part in several):
         found = [_by_value(part, choices) for part in several]
@@ -107,8 +112,7 @@ def _same_spelling(text: str, choice: str) -> bool:
 
 
 def _same_folded(text: str, choice: str) -> bool:
-    folded = fold(text)
-    return bool(folded) and folded == fold(choice)
+    return (words.is_words(choice) or words.is_prose(choice)) and fold(text) == fold(choice)
 
 
 def _same_number(text: str, choice: str) -> bool:

@@ -4,7 +4,6 @@ A tidy text becomes an exact `Quantity`; whether two of them are the same number
 where one side was rounded to begin with. No floating point: 1.6e-19 is not 3.2e-19, and 2^53 + 1 is not 2^53.
 """
 
-import math
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -18,7 +17,8 @@ from sophia_cli.verifiers._units import PERCENT, unit_of
 
 ROUNDED_DIGITS = 6
 """An answer such as 0.333333 stands for 1/3 when it shows at least so many digits."""
-LARGEST_EXPONENT = 999
+LARGEST_EXPONENT = 300
+LARGEST_TOLERANCE = 1e300
 
 _INT = r"(?:\d{1,3}(?:,\d{3}){1,40}|\d{1,3}(?:\.\d{3}){2,40}|\d{1,3}(?:[ ']\d{3}){1,40}|\d{1,256})(?!\d)"
 _DECIMAL = rf"(?:{_INT}(?:\.\d{{0,256}})?|\.\d{{1,256}})"
@@ -38,9 +38,9 @@ _LEADING = re.compile(
 )
 _CURRENCY = re.compile(r"^([-+]?)\s*(US\$|\$|€|£|¥|₹|RMB|USD|EUR)\s*")
 _TIMES = {
-    "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "k": 3, "万": 4, "亿": 8, "百万": 6,
+    "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "万": 4, "亿": 8, "百万": 6,
 }  # fmt: skip
-_MULTIPLE = re.compile(r"^\s*(thousand|million|billion|trillion|百万|万|亿|k(?![A-Za-z]))\s*", re.IGNORECASE)
+_MULTIPLE = re.compile(r"^\s*(thousand|million|billion|trillion|百万|万|亿)\s*", re.IGNORECASE)
 _ORDINAL = re.compile(r"^(?:st|nd|rd|th)\b")
 _NO_UNIT = re.compile(
     r"\b(?:and|or|to|than|not|but|minus|plus|times|over|divided|by|is|are|if|when|where|for|with|mod|choose|max|min of|if)\b"
@@ -78,18 +78,31 @@ def read_quantity(text: str) -> Quantity | None:
         sign, text = sign * (-1 if text[0] == "-" else 1), text[1:].lstrip()
     if not currency and (match := _CURRENCY.match(text)) and not match[1]:
         currency, text = unit_of(match[2]), text[match.end() :]
+    text = _ENDLESS.sub(_endless_decimal, text)
     found = _number(text) or _number(_stripped(text))
     if found is None:
         return _words_as_number(text, sign)
     quantity, rest = found
     rest, repeats = _REPEATING.subn("", rest)
-    if repeats and quantity.decimals:
+    if repeats and (quantity.decimals or 0) >= 2 and quantity.digits >= 2 and not quantity.exponent:
         quantity = replace(quantity, digits=ROUNDED_DIGITS)
+    glued = not rest[:1].isspace()
     quantity, rest = _multiple(quantity, rest.strip())
-    unit = _unit(rest)
+    unit = _unit(rest, glued)
     if unit is None or (currency and unit not in ("", currency)):
         return None
     return replace(quantity, value=sign * quantity.value, unit=currency or unit)
+
+
+_ENDLESS = re.compile(r"^(\d{1,20})\.(\d{0,20})(?:\\overline|\\dot|\\bar)\s*\{?(\d{1,20})\}?$")
+
+
+def _endless_decimal(match: re.Match[str]) -> str:
+    """`0.1\\overline{6}` as a fraction."""
+    whole, still, again = match.groups()
+    bottom = (10 ** len(again) - 1) * 10 ** len(still)
+    top = int(whole + still + again) - int(whole + still)
+    return f"{top}/{bottom}"
 
 
 def _stripped(text: str) -> str:
@@ -146,19 +159,25 @@ def _multiple(quantity: Quantity, rest: str) -> tuple[Quantity, str]:
     return replace(quantity, value=quantity.value * 10**power, exponent=power), rest[match.end() :]
 
 
-def _unit(rest: str) -> str | None:
-    """The unit in what follows a number; None when what follows is no unit."""
+def _unit(rest: str, glued: bool = False) -> str | None:
+    """The unit in what follows a number; None when what follows is no unit. glued: no space between, as in 3abc."""
     rest = _ORDINAL.sub("", _TRAILING_REMARK.sub("", rest).strip()).strip()
     if not rest:
         return ""
     unit = unit_of(rest)
     if _units.is_known(unit):
-        return unit
+        return None if glued and rest == "mg" else unit  # a mass and g, as likely as milligrams
     if _NO_UNIT.search(rest) or not re.fullmatch(r"[^\d]{1,60}", rest) or len(rest.split()) > 6:
         return None
-    return unit if re.search(r"[^\W\d_A-Z]{3}|[一-鿿]", rest) else None
+    if _NO_NOUN.search(rest.lower()):
+        return None
+    return unit if re.search(r"[一-鿿]" if glued else r"[^\W\d_A-Z]{3}|[一-鿿]", rest) else None
 
 
+_NO_NOUN = re.compile(
+    r"\b(?:hundred|thousand|[mb]illion|dozen|squared?|cubed?|factorial|halves|thirds|quarters|tenths|hundredths|root|sqrt|wrong"
+    r"|incorrect|less|more|most|least|fewer|power)|^[十百千万亿成折]|次方|的?平方$|的?立方$|阶乘|分之|以上|以下|以内|不"
+)
 _TRAILING_REMARK = re.compile(
     r"\s*[(（](?:about|approximately|approx|roughly|约|i\.e|nearest|rounded|to \d|\\approx)[^()（）]*[)）]\s*$",
     re.IGNORECASE,
@@ -285,7 +304,7 @@ def decimal_comma(text: str, european: bool) -> str | None:
     if grouped := _GROUPED_COMMA.fullmatch(text):
         return grouped[1].replace(".", "") + "." + grouped[2]
     match = _COMMA.fullmatch(text)
-    if not match or (len(match[3]) == 3 and match[2] != "0" and not european):
+    if not match or (not european and (len(match[3]) == 1 or (len(match[3]) == 3 and match[2] != "0"))):
         return None
     return f"{match[1]}{match[2]}.{match[3]}{match[4]}"
 
@@ -301,9 +320,9 @@ def _as_fraction(value: Any) -> Fraction | None:
             value = float(value)
         except ValueError:
             return None
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
-        return Fraction(str(value))
-    return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST_TOLERANCE:
+        return None
+    return Fraction(str(value))
 
 
 def precision_of(item: Mapping[str, Any]) -> int | None:
@@ -332,7 +351,8 @@ def same_quantity(answer: Quantity, gold: Quantity, item: Mapping[str, Any]) -> 
         scale = Fraction(1, 100)
         left = replace(answer, value=answer.value * scale) if answer.unit == PERCENT else answer
         right = replace(gold, value=gold.value * scale) if gold.unit == PERCENT else gold
-        return same_value(left, right, item)
+        tolerance = tolerance_of(item)
+        return same_value(left, right, item if tolerance is None else {**item, "tolerance": float(tolerance * scale)})
     return False
 
 
@@ -408,14 +428,12 @@ def _seconds(hours: int, minutes: int, seconds: int, half: str) -> tuple[int, st
         return None
     if half and hours <= 12:
         hours = hours % 12 + (12 if half == "p" else 0)
-    elif hours > 12:
-        half = "p"
     return 3600 * hours + 60 * minutes + seconds, half
 
 
 def same_clock(left: tuple[int, str], right: tuple[int, str]) -> bool:
     """Whether two times of day are the same; one that does not say its half of the day may be in either."""
-    if left[1] and right[1]:
+    if bool(left[1]) == bool(right[1]):
         return left[0] == right[0]
     return (left[0] - right[0]) % (12 * 3600) == 0
 
@@ -447,7 +465,7 @@ def slack(answer: str, gold: str, item: Mapping[str, Any]) -> float:
         return 0.5 * 10.0**-precision
     left, right = read_quantity(answer), read_quantity(gold)
     if left and left.is_decimal and left.decimals is not None and left.digits >= ROUNDED_DIGITS:
-        return 10.0 ** (left.exponent - left.decimals)
+        return float(Fraction(10) ** (left.exponent - left.decimals))
     if right and right.decimals is not None and right.decimals >= 2 and right.digits >= 2:
-        return 0.5 * 10.0 ** (right.exponent - right.decimals)
+        return half_unit(right)
     return 0.0

@@ -20,7 +20,7 @@ PHRASES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
     (
         ("answer", "solution"),
         re.compile(
-            rf"""(?<![a-z]) (?: final\s{{1,3}} )? (?: answer | solution )
+            rf"""(?<![a-z]) (?<! wrong\  ) (?<! incorrect\  ) (?: final\s{{1,3}} )? (?: answers? | solutions? )
             (?: \s{{1,3}} (?: choice | option | here | (?: to | of | for )\ (?: the | this )\ (?: question | problem ) ) )?
             {_ANNOUNCED}""",
             _FLAGS,
@@ -30,7 +30,7 @@ PHRASES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
         ("correct", "right", "best", "matching", "appropriate"),
         re.compile(
             rf"""(?<![a-z]) (?: correct | right | best | matching | appropriate ) \s{{1,3}}
-            (?: answer | option | choice | statement | letter ) (?: \s{{1,3}} [a-z]+ ){{0,4}}? {_ANNOUNCED}""",
+            (?: answers? | options? | choices? | statements? | letters? ) (?: \s{{1,3}} [a-z]+ ){{0,4}}? {_ANNOUNCED}""",
             _FLAGS,
         ),
     ),
@@ -39,14 +39,15 @@ PHRASES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
         ("答案", "选项", "结果", "答"),
         re.compile(
             r"""(?: 最终答案 | 正确答案 | 参考答案 | 答案 | 正确选项 | 结果 | 答 ) [\s*】]{0,4}
-            (?: 应该是 | 应为 | 就是 | 是 | 为 | : | ： | = ) [\s*]{0,9} (?=\S)""",
+            (?: 应该是 | 应为 | 就是 | 是 | 为 | : | ： | = ) [\s*:：]{0,9} (?=\S)
+            | 【 \s? 答案 \s? 】 [\s*:：]{0,9} (?=\S)""",
             re.VERBOSE,
         ),
     ),
     (
         ("选",),
         re.compile(
-            r"(?: 故选 | 应选 | 选择 | 选 ) \s{0,3} [项择]? \s{0,3} [:：]? \s{0,3} (?= [(（\[]? [A-Za-z\d] )",
+            r"(?<! 不 ) (?: 故选 | 应选 | 选择 | 选 ) \s{0,3} [项择]? \s{0,3} [:：]? \s{0,3} (?= [(（\[]? [A-Za-z\d] )",
             re.VERBOSE,
         ),
     ),
@@ -69,6 +70,12 @@ BACKWARD = re.compile(
 )
 """`$x > 5$ is our answer`."""
 
+CHOSEN_FIRST = re.compile(
+    r"""(?<![A-Za-z]) \(? ([A-J]) \)? \s+ is \s+ (?: therefore\s+ )? (?: the\s+ )? (?: correct | right | best )""",
+    re.VERBOSE,
+)
+"""`Option B is the correct answer`."""
+
 CHOSEN = re.compile(
     r"""(?<![a-z])
     (?: it's | it\ is | choose | select | pick | go\ with | would\ be | must\ be | is\ (?: therefore | thus | hence ) )
@@ -90,14 +97,14 @@ REASONS = re.compile(
     r"""
     ,?\s+ (?: because | since | as\ (?= it | the | he | she | this ) | which | due\ to | so\ that | given\ that ) \b
     | ,\s* (?: so | and | but | it | as | because | since | which | not ) \s
-    | ，""",
+    | ， (?! [^（(]* [)）] )""",
     re.VERBOSE,
 )
 """Where the answer in a sentence ends and its reasons begin."""
 
 HEDGED = re.compile(
-    r"""\b (?: not | never | cannot | than | at\ least | at\ most | between | over | under | above | below
-          | either | neither ) \b
+    r"""\b (?: not | never | cannot | than | at\ least | at\ most | between | (?: over | under | above | below )\ \$?\d
+          | either | neither | reject | impossible | wrong | square | cube | root | twice | half ) \b
     | 不 | 大于 | 小于 | 超过 | 至少 | 至多 | 以上 | 以下 | 之间""",
     _FLAGS,
 )

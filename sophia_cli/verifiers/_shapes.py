@@ -12,6 +12,7 @@ from sophia_cli.verifiers._tidy import balanced, compact, split_top
 _EQUALS = r"(?<![<>!:])=(?!=)"
 _SUBSCRIPT = re.compile(r"_(?:\{[^{}]*\}|\\[a-zA-Z]+|\w)")
 _CALL = re.compile(r"(?<=[A-Za-z])\s*\([\d,.\s-]+\)")
+_NUMBERED = re.compile(r"(?<=\\angle)\s*\d+")
 _NAME = re.compile(r"[A-Za-z\\|'(),:/{}\s一-鿿]+")
 _NAME_START = re.compile(r"[A-Za-z一-鿿]")
 _MEMBER = re.compile(r"^\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\([a-z]\))?\s*\\in(?![a-z])\s*")
@@ -22,7 +23,7 @@ _REMARK = re.compile(
     [^()（）]* [)）] \s* $""",
     re.IGNORECASE | re.VERBOSE,
 )
-_APPROX = re.compile(r"\\approx|\\simeq|\\doteq|\\sim(?![a-z])")
+_APPROX = re.compile(r"\\approx|\\simeq|\\doteq")
 
 
 def without_remark(text: str) -> str:
@@ -43,7 +44,7 @@ def sides(text: str) -> list[str]:
 
 def is_name(text: str) -> bool:
     """Whether a side of an equation only names what the other is: `x`, `f(x)`, `AB`, `\\angle ABC`, `(p,q)`, `A:B`."""
-    bare = _CALL.sub("", _SUBSCRIPT.sub("", text)).strip()
+    bare = _NUMBERED.sub("", _CALL.sub("", _SUBSCRIPT.sub("", text))).strip()
     return bool(_NAME.fullmatch(bare) and _NAME_START.search(bare)) and not re.search(
         r"\\(?:sqrt|pi|infty|sum|int|begin)", bare
     )
@@ -79,6 +80,13 @@ def without_membership(text: str) -> str:
     return _MEMBER.sub("", text)
 
 
+def other_members(one: str, other: str) -> bool:
+    """Whether two texts say where different variables lie: x ∈ [0, 1] and y ∈ [0, 1]."""
+    names = [_MEMBER.match(text) for text in (one, other)]
+    first, second = (match and name_key(match[0].split("\\in")[0]) for match in names)
+    return bool(first and second and first != second)
+
+
 def plus_minus(text: str) -> list[str] | None:
     """Both values of a text with one `\\pm`, None without."""
     if text.count("\\pm") != 1 or "\\mp" in text:
@@ -100,9 +108,7 @@ class Span:
     high_closed: bool = False
 
 
-_REALS = re.compile(
-    r"\\mathbb\{R\}|\\mathbb R|R|all real numbers|all reals|全体实数|一切实数|任意实数|实数集", re.IGNORECASE
-)
+_REALS = re.compile(r"\\mathbb\s*\{?R\}?|(?i:all real numbers|all reals|the real numbers)|全体实数|一切实数|任意实数|实数集")
 _INTERVAL = re.compile(r"([\[(\]])(.+)([\])\[])", re.DOTALL)
 _RELATION = r"\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])|<|>"
 _BUILDER = re.compile(r"\\?\{\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\{?R\}?|\\in\s*R)?\s*[|:]\s*(.+?)\\?\}")
@@ -302,7 +308,7 @@ def _collected(kind: str, text: str, at: str) -> Collection | None:
             continue
         parts += plus_minus(part) or [part]
     if kind in ("set", "list"):
-        parts = list({compact(part): part for part in parts}.values())
+        parts = list({part.replace(" ", ""): part for part in parts}.values())
     return Collection(kind, tuple(parts)) if parts and balanced(text) else None
 
 

@@ -11,6 +11,9 @@ from functools import lru_cache
 LONGEST = 4096
 """Characters of an answer that are looked at; what is longer is judged only by being the same text."""
 
+CACHED = 300
+"""Characters of a text that is worth remembering."""
+
 DEEPEST, DIGITS = 64, 256
 """Nesting and digits in a row beyond which algebra is not asked."""
 
@@ -56,7 +59,8 @@ _ASCII_SUPER = {
 _ASCII_SUB = {**{mark: str(index) for index, mark in enumerate("₀₁₂₃₄₅₆₇₈₉")}, "₊": "+", "₋": "-"}
 
 _LOOKS = re.compile(
-    r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it|!)(?![A-Za-z])\.?"
+    r"\\(?:left|right)(?![A-Za-z])\.?|\\color\s*\{[a-z]+\}"
+    r"|\\(?:[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it|!|large|Large|LARGE|huge|small)(?![A-Za-z])"
 )
 _SPACES = re.compile(r"(?<!\\)\\(?:quad|qquad|enspace|thinspace|,|;|:| |>)|~|\s+")
 _NAMES = (
@@ -77,7 +81,7 @@ _NAMES = (
     (re.compile(r"\\%"), "%"),
     (re.compile(r"\\(?:pounds|textsterling)(?![A-Za-z])"), "£"),
     (re.compile(r"\\vec\s*\{([a-zA-Z])\}"), r"\1"),
-    (re.compile(r"(?<=\d)又(?=\d)"), " "),
+    (re.compile(r"(?<=\d)又(?=\d|\\frac)"), " "),
     (re.compile(r"(?<=[\d}])\{([A-Za-z]{3,})\}$"), r" \1"),
     (re.compile(r"\^\s*\{?\s*\\prime\s*\}?|\\prime"), "'"),
     (re.compile(r"\\[&#_]"), lambda match: match[0][1]),
@@ -89,6 +93,7 @@ _NAMES = (
     (re.compile(r"\\frac\s+\{"), r"\\frac{"),
     (re.compile(r"\\sqrt\s*(\d|[a-zA-Z](?![a-zA-Z])|\\[a-z]+)"), r"\\sqrt{\1}"),
     (re.compile(r"\\sqrt\s+([{\[])"), r"\\sqrt\1"),
+    (re.compile(r"(\\sqrt\[\w\])\s*(\w)"), r"\1{\2}"),
     (re.compile(r"(?<![a-zA-Z\\])sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
 )
 _PLAIN_NAMES = [pair for pair in _NAMES if re.search(r"<=|>=|!=|sqrt\\s\*\\\(", pair[0].pattern)]
@@ -104,9 +109,13 @@ _INVISIBLE = re.compile(
 _CIRCLED = re.compile("[①-⑳]")
 
 
-@lru_cache(maxsize=8192)
 def tidy(text: str) -> str:
-    """A text of at most `LONGEST` characters in its one spelling; idempotent but for pathological input."""
+    """A text in its one spelling, of which no more than `LONGEST` characters, and one to tell, are kept."""
+    return _tidied(text) if len(text) <= CACHED else _tidied.__wrapped__(text)
+
+
+@lru_cache(maxsize=8192)
+def _tidied(text: str) -> str:
     text = text.strip()
     if not text.isascii():
         text = _from_unicode(text)
@@ -118,7 +127,7 @@ def tidy(text: str) -> str:
     text = _without_dollars(text)
     for pattern, plain in _NAMES if "\\" in text or "{" in text else _PLAIN_NAMES:
         text = pattern.sub(plain, text)
-    return _without_wrapping(" ".join(text.split()))
+    return _without_wrapping(" ".join(text[: 2 * LONGEST].split()))[: LONGEST + 1]
 
 
 def _from_unicode(text: str) -> str:
@@ -164,7 +173,7 @@ def _without_dollars(text: str) -> str:
     return text.replace("$", " " if count else "").replace("\x01", "$")
 
 
-_OUTER = re.compile(r"^=\s*|[.。,，;；:：]+$|(?<!\\)\\$")
+_OUTER = re.compile(r"^[=&]\s*|^(?:the )?(?:final )?answer(?: is)?\s*:?\s+(?=\S)|[.。,，;；:：]+$|(?<!\\)\\$", re.IGNORECASE)
 _STARS, _EMPHASIS = re.compile(r"^\*{2,}|\*{2,}$"), re.compile(r"^(\*|__)([^*]*)\1$")
 
 
@@ -197,7 +206,7 @@ def balanced(text: str) -> bool:
     return depth == 0
 
 
-_BETWEEN_DIGITS = re.compile(r"(?<=\d) +(?=\d)")
+_BETWEEN_DIGITS = re.compile(r"(?<=\d),? +(?=\d)")
 _SHORT = re.compile(r"([_^])\{(\w)\}")
 
 
@@ -210,7 +219,7 @@ _PUNCTUATION = re.compile(r"[^\w\s%°$/+*^<>=-]|_|\s+")
 _ARTICLE = re.compile(r"(?:^|(?<= ))(?:the|a|an) +")
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=1024)
 def fold(text: str) -> str:
     """A tidy text for comparing words: no case, no articles, no punctuation."""
     return " ".join(_ARTICLE.sub("", _PUNCTUATION.sub(" ", text.casefold()).strip()).split())

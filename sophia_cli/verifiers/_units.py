@@ -44,6 +44,8 @@ _FACTOR = re.compile(r"([A-Za-z]+|[%°]|[一-鿿]+)(?:\^\{?([-+]?[1-4])\}?|([2-4
 @lru_cache(maxsize=4096)
 def unit_of(text: str) -> str:
     """The canonical spelling of a unit as written after a number: `` (none), `cm^2`, `m/s`, or the folded words."""
+    if unit := _spelled(text.strip()):
+        return _product(unit)
     text = text.strip().strip(".,()[] ").replace("\\cdot", "*").replace("\\times", "*").replace("\\mu ", "u")
     text = re.sub(r"\s*\^\s*", "^", text)
     text = re.sub(r"\\(?:frac)\{([^{}]*)\}\{([^{}]*)\}", r"\1/\2", text).replace("\\", " \\").strip()
@@ -126,8 +128,8 @@ def _registry() -> Any:
 
 def same_words(left: str, right: str) -> bool:
     """Whether two unknown units are the same words, or one is the other and more (`个` and `个苹果`)."""
-    if left == right:
-        return True
+    if left == right or set(left.split()) <= set(right.split()) or set(right.split()) <= set(left.split()):
+        return True  # 8 ways and 8 different ways
     return not (left + right).isascii() and (left.startswith(right) or right.startswith(left))
 
 

@@ -4,8 +4,8 @@ import re
 
 from sophia_cli.verifiers._tidy import fold
 
-_YES = frozenset("yes true correct right 是 是的 对 对的 正确 真 ✓ 会 能 可以 oui ja sí да".split())
-_NO = frozenset("no false incorrect wrong not 否 不 不是 错 错误 不对 不正确 假 ✗ 不会 不能 不可以 non nein нет".split())
+_YES = frozenset("yes true correct 是 是的 对 对的 正确 真 ✓ oui ja sí да".split())
+_NO = frozenset("no false incorrect wrong not 否 不 不是 错 错误 不对 不正确 假 ✗ non nein нет".split())
 _HEAD = re.compile(r"[^\W\d_]+|[✓✗]")
 _BARE = re.compile(r"[^\W\d_][^\W\d_'.-]*(?:[\s,/&-]+[^\W\d_][^\W\d_'.-]*){0,40}[.!?]?")
 _MATHS_WORDS = re.compile(
@@ -55,17 +55,40 @@ def is_prose(text: str) -> bool:
     return len(found) > 1 or bool(found and re.search(r"[一-鿿]{2}", found[0]))
 
 
+_INNER_CAPITAL = re.compile(r"[A-Za-z0-9][a-z0-9]*[A-Z][A-Za-z0-9]{0,6}$")
+
+
 def same_words(answer: str, gold: str) -> bool:
     """Whether two texts are the same words, whatever their case, articles and punctuation."""
+    if _INNER_CAPITAL.match(gold):
+        return answer.replace(" ", "") == gold  # CaO, NaOH, AOB
     return _plain(answer) == _plain(gold)
 
 
+_FIGURE = re.compile(r"(?:\\(angle|triangle|overline|overrightarrow|widehat)\s*)?\{?([A-Z]{2,4})\}?")
+
+
+def figure(text: str) -> tuple[str, str] | None:
+    """An angle, triangle or segment by its points, which may be read from either end: ∠ABC is ∠CBA and not ∠BAC."""
+    match = _FIGURE.fullmatch(text)
+    if not match or not match[1]:
+        return None
+    points = match[2]
+    spelled = "".join(sorted(points)) if match[1] == "triangle" else min(points, points[::-1])
+    return match[1], spelled if match[1] != "overrightarrow" else points
+
+
 _HAN = str.maketrans("一二三四五六七八九两", "1234567892")
-_SYNONYMS = {"星期": "周", "礼拜": "周", "方程无解": "无解"}
+_SYNONYMS = {"星期": "周", "礼拜": "周"}
+_WHOLE_SYNONYMS = {
+    **dict.fromkeys(("no solution", "no solutions", "方程无解", "无实数解", "空集", "the empty set", "empty set"), "无解"),
+    **dict.fromkeys(("does not exist", "dne"), "不存在"),
+}
 
 
 def _plain(text: str) -> str:
     for one, other in _SYNONYMS.items():
         text = text.replace(one, other)
     text = re.sub(r"(?<=[一-鿿])\s+|\s+(?=[一-鿿])", "", text).translate(_HAN)
-    return re.sub(r"[\s.,!?;:'’-]+", " ", fold(text)).strip()
+    plain = re.sub(r"[\s.,!?;:'’-]+", " ", fold(text)).strip()
+    return _WHOLE_SYNONYMS.get(plain, plain)
