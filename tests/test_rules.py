@@ -115,7 +115,7 @@ def test_probes_of_every_kind_are_judged_as_a_mathematician_would() -> None:
     differing = []
     for row in rows_of("probes.jsonl"):
         verdict = judged(row)
-        unknown = verdict.reward is None and row["category"] != "exploits"
+        unknown = verdict.reward is None and row["category"] not in ("exploits", "review")
         if (verdict.verdict == "correct") != row["expected"] or unknown:
             differing.append(row)
     assert {row["pred"] for row in differing} <= set(DOUBTED)

@@ -21,6 +21,7 @@ BRACE = re.compile(r"\\[\\{}]|[{}]")
 TAG = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL)
 SPECIAL = re.compile(r"(?:<\|[a-z_]{2,20}\|>|</s>).*", re.DOTALL)
 FAREWELL = re.compile(r"I hope (?:it|this) (?:is correct|helps)[.!]?$")
+SIMPLY = re.compile(r"^(?:equal to|equals|simply|just|exactly|therefore|thus)\s+", re.IGNORECASE)
 SPACES = re.compile(r"[ \t]{3,}")
 PROSE = re.compile(r"[^\W\d_]{2,}\W+[^\W\d_]{2,}|[一-鿿]{5}|[一-鿿]{2,}\d")
 UNIT_AFTER = re.compile(r"%|°|(?:percent|pct|[a-z]{1,3}|[a-z]+s)\b")
@@ -141,6 +142,7 @@ def _after_phrase(text: str, by_letter: bool) -> Extraction | None:
 
 def _readings(rest: str, by_letter: bool) -> Extraction | None:
     """The readings of what follows a phrase: its one span of maths, else the sentence, cut before its reasons."""
+    rest = SIMPLY.sub("", rest)
     sentence = _sentence(rest)
     short = phrases.REASONS.split(sentence, maxsplit=1)[0]
     found: list[str] = []

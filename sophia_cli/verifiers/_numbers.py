@@ -19,6 +19,7 @@ ROUNDED_DIGITS = 6
 """An answer such as 0.333333 stands for 1/3 when it shows at least so many digits."""
 LARGEST_EXPONENT = 300
 LARGEST_TOLERANCE = 1e300
+TEMPERATURES = ("degC", "degF")
 
 _INT = r"(?:\d{1,3}(?:,\d{3}){1,40}|\d{1,3}(?:\.\d{3}){2,40}|\d{1,3}(?:[ ']\d{3}){1,40}|\d{1,256})(?!\d)"
 _DECIMAL = rf"(?:{_INT}(?:\.\d{{0,256}})?|\.\d{{1,256}})"
@@ -338,6 +339,8 @@ def same_quantity(answer: Quantity, gold: Quantity, item: Mapping[str, Any]) -> 
     side only: x% is x or x/100.
     """
     wanted = gold.unit or unit_of(str(item.get("unit") or ""))
+    if wanted in TEMPERATURES and answer.unit == _units.DEGREE:
+        answer = replace(answer, unit=wanted)
     if answer.unit and wanted and answer.unit != wanted:
         if PERCENT in (answer.unit, wanted):
             return False

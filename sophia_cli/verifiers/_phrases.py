@@ -1,6 +1,6 @@
 """How a final answer is announced, in English, Chinese and a few other languages: the patterns that extraction looks for.
 
-None of them backtracks: every repetition is bounded, and what may follow it is told apart by its first character.
+What repeats is bounded, or told apart from what follows by its first character, and only the end of a text is searched.
 """
 
 import re
@@ -34,6 +34,7 @@ PHRASES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
             _FLAGS,
         ),
     ),
+    (("answer",), re.compile(r"^\#{1,6} [ *]{0,4} (?: final\  )? answer [ *:]{0,4} \n{1,3} (?=\S)", _FLAGS | re.MULTILINE)),
     (("answer", "reply"), re.compile(r"(?<![a-z]) (?: answer | reply ) \s{1,3} (?= \$ | \\\( | \\\[ | \( )", _FLAGS)),
     (
         ("答案", "选项", "结果", "答"),

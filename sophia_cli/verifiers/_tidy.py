@@ -1,7 +1,7 @@
 """One spelling for one thing: every answer and gold passes through here before a rule looks at it.
 
-Unicode maths and full-width forms become LaTeX or ASCII, LaTeX loses what only changes its looks. Every expression here
-is linear in the length of the text; nothing is evaluated.
+Unicode maths and full-width forms become LaTeX or ASCII, LaTeX loses what only changes its looks. Texts are capped before
+they come here; nothing is evaluated.
 """
 
 import re
@@ -63,14 +63,22 @@ _LOOKS = re.compile(
     r"|\\(?:[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it|!|large|Large|LARGE|huge|small)(?![A-Za-z])"
 )
 _SPACES = re.compile(r"(?<!\\)\\(?:quad|qquad|enspace|thinspace|,|;|:| |>)|~|\s+")
-_NAMES = (
+_PLAIN = (
+    (re.compile(r"(?<=\d)又(?=\d|\\frac)"), " "),
+    (re.compile(r"<=|=<"), r"\\le "),
+    (re.compile(r">="), r"\\ge "),
+    (re.compile(r"!="), r"\\ne "),
+    (re.compile(r"\^\s*°"), "°"),
+    (re.compile(r"(?<![a-zA-Z\\])sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
+)
+_LATEX = (
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
-    (re.compile(r"\\leq(?:slant|q)?(?![A-Za-z])|<=|=<"), r"\\le "),
-    (re.compile(r"\\geq(?:slant|q)?(?![A-Za-z])|>="), r"\\ge "),
-    (re.compile(r"\\neq(?![A-Za-z])|!=|\\not\s*="), r"\\ne "),
+    (re.compile(r"\\leq(?:slant|q)?(?![A-Za-z])"), r"\\le "),
+    (re.compile(r"\\geq(?:slant|q)?(?![A-Za-z])"), r"\\ge "),
+    (re.compile(r"\\neq(?![A-Za-z])|\\not\s*="), r"\\ne "),
     (re.compile(r"\\lt(?![A-Za-z])"), "<"),
     (re.compile(r"\\gt(?![A-Za-z])"), ">"),
-    (re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])|\\circ(?=\s*[CFc]?\s*$)|\^\s*°"), "°"),
+    (re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])|\\circ(?=\s*[CFc]?\s*$)"), "°"),
     (re.compile(r"\\(?:colon|mathrel\{:\})(?![A-Za-z])"), ":"),
     (re.compile(r"\\(?:[lr]?vert|mid)(?![A-Za-z])"), "|"),
     (re.compile(r"\\lbrace(?![A-Za-z])"), r"\\{"),
@@ -81,7 +89,6 @@ _NAMES = (
     (re.compile(r"\\%"), "%"),
     (re.compile(r"\\(?:pounds|textsterling)(?![A-Za-z])"), "£"),
     (re.compile(r"\\vec\s*\{([a-zA-Z])\}"), r"\1"),
-    (re.compile(r"(?<=\d)又(?=\d|\\frac)"), " "),
     (re.compile(r"(?<=[\d}])\{([A-Za-z]{3,})\}$"), r" \1"),
     (re.compile(r"\^\s*\{?\s*\\prime\s*\}?|\\prime"), "'"),
     (re.compile(r"\\[&#_]"), lambda match: match[0][1]),
@@ -94,9 +101,7 @@ _NAMES = (
     (re.compile(r"\\sqrt\s*(\d|[a-zA-Z](?![a-zA-Z])|\\[a-z]+)"), r"\\sqrt{\1}"),
     (re.compile(r"\\sqrt\s+([{\[])"), r"\\sqrt\1"),
     (re.compile(r"(\\sqrt\[\w\])\s*(\w)"), r"\1{\2}"),
-    (re.compile(r"(?<![a-zA-Z\\])sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
 )
-_PLAIN_NAMES = [pair for pair in _NAMES if re.search(r"<=|>=|!=|sqrt\\s\*\\\(", pair[0].pattern)]
 _WRAPPED = re.compile(
     r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathnormal|boldsymbol|bm"
     r"|textup|underline|emph|ensuremath)\s*\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}"
@@ -125,7 +130,7 @@ def _tidied(text: str) -> str:
     if "\\" in text:
         text = _from_latex(text)
     text = _without_dollars(text)
-    for pattern, plain in _NAMES if "\\" in text or "{" in text else _PLAIN_NAMES:
+    for pattern, plain in (*_PLAIN, *_LATEX) if "\\" in text or "{" in text else _PLAIN:
         text = pattern.sub(plain, text)
     return _without_wrapping(" ".join(text[: 2 * LONGEST].split()))[: LONGEST + 1]
 

@@ -44,7 +44,7 @@ _FACTOR = re.compile(r"([A-Za-z]+|[%°]|[一-鿿]+)(?:\^\{?([-+]?[1-4])\}?|([2-4
 @lru_cache(maxsize=4096)
 def unit_of(text: str) -> str:
     """The canonical spelling of a unit as written after a number: `` (none), `cm^2`, `m/s`, or the folded words."""
-    if unit := _spelled(text.strip()):
+    if unit := _spelled(text.strip()) or _spelled(text.replace(" ", "")):
         return _product(unit)
     text = text.strip().strip(".,()[] ").replace("\\cdot", "*").replace("\\times", "*").replace("\\mu ", "u")
     text = re.sub(r"\s*\^\s*", "^", text)
@@ -144,7 +144,11 @@ def split_unit(text: str) -> tuple[str, str]:
         if not head or len(tail) > 40 or not balanced(head) or head.count("(") != head.count(")"):
             continue
         unit = unit_of(tail)
-        if not is_known(unit) or (unit == DEGREE and _TRIGONOMETRY.search(head)):
+        if (
+            not is_known(unit)
+            or (tail == "mg" and head == text[: match.start()])
+            or (unit == DEGREE and _TRIGONOMETRY.search(head))
+        ):
             continue
         if re.search(r"\d|\\pi", head) and not _UNFINISHED.search(head.replace("\\pi", "1")):
             return head, unit
