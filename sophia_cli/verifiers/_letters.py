@@ -1,6 +1,7 @@
 """Multiple choice: which options an answer names, by letter, by value, or by both."""
 
 import re
+from collections.abc import Callable
 
 from sophia_cli.records import LETTERS
 from sophia_cli.verifiers import _words as words
@@ -100,24 +101,28 @@ def _indexes(letters: frozenset[str], count: int) -> frozenset[int] | None:
 
 def _by_value(text: str, choices: list[str]) -> int | None:
     """The one option whose value a text is: the same spelling, else the same words, else the same number."""
-    for same in (_same_spelling, _same_folded, _same_number):
-        found = [index for index, choice in enumerate(choices) if same(text, choice)]
+    for same in (_same_spelling(text), _same_folded(text), _same_number(text)):
+        found = [index for index, choice in enumerate(choices) if same(choice)]
         if found:
             return found[0] if len(found) == 1 else None
     return None
 
 
-def _same_spelling(text: str, choice: str) -> bool:
-    return compact(text) == compact(choice)
+def _same_spelling(text: str) -> Callable[[str], bool]:
+    spelled = compact(text)
+    return lambda choice: compact(choice) == spelled
 
 
-def _same_folded(text: str, choice: str) -> bool:
-    return (words.is_words(choice) or words.is_prose(choice)) and fold(text) == fold(choice)
+def _same_folded(text: str) -> Callable[[str], bool]:
+    folded = fold(text)
+    return lambda choice: fold(choice) == folded and (words.is_words(choice) or words.is_prose(choice))
 
 
-def _same_number(text: str, choice: str) -> bool:
-    left, right = read_quantity(text), read_quantity(choice)
-    return left is not None and right is not None and same_quantity(left, right, {})
+def _same_number(text: str) -> Callable[[str], bool]:
+    number = read_quantity(text)
+    if number is None:
+        return lambda choice: False
+    return lambda choice: (other := read_quantity(choice)) is not None and same_quantity(number, other, {})
 
 
 def option_texts(choices: list[str]) -> list[str]:

@@ -44,11 +44,11 @@ def is_words(text: str) -> bool:
 _WORD = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{3,}|[^\W\d_a-zA-Z]{2,}")
 
 
-_LABEL = re.compile(r"(?:^|\s)(?:is|are)\s|^[A-Z](?: [A-Z])* \d")
+_LABEL = re.compile(r"(?:^|\s)(?:is|are)\s|^[A-Z](?: [A-Z])* \d|^\([A-Z]\) .{1,60} \([A-Z]\) ")
 
 
 def is_prose(text: str) -> bool:
-    """Whether a tidy text holds words, or labels such as `F E 40`, that algebra would read as products of letters."""
+    """Whether a tidy text holds words, or labels as in `F E 40`, `(A) 5 (B) 6`, that algebra would read as products."""
     if _LABEL.search(text):
         return True
     found = [word for word in _WORD.findall(text) if not _MATHS_WORDS.match(word)]
