@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 LINGER_SECONDS = 0.03
-"""How long a batch waits for its next member, once it has one."""
+"""How long a batch waits for its next member, once it has one, where its size is worth a wait."""
 
 
 class Arrivals(Generic[T]):
@@ -33,12 +33,15 @@ class Arrivals(Generic[T]):
         """Hands back what was taken too early; the next `take` begins with it."""
         self._back = items
 
-    def take(self, most: int) -> list[T]:
-        """Between one and `most` items, as many as arrive in time; none at the end. Raises what the iterator raised."""
+    def take(self, most: int, linger: float = LINGER_SECONDS) -> list[T]:
+        """Between one and `most` items, as many as arrive in time; none at the end. Raises what the iterator raised.
+
+        linger: how many seconds it waits for the next item once it has one.
+        """
         taken, self._back = self._back, []
         while len(taken) < most and not self._over:
             try:
-                kind, value = self._queue.get(timeout=LINGER_SECONDS if taken else None)
+                kind, value = self._queue.get(block=not taken or linger > 0, timeout=linger if taken else None)
             except queue.Empty:
                 break
             if kind == "item":

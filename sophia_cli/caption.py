@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sophia_cli.aliases import resolve
 from sophia_cli.errors import InputError, RecordError
 from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.output import Output
@@ -23,7 +22,7 @@ LONGEST = 32768
 
 def run(common: Common, source: str, model: str, k: int, sampling: Sampling, prompt_file: Path | None, place: Place) -> int:
     """`sophia caption`: reads the source, samples with the model, writes records. Returns the exit code."""
-    chosen = resolve(model)
+    chosen = place.resolve(model)
     backend = place.backend(chosen)
     sampling = sampling.with_defaults(chosen, STEP, LONGEST)
     prompt = chosen_prompt(prompt_file, STEP, chosen.prompts)
@@ -43,6 +42,7 @@ def run(common: Common, source: str, model: str, k: int, sampling: Sampling, pro
         produce,
         total=common.expected(count_items(source), k),
         tokens_field="caption_tokens",
+        status=backend.status,
     )
 
 

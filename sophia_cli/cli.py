@@ -3,11 +3,14 @@
 import contextlib
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from sophia_cli import options as o
+
+if TYPE_CHECKING:
+    from sophia_cli.sampling import Place
 
 app = typer.Typer(
     name="sophia",
@@ -47,8 +50,15 @@ def caption(
         ),
     ] = None,
     prompt: o.Prompt = None,
-    backend: o.Backend = "hf",
+    backend: o.Backend = None,
     concurrency: o.Concurrency = None,
+    base_url: o.BaseUrl = None,
+    timeout: o.Timeout = None,
+    retries: o.Retries = 8,
+    shared_disk: o.SharedDisk = False,
+    gpus: o.Gpus = None,
+    tensor_parallel: o.TensorParallel = 1,
+    server_options: o.ServerOptions = "",
     out: o.Out = None,
     tee: o.Tee = None,
     seed: o.Seed = 0,
@@ -64,7 +74,7 @@ def caption(
     def work() -> int:
         from sophia_cli import caption as step
         from sophia_cli.frame import Common
-        from sophia_cli.sampling import Place, Sampling
+        from sophia_cli.sampling import Sampling
 
         common = Common(out, tee, seed, limit, shard, dry_run, quiet, debug, force)
         return step.run(
@@ -74,7 +84,7 @@ def caption(
             k,
             Sampling(temperature, top_p, max_tokens or 0),
             prompt,
-            Place(backend, concurrency),
+            _place(backend, concurrency, base_url, timeout, retries, shared_disk, gpus, tensor_parallel, server_options),
         )
 
     _run(work, debug)
@@ -100,8 +110,15 @@ def reason(
     tag: Annotated[
         str | None, typer.Option("--tag", help="Goes into the ids, so that two reasoners' files can be joined.")
     ] = None,
-    backend: o.Backend = "hf",
+    backend: o.Backend = None,
     concurrency: o.Concurrency = None,
+    base_url: o.BaseUrl = None,
+    timeout: o.Timeout = None,
+    retries: o.Retries = 8,
+    shared_disk: o.SharedDisk = False,
+    gpus: o.Gpus = None,
+    tensor_parallel: o.TensorParallel = 1,
+    server_options: o.ServerOptions = "",
     out: o.Out = None,
     tee: o.Tee = None,
     seed: o.Seed = 0,
@@ -117,11 +134,20 @@ def reason(
     def work() -> int:
         from sophia_cli import reason as step
         from sophia_cli.frame import Common
-        from sophia_cli.sampling import Place, Sampling
+        from sophia_cli.sampling import Sampling
 
         common = Common(out, tee, seed, limit, shard, dry_run, quiet, debug, force)
         sampling = Sampling(temperature, top_p, max_tokens or 0)
-        return step.run(common, _inputs(context, files), llm, n, sampling, prompt, tag, Place(backend, concurrency))
+        return step.run(
+            common,
+            _inputs(context, files),
+            llm,
+            n,
+            sampling,
+            prompt,
+            tag,
+            _place(backend, concurrency, base_url, timeout, retries, shared_disk, gpus, tensor_parallel, server_options),
+        )
 
     _run(work, debug)
 
@@ -138,8 +164,15 @@ def grade(
         str | None, typer.Option(metavar="MODEL", help="Ask this model where the rules could not tell.", show_default=False)
     ] = None,
     judge_all: Annotated[bool, typer.Option("--judge-all", help="Ask the judge about every trajectory.")] = False,
-    backend: o.Backend = "hf",
+    backend: o.Backend = None,
     concurrency: o.Concurrency = None,
+    base_url: o.BaseUrl = None,
+    timeout: o.Timeout = None,
+    retries: o.Retries = 8,
+    shared_disk: o.SharedDisk = False,
+    gpus: o.Gpus = None,
+    tensor_parallel: o.TensorParallel = 1,
+    server_options: o.ServerOptions = "",
     out: o.Out = None,
     tee: o.Tee = None,
     seed: o.Seed = 0,
@@ -155,10 +188,9 @@ def grade(
     def work() -> int:
         from sophia_cli import grade as step
         from sophia_cli.frame import Common
-        from sophia_cli.sampling import Place
 
         common = Common(out, tee, seed, limit, shard, dry_run, quiet, debug, force)
-        place = Place(backend, concurrency)
+        place = _place(backend, concurrency, base_url, timeout, retries, shared_disk, gpus, tensor_parallel, server_options)
         return step.run(common, _inputs(context, files), workers, limit_seconds, judge, judge_all, place)
 
     _run(work, debug)
@@ -298,8 +330,15 @@ def evaluate(
         Path | None,
         typer.Option("--summary", metavar="FILE.json", help="Write accuracy, ci95, n, unreadable and more."),
     ] = None,
-    backend: o.Backend = "hf",
+    backend: o.Backend = None,
     concurrency: o.Concurrency = None,
+    base_url: o.BaseUrl = None,
+    timeout: o.Timeout = None,
+    retries: o.Retries = 8,
+    shared_disk: o.SharedDisk = False,
+    gpus: o.Gpus = None,
+    tensor_parallel: o.TensorParallel = 1,
+    server_options: o.ServerOptions = "",
     out: o.Out = None,
     tee: o.Tee = None,
     seed: o.Seed = 0,
@@ -315,7 +354,7 @@ def evaluate(
     def work() -> int:
         from sophia_cli import evaluate as step
         from sophia_cli.frame import Common
-        from sophia_cli.sampling import Place, Sampling
+        from sophia_cli.sampling import Sampling
 
         common = Common(out, tee, seed, limit, shard, dry_run, quiet, debug, force)
         return step.run(
@@ -325,7 +364,7 @@ def evaluate(
             n,
             Sampling(temperature, top_p, max_tokens or 0),
             summary,
-            Place(backend, concurrency),
+            _place(backend, concurrency, base_url, timeout, retries, shared_disk, gpus, tensor_parallel, server_options),
         )
 
     _run(work, debug)
@@ -380,6 +419,25 @@ def _inputs(context: typer.Context, files: list[str] | None) -> list[str]:
 
 def _one(context: typer.Context, source: str | None) -> str:
     return source if source else _inputs(context, None)[0]
+
+
+def _place(
+    backend: str | None,
+    concurrency: int | None,
+    base_urls: list[str] | None,
+    timeout: float | None,
+    retries: int,
+    shared_disk: bool,
+    gpus: str | None,
+    tensor_parallel: int,
+    server_options: str,
+) -> "Place":
+    """Where the model runs, as the options say."""
+    from sophia_cli.sampling import Place
+
+    name = backend or ("openai" if base_urls else "hf")
+    urls = tuple(base_urls or ())
+    return Place(name, concurrency, urls, timeout, retries, shared_disk, gpus, tensor_parallel, server_options)
 
 
 def _help(context: typer.Context) -> NoReturn:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from sophia_cli import registry
-from sophia_cli.aliases import resolve
 from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.output import Output
@@ -41,7 +40,7 @@ Z95 = 1.959964
 
 def run(common: Common, model: str, source: str, n: int, sampling: Sampling, summary_file: Path | None, place: Place) -> int:
     """`sophia eval`: asks, judges, writes records, and prints the accuracy on stderr. Returns the exit code."""
-    chosen = resolve(model)
+    chosen = place.resolve(model)
     backend = place.backend(chosen)
     sampling = sampling.with_defaults(chosen, STEP, LONGEST)
     system = load_prompt("slow_thinking", chosen.prompts)
@@ -65,7 +64,17 @@ def run(common: Common, model: str, source: str, n: int, sampling: Sampling, sum
         return evaluate(counter.over(items), backend, verify, system, n, sampling, common.seed, benchmark, output)
 
     total = common.expected(count_items(source), n)
-    code = run_step(STEP, KEY, common, settings, produce, total, tokens_field="response_tokens", observe=summary.add)
+    code = run_step(
+        STEP,
+        KEY,
+        common,
+        settings,
+        produce,
+        total,
+        tokens_field="response_tokens",
+        observe=summary.add,
+        status=backend.status,
+    )
     figures = {"model": model, "benchmark": benchmark, **summary.figures(), "settings": {**settings, "seed": common.seed}}
     if not common.quiet:
         show(figures)

@@ -122,11 +122,13 @@ def run_step(
     anew: bool = False,
     tokens_field: str | None = None,
     observe: Callable[[Record], None] = lambda record: None,
+    status: Callable[[], str] = lambda: "",
 ) -> int:
     """Runs `produce` to its end and writes what it yields; the exit code is 0, or 3 when some records carry `error`.
 
     settings: what makes the records what they are; a file begun with others is refused. inputs: the files read, none of
     which may be the file written. anew: a file begun with the same settings is not continued but written again.
+    status: what the progress line says of the backend.
     """
     if common.out and common.tee:
         raise UsageError("-o and --tee are two ways to write one file; give one of them")
@@ -137,6 +139,7 @@ def run_step(
     manifest = Manifest(file, step, identity) if file else None
     stdout = claim_stdout()
     progress = Progress(step, total, common.quiet)
+    progress.note = status
     output = Output(key, None if common.out else stdout, file, manifest, common.force, ordered, anew, tokens_field, observe)
     counter, finished = Counter(), False
     kept = output.written

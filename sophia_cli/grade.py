@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 from sophia_cli import registry
-from sophia_cli.aliases import resolve
 from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.leaks import mentions_caption
@@ -64,7 +63,7 @@ def run(
 
 def _judge(name: str, everything: bool, seed: int, place: Place) -> tuple[Judge, dict[str, Any]]:
     """The judge, and what of it makes the records what they are."""
-    model = resolve(name)
+    model = place.resolve(name)
     prompt = load_prompt("judge", model.prompts)
     sampling = Sampling(temperature=0.0).with_defaults(model, "judge", judging.LONGEST)
     settings = {

@@ -41,14 +41,75 @@ Quiet = Annotated[bool, Option("--quiet", help="Only errors on stderr.", rich_he
 Debug = Annotated[bool, Option("--debug", help="A traceback with an error.", rich_help_panel=BASICS)]
 Force = Annotated[bool, Option("--force", help="Begin an existing output anew.", rich_help_panel=BASICS)]
 
-Backend = Annotated[str, Option("--backend", help="hf: transformers in this process.", rich_help_panel=MODEL)]
+Backend = Annotated[
+    str | None,
+    Option(
+        "--backend",
+        help="hf: transformers in this process. vllm: starts servers itself. openai: servers that run (--base-url).",
+        show_default="hf; openai with --base-url",
+        rich_help_panel=MODEL,
+    ),
+]
 Concurrency = Annotated[
     int | None,
     Option(
         "--concurrency",
         min=1,
         help="Samples at once (hf: rows of a batch).",
-        show_default="64; embedded models 256",
+        show_default="64; embedded models 256; 256 a server",
+        rich_help_panel=MODEL,
+    ),
+]
+BaseUrl = Annotated[
+    list[str] | None,
+    Option(
+        "--base-url",
+        metavar="URL",
+        help="An OpenAI-compatible server, as in http://127.0.0.1:8000/v1; give it again for each of a fleet.",
+        show_default="$OPENAI_BASE_URL",
+        rich_help_panel=MODEL,
+    ),
+]
+Timeout = Annotated[
+    float | None,
+    Option(
+        "--timeout",
+        min=0.01,
+        metavar="SECONDS",
+        help="Longest wait for one answer.",
+        show_default="2 minutes and 0.2 s a token of --max-tokens",
+        rich_help_panel=MODEL,
+    ),
+]
+Retries = Annotated[
+    int, Option("--retries", min=0, help="How often a request that failed is sent again.", rich_help_panel=MODEL)
+]
+SharedDisk = Annotated[
+    bool, Option("--shared-disk", help="The servers see this disk: send the paths of images.", rich_help_panel=MODEL)
+]
+Gpus = Annotated[
+    str | None,
+    Option(
+        "--gpus",
+        metavar="LIST",
+        help="vllm: the GPUs to use, as in 0-3 or 0,2.",
+        show_default="all",
+        rich_help_panel=MODEL,
+    ),
+]
+TensorParallel = Annotated[
+    int,
+    Option(
+        "--tensor-parallel", min=1, help="vllm: GPUs of one replica; the rest are further replicas.", rich_help_panel=MODEL
+    ),
+]
+ServerOptions = Annotated[
+    str,
+    Option(
+        "--server-options",
+        metavar="TEXT",
+        help='vllm: more options for `vllm serve`, as in "--max-model-len 40960".',
+        show_default=False,
         rich_help_panel=MODEL,
     ),
 ]

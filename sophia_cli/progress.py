@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,8 @@ class Progress:
     """Counts what is done, failed and how many tokens it took, and shows it at a bearable rate."""
 
     def __init__(self, step: str, total: int | None = None, quiet: bool = False, unit: str = "records"):
-        self.step, self.total, self.quiet, self.unit, self.note = step, total, quiet, unit, ""
+        self.step, self.total, self.quiet, self.unit = step, total, quiet, unit
+        self.note: Callable[[], str] = lambda: ""
         self.done = self.failed = self.tokens = 0
         self.start = self.last = time.monotonic()
         self.bar: Bar | None = None
@@ -83,8 +84,8 @@ class Progress:
             parts.append(f"{self.tokens / seconds:,.0f} tokens/s")
         if self.failed:
             parts.append(f"{self.failed} failed")
-        if self.note:
-            parts.append(self.note)
+        if note := self.note():
+            parts.append(note)
         return ", ".join(parts)
 
     def line(self) -> str:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sophia_cli.aliases import resolve
 from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.output import Output
@@ -47,7 +46,7 @@ def run(
     place: Place,
 ) -> int:
     """`sophia reason`: reads captions, samples with the reasoner, writes records. Returns the exit code."""
-    chosen = resolve(llm)
+    chosen = place.resolve(llm)
     backend = place.backend(chosen)
     sampling = sampling.with_defaults(chosen, STEP, LONGEST)
     if tag is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", tag):
@@ -61,7 +60,7 @@ def run(
     def produce(output: Output, counter: Counter) -> Iterator[Record]:
         return reason(counter.over(records), backend, llm, thinking, output)
 
-    return run_step(STEP, KEY, common, settings, produce, tokens_field="trajectory_tokens")
+    return run_step(STEP, KEY, common, settings, produce, tokens_field="trajectory_tokens", status=backend.status)
 
 
 def reason(captions: Iterable[Record], backend: Backend, model: str, thinking: Thinking, output: Output) -> Iterator[Record]:

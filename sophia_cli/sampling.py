@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from sophia_cli import registry
-from sophia_cli.aliases import Model
+from sophia_cli.aliases import Model, resolve
 from sophia_cli.arrivals import Arrivals
+from sophia_cli.errors import UsageError
 from sophia_cli.images import shorten
 from sophia_cli.progress import notice
 from sophia_cli.records import Record, failed
@@ -41,10 +42,30 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a model runs (`--backend`), and how many samples at once."""
+    """Where a model runs (`--backend`), how many samples at once, and how servers are reached or started.
+
+    timeout: seconds of one request; None follows the token budget. retries: how often a request is sent again. shared_disk:
+    the servers read images by their paths. gpus: as in `0-3,6`. server_options: what else `vllm serve` is to be told.
+    """
 
     name: str = "hf"
     concurrency: int | None = None
+    base_urls: tuple[str, ...] = ()
+    timeout: float | None = None
+    retries: int = 8
+    shared_disk: bool = False
+    gpus: str | None = None
+    tensor_parallel: int = 1
+    server_options: str = ""
+
+    def resolve(self, name: str) -> Model:
+        """The model of this name: an alias, a folder or a hub id; with `openai` any name. Raises UsageError."""
+        try:
+            return resolve(name)
+        except UsageError:
+            if self.name == "openai":
+                return Model(name, name)
+            raise
 
     def backend(self, model: Model) -> "Backend":
         """The backend, which loads nothing before its first job. Raises UsageError for an unknown name."""
@@ -88,9 +109,15 @@ class Job:
 
 
 class Backend(Protocol):
-    """Where a model runs. `stream` gives every job back once, in any order."""
+    """Where a model runs: a file of `backends/` whose `Backend(model, place)` is one of these."""
 
-    def stream(self, jobs: "Arrivals[Job]") -> Iterator[tuple[Job, Completion | Failure]]: ...
+    def stream(self, jobs: "Arrivals[Job]") -> Iterator[tuple[Job, Completion | Failure]]:
+        """Every job once, in any order, with what came of it."""
+        ...
+
+    def status(self) -> str:
+        """What the progress line says of it; may be nothing."""
+        ...
 
 
 class Lazy:
@@ -98,13 +125,18 @@ class Lazy:
 
     def __init__(self, place: Place, model: Model):
         self.place, self.model = place, model
+        self.loaded: Backend | None = None
 
     def stream(self, jobs: "Arrivals[Job]") -> Iterator[tuple[Job, Completion | Failure]]:
         """As the backend's own `stream`."""
         if first := jobs.take(1):
             jobs.put_back(first)
-            backend: Backend = registry.find("backends", self.place.name).Backend(self.model, self.place.concurrency)
-            yield from backend.stream(jobs)
+            self.loaded = registry.find("backends", self.place.name).Backend(self.model, self.place)
+            yield from self.loaded.stream(jobs)
+
+    def status(self) -> str:
+        """As the backend's own, once there is one."""
+        return self.loaded.status() if self.loaded else ""
 
 
 def sample(jobs: Iterator[Job | Record], backend: Backend, finish: Callable[[Job, Completion], Record]) -> Iterator[Record]:

@@ -79,7 +79,8 @@ def run(common: Common, files: list[str], model: str, mixes: list[str], asked: A
     def emit(fields: dict[str, Any]) -> None:
         metrics.write(fields)
         if "loss" in fields:
-            progress.total, progress.note = fields["steps"], f"loss {fields['loss']:.4f}"
+            progress.total, loss = fields["steps"], fields["loss"]
+            progress.note = lambda: f"loss {loss:.4f}"
             progress.advance()
 
     with progress.shown():

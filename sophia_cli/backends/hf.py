@@ -34,7 +34,7 @@ from sophia_cli.backends import _cpu
 from sophia_cli.errors import RecordError, SophiaError
 from sophia_cli.images import open_image
 from sophia_cli.records import THINK_OPEN
-from sophia_cli.sampling import Completion, Failure, Job, Request, Sampling
+from sophia_cli.sampling import Completion, Failure, Job, Place, Request, Sampling
 
 STRIDE = 40
 """Tokens between two looks at a batch: rows that have ended leave it, so that it does not wait in full for its longest."""
@@ -46,9 +46,9 @@ ROWS = 64
 class Backend:
     """One model in this process; loaded when the first job arrives."""
 
-    def __init__(self, model: Model, concurrency: int | None = None):
+    def __init__(self, model: Model, place: Place):
         self.model = model
-        self.rows = concurrency or int(model.default("hf", "rows", ROWS))
+        self.rows = place.concurrency or int(model.default("hf", "rows", ROWS))
         self.engine: Engine | None = None
 
     def stream(self, jobs: Arrivals[Job]) -> Iterator[tuple[Job, Completion | Failure]]:
@@ -56,6 +56,10 @@ class Backend:
         while batch := jobs.take(self.rows):
             self.engine = self.engine or Engine(self.model)
             yield from zip(batch, self.engine.complete([job.request for job in batch]), strict=True)
+
+    def status(self) -> str:
+        """Nothing: a batch is written when it is done."""
+        return ""
 
 
 class Engine:

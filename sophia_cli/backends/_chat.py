@@ -1,0 +1,133 @@
+"""One sample as an OpenAI-compatible chat endpoint has it: request → body, answer → completion, or what to do about it.
+
+One request asks for one sample, with its own seed: `n` samples of one request would share a seed, and `usage` would add
+their lengths up (design.md; Eq. 6 rests on exact lengths). What they have in common is not computed twice all the same:
+the server's prefix cache holds the prompt, and `uuid` (vLLM) names an image that it has encoded before.
+"""
+
+import hashlib
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from sophia_cli.images import data_uri, image_bytes
+from sophia_cli.records import THINK_CLOSE, THINK_OPEN
+from sophia_cli.sampling import Completion, Failure, Request
+
+FINISHES = {"stop": "stop", "eos": "stop", "end_turn": "stop", "length": "length", "max_tokens": "length"}
+WITHHELD = {
+    "content_filter": "content filter: the server withheld the answer",
+    "tool_calls": "tool call: the server sent a call of a tool instead of an answer",
+    "function_call": "tool call: the server sent a call of a function instead of an answer",
+}
+CONTEXT_MARKS = ("context length", "context_length", "context window", "max_model_len", "maximum model length", "too long")
+LONGEST_MESSAGE = 300
+
+
+class Unusable(Exception):
+    """An answer of status 200 that is no answer to what was asked: cut off, no JSON, another count of choices."""
+
+
+def body_of(request: Request, model: str, images: str = "data", uuid: bool = False, bounded: bool = True) -> bytes:
+    """The JSON body of one sample's request. Raises RecordError when an image cannot be read.
+
+    images: `data` sends the bytes, `file` their path, for servers that share the disk. uuid: vLLM's name of an image.
+    bounded: with `max_tokens`; without, the server stops where its context ends.
+    """
+    sampling = request.sampling
+    fields: dict[str, Any] = {
+        "model": model,
+        "messages": [_message(message, images, uuid) for message in request.messages],
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": request.seed,
+    }
+    if bounded:
+        fields["max_tokens"] = sampling.max_tokens
+    return orjson.dumps(fields)
+
+
+def _message(message: dict[str, Any], images: str, uuid: bool) -> dict[str, Any]:
+    content = message["content"]
+    if isinstance(content, str):
+        return message
+    parts = [_image(part["image"], images, uuid) if part["type"] == "image" else part for part in content]
+    return {**message, "content": parts}
+
+
+@lru_cache(maxsize=64)
+def _image(reference: str, images: str, uuid: bool) -> dict[str, Any]:
+    """The part of one image: K requests of one image follow each other, so its bytes are read once for all."""
+    if reference.startswith(("http://", "https://")):
+        return {"type": "image_url", "image_url": {"url": reference}}
+    data = image_bytes(reference)
+    if images == "file" and not reference.startswith("data:"):
+        url = reference if reference.startswith("file://") else _file_url(reference)
+    else:
+        url = reference if reference.startswith("data:") else data_uri(data)
+    part: dict[str, Any] = {"type": "image_url", "image_url": {"url": url}}
+    return {**part, "uuid": hashlib.sha256(data).hexdigest()[:32]} if uuid else part
+
+
+def _file_url(reference: str) -> str:
+    from pathlib import Path
+
+    return Path(reference).resolve().as_uri()
+
+
+def outcome_of(body: bytes) -> Completion | Failure:
+    """The completion in an answer of status 200, or the named reason why it holds none. Raises Unusable."""
+    try:
+        answer = orjson.loads(body)
+        choices = answer["choices"]
+        if len(choices) != 1:
+            raise Unusable(f"{len(choices)} choices for one")
+        choice = choices[0]
+        message, finish = choice["message"], choice["finish_reason"]
+        tokens = answer["usage"]["completion_tokens"]
+        said = message.get("content") or ""
+        thought = message.get("reasoning") or message.get("reasoning_content") or ""
+    except orjson.JSONDecodeError:
+        raise Unusable("not JSON") from None
+    except (KeyError, TypeError, IndexError, AttributeError):
+        raise Unusable("an answer without choices, message or usage") from None
+    if not isinstance(said, str) or not isinstance(thought, str) or type(tokens) is not int or tokens < 0:
+        raise Unusable("fields of other types than text and count")
+    if finish in WITHHELD or message.get("tool_calls"):
+        return Failure(WITHHELD.get(finish, WITHHELD["tool_calls"]))
+    if finish not in FINISHES:
+        raise Unusable(f"an answer that ended with {str(finish)[:40]!r}")
+    if not said.strip() and not thought.strip():
+        return Failure("empty answer: the model said nothing")
+    return Completion(whole(said, thought), tokens, FINISHES[finish])
+
+
+def whole(said: str, thought: str = "") -> str:
+    """The whole text: thinking that a server's parser set apart is put back, and the tag that a template opened."""
+    if thought.strip():
+        opened = f"{THINK_OPEN}\n{thought.strip()}"
+        return f"{opened}\n{THINK_CLOSE}\n\n{said.strip()}" if said.strip() else opened
+    before, closed, _ = said.partition(THINK_CLOSE)
+    if closed and THINK_OPEN not in before:
+        return f"{THINK_OPEN}\n{said.lstrip()}"
+    return said
+
+
+def complaint(status: int, body: bytes) -> str:
+    """What a server says is wrong, in one line of at most `LONGEST_MESSAGE` characters: `400: …`."""
+    text = body.decode("utf-8", "replace")
+    try:
+        answer = orjson.loads(body)
+        error = answer.get("error", answer)
+        found = error.get("message") or error.get("detail") if isinstance(error, dict) else error
+        text = found if isinstance(found, str) else text
+    except (orjson.JSONDecodeError, AttributeError):
+        pass
+    return f"{status}: {' '.join(text.split())[:LONGEST_MESSAGE] or 'no reason given'}"
+
+
+def exceeds_context(message: str) -> bool:
+    """Whether a refusal says that prompt and answer are longer than the model's context."""
+    folded = message.casefold()
+    return any(mark in folded for mark in CONTEXT_MARKS)

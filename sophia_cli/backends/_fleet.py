@@ -1,0 +1,125 @@
+"""The servers of a fleet: who gets the next request, who rests, and when nobody is left. No I/O here, only the ledger.
+
+A request goes to the server with the fewest in flight. A server that fails rests, longer each time it fails again
+(exponential, with jitter), and is then tried with one request; when that is answered it is well. A server that asks for
+less (429) rests at least as long as it says, and then gets half of what it had in flight, one more for every so many
+answers (as TCP does). All times are seconds of a monotonic clock, handed in.
+"""
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+FIRST_REST, LONGEST_REST = 0.5, 60.0
+UNLUCKY = 3
+"""Failures in a row, with requests sent to a server that is up, before it rests: one lost connection is no sickness."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why a request failed. sick: the server would fail others too (no connection, 429, 502 to 504). busy: it asks for less.
+
+    asked: seconds of its Retry-After.
+    """
+
+    reason: str
+    sick: bool = False
+    busy: bool = False
+    asked: float = 0.0
+
+
+@dataclass
+class Server:
+    """One server and what it has done. window: how many requests it may have in flight, after it asked for less."""
+
+    url: str
+    in_flight: int = 0
+    sent: int = 0
+    answered: int = 0
+    failures: int = 0
+    rests: int = 0
+    rests_until: float = 0.0
+    rested_at: float = -1.0
+    window: float = float("inf")
+    trouble: str = ""
+
+    @property
+    def endpoint(self) -> str:
+        return f"{self.url}/chat/completions"
+
+    def takes(self, now: float) -> bool:
+        """Whether it may get a request now: rested; one at a time while it has not answered since its last rest."""
+        if now < self.rests_until:
+            return False
+        return self.in_flight < (1 if self.rests else self.window)
+
+
+@dataclass
+class Fleet:
+    """All servers. retries: how often in a row each may fail after a rest before nobody is waited for any more."""
+
+    servers: list[Server]
+    retries: int
+    jitter: random.Random = field(default_factory=random.Random)
+
+    @classmethod
+    def of(cls, urls: Iterable[str], retries: int) -> "Fleet":
+        return cls([Server(url) for url in urls], retries)
+
+    def pick(self, now: float) -> Server | None:
+        """The server for the next request: the fewest in flight, then the fewest sent; None when none may get one."""
+        best: Server | None = None
+        for server in self.servers:
+            if server.takes(now) and (best is None or (server.in_flight, server.sent) < (best.in_flight, best.sent)):
+                best = server
+        if best is not None:
+            best.in_flight += 1
+            best.sent += 1
+        return best
+
+    def answered(self, server: Server) -> None:
+        """A request was answered, be it with a refusal that is the request's own fault."""
+        server.in_flight -= 1
+        server.answered += 1
+        server.failures = server.rests = 0
+        server.trouble = ""
+        if server.window != float("inf"):
+            server.window += 1 / server.window
+
+    def failed(self, server: Server, sent_at: float, now: float, trouble: Trouble) -> None:
+        """A request failed. What was in flight together fails together: the first of it sends the server to rest."""
+        server.in_flight -= 1
+        server.trouble = trouble.reason
+        if sent_at <= server.rested_at:
+            server.rests_until = max(server.rests_until, now + trouble.asked)
+            return
+        server.failures += 1
+        if not trouble.sick and server.failures < UNLUCKY and not server.rests:
+            return
+        if trouble.busy:
+            server.window = max(1.0, min(server.window, server.in_flight + 1) / 2)
+        rest = min(FIRST_REST * 2.0**server.rests, LONGEST_REST) * self.jitter.uniform(0.5, 1.0)
+        server.rests += 1
+        server.rested_at = now
+        server.rests_until = now + max(rest, trouble.asked)
+
+    def dead(self) -> bool:
+        """Whether every server has failed again after each of `retries` rests."""
+        return all(server.rests > self.retries for server in self.servers)
+
+    def next_chance(self, now: float) -> float | None:
+        """Seconds until a server ends its rest; None when none rests."""
+        ends = [server.rests_until - now for server in self.servers if server.rests_until > now]
+        return min(ends) if ends else None
+
+    def pause(self, tries: int) -> float:
+        """Seconds before a request that failed by itself so many times is sent again."""
+        return min(FIRST_REST * 2.0 ** (tries - 1), LONGEST_REST) * self.jitter.uniform(0.5, 1.0)
+
+    def health(self, now: float) -> str:
+        """`3/4 servers well, http://b:8000 rests 12 s (503)`; for one well server nothing."""
+        unwell = [server for server in self.servers if server.rests]
+        if not unwell:
+            return f"{len(self.servers)} servers well" if len(self.servers) > 1 else ""
+        named = [f"{server.url} rests {max(server.rests_until - now, 0):.0f} s ({server.trouble})" for server in unwell[:3]]
+        return f"{len(self.servers) - len(unwell)}/{len(self.servers)} servers well, " + ", ".join(named)
