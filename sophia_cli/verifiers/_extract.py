@@ -13,18 +13,26 @@ from sophia_cli.verifiers._letters import first_letter, letters_of
 from sophia_cli.verifiers._tidy import LONGEST, tidy
 
 TAIL = 20_000
-BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-BARE_BOX = re.compile(r"\\boxed\s+([^\s{}$.,]{1,40})")
+BOX = re.compile(r"(?:\\boxed|\\fbox|\x08oxed|(?<![A-Za-z\\])boxed)\s*\{")  # \b is a backspace to a JSON reader
+BARE_BOX = re.compile(r"\\boxed(?:\s+|(?=-?\d))([^\s{}$.,]{1,40})")
 STRAY_BOX = re.compile(r"\\boxed\{([^{}]{1,200})\\\}")
 EMPTY_BOX = re.compile(r"\\boxed\s{0,3}\{\s{0,3}\}")
 BRACE = re.compile(r"\\[\\{}]|[{}]")
 TAG = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL)
 SPECIAL = re.compile(r"(?:<\|[a-z_]{2,20}\|>|</s>).*", re.DOTALL)
-FAREWELL = re.compile(r"I hope (?:it|this) (?:is correct|helps)[.!]?$")
+FAREWELL = re.compile(
+    r"(?:I hope (?:it|this|that) [^.!?\n]{1,40}[.!]?\s*)?"
+    r"(?:(?:Please )?(?:let me know|feel free)\b[^.!?\n]{0,80}[.!]?)?\s*$",
+    re.IGNORECASE,
+)
+ASKED = re.compile(r"^A:\s+(?=\S)", re.MULTILINE)
+"""The answer's mark in `Q: … A: 24`."""
+YES_OR_NO = re.compile(r"(yes|no)\b(?=\s*[.,!，。])", re.IGNORECASE)
 SIMPLY = re.compile(r"^(?:equal to|equals|simply|just|exactly|therefore|thus)\s+", re.IGNORECASE)
 SPACES = re.compile(r"[ \t]{3,}")
 PROSE = re.compile(r"[^\W\d_]{2,}\W+[^\W\d_]{2,}|[一-鿿]{5}|[一-鿿]{2,}\d")
 UNIT_AFTER = re.compile(r"%|°|(?:percent|pct|[a-z]{1,3}|[a-z]+s)\b")
+UNIT_ALONE = re.compile(r"%|°|[a-zA-Zµ°]{1,3}[²³]?|(?:sq\.?|square|cubic) [a-z]{1,11}")
 MOST_BOXES = 200
 LONGEST_BARE = 300
 """Characters of a line or response that may be nothing but an answer."""
@@ -56,7 +64,9 @@ def extract(text: str, by_letter: bool = False) -> Extraction | None:
     text = SPACES.sub("  ", text[-TAIL:])
     if "<|" in text or "</s>" in text:
         text = SPECIAL.sub("", text)
-    text = FAREWELL.sub("", text.strip())
+    text = FAREWELL.sub("", text.strip()).rstrip()
+    if not by_letter or YES_OR_NO.match(ASKED.sub("", text)):
+        text = ASKED.sub("", text)
     tagged = TAG.findall(text)
     if tagged and tagged[-1].strip():
         return Extraction((tagged[-1].strip(),))
@@ -65,7 +75,7 @@ def extract(text: str, by_letter: bool = False) -> Extraction | None:
 
 def last_box(text: str) -> str | None:
     """The content of the last `\\boxed{…}` whose braces balance; of nested ones, the outermost."""
-    if "\\boxed" not in text and "\\fbox" not in text:
+    if "oxed" not in text and "\\fbox" not in text:
         return None
     found: tuple[int, str] | None = None
     limit = len(text)
@@ -133,6 +143,7 @@ def _after_phrase(text: str, by_letter: bool) -> Extraction | None:
         for hints, phrase in phrases.PHRASES
         if any(hint in folded for hint in hints)
         for match in phrase.finditer(text)
+        if not phrases.DENIED.search(text[max(0, match.start() - 60) : match.start()])
     ]
     backward = [(match.end(), next(filter(None, match.groups()))) for match in phrases.BACKWARD.finditer(text)]
     if backward and backward[-1][0] > max(ends, default=0):
@@ -144,7 +155,15 @@ def _readings(rest: str, by_letter: bool) -> Extraction | None:
     """The readings of what follows a phrase: its one span of maths, else the sentence, cut before its reasons."""
     rest = SIMPLY.sub("", rest)
     sentence = _sentence(rest)
+    if re.match(r"[?？]|吗", rest[len(sentence) :]) or re.match(r"\s*\n\s*(?:or\b|或)", rest[len(sentence) :]):
+        return Extraction((rest[: len(sentence) + 60],))  # a question, or one of two answers
     short = phrases.REASONS.split(sentence, maxsplit=1)[0]
+    if by_letter and (named := _letters_named(sentence)):
+        return Extraction((named,))
+    if by_letter and (lines := LETTER_LINES.match(rest)):
+        return Extraction((", ".join(lines[0].split()),))
+    if not by_letter and _rivals(sentence, short):
+        return Extraction((sentence,))
     found: list[str] = []
     leading = phrases.MATHS.match(rest)
     if leading and len(maths_of(short)) <= 1:
@@ -161,10 +180,48 @@ def _readings(rest: str, by_letter: bool) -> Extraction | None:
     if len(maths_of(sentence)) == 1:
         found += maths_of(sentence)
     found += _only_number(sentence)
-    if phrases.HEDGED.search(short):
+    if phrases.NEGATED.search(short) or phrases.HEDGED.search(parts[-1]):
         found = [short, sentence]
     answers = tuple(dict.fromkeys(answer.strip() for answer in found if answer.strip()))
     return Extraction(answers) if answers else None
+
+
+LETTER_LINES = re.compile(r"(?:\(?[A-J]\)?[.)]?[ ]*(?:\n\s*|$)){2,10}")
+
+
+def _letters_named(sentence: str) -> str | None:
+    """The letters of `both A and C`; the sentence itself where they are rivals, `A or B`; None where one stands alone."""
+    standing = list(STANDING.finditer(sentence))
+    if standing and (negated := phrases.NEGATED.search(sentence, standing[0].end())):
+        standing = [match for match in standing if match.end() <= negated.start()]  # D, it can't be A or B
+    if len({match[1] or match[2] for match in standing}) < 2:
+        return None
+    chosen = phrases.CHOSEN.findall(sentence)
+    if chosen:
+        return str(chosen[-1])
+    gaps = [sentence[one.end() : other.start()] for one, other in zip(standing[:-1], standing[1:], strict=True)]
+    after = sentence[standing[-1].end() :]
+    if any(phrases.RIVALS.search(gap) or (OPPOSED.search(gap) and phrases.RIVALS.search(after)) for gap in gaps):
+        return sentence
+    if all(JOINED.search(gap) for gap in gaps):
+        return ", ".join(match[1] or match[2] for match in standing)
+    return None
+
+
+OPPOSED = re.compile(r"\b(?:but|however|though)\b|但")
+STANDING = re.compile(r"(?<![A-Za-z'\\])(?:\(([A-J])\)|([A-HJ]))(?!'?[A-Za-z])(?!\s*=)(?!\s[a-z]{4,}\s[a-z])")
+"""A letter that may be an option's: not the A of `A rectangle is`."""
+JOINED = re.compile(
+    r"^[\s*)\"'.]*(?:and|&|和|与|及|、|,)(?:\s*and)?\s*(?:options?|choices?)?[\s*(\"']*$|(?:\band|和|与|及)\s*[*(\"']*$"
+)
+
+
+def _rivals(sentence: str, short: str) -> bool:
+    """Whether what follows the answer sets another beside it: `12, but 13 also works`."""
+    rest = sentence[len(short) :]
+    return bool(re.match(r",?\s*(?:but|or|however|though)\b|[，,]?\s*(?:或|也|但)", rest)) and bool(
+        phrases.RIVALS.search(rest) and re.search(r"\d", rest)
+    )
 
 
 def _sentence(text: str) -> str:
@@ -199,8 +256,9 @@ def _whole(text: str) -> Extraction | None:
     if phrases.BARE.fullmatch(whole) or not PROSE.search(whole):
         return Extraction((whole,))
     if len(_sentences(whole)) > 1:
-        return None
-    return Extraction((whole, *_concluded(whole)), only_if_right=True)
+        said = YES_OR_NO.match(whole)
+        return Extraction((said[1],), only_if_right=True) if said else None
+    return Extraction((whole, *_concluded(whole), *_said_of_subject(whole)), only_if_right=True)
 
 
 def _sentences(text: str) -> list[str]:
@@ -220,21 +278,51 @@ def _last_line(text: str) -> Extraction | None:
         return Extraction((lines[-1],))
     sentences = _sentences(lines[-1])
     concluded = _concluded(sentences[-1]) if sentences else []
-    return Extraction(tuple(concluded)) if concluded else None
+    if concluded or not sentences:
+        return Extraction(tuple(concluded)) if concluded else None
+    said = _said_of_subject(sentences[-1])
+    return Extraction(tuple(said), only_if_right=True) if said else None
+
+
+def _said_of_subject(sentence: str) -> list[str]:
+    """`May` of `The wettest month is May.`; right where it is the gold, else nothing was answered."""
+    if phrases.NEGATED.search(sentence) or len(sentence) > LONGEST_BARE:
+        return []
+    last = phrases.PREDICATE.split(sentence)[-1].strip(" .。!")
+    return [last] if last and last != sentence and not phrases.RIVALS.search(sentence) else []
 
 
 def _concluded(sentence: str) -> list[str]:
     """What a closing sentence states: its only maths or bold, or the number that it ends with after `is` or `=`."""
-    if phrases.HEDGED.search(sentence):
+    if phrases.NEGATED.search(sentence):
         return []
-    maths = maths_of(sentence)
     concludes = phrases.THEREFORE.match(sentence)
-    if len(maths) == 1 or (maths and (concludes or _ends_with_maths(sentence))):
-        return [maths[-1]]
-    stated = phrases.STATED.search(sentence[-SENTENCE_TAIL:])
-    if stated:
+    if concludes and (bare := sentence[concludes.end() :].strip(" ,，:：")) and phrases.BARE.fullmatch(bare.rstrip(".。")):
+        return [bare]
+    maths = maths_of(sentence)
+    if maths:
+        return _concluded_maths(sentence, maths, bool(concludes))
+    tail = sentence[-SENTENCE_TAIL:]
+    if several := phrases.SEVERAL_VALUES.search(tail):
+        return [several[1]]
+    if stated := phrases.STATED.search(tail) or phrases.TRUTH.search(tail):
         return [stated[1]]
-    return _only_number(sentence) if concludes else []
+    predicate = phrases.PREDICATE.split(sentence)[-1]
+    return _only_number(sentence) if concludes and not phrases.HEDGED.search(predicate) else []
+
+
+def _concluded_maths(sentence: str, maths: list[str], concludes: bool) -> list[str]:
+    """The maths or bold that a closing sentence states: its only span, or the last where it concludes; `or` joins two."""
+    spans = list(phrases.MATHS.finditer(sentence))
+    predicate = phrases.PREDICATE.split(sentence[: spans[-1].start()])[-1]
+    if phrases.HEDGED.search(predicate):
+        return []
+    if len(spans) > 1 and re.fullmatch(r"\s*(?:or|and|或者?|和|,|、)\s*", sentence[spans[-2].end() : spans[-1].start()]):
+        return [" or ".join(maths)] if len(maths) == len(spans) else []
+    if len(maths) == 1 or concludes or _ends_with_maths(sentence):
+        unit = sentence[spans[-1].end() :].strip(" .。")
+        return [f"{maths[-1]} {unit}"] if UNIT_ALONE.fullmatch(unit) else [maths[-1]]
+    return []
 
 
 def _ends_with_maths(sentence: str) -> bool:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 
 from sophia_cli.records import LETTERS
+from sophia_cli.verifiers import _phrases as phrases
 from sophia_cli.verifiers import _words as words
 from sophia_cli.verifiers._numbers import read_quantity, same_quantity
 from sophia_cli.verifiers._tidy import compact, fold, tidy
@@ -21,11 +22,21 @@ _LED = re.compile(
 _BETWEEN = r"(?:[\s,;&+/]|and\b|和|与|及){0,8}"
 _SEVERAL = re.compile(rf"(?:\([A-Z]\){_BETWEEN}){{2,10}}|(?:[A-Z](?![A-Za-z]){_BETWEEN}){{2,10}}")
 _GLUED = re.compile(r"[A-J]{2,8}")
-_GUESS = re.compile(r"(?<![A-Za-z'\\])(?:\(([A-J])\)|([A-HJ]))(?!'?[A-Za-z])(?!\s*=)")
+_GUESS = re.compile(
+    r"(?<![A-Za-z'\\])(?:\(([A-J])\)|([B-HJ]|A(?!\s[a-z]{4,}\b(?!\s+(?:is|because)))))(?!'?[A-Za-z])(?!\s*=)"
+)
 _CIRCLES = re.compile(r"(?:#\d{1,2},[\s,和与及]*)+")
 _OTHER = re.compile(r"^\W*(?:or|and|not|no)\b[\s,(]+[A-J](?![A-Za-z])|^[B-J]$|\([B-J]\)$")
 _TRAILING = re.compile(r".*\(([A-J])\)", re.DOTALL)
-_REFUSED = re.compile(r"\b(?:not|wrong|incorrect|everything|except|neither|cannot|can't|isn't|doesn't|non)\b|不")
+_DENIED = re.compile(
+    r"[)*\"'\s]{0,3}(?:选项)?\s*(?:[?？]|吗|(?:is|are|was)\s+(?:not|incorrect|wrong|false)\b|是?错|不|以外|之外)"
+)
+_RIVAL = re.compile(
+    r"\b(?:or|maybe|possibly|perhaps|alternatively|might|could|may|also)\b.{0,40}(?<![A-Za-z])[A-J](?![A-Za-z])"
+    r"|(?<![A-Za-z])[A-J](?![A-Za-z]).{0,20}\balso\b|[或也].{0,20}[A-J]"
+)
+"""A second letter beside the first: no option is named by `A, or maybe B`."""
+_REFUSED = re.compile(r"\b(?:not|wrong|incorrect|any|everything|except|neither|cannot|can't|isn't|doesn't|non)\b|不")
 
 
 def circled(text: str) -> frozenset[str] | None:
@@ -48,7 +59,9 @@ def letters_of(text: str) -> frozenset[str] | None:
 def led_letter(text: str) -> tuple[str, str] | None:
     """The letter that a text begins with, as in `B. 7` or `(b) 7`, and what follows it."""
     match = _LED.fullmatch(text)
-    if match and _OTHER.search(match[4]):
+    if match and _RIVAL.search(phrases.NEGATED.split(match[4], maxsplit=1)[0]):
+        return None
+    if match and (_OTHER.search(match[4]) or re.match(r"(?:是|选项)?(?:错|不(?!是\s*[A-J]))|[或和]", match[4])):
         return None
     return ((match[1] or match[2] or match[3]).upper(), match[4].strip()) if match else None
 
@@ -56,7 +69,9 @@ def led_letter(text: str) -> tuple[str, str] | None:
 def first_letter(text: str) -> str | None:
     """The first capital letter that stands alone and is not refused: D of `for sure D, it can't be A`."""
     match = _GUESS.search(text)
-    return (match[1] or match[2]) if match and not _REFUSED.search(text[: match.start()]) else None
+    if not match or _REFUSED.search(text[: match.start()]) or _DENIED.match(text[match.end() :]):
+        return None
+    return match[1] or match[2]
 
 
 def is_letter_gold(gold: str) -> bool:
@@ -75,16 +90,13 @@ def options(text: str, choices: list[str]) -> frozenset[int] | None:
     if exact is not None and (letters is None or choices != [LETTERS[index] for index in range(len(choices))]):
         spelled = letters and _indexes(letters, len(choices))
         return spelled if spelled and len(text) == 1 and text.isupper() and len(spelled) == 1 else frozenset({exact})
-    yes = words.polarity(text)
-    if yes is not None and letters is None:
-        agreeing = [index for index, choice in enumerate(choices) if words.polarity(choice) == yes]
-        if len(agreeing) == 1:
-            return frozenset(agreeing)
+    if letters is None and (agreeing := _by_polarity(text, choices)) is not None:
+        return frozenset({agreeing})
     if letters and (named := _indexes(letters, len(choices))):
         return named
-    if (led := led_letter(text)) and (named := _indexes(frozenset(led[0]), len(choices))):
-        return named
-    if (last := _TRAILING.fullmatch(text)) and not led_letter(text):
+    if (led_option := _led_option(text, choices)) is not None:
+        return frozenset({led_option})
+    if (last := _TRAILING.fullmatch(text)) and not _LED.fullmatch(text) and not _REFUSED.search(text):
         return _indexes(frozenset(last[1]), len(choices))
     several = re.split(r"\s*(?:,|;|\band\b|和|与)\s*", text)
     if len(several) > 1 and all(part for part in several):
@@ -92,6 +104,27 @@ def options(text: str, choices: list[str]) -> frozenset[int] | None:
         if None not in found:
             return frozenset(index for index in found if index is not None)
     return None
+
+
+def _by_polarity(text: str, choices: list[str]) -> int | None:
+    """The one option that says yes, or no, as a text does."""
+    yes = words.polarity(text)
+    agreeing = [index for index, choice in enumerate(choices) if yes is not None and words.polarity(choice) == yes]
+    return agreeing[0] if len(agreeing) == 1 else None
+
+
+def _led_option(text: str, choices: list[str]) -> int | None:
+    """The option of the letter that a text begins with; `A: no` is an answer's mark, where option A says yes."""
+    match = _LED.fullmatch(text)
+    index = LETTERS.find((match[1] or match[2] or match[3]).upper()) if match else len(choices)
+    if match is None or index >= len(choices):
+        return None
+    value = tidy(match[4])
+    said = words.polarity(value) if text.startswith("A:") else None
+    if said is not None and words.polarity(choices[index]) not in (None, said):
+        return _by_polarity(value, choices)
+    is_its_text = bool(value) and fold(value) == fold(choices[index])
+    return index if is_its_text or led_letter(text) else None
 
 
 def _indexes(letters: frozenset[str], count: int) -> frozenset[int] | None:

@@ -41,6 +41,11 @@ _CURRENCY = re.compile(r"^([-+]?)\s*(US\$|\$|€|£|¥|₹|RMB|USD|EUR)\s*")
 _TIMES = {
     "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "万": 4, "亿": 8, "百万": 6,
 }  # fmt: skip
+_PARTS = {
+    "half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8,
+    "ninth": 9, "tenth": 10, "hundredth": 100,
+}  # fmt: skip
+_PART_OF_ONE = re.compile(rf"[\s-]*((?:{'|'.join(_PARTS)})s?)")
 _MULTIPLE = re.compile(r"^\s*(thousand|million|billion|trillion|百万|万|亿)\s*", re.IGNORECASE)
 _ORDINAL = re.compile(r"^(?:st|nd|rd|th)\b")
 _NO_UNIT = re.compile(
@@ -84,6 +89,8 @@ def read_quantity(text: str) -> Quantity | None:
     if found is None:
         return _words_as_number(text, sign)
     quantity, rest = found
+    if part := _PART_OF_ONE.fullmatch(rest):
+        return replace(quantity, value=sign * quantity.value / _PARTS[part[1].rstrip("s")], decimals=None)
     rest, repeats = _REPEATING.subn("", rest)
     if repeats and (quantity.decimals or 0) >= 2 and quantity.digits >= 2 and not quantity.exponent:
         quantity = replace(quantity, digits=ROUNDED_DIGITS)
@@ -166,6 +173,8 @@ def _unit(rest: str, glued: bool = False) -> str | None:
     if not rest:
         return ""
     unit = unit_of(rest)
+    if _units.is_counted(unit):
+        return unit
     if _units.is_known(unit):
         return None if glued and rest == "mg" else unit  # a mass and g, as likely as milligrams
     if _NO_UNIT.search(rest) or not re.fullmatch(r"[^\d]{1,60}", rest) or len(rest.split()) > 6:
@@ -176,14 +185,15 @@ def _unit(rest: str, glued: bool = False) -> str | None:
 
 
 _NO_NOUN = re.compile(
-    r"\b(?:hundred|thousand|[mb]illion|dozen|squared?|cubed?|factorial|halves|thirds|quarters|tenths|hundredths|root|sqrt|wrong"
-    r"|incorrect|less|more|most|least|fewer|power)|^[十百千万亿成折]|次方|的?平方$|的?立方$|阶乘|分之|以上|以下|以内|不"
+    r"\b(?:hundred|tens\b|thousand|[mb]illion|dozen|lakh|crore|squared?|cubed?|factorial|halves|thirds|quarters|fifths?|sixths?"
+    r"|sevenths?|eighths?|ninths?|tenths|hundredths|root|sqrt|wrong|incorrect|less|more|most|least|fewer|power)"
+    r"|^[十百千万亿成折吗]|次方|的?平方$|的?立方$|阶乘|分之|以上|以下|以内|不|倒数|相反数|一半|倍数"
 )
 _TRAILING_REMARK = re.compile(
     r"\s*[(（](?:about|approximately|approx|roughly|约|i\.e|nearest|rounded|to \d|\\approx)[^()（）]*[)）]\s*$",
     re.IGNORECASE,
 )
-_PART = re.compile(rf"({_DECIMAL})\s*([^\d\s,]+(?:\s[^\d\s,]+)?)\s*,?\s*(?:and\s+)?")
+_PART = re.compile(rf"({_DECIMAL})\s*([^\d\s,]+(?:\s(?!and\b)[^\d\s,]+)?)\s*,?\s*(?:and\s+)?")
 
 
 _SEXAGESIMAL = re.compile(r"(-?)(\d{1,4})\s*°\s*(\d{1,2}(?:\.\d+)?)\s*'(?!')\s*(?:(\d{1,2}(?:\.\d+)?)\s*'')?")
@@ -256,9 +266,8 @@ def _english(text: str, sign: int) -> Quantity | None:
     if not used:
         return Quantity(sign * Fraction(1, 2)) if text.lower() in ("half", "one half", "one-half") else None
     rest = " ".join(tokens[used:])
-    if rest.lower() in ("half", "halves", "third", "thirds", "quarter", "quarters"):
-        parts = {"h": 2, "t": 3, "q": 4}[rest[0].lower()]
-        return Quantity(sign * Fraction(total + current, parts))
+    if part := _PART_OF_ONE.fullmatch(rest.lower()):
+        return Quantity(sign * Fraction(total + current, _PARTS[part[1].rstrip("s")]))
     unit = None if _MORE_NUMBER.search(rest.lower()) else _unit(rest)
     return None if unit is None else Quantity(Fraction(sign * (total + current)), 0, 9, unit)
 
@@ -354,7 +363,7 @@ def same_quantity(answer: Quantity, gold: Quantity, item: Mapping[str, Any]) -> 
         scale = Fraction(1, 100)
         left = replace(answer, value=answer.value * scale) if answer.unit == PERCENT else answer
         right = replace(gold, value=gold.value * scale) if gold.unit == PERCENT else gold
-        tolerance = tolerance_of(item)
+        tolerance = tolerance_of(item) if gold.unit == PERCENT else None  # it is in the gold's unit
         return same_value(left, right, item if tolerance is None else {**item, "tolerance": float(tolerance * scale)})
     return False
 

@@ -8,7 +8,7 @@ import re
 _ANNOUNCED = r"""
     \s{0,3}
     (?: \*\* | : | ： | =
-      | (?: is | are | was | were | would\ be | should\ be | must\ be | will\ be )
+      | (?: is | are | was | were | (?: would | should | must | will | (?: has | seems | appears )\ to )\ be )
         (?: \s{1,3} (?: therefore | thus | indeed | simply | clearly | : ) )?
         (?![a-z])
     )
@@ -18,9 +18,11 @@ _FLAGS = re.IGNORECASE | re.VERBOSE
 
 PHRASES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
     (
-        ("answer", "solution"),
+        ("ans", "solution", "result", "choice", "option"),
         re.compile(
-            rf"""(?<![a-z]) (?<! wrong\  ) (?<! incorrect\  ) (?: final\s{{1,3}} )? (?: answers? | solutions? )
+            rf"""(?<![a-z]) (?<! wrong\  ) (?<! incorrect\  ) (?: final\s{{1,3}} )?
+            (?: answers? | ans\.? | solutions?
+              | (?<= final\  ) result | (?: (?<= my\  ) | (?<= final\  ) ) choice | (?<= selected\  ) option )
             (?: \s{{1,3}} (?: choice | option | here | (?: to | of | for )\ (?: the | this )\ (?: question | problem ) ) )?
             {_ANNOUNCED}""",
             _FLAGS,
@@ -30,18 +32,20 @@ PHRASES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
         ("correct", "right", "best", "matching", "appropriate"),
         re.compile(
             rf"""(?<![a-z]) (?: correct | right | best | matching | appropriate ) \s{{1,3}}
-            (?: answers? | options? | choices? | statements? | letters? ) (?: \s{{1,3}} [a-z]+ ){{0,4}}? {_ANNOUNCED}""",
+            (?: answers? | options? | choices? | statements? | letters? | one ) (?: \s{{1,3}} [a-z]+ ){{0,4}}?
+            {_ANNOUNCED}""",
             _FLAGS,
         ),
     ),
     (("answer",), re.compile(r"^\#{1,6} [ *]{0,4} (?: final\  )? answer [ *:]{0,4} \n{1,3} (?=\S)", _FLAGS | re.MULTILINE)),
     (("answer", "reply"), re.compile(r"(?<![a-z]) (?: answer | reply ) \s{1,3} (?= \$ | \\\( | \\\[ | \( )", _FLAGS)),
     (
-        ("答案", "选项", "结果", "答"),
+        ("答案", "选项", "结果", "答", "正确", "题意"),
         re.compile(
-            r"""(?: 最终答案 | 正确答案 | 参考答案 | 答案 | 正确选项 | 结果 | 答 ) [\s*】]{0,4}
+            r"""(?: 最终答案 | 正确答案 | 参考答案 | 答案 | 正确的?选项 | 结果 | 答
+                  | (?: 正确 | 符合题意 )的 (?: 选项 | 结论 | 说法 )? (?= [是为] ) ) [\s*】]{0,4}
             (?: 应该是 | 应为 | 就是 | 是 | 为 | : | ： | = ) [\s*:：]{0,9} (?=\S)
-            | 【 \s? 答案 \s? 】 [\s*:：]{0,9} (?=\S)""",
+            | 【 \s? 答案 \s? 】 [\s*:：]{0,9} (?=\S) | (?: ^ | \n ) \#{1,6}\s? 答案 \s* \n{1,3} (?=\S)""",
             re.VERBOSE,
         ),
     ),
@@ -72,14 +76,16 @@ BACKWARD = re.compile(
 """`$x > 5$ is our answer`."""
 
 CHOSEN_FIRST = re.compile(
-    r"""(?<![A-Za-z]) \(? ([A-J]) \)? \s+ is \s+ (?: therefore\s+ )? (?: the\s+ )? (?: correct | right | best )""",
+    r"""(?<![A-Za-z]) \(? ([A-J]) \)? (?: \s+ is \s+ (?: therefore\s+ )? (?: the\s+ )? (?: correct | right | best )
+          | \s? (?: 选项 )? \s? 是? (?: 正确 | 符合题意 ) )""",
     re.VERBOSE,
 )
 """`Option B is the correct answer`."""
 
 CHOSEN = re.compile(
     r"""(?<![a-z])
-    (?: it's | it\ is | choose | select | pick | go\ with | would\ be | must\ be | is\ (?: therefore | thus | hence ) )
+    (?: it's | it\ is | choose | select | pick | go\ with | (?: would | must | has\ to )\ be
+      | is\ (?: therefore | thus | hence ) | corresponds\ to | matches | only\ option )
     \s{1,3} (?: option | choice | answer | letter )? \s{0,3}
     [(\[*]{0,3} (?-i:([A-HJ])) (?![A-Za-z']) [)\]*]{0,3}""",
     _FLAGS,
@@ -103,13 +109,37 @@ REASONS = re.compile(
 )
 """Where the answer in a sentence ends and its reasons begin."""
 
-HEDGED = re.compile(
-    r"""\b (?: not | never | cannot | than | at\ least | at\ most | between | (?: over | under | above | below )\ \$?\d
-          | either | neither | reject | impossible | wrong | square | cube | root | twice | half ) \b
-    | 不 | 大于 | 小于 | 超过 | 至少 | 至多 | 以上 | 以下 | 之间""",
+NEGATED = re.compile(
+    r"""\b (?: not | never | cannot | neither | reject | impossible | wrong | incorrect | least\ likely ) \b | n't\b
+    | 不(?: 是 | 可能 | 等于 | 能 | 会 | 对 | 正确 | 成立 | 为 | 选 | 应 ) | 错""",
     _FLAGS,
 )
-"""What makes of the number in a sentence something else than the answer."""
+"""What makes of a statement its opposite, wherever it stands in the sentence."""
+
+HEDGED = re.compile(
+    r"""\b (?: than | at\ least | at\ most | between | (?: over | under | above | below )\ \$?\d | either | square | cube
+          | root | twice | half | reciprocal | multiple | product | sum | terms | step | anything | after | before
+          | multiplying )\b
+    | 不 | 大于 | 小于 | 超过 | 至少 | 至多 | 以上 | 以下 | 之间 | 分之
+    | 的 (?: 平方 | 立方 | 一半 | 倒数 | 相反数 | 倍数 )""",
+    _FLAGS,
+)
+"""What makes of the number in a predicate something else than the answer."""
+
+DENIED = re.compile(
+    r"""(?: n't | \b(?: not | wrong | least\ likely | unlikely | at\ first | people\ (?: think | say )
+          | says? ) )\b [^,.;:!?\n，。；：]{0,40} $
+    | 不 (?: 能 | 会 | 该 | 应 | 可 | 认为 | 要 ) [^，。；：\n]{0,8} $""",
+    _FLAGS,
+)
+"""What stands before a phrase that announces no answer: `I don't think the`, `我不认为`."""
+
+RIVALS = re.compile(
+    r"""\b(?: or | maybe | possibly | perhaps | alternatively | unsure | either | also | might | could | may | in\ fact )\b
+    | 或 | 也""",
+    _FLAGS,
+)
+"""What sets a second answer beside the first."""
 
 MATHS = re.compile(
     r"""\$\$ (.+?) \$\$ | (?<![\\\d]) \$ (.+?) (?<!\\) \$ | \\\( (.+?) \\\) | \\\[ (.+?) \\\] | \*\* ([^*\n]+) \*\*""",
@@ -129,7 +159,13 @@ THEREFORE = re.compile(
 _VALUE = r"[-+$€£¥]{0,2}\s?\.?\d+(?:[,.\ ]\d+)*(?:[/:]\d+)?"
 STATED = re.compile(
     rf"""
-    (?: \b (?: is | are | equals | be | by | to | of | shows? | reads? ) \b | (?<!\d)[:：] | [=是为有] | 等于 ) \s*
+    (?: \b (?: is (?: \ (?: thus | therefore | hence ) )? | are | equals | be | shows? | reads?
+            | (?: equal | comes? | leads | adds\ up | sums\ up | simplifies | evaluates | reduces | amounts | rounds
+                | closest )\ to
+            | (?: given | represented )\ by
+            | (?: total | length | area | width | height | volume | perimeter | value | score | average | result
+                | distance | speed | cost | price | measure | probability | answer | maximum | minimum )\ of
+          ) \b | (?<!\d)[:：] | [=是为有] | 等于 ) \s*
     ( (?: approximately\  | about\  | 约 | 大约 )? {_VALUE} 
       (?: \s? [^\d\s.。!;；,，()（）:/] [^\d.。!;；,，()（）]{{0,20}} )? )
     \s* (?: [(（] [^()（）]{{0,60}} [)）] )? \s* [.。!]* \s*$""",
@@ -137,7 +173,19 @@ STATED = re.compile(
 )
 """The number, with its unit, that a sentence ends with: `… = 4000 kg.`, `…是192公斤。`"""
 
-NUMBER = re.compile(r"(?<![\w.])[-+$€£]{0,2}\d(?:[\d,]*\d)?(?:\.\d+)?(?:[/:]\d+)?\s?%?")
+TRUTH = re.compile(r"\b(?:is|are)\s+(?:therefore\s+|thus\s+|hence\s+)?(true|false)\W*$", re.IGNORECASE)
+"""`So the statement is true.`"""
+
+PREDICATE = re.compile(r"(?:\b(?:is|are|was|were|equals|has|have|be)\b|[=是为有])")
+"""Where a sentence goes on to what it says of its subject."""
+
+_NAMED = r"(?: [A-Za-z]\w? \s?=\s? )? -?\d{1,20}(?:[./]\d{1,20})?"
+SEVERAL_VALUES = re.compile(
+    rf"""( {_NAMED} (?: \s? (?: , | 、 | or | and | 或者? | 和 ) \s? {_NAMED} ){{1,7}} ) \s?[.。]? $""", re.VERBOSE
+)
+"""`x = 12 or x = 13`, at the end of a sentence."""
+
+NUMBER = re.compile(r"(?<![A-Za-z\d_.^])[-+$€£]{0,2}\d(?:[\d,]*\d)?(?:\.\d+)?(?:[/:]\d+)?\s?%?")
 BARE = re.compile(
     r"""[-+−]?\s? [$€£¥]? \s? [.,]?\d[\d.,]* \s? \S{0,12}
     | \(? [A-Ja-j] \)? [.:]? | \$[^$\n]+\$ | \\\(.{1,300}\\\) | \\\[.{1,300}\\\] | \*\*[^*\n]+\*\*""",

@@ -60,6 +60,8 @@ def named_value(text: str) -> tuple[str, str] | None:
     parts = sides(text)
     if len(parts) < 2 or not all(parts) or _contradicts(parts):
         return None
+    if any(re.search(rf"[\s,;]{re.escape(parts[0])}$", part) for part in parts[1:-1]):
+        return None  # x = 3, x = 4
     if is_name(parts[0]) or (len(parts) > 2 and any(is_name(part) for part in parts[:-1])):
         return parts[0], parts[-1]
     if len(parts) == 2 and is_name(parts[1]):
@@ -67,6 +69,14 @@ def named_value(text: str) -> tuple[str, str] | None:
     if all(re.search(r"\d", part) and not re.search(r"(?<![\\A-Za-z])[a-zA-Z](?![A-Za-z])", part) for part in parts):
         return "", parts[-1]  # 35 + 70 = 105
     return None
+
+
+def by_name(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """`x = 3, y = 4` of `y = 4, x = 3`; parts that are not all named stay as they are."""
+    named = [named_value(part) for part in parts]
+    if not all(named):
+        return parts
+    return tuple(part for _, part in sorted(zip([found[0] for found in named if found], parts, strict=True)))
 
 
 def _contradicts(parts: list[str]) -> bool:
@@ -78,6 +88,12 @@ def _contradicts(parts: list[str]) -> bool:
 def without_membership(text: str) -> str:
     """`[0, 1]` of `x \\in [0, 1]`."""
     return _MEMBER.sub("", text)
+
+
+def other_points(one: str, other: str) -> bool:
+    """Whether two texts give different points their places: P(2, 3) and Q(2, 3)."""
+    names = [_POINT.match(text) for text in (one, other)]
+    return bool(names[0] and names[1] and names[0][0].strip() != names[1][0].strip())
 
 
 def other_members(one: str, other: str) -> bool:
@@ -250,7 +266,7 @@ _BARE = rf",|;|{_AND}"
 
 def collection(text: str) -> Collection | None:
     """The parts of a tuple, set, list or matrix (a tuple of tuples; a vector is a tuple), else None."""
-    if text in ("\\emptyset", "空集", "{}", "\\{\\}", "[]", "()"):
+    if text in ("\\emptyset", "空集", "{}", "\\{\\}", "[]", "()") or _NOTHING.fullmatch(text):
         return Collection("set", ())
     if rows := _matrix(text) or _cases(text) or _integers(text):
         return rows
@@ -271,8 +287,9 @@ def collection(text: str) -> Collection | None:
     return bare if bare and len(bare.parts) > 1 else None
 
 
+_NOTHING = re.compile(r"(?:there (?:is|are) )?no (?:real )?(?:solutions?|roots?)|(?:方程)?无(?:实数)?解", re.IGNORECASE)
 _POINT = re.compile(r"^[A-Z]'?\s*(?=\([^()]*,[^()]*\)$)")
-_CASES = re.compile(r"\\begin\{(?:cases|aligned|array)\}(?:\{[lcr|\s]*\})?(.*?)\\end\{\w+\}", re.DOTALL)
+_CASES = re.compile(r"(?:\\?\{\s*)?\\begin\{(?:cases|aligned|array)\}(?:\{[lcr|\s]*\})?(.*?)\\end\{\w+\}", re.DOTALL)
 _WHOLE = re.compile(r",?\s*(?:[a-z]\s*)?\\in\s*\\mathbb\s*\{?Z\}?")
 
 

@@ -43,6 +43,7 @@ _SIGNS = {
     "∞": "\\infty ", "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "∅": "\\emptyset ", "Ø": "\\emptyset ", "±": "\\pm ",
     "∓": "\\mp ", "∠": "\\angle ", "△": "\\triangle ", "⊥": "\\perp ", "∥": "\\parallel ", "ℝ": "\\mathbb{R}",
     "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "∑": "\\sum ", "∏": "\\prod ", "∫": "\\int ", "→": "\\to ", "⇒": "\\to ",
+    "∴": "",
     "∶": ":", "︰": ":", "′": "'", "″": "''", "’": "'", "‘": "'", "“": '"', "”": '"', "£": "£", "℃": "°C", "℉": "°F",
     "掳": "°", "º": "°", "、": ", ", "【": "[", "】": "]", "〈": "(", "〉": ")", "⟨": "(", "⟩": ")", "…": "\\ldots ",
     "\u00a0": " ", "\u3000": " ",
@@ -65,6 +66,12 @@ _LOOKS = re.compile(
 _SPACES = re.compile(r"(?<!\\)\\(?:quad|qquad|enspace|thinspace|,|;|:| |>)|~|\s+")
 _PLAIN = (
     (re.compile(r"(?<=\d)又(?=\d|\\frac)"), " "),
+    (re.compile(r"^(?:(?:negative|minus)\s+(?=[\d.\\])|负(?=\d))", re.IGNORECASE), "-"),
+    (re.compile(r"(?<=\d) and (?:a|one) half\b"), ".5"),
+    (re.compile(r"(?<=\d)\.{3,}$"), r"\\ldots"),
+    (re.compile(r"(?<![\w)])\*\*([^*\s][^*]{0,200}?)\*\*(?!\w)"), r"\1"),
+    (re.compile(r"(?<=\d) ?\^ ?\{? ?(?:st|nd|rd|th) ?\}?(?![A-Za-z])"), ""),
+    (re.compile(r"(?<=\d)(?: ?\{:\} ?| : | :(?=\d\d\b))(?=\d)"), ":"),
     (re.compile(r"<=|=<"), r"\\le "),
     (re.compile(r">="), r"\\ge "),
     (re.compile(r"!="), r"\\ne "),
@@ -88,7 +95,8 @@ _LATEX = (
     (re.compile(r"\\[dl]?dots[cm]?(?![A-Za-z])"), r"\\ldots "),
     (re.compile(r"\\%"), "%"),
     (re.compile(r"\\(?:pounds|textsterling)(?![A-Za-z])"), "£"),
-    (re.compile(r"\\vec\s*\{([a-zA-Z])\}"), r"\1"),
+    (re.compile(r"\\vec\s*(?:\{([a-zA-Z])\}|([a-zA-Z])(?![a-zA-Z]))"), r"\1\2"),
+    (re.compile(r"(?<![\w}/])(\d{1,9})/(\d{1,9}) ?(?=\\pi)"), r"\\frac{\1}{\2}"),
     (re.compile(r"(?<=[\d}])\{([A-Za-z]{3,})\}$"), r" \1"),
     (re.compile(r"\^\s*\{?\s*\\prime\s*\}?|\\prime"), "'"),
     (re.compile(r"\\[&#_]"), lambda match: match[0][1]),
@@ -178,7 +186,10 @@ def _without_dollars(text: str) -> str:
     return text.replace("$", " " if count else "").replace("\x01", "$")
 
 
-_OUTER = re.compile(r"^[=&]\s*|^(?:the )?(?:final )?answer(?: is)?\s*:?\s+(?=\S)|[.。,，;；:：]+$|(?<!\\)\\$", re.IGNORECASE)
+_OUTER = re.compile(
+    r"^[=&]\s*|^(?:the )?(?:final )?answer(?: is)?\s*:?\s+(?=\S)|^答案\s*[:：是为]\s*(?=\S)|[.。,，;；:：]+$|\\\\$|(?<!\\)\\$",
+    re.IGNORECASE,
+)
 _STARS, _EMPHASIS = re.compile(r"^\*{2,}|\*{2,}$"), re.compile(r"^(\*|__)([^*]*)\1$")
 
 

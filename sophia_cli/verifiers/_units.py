@@ -34,6 +34,11 @@ def _spelled(text: str) -> str:
 
 
 _AREA = re.compile(r"^(square|sq\.?|cubic|cu\.?)\s*([a-z]+)$")
+_COUNTED = re.compile(
+    r"(?:(sq|cu)(?:uare|bic|\.)? ?)?units?(?:\s*\^\s*\{?\s*([23])\s*\}?|\s+(sq|cu)(?:uared|bed))?", re.IGNORECASE
+)
+_POWERS = {"sq": 2, "cu": 3, "2": 2, "3": 3}
+"""Units without a name: square units, units^2."""
 _AREA_POWER = {"s": 2, "c": 3}
 _TRAILING = re.compile(
     r"\s+(?:long|wide|tall|high|deep|old|away|apart|ago|in total|total|altogether|each|of [a-z ]{1,30})$", re.IGNORECASE
@@ -46,6 +51,9 @@ def unit_of(text: str) -> str:
     """The canonical spelling of a unit as written after a number: `` (none), `cm^2`, `m/s`, or the folded words."""
     if unit := _spelled(text.strip()) or _spelled(text.replace(" ", "")):
         return _product(unit)
+    if counted := _COUNTED.fullmatch(text.strip(" .")):
+        power = next((group for group in counted.groups() if group), "")
+        return f"unit^{_POWERS[power.lower()]}" if power else "unit"
     text = text.strip().strip(".,()[] ").replace("\\cdot", "*").replace("\\times", "*").replace("\\mu ", "u")
     text = re.sub(r"\s*\^\s*", "^", text)
     text = re.sub(r"\\(?:frac)\{([^{}]*)\}\{([^{}]*)\}", r"\1/\2", text).replace("\\", " \\").strip()
@@ -66,7 +74,7 @@ def _area(text: str) -> str:
 
 def _product(text: str) -> str:
     """A product of known units, `m*s^-2` for `m/s^2`; empty when one of them is not known."""
-    text = re.sub(r"\s+per\s+|每", "/", text)
+    text = re.sub(r"/\(([^()]*)\)$", r"/\1", re.sub(r"\s+per\s+|每", "/", text))
     parts = re.split(r"\s*([/*])\s*|\s+", text)
     spelled, sign = [], 1
     for part in parts:
@@ -88,6 +96,11 @@ def _words(text: str) -> str:
         return text  # 2m is not 2M
     text = _TRAILING.sub("", re.sub(r"[^\w\s%°]", " ", text.lower())).strip()
     return " ".join(word[:-1] if len(word) > 3 and word.endswith("s") else word for word in text.split())
+
+
+def is_counted(unit: str) -> bool:
+    """Whether a canonical unit is the unit without a name, or its square or cube."""
+    return unit in ("unit", "unit^2", "unit^3")
 
 
 @lru_cache(maxsize=4096)
@@ -145,7 +158,7 @@ def split_unit(text: str) -> tuple[str, str]:
             continue
         unit = unit_of(tail)
         if (
-            not is_known(unit)
+            not (is_known(unit) or is_counted(unit))
             or (tail == "mg" and head == text[: match.start()])
             or (unit == DEGREE and _TRIGONOMETRY.search(head))
         ):

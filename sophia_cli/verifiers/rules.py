@@ -36,8 +36,10 @@ EUROPEAN = frozenset("de fr es it pt nl ru pl sv german french spanish italian p
 """Languages that write 2,74 for two and three quarters, near enough."""
 
 
-LOST_BY_ALGEBRA = (re.compile("'"), re.compile(":"), re.compile(r"\d_\{?\d"))
-"""What the grammar drops or reads as something else: f' is not f, 3:30 is no tenth, 12 to the base 5 is not 12."""
+LOST_BY_ALGEBRA = re.compile(r"'|:|(?<=\d)_[{(\s]*\d+|\\partial ?\w?|mod(?![a-z])|\d [rR] \d")
+"""What the grammar drops or reads as something else: f' is not f'', 3:30 is no tenth, 12 to the base 5 is not 12."""
+LITERAL = re.compile(r"[A-Z]{2,}|\d{4}-\d{1,2}-\d{1,2}")
+"""Names and dates, which algebra would read as products and differences: HHT is not HTH."""
 
 
 class CouldNotTell(Exception):
@@ -212,6 +214,8 @@ def _choice(answer: str, gold: str, case: Case) -> bool | None:
         return len(wanted) == 1 and _same(answer, choices[min(wanted)], case.part())
     if not letters.is_letter_gold(gold):
         return None
+    if answer.isalpha() and len(set(answer)) == len(answer) and sorted(answer) == sorted(gold):
+        return True  # DB is BD
     wanted_letters = letters.letters_of(gold) or frozenset(gold.lstrip("(")[0])
     picked_letters = letters.letters_of(answer) if len(answer) > 1 or answer.isupper() else None
     if picked_letters is None and (found := letters.led_letter(answer)) and answer[0] in "([" + found[0]:
@@ -363,7 +367,7 @@ def _same_end(one: str, other: str, case: Case) -> bool:
 
 def _collection(answer: str, gold: str, case: Case) -> bool | None:
     """Tuples and matrices in order, sets and lists in any; one value stands for a set of one."""
-    if shapes.other_members(answer, gold):
+    if shapes.other_members(answer, gold) or shapes.other_points(answer, gold):
         return False
     answer, gold = shapes.without_membership(answer), shapes.without_membership(gold)
     left, right = _parts(answer), _parts(gold)
@@ -380,7 +384,10 @@ def _collection(answer: str, gold: str, case: Case) -> bool | None:
     def same(part: str, wanted: tuple[str, Any]) -> bool:
         return _same(part, wanted[0], case.part(tolerance=wanted[1]))
 
-    if {left.kind, right.kind} & ORDERED or case.kind == "tuple" or _differently_named(left.parts, right.parts):
+    if _differently_named(left.parts, right.parts):
+        orders = [(left.parts, golds), (shapes.by_name(left.parts), [(part, None) for part in shapes.by_name(right.parts)])]
+        return any(all(same(part, wanted) for part, wanted in zip(*order, strict=True)) for order in orders)
+    if {left.kind, right.kind} & ORDERED or case.kind == "tuple":
         return all(same(part, wanted) for part, wanted in zip(left.parts, golds, strict=True))
     return _matched(list(left.parts), golds, same)
 
@@ -479,8 +486,10 @@ def _algebra_rule(answer: str, gold: str, case: Case) -> bool | None:
     """What needs algebra, by math-verify in a process of its own. Raises CouldNotTell."""
     if words.is_prose(answer) or words.is_prose(gold) or words.is_words(gold) != words.is_words(answer):
         return words.same_words(answer, gold)
-    if any(bool(mark.search(answer)) != bool(mark.search(gold)) for mark in LOST_BY_ALGEBRA):
+    if sorted(LOST_BY_ALGEBRA.findall(answer)) != sorted(LOST_BY_ALGEBRA.findall(gold)):
         return False
+    if LITERAL.fullmatch(answer) and LITERAL.fullmatch(gold):
+        return False  # the same spelling was right before
     if ("°" in answer) != ("°" in gold) and "\\pi" in answer + gold:
         answer, gold = (text.replace("°", "\\cdot \\frac{\\pi}{180}") for text in (answer, gold))
     slack = numbers.slack(answer, gold, case.item)
