@@ -27,6 +27,9 @@ FAREWELL = re.compile(
 )
 ASKED = re.compile(r"^A:\s+(?=\S)", re.MULTILINE)
 """The answer's mark in `Q: … A: 24`."""
+BULLET = re.compile(r"^(?:[-•*]\s+(?=[A-Za-z(])|(?:=>|⇒|→|->)\s*)")
+LABEL = re.compile(r"^\W{0,3}(?:Final |Total )?[A-Z][a-z]{3,15}\s?:\**\s*(?=\S)")
+"""`Total: 24`, `**Perimeter:** 24 cm`."""
 YES_OR_NO = re.compile(r"(yes|no)\b(?=\s*[.,!，。])", re.IGNORECASE)
 SIMPLY = re.compile(r"^(?:equal to|equals|simply|just|exactly|therefore|thus)\s+", re.IGNORECASE)
 SPACES = re.compile(r"[ \t]{3,}")
@@ -209,7 +212,7 @@ def _letters_named(sentence: str) -> str | None:
 
 
 OPPOSED = re.compile(r"\b(?:but|however|though)\b|但")
-STANDING = re.compile(r"(?<![A-Za-z'\\])(?:\(([A-J])\)|([A-HJ]))(?!'?[A-Za-z])(?!\s*=)(?!\s[a-z]{4,}\s[a-z])")
+STANDING = re.compile(r"(?<![A-Za-z'\\])(?:\(([A-J])\)|([B-HJ]|A(?!\s[a-z]{4,}\s[a-z])))(?!'?[A-Za-z])(?!\s*=)")
 """A letter that may be an option's: not the A of `A rectangle is`."""
 JOINED = re.compile(
     r"^[\s*)\"'.]*(?:and|&|和|与|及|、|,)(?:\s*and)?\s*(?:options?|choices?)?[\s*(\"']*$|(?:\band|和|与|及)\s*[*(\"']*$"
@@ -242,6 +245,8 @@ def maths_of(text: str) -> list[str]:
 
 def _chosen(text: str, by_letter: bool) -> Extraction | None:
     """The letter of `I think it's B`, `so I choose (C)`."""
+    if by_letter and (several := phrases.SEVERAL_FIRST.findall(text)):
+        return Extraction((several[-1],))
     found = (phrases.CHOSEN.findall(text) or phrases.CHOSEN_FIRST.findall(text)) if by_letter else []
     return Extraction((found[-1],)) if found else None
 
@@ -253,8 +258,9 @@ def _whole(text: str) -> Extraction | None:
         return None
     if phrases.THEREFORE.match(whole):
         return None
+    whole = BULLET.sub("", whole)
     if phrases.BARE.fullmatch(whole) or not PROSE.search(whole):
-        return Extraction((whole,))
+        return Extraction((LABEL.sub("", whole),))
     if len(_sentences(whole)) > 1:
         said = YES_OR_NO.match(whole)
         return Extraction((said[1],), only_if_right=True) if said else None
@@ -277,6 +283,8 @@ def _last_line(text: str) -> Extraction | None:
     if len(lines[-1]) <= LONGEST_BARE and phrases.BARE.fullmatch(lines[-1]):
         return Extraction((lines[-1],))
     sentences = _sentences(lines[-1])
+    if sentences and re.fullmatch(r"\([A-J]\)\.?", sentences[-1]):
+        return Extraction((sentences[-1],))
     concluded = _concluded(sentences[-1]) if sentences else []
     if concluded or not sentences:
         return Extraction(tuple(concluded)) if concluded else None
@@ -297,7 +305,11 @@ def _concluded(sentence: str) -> list[str]:
     if phrases.NEGATED.search(sentence):
         return []
     concludes = phrases.THEREFORE.match(sentence)
-    if concludes and (bare := sentence[concludes.end() :].strip(" ,，:：")) and phrases.BARE.fullmatch(bare.rstrip(".。")):
+    if (
+        concludes
+        and (bare := sentence[concludes.end() :].strip(" ,，:："))
+        and (phrases.BARE.fullmatch(bare.rstrip(".。")) or bare.rstrip(".").casefold() in ("yes", "no"))
+    ):
         return [bare]
     maths = maths_of(sentence)
     if maths:

@@ -28,6 +28,7 @@ _GUESS = re.compile(
 _CIRCLES = re.compile(r"(?:#\d{1,2},[\s,和与及]*)+")
 _OTHER = re.compile(r"^\W*(?:or|and|not|no)\b[\s,(]+[A-J](?![A-Za-z])|^[B-J]$|\([B-J]\)$")
 _TRAILING = re.compile(r".*\(([A-J])\)", re.DOTALL)
+_LETTER_AND_TEXT = re.compile(r"([A-J])\s*\(?(.{1,200}?)\)?")
 _DENIED = re.compile(
     r"[)*\"'\s]{0,3}(?:选项)?\s*(?:[?？]|吗|(?:is|are|was)\s+(?:not|incorrect|wrong|false)\b|是?错|不|以外|之外)"
 )
@@ -116,9 +117,13 @@ def _by_polarity(text: str, choices: list[str]) -> int | None:
 def _led_option(text: str, choices: list[str]) -> int | None:
     """The option of the letter that a text begins with; `A: no` is an answer's mark, where option A says yes."""
     match = _LED.fullmatch(text)
-    index = LETTERS.find((match[1] or match[2] or match[3]).upper()) if match else len(choices)
-    if match is None or index >= len(choices):
-        return None
+    if match is None:
+        spelled = _LETTER_AND_TEXT.fullmatch(text)
+        index = LETTERS.find(spelled[1]) if spelled else len(choices)
+        return index if spelled and index < len(choices) and fold(spelled[2]) == fold(choices[index]) else None
+    index = LETTERS.find((match[1] or match[2] or match[3]).upper())
+    if index >= len(choices):
+        return _by_value(tidy(match[4]), choices)
     value = tidy(match[4])
     said = words.polarity(value) if text.startswith("A:") else None
     if said is not None and words.polarity(choices[index]) not in (None, said):

@@ -45,11 +45,14 @@ _PARTS = {
     "half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8,
     "ninth": 9, "tenth": 10, "hundredth": 100,
 }  # fmt: skip
+_DOZEN = re.compile(r"\s*dozens?(?:\s[a-z]{3,20})?")
+_PER = re.compile(r"^\s*(?:per|/|an?|each)\b.{0,30}$|^\s*/\s*[a-z]{1,20}$")
 _PART_OF_ONE = re.compile(rf"[\s-]*((?:{'|'.join(_PARTS)})s?)")
 _MULTIPLE = re.compile(r"^\s*(thousand|million|billion|trillion|百万|万|亿)\s*", re.IGNORECASE)
 _ORDINAL = re.compile(r"^(?:st|nd|rd|th)\b")
 _NO_UNIT = re.compile(
-    r"\b(?:and|or|to|than|not|but|minus|plus|times|over|divided|by|is|are|if|when|where|for|with|mod|choose|max|min of|if)\b"
+    r"\b(?:and|or|to|than|not|but|minus|plus|times(?=\s*\S)|over|divided|by|is|are|if|when|where|for|with|mod|choose|max"
+    r"|min of)\b"
     r"|[+*=<>|!_&#\\{}\[\]]|\d\s*[/:]|[,;]\s*\S|-\s*\d|[和或到与至]\s*\d"
 )
 _REPEATING = re.compile(r"\s*(?:\(?(?:repeating|recurring)\)?|\.\.\.|\\ldots)\s*$")
@@ -89,6 +92,8 @@ def read_quantity(text: str) -> Quantity | None:
     if found is None:
         return _words_as_number(text, sign)
     quantity, rest = found
+    if _DOZEN.fullmatch(rest):
+        return replace(quantity, value=sign * quantity.value * 12)
     if part := _PART_OF_ONE.fullmatch(rest):
         return replace(quantity, value=sign * quantity.value / _PARTS[part[1].rstrip("s")], decimals=None)
     rest, repeats = _REPEATING.subn("", rest)
@@ -96,7 +101,7 @@ def read_quantity(text: str) -> Quantity | None:
         quantity = replace(quantity, digits=ROUNDED_DIGITS)
     glued = not rest[:1].isspace()
     quantity, rest = _multiple(quantity, rest.strip())
-    unit = _unit(rest, glued)
+    unit = "" if currency and _PER.match(rest) else _unit(rest, glued)
     if unit is None or (currency and unit not in ("", currency)):
         return None
     return replace(quantity, value=sign * quantity.value, unit=currency or unit)
@@ -186,8 +191,8 @@ def _unit(rest: str, glued: bool = False) -> str | None:
 
 _NO_NOUN = re.compile(
     r"\b(?:hundred|tens\b|thousand|[mb]illion|dozen|lakh|crore|squared?|cubed?|factorial|halves|thirds|quarters|fifths?|sixths?"
-    r"|sevenths?|eighths?|ninths?|tenths|hundredths|root|sqrt|wrong|incorrect|less|more|most|least|fewer|power)"
-    r"|^[十百千万亿成折吗]|次方|的?平方$|的?立方$|阶乘|分之|以上|以下|以内|不|倒数|相反数|一半|倍数"
+    r"|sevenths?|eighths?|ninths?|tenths|hundredths|root|sqrt|wrong|incorrect|less|more|most|least|fewer|power|below"
+    r"|above|behind|under|maybe|doubled|tripled|negative|false|unknown|inverse|off)\b|^[十百千万亿成折吗负]|次方|的?平方$|的?立方$|阶乘|分之|以上|以下|以内|不|倒数|相反数|一半|倍数|两倍|方根|根号|绝对值|因数|幂|错"
 )
 _TRAILING_REMARK = re.compile(
     r"\s*[(（](?:about|approximately|approx|roughly|约|i\.e|nearest|rounded|to \d|\\approx)[^()（）]*[)）]\s*$",
@@ -359,6 +364,8 @@ def same_quantity(answer: Quantity, gold: Quantity, item: Mapping[str, Any]) -> 
         return value is not None and same_value(replace(answer, value=value), gold, item, converted=True)
     if same_value(answer, gold, item):
         return True
+    if wanted == PERCENT:
+        gold = replace(gold, unit=PERCENT)
     if (answer.unit == PERCENT) != (gold.unit == PERCENT):
         scale = Fraction(1, 100)
         left = replace(answer, value=answer.value * scale) if answer.unit == PERCENT else answer

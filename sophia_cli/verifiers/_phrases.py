@@ -77,10 +77,15 @@ BACKWARD = re.compile(
 
 CHOSEN_FIRST = re.compile(
     r"""(?<![A-Za-z]) \(? ([A-J]) \)? (?: \s+ is \s+ (?: therefore\s+ )? (?: the\s+ )? (?: correct | right | best )
-          | \s? (?: 选项 )? \s? 是? (?: 正确 | 符合题意 ) )""",
+          | \s+ (?: matches | fits ) \b | \s? (?: 选项 )? \s? 是? (?: 正确 | 符合题意 ) )""",
     re.VERBOSE,
 )
 """`Option B is the correct answer`."""
+
+SEVERAL_FIRST = re.compile(
+    r"(?<![A-Za-z])([A-J](?:\s?(?:,|, and|and|&)\s?[A-J])+)\s+are\s+(?:both\s+)?(?:the\s+)?(?:correct|right|true)"
+)
+"""`A and C are correct`."""
 
 CHOSEN = re.compile(
     r"""(?<![a-z])
@@ -102,7 +107,9 @@ NEW_SENTENCE = re.compile(
 
 REASONS = re.compile(
     r"""
-    ,?\s+ (?: because | since | as\ (?= it | the | he | she | this ) | which | due\ to | so\ that | given\ that ) \b
+    \s* \( (?: the | which | that | between | from | in )\s [^()]{0,80} \) [.\s]* $
+    | ,\s* (?: the | an? | i\.e\. | that\ is | rounded | where | when | if | using )\s
+    | ,?\s+ (?: because | since | as\ (?= it | the | he | she | this ) | which | due\ to | so\ that | given\ that ) \b
     | ,\s* (?: so | and | but | it | as | because | since | which | not ) \s
     | ， (?! [^（(]* [)）] )""",
     re.VERBOSE,
@@ -111,14 +118,14 @@ REASONS = re.compile(
 
 NEGATED = re.compile(
     r"""\b (?: not | never | cannot | neither | reject | impossible | wrong | incorrect | least\ likely ) \b | n't\b
-    | 不(?: 是 | 可能 | 等于 | 能 | 会 | 对 | 正确 | 成立 | 为 | 选 | 应 ) | 错""",
+    | 不(?: 是 | 可能 | 认为 | 等于 | 能 | 会 | 对 | 正确 | 成立 | 为 | 选 | 应 ) | 错""",
     _FLAGS,
 )
 """What makes of a statement its opposite, wherever it stands in the sentence."""
 
 HEDGED = re.compile(
     r"""\b (?: than | at\ least | at\ most | between | (?: over | under | above | below )\ \$?\d | either | square | cube
-          | root | twice | half | reciprocal | multiple | product | sum | terms | step | anything | after | before
+          | root | twice | half | reciprocal | multiple | product | sum | terms? | less | step | anything | after | before
           | multiplying )\b
     | 不 | 大于 | 小于 | 超过 | 至少 | 至多 | 以上 | 以下 | 之间 | 分之
     | 的 (?: 平方 | 立方 | 一半 | 倒数 | 相反数 | 倍数 )""",
@@ -135,14 +142,16 @@ DENIED = re.compile(
 """What stands before a phrase that announces no answer: `I don't think the`, `我不认为`."""
 
 RIVALS = re.compile(
-    r"""\b(?: or | maybe | possibly | perhaps | alternatively | unsure | either | also | might | could | may | in\ fact )\b
+    r"""\b(?: or | maybe | possibly | perhaps | alternatively | unsure | either | also | might | could | (?-i: may )
+           | in\ fact )\b
     | 或 | 也""",
     _FLAGS,
 )
 """What sets a second answer beside the first."""
 
 MATHS = re.compile(
-    r"""\$\$ (.+?) \$\$ | (?<![\\\d]) \$ (.+?) (?<!\\) \$ | \\\( (.+?) \\\) | \\\[ (.+?) \\\] | \*\* ([^*\n]+) \*\*""",
+    r"""\$\$ (.+?) \$\$ | (?<![\\\d]) \$ (.+?) (?<!\\) \$ (?!\d) | \\\( (.+?) \\\) | \\\[ (.+?) \\\]
+    | \*\* ([^*\n]+) \*\*""",
     re.DOTALL | re.VERBOSE,
 )
 """A span of maths, or bold (group 5)."""
@@ -159,7 +168,7 @@ THEREFORE = re.compile(
 _VALUE = r"[-+$€£¥]{0,2}\s?\.?\d+(?:[,.\ ]\d+)*(?:[/:]\d+)?"
 STATED = re.compile(
     rf"""
-    (?: \b (?: is (?: \ (?: thus | therefore | hence ) )? | are | equals | be | shows? | reads?
+    (?: \b (?: is (?: \ (?: thus | therefore | hence ) )? | are | equals | be | shows? | reads? | gives? | needs? | costs?
             | (?: equal | comes? | leads | adds\ up | sums\ up | simplifies | evaluates | reduces | amounts | rounds
                 | closest )\ to
             | (?: given | represented )\ by

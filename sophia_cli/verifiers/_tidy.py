@@ -187,7 +187,8 @@ def _without_dollars(text: str) -> str:
 
 
 _OUTER = re.compile(
-    r"^[=&]\s*|^(?:the )?(?:final )?answer(?: is)?\s*:?\s+(?=\S)|^答案\s*[:：是为]\s*(?=\S)|[.。,，;；:：]+$|\\\\$|(?<!\\)\\$",
+    r"^[=&]\s*|^(?:the )?(?:final )?answer(?: is)?\s*:?\s+(?=\S)|^答案\s*[:：是为]\s*(?=\S)"
+    r"|[.。,，;；:：]+$|\\\\$|(?<!\\)\\$",
     re.IGNORECASE,
 )
 _STARS, _EMPHASIS = re.compile(r"^\*{2,}|\*{2,}$"), re.compile(r"^(\*|__)([^*]*)\1$")

@@ -6,6 +6,7 @@ from sophia_cli.verifiers._tidy import fold
 
 _YES = frozenset("yes true correct 是 是的 对 对的 正确 真 ✓ oui ja sí да".split())
 _NO = frozenset("no false incorrect wrong not 否 不 不是 错 错误 不对 不正确 假 ✗ non nein нет".split())
+_STATEMENT = re.compile(r"^(?:it|this|the statement) is (?=\w+\W*$)", re.IGNORECASE)
 _HEAD = re.compile(r"[^\W\d_]+|[✓✗]")
 _BARE = re.compile(r"[^\W\d_][^\W\d_'.-]*(?:[\s,/&-]+[^\W\d_][^\W\d_'.-]*){0,40}[.!?]?")
 _MATHS_WORDS = re.compile(
@@ -17,6 +18,7 @@ def polarity(text: str) -> bool | None:
     """Yes (True), no (False), or neither. `Yes, because …` is yes; `No idea` is neither."""
     if text in ("\\sqrt", "\\times"):  # √ and ×, as tidy spells them
         return text == "\\sqrt"
+    text = _STATEMENT.sub("", text)
     head = _HEAD.match(text.strip("\"'( "))
     if not head:
         return None

@@ -216,6 +216,9 @@ def _choice(answer: str, gold: str, case: Case) -> bool | None:
         return None
     if answer.isalpha() and len(set(answer)) == len(answer) and sorted(answer) == sorted(gold):
         return True  # DB is BD
+    order = re.findall("[A-J]", gold) if letters.letters_of(gold) else []
+    if order != sorted(order):
+        return re.findall("[A-J]", answer) == order  # D, B, C, A is an order
     wanted_letters = letters.letters_of(gold) or frozenset(gold.lstrip("(")[0])
     picked_letters = letters.letters_of(answer) if len(answer) > 1 or answer.isupper() else None
     if picked_letters is None and (found := letters.led_letter(answer)) and answer[0] in "([" + found[0]:
