@@ -21,10 +21,13 @@ BRACE = re.compile(r"\\[\\{}]|[{}]")
 TAG = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL)
 SPECIAL = re.compile(r"(?:<\|[a-z_]{2,20}\|>|</s>).*", re.DOTALL)
 FAREWELL = re.compile(
-    r"(?:I hope (?:it|this|that) [^.!?\n]{1,40}[.!]?\s*)?"
-    r"(?:(?:Please )?(?:let me know|feel free)\b[^.!?\n]{0,80}[.!]?)?\s*$",
+    r"I hope (?:it|this|that) [^.!?\n]{1,40}[.!]?(?:\s*(?:Please )?(?:let me know|feel free)\b[^.!?\n]{0,80}[.!]?)?$"
+    r"|(?:Please )?(?:let me know|feel free)\b[^.!?\n]{0,80}[.!]?$",
     re.IGNORECASE,
 )
+NEAR = 1500
+"""Characters at the end that most often hold the phrase."""
+FAREWELL_TAIL = 250
 ASKED = re.compile(r"^A:\s+(?=\S)", re.MULTILINE)
 """The answer's mark in `Q: … A: 24`."""
 BULLET = re.compile(r"^(?:[-•*]\s+(?=[A-Za-z(])|(?:=>|⇒|→|->)\s*)")
@@ -33,7 +36,7 @@ LABEL = re.compile(r"^\W{0,3}(?:Final |Total )?[A-Z][a-z]{3,15}\s?:\**\s*(?=\S)"
 YES_OR_NO = re.compile(r"(yes|no)\b(?=\s*[.,!，。])", re.IGNORECASE)
 SIMPLY = re.compile(r"^(?:equal to|equals|simply|just|exactly|therefore|thus)\s+", re.IGNORECASE)
 SPACES = re.compile(r"[ \t]{3,}")
-PROSE = re.compile(r"[^\W\d_]{2,}\W+[^\W\d_]{2,}|[一-鿿]{5}|[一-鿿]{2,}\d")
+PROSE = re.compile(r"print\(|[^\W\d_]{2,}\W+[^\W\d_]{2,}|[一-鿿]{5}|[一-鿿]{2,}\d")
 UNIT_AFTER = re.compile(r"%|°|(?:percent|pct|[a-z]{1,3}|[a-z]+s)\b")
 UNIT_ALONE = re.compile(r"%|°|[a-zA-Zµ°]{1,3}[²³]?|(?:sq\.?|square|cubic) [a-z]{1,11}")
 MOST_BOXES = 200
@@ -67,13 +70,21 @@ def extract(text: str, by_letter: bool = False) -> Extraction | None:
     text = SPACES.sub("  ", text[-TAIL:])
     if "<|" in text or "</s>" in text:
         text = SPECIAL.sub("", text)
-    text = FAREWELL.sub("", text.strip()).rstrip()
-    if not by_letter or YES_OR_NO.match(ASKED.sub("", text)):
+    text = _without_farewell(text.strip())
+    if "A:" in text and (not by_letter or YES_OR_NO.match(ASKED.sub("", text))):
         text = ASKED.sub("", text)
     tagged = TAG.findall(text)
     if tagged and tagged[-1].strip():
         return Extraction((tagged[-1].strip(),))
     return _after_phrase(text, by_letter) or _chosen(text, by_letter) or _whole(text) or _last_line(text)
+
+
+def _without_farewell(text: str) -> str:
+    """Without `I hope this helps!` and its kin at the end."""
+    tail = text[-FAREWELL_TAIL:]
+    if "I hope" not in tail and "know" not in tail and "free" not in tail:
+        return text
+    return text[:-FAREWELL_TAIL] + FAREWELL.sub("", tail).rstrip()
 
 
 def last_box(text: str) -> str | None:
@@ -139,7 +150,9 @@ def _joined(gold: str, boxes: list[tuple[int, int]]) -> str | None:
 
 
 def _after_phrase(text: str, by_letter: bool) -> Extraction | None:
-    """What follows the last final-answer phrase, to the end of its sentence."""
+    """What follows the last final-answer phrase, to the end of its sentence. It is looked for near the end first."""
+    if len(text) > 2 * NEAR and (near := _after_phrase(text[-NEAR:], by_letter)):
+        return near
     folded = text.casefold()
     ends = [
         match.end()
@@ -297,7 +310,8 @@ def _said_of_subject(sentence: str) -> list[str]:
     if phrases.NEGATED.search(sentence) or len(sentence) > LONGEST_BARE:
         return []
     last = phrases.PREDICATE.split(sentence)[-1].strip(" .。!")
-    return [last] if last and last != sentence and not phrases.RIVALS.search(sentence) else []
+    is_text = last and last != sentence and not re.search(r"[=+^\\]", last)
+    return [last] if is_text and not phrases.RIVALS.search(sentence) else []
 
 
 def _concluded(sentence: str) -> list[str]:
