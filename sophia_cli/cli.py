@@ -56,9 +56,6 @@ def caption(
     timeout: o.Timeout = None,
     retries: o.Retries = 8,
     shared_disk: o.SharedDisk = False,
-    gpus: o.Gpus = None,
-    tensor_parallel: o.TensorParallel = 1,
-    server_options: o.ServerOptions = "",
     out: o.Out = None,
     tee: o.Tee = None,
     seed: o.Seed = 0,
@@ -84,7 +81,7 @@ def caption(
             k,
             Sampling(temperature, top_p, max_tokens or 0),
             prompt,
-            _place(backend, concurrency, base_url, timeout, retries, shared_disk, gpus, tensor_parallel, server_options),
+            _place(backend, concurrency, base_url, timeout, retries, shared_disk),
         )
 
     _run(work, debug)
@@ -116,9 +113,6 @@ def reason(
     timeout: o.Timeout = None,
     retries: o.Retries = 8,
     shared_disk: o.SharedDisk = False,
-    gpus: o.Gpus = None,
-    tensor_parallel: o.TensorParallel = 1,
-    server_options: o.ServerOptions = "",
     out: o.Out = None,
     tee: o.Tee = None,
     seed: o.Seed = 0,
@@ -146,7 +140,7 @@ def reason(
             sampling,
             prompt,
             tag,
-            _place(backend, concurrency, base_url, timeout, retries, shared_disk, gpus, tensor_parallel, server_options),
+            _place(backend, concurrency, base_url, timeout, retries, shared_disk),
         )
 
     _run(work, debug)
@@ -170,9 +164,6 @@ def grade(
     timeout: o.Timeout = None,
     retries: o.Retries = 8,
     shared_disk: o.SharedDisk = False,
-    gpus: o.Gpus = None,
-    tensor_parallel: o.TensorParallel = 1,
-    server_options: o.ServerOptions = "",
     out: o.Out = None,
     tee: o.Tee = None,
     seed: o.Seed = 0,
@@ -190,7 +181,7 @@ def grade(
         from sophia_cli.frame import Common
 
         common = Common(out, tee, seed, limit, shard, dry_run, quiet, debug, force)
-        place = _place(backend, concurrency, base_url, timeout, retries, shared_disk, gpus, tensor_parallel, server_options)
+        place = _place(backend, concurrency, base_url, timeout, retries, shared_disk)
         return step.run(common, _inputs(context, files), workers, limit_seconds, judge, judge_all, place)
 
     _run(work, debug)
@@ -336,9 +327,6 @@ def evaluate(
     timeout: o.Timeout = None,
     retries: o.Retries = 8,
     shared_disk: o.SharedDisk = False,
-    gpus: o.Gpus = None,
-    tensor_parallel: o.TensorParallel = 1,
-    server_options: o.ServerOptions = "",
     out: o.Out = None,
     tee: o.Tee = None,
     seed: o.Seed = 0,
@@ -364,7 +352,7 @@ def evaluate(
             n,
             Sampling(temperature, top_p, max_tokens or 0),
             summary,
-            _place(backend, concurrency, base_url, timeout, retries, shared_disk, gpus, tensor_parallel, server_options),
+            _place(backend, concurrency, base_url, timeout, retries, shared_disk),
         )
 
     _run(work, debug)
@@ -428,16 +416,12 @@ def _place(
     timeout: float | None,
     retries: int,
     shared_disk: bool,
-    gpus: str | None,
-    tensor_parallel: int,
-    server_options: str,
 ) -> "Place":
     """Where the model runs, as the options say."""
     from sophia_cli.sampling import Place
 
     name = backend or ("openai" if base_urls else "hf")
-    urls = tuple(base_urls or ())
-    return Place(name, concurrency, urls, timeout, retries, shared_disk, gpus, tensor_parallel, server_options)
+    return Place(name, concurrency, tuple(base_urls or ()), timeout, retries, shared_disk)
 
 
 def _help(context: typer.Context) -> NoReturn:

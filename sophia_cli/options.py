@@ -45,7 +45,7 @@ Backend = Annotated[
     str | None,
     Option(
         "--backend",
-        help="hf: transformers in this process. vllm: starts servers itself. openai: servers that run (--base-url).",
+        help="hf: transformers in this process. openai: servers that run (--base-url).",
         show_default="hf; openai with --base-url",
         rich_help_panel=MODEL,
     ),
@@ -87,33 +87,6 @@ Retries = Annotated[
 SharedDisk = Annotated[
     bool, Option("--shared-disk", help="The servers see this disk: send the paths of images.", rich_help_panel=MODEL)
 ]
-Gpus = Annotated[
-    str | None,
-    Option(
-        "--gpus",
-        metavar="LIST",
-        help="vllm: the GPUs to use, as in 0-3 or 0,2.",
-        show_default="all",
-        rich_help_panel=MODEL,
-    ),
-]
-TensorParallel = Annotated[
-    int,
-    Option(
-        "--tensor-parallel", min=1, help="vllm: GPUs of one replica; the rest are further replicas.", rich_help_panel=MODEL
-    ),
-]
-ServerOptions = Annotated[
-    str,
-    Option(
-        "--server-options",
-        metavar="TEXT",
-        help='vllm: more options for `vllm serve`, as in "--max-model-len 40960".',
-        show_default=False,
-        rich_help_panel=MODEL,
-    ),
-]
-
 Policy = Annotated[
     str, Option("--model", "-m", help="Alias, folder or hub id of the vision-language model.", rich_help_panel=MODEL)
 ]

@@ -42,10 +42,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a model runs (`--backend`), how many samples at once, and how servers are reached or started.
+    """Where a model runs (`--backend`), how many samples at once, and how servers are reached.
 
     timeout: seconds of one request; None follows the token budget. retries: how often a request is sent again. shared_disk:
-    the servers read images by their paths. gpus: as in `0-3,6`. server_options: what else `vllm serve` is to be told.
+    the servers read images by their paths.
     """
 
     name: str = "hf"
@@ -54,9 +54,6 @@ class Place:
     timeout: float | None = None
     retries: int = 8
     shared_disk: bool = False
-    gpus: str | None = None
-    tensor_parallel: int = 1
-    server_options: str = ""
 
     def resolve(self, name: str) -> Model:
         """The model of this name: an alias, a folder or a hub id; with `openai` any name. Raises UsageError."""
