@@ -107,6 +107,15 @@ def reason(
     tag: Annotated[
         str | None, typer.Option("--tag", help="Goes into the ids, so that two reasoners' files can be joined.")
     ] = None,
+    stop_early: Annotated[
+        bool,
+        typer.Option(
+            "--stop-early", help="No more trajectories for a caption that can no longer pass --alpha; same selection."
+        ),
+    ] = False,
+    alpha: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="With --stop-early: the smallest that `propagate` may be asked for.")
+    ] = 0.75,
     backend: o.Backend = None,
     concurrency: o.Concurrency = None,
     base_url: o.BaseUrl = None,
@@ -140,6 +149,7 @@ def reason(
             sampling,
             prompt,
             tag,
+            alpha if stop_early else None,
             _place(backend, concurrency, base_url, timeout, retries, shared_disk),
         )
 

@@ -123,12 +123,13 @@ def run_step(
     tokens_field: str | None = None,
     observe: Callable[[Record], None] = lambda record: None,
     status: Callable[[], str] = lambda: "",
+    report: Callable[[], dict[str, Any]] = dict,
 ) -> int:
     """Runs `produce` to its end and writes what it yields; the exit code is 0, or 3 when some records carry `error`.
 
     settings: what makes the records what they are; a file begun with others is refused. inputs: the files read, none of
     which may be the file written. anew: a file begun with the same settings is not continued but written again.
-    status: what the progress line says of the backend.
+    status: what the progress line says of the backend. report: what else the manifest is to say in the end.
     """
     if common.out and common.tee:
         raise UsageError("-o and --tee are two ways to write one file; give one of them")
@@ -155,5 +156,5 @@ def run_step(
                 progress.advance(output.tokens_of(record), has_failed(record))
         finished = True
     finally:
-        output.close(finished, counter.count)
+        output.close(finished, counter.count, report())
     return SOME_FAILED if output.failed else 0

@@ -232,8 +232,8 @@ class Output:
                 f"stdout: cannot be written ({error.strerror}); make room and type the command again"
             ) from None
 
-    def close(self, finished: bool, records_in: int) -> None:
-        """Closes the file and writes its manifest."""
+    def close(self, finished: bool, records_in: int, report: dict[str, Any] | None = None) -> None:
+        """Closes the file and writes its manifest, with what the step reports."""
         if self.stream is None or self.manifest is None:
             return
         counts = {"in": records_in, "out": self.written, "failed": self.failed}
@@ -245,7 +245,7 @@ class Output:
             ) from None
         finally:
             self.stream = None
-        self.manifest.save(finished=finished, counts=counts, tokens=self.tokens)
+        self.manifest.save(finished=finished, counts=counts, tokens=self.tokens, **(report or {}))
 
 
 def _whole_lines(file: Path) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.output import Output
 from sophia_cli.progress import notice
 from sophia_cli.records import AFTER_CAPTION, Record, failed, has_failed, name_of
-from sophia_cli.rewards import Caption, Ledger, Rule, Trajectory, caption_rewards, select
+from sophia_cli.rewards import Caption, Ledger, Rule, Trajectory, caption_rewards, refuse_what_was_stopped, select
 from sophia_cli.streams import Shard, loads, read_records, to_line
 
 SELECTIONS = ("shortest", "random", "all")
@@ -64,7 +64,7 @@ def propagate(
                 continue
             if not has_failed(record):
                 try:
-                    ledger.add(record)
+                    refuse_what_was_stopped(ledger.add(record), rule)
                 except RecordError as error:
                     record = failed(record, str(error), {})
                     if emit != "all":

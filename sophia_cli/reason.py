@@ -4,11 +4,12 @@ For each caption N trajectories, y ~ π̄(· | x̂_q), where x̂_q is the prompt
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sophia_cli import registry
 from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.output import Output
@@ -16,6 +17,8 @@ from sophia_cli.prompts import chosen_prompt, fill, question_text
 from sophia_cli.records import Record, failed, has_failed, need_text, sample_seed, trajectory_id, where_of
 from sophia_cli.sampling import Backend, Completion, Job, Place, Request, Sampling, sample, show_plan
 from sophia_cli.streams import read_records
+from sophia_cli.verifiers._verdict import Verify
+from sophia_cli.waves import Plan, Tally, Waves, allowed_failures
 
 STEP, KEY = "reason", "trajectory_id"
 LONGEST = 32768
@@ -26,13 +29,17 @@ MADE_BY = "`sophia caption` writes it"
 
 @dataclass(frozen=True)
 class Thinking:
-    """What makes the trajectories of a caption: how many, how they are asked for and drawn, and the tag in their ids."""
+    """What makes the trajectories of a caption: how many, how they are asked for and drawn, and the tag in their ids.
+
+    stop_alpha: the α of early stop (waves.py); None samples all of them.
+    """
 
     n: int
     prompt: str
     sampling: Sampling
     seed: int
     tag: str | None = None
+    stop_alpha: float | None = None
 
 
 def run(
@@ -43,6 +50,7 @@ def run(
     sampling: Sampling,
     prompt_file: Path | None,
     tag: str | None,
+    stop_alpha: float | None,
     place: Place,
 ) -> int:
     """`sophia reason`: reads captions, samples with the reasoner, writes records. Returns the exit code."""
@@ -51,20 +59,46 @@ def run(
     sampling = sampling.with_defaults(chosen, STEP, LONGEST)
     if tag is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", tag):
         raise UsageError(f"--tag {tag}: use letters, digits, - and _, as in r1")
-    thinking = Thinking(n, chosen_prompt(prompt_file, STEP, chosen.prompts, BLANKS), sampling, common.seed, tag)
+    prompt = chosen_prompt(prompt_file, STEP, chosen.prompts, BLANKS)
+    thinking = Thinking(n, prompt, sampling, common.seed, tag, stop_alpha)
+    if stop_alpha is not None:
+        allowed_failures(stop_alpha, n)
     records = common.part.take(read_records(files), common.limit)
     if common.dry_run:
         return show_plan(STEP, _jobs(records, thinking, Output(KEY, None)), chosen, sampling, {"N": n})
-    settings = {**chosen.identity, "prompt": thinking.prompt, "n": n, "tag": tag, **sampling.settings()}
+    settings = {**chosen.identity, "prompt": prompt, "n": n, "tag": tag, "stop_alpha": stop_alpha, **sampling.settings()}
+    tally, earlier = Tally(), Earlier()
 
     def produce(output: Output, counter: Counter) -> Iterator[Record]:
-        return reason(counter.over(records), backend, llm, thinking, output)
+        rewards = earlier.taken()
+        return reason(counter.over(records), backend, llm, thinking, output, tally, rewards)
 
-    return run_step(STEP, KEY, common, settings, produce, tokens_field="trajectory_tokens", status=backend.status)
+    return run_step(
+        STEP,
+        KEY,
+        common,
+        settings,
+        produce,
+        tokens_field="trajectory_tokens",
+        observe=earlier.note if stop_alpha is not None else lambda record: None,
+        status=backend.status,
+        report=lambda: {} if stop_alpha is None else {"early_stop": tally.figures()},
+    )
 
 
-def reason(captions: Iterable[Record], backend: Backend, model: str, thinking: Thinking, output: Output) -> Iterator[Record]:
-    """N records a caption, each with one trajectory; records that failed before are passed on."""
+def reason(
+    captions: Iterable[Record],
+    backend: Backend,
+    model: str,
+    thinking: Thinking,
+    output: Output,
+    tally: Tally,
+    earlier: dict[str, float | None],
+) -> Iterator[Record]:
+    """N records a caption, each with one trajectory; fewer with early stop. Records that failed before are passed on.
+
+    earlier: the rewards of the trajectories that an earlier run has written, for early stop. tally: what it spared.
+    """
 
     def finish(job: Job, completion: Completion) -> Record:
         fields = {
@@ -76,29 +110,78 @@ def reason(captions: Iterable[Record], backend: Backend, model: str, thinking: T
         }
         return Record({**job.record, **fields}, where_of(job.record))
 
-    return sample(_jobs(captions, thinking, output), backend, finish)
+    if thinking.stop_alpha is None:
+        return sample(_jobs(captions, thinking, output), backend, finish)
+    waves = Waves(thinking.stop_alpha, thinking.n, reward_of, finish, tally)
+    return waves.stream(_plans(captions, thinking, output, earlier), backend)
+
+
+def reward_of(record: Record) -> float | None:
+    """R(y) of a trajectory, by the rules of `grade` and its limit of time. Raises RecordError."""
+    verify: Verify = registry.find("verifiers", "rules").verify
+    return verify(record["trajectory"], record, truncated=record["finish_reason"] == "length").reward
+
+
+@dataclass
+class Earlier:
+    """The rewards of the trajectories that an earlier run has written; what this run writes is none of its business."""
+
+    rewards: dict[str, float | None] = field(default_factory=dict)
+    begun: bool = False
+
+    def note(self, record: Record) -> None:
+        """Grades a record that is kept."""
+        if not self.begun:
+            try:
+                self.rewards[record[KEY]] = reward_of(record)
+            except RecordError:
+                self.rewards[record[KEY]] = None
+
+    def taken(self) -> dict[str, float | None]:
+        """What has been noted; nothing is noted from now on."""
+        self.begun = True
+        return self.rewards
 
 
 def _jobs(captions: Iterable[Record], thinking: Thinking, output: Output) -> Iterator[Job | Record]:
+    """The jobs of all captions that are not done yet, and the records of those that cannot be asked about."""
     for record in captions:
-        if has_failed(record):
-            yield record
-            continue
-        try:
-            name = need_text(record, "caption_id", MADE_BY)
-        except RecordError as error:
-            yield failed(record, str(error), {})
-            continue
-        try:
-            messages = reasoning_request(record, thinking.prompt)
-        except RecordError as error:
-            yield from (failed(record, str(error), _ids(name, number, thinking)) for number in range(thinking.n))
-            continue
-        for number in range(thinking.n):
-            ids = _ids(name, number, thinking)
-            if not output.take_done(ids["trajectory_id"]):
-                seed = sample_seed(thinking.seed, f"{name}/{thinking.tag}" if thinking.tag else name, number)
-                yield Job(record, ids, Request(messages, thinking.sampling, seed))
+        for job in _all_of(record, thinking):
+            if isinstance(job, Record) or not output.take_done(job.ids[KEY]):
+                yield job
+
+
+def _plans(
+    captions: Iterable[Record], thinking: Thinking, output: Output, earlier: dict[str, float | None]
+) -> Iterator[Plan | Record]:
+    """The same, caption by caption, with the rewards of what is done."""
+    for record in captions:
+        whole = _all_of(record, thinking)
+        jobs = [job for job in whole if isinstance(job, Job)]
+        yield from (failure for failure in whole if isinstance(failure, Record))
+        if jobs:
+            names = {number: job.ids[KEY] for number, job in enumerate(jobs)}
+            done = {number: earlier.get(name) for number, name in names.items() if output.take_done(name)}
+            yield Plan(jobs, done)
+
+
+def _all_of(record: Record, thinking: Thinking) -> Sequence[Job | Record]:
+    """The N jobs of a caption; instead of them, the failures of one that failed before or cannot be asked about."""
+    if has_failed(record):
+        return [record]
+    try:
+        name = need_text(record, "caption_id", MADE_BY)
+    except RecordError as error:
+        return [failed(record, str(error), {})]
+    try:
+        messages = reasoning_request(record, thinking.prompt)
+    except RecordError as error:
+        return [failed(record, str(error), _ids(name, number, thinking)) for number in range(thinking.n)]
+    tagged = f"{name}/{thinking.tag}" if thinking.tag else name
+    return [
+        Job(record, _ids(name, n, thinking), Request(messages, thinking.sampling, sample_seed(thinking.seed, tagged, n)))
+        for n in range(thinking.n)
+    ]
 
 
 def _ids(caption: str, number: int, thinking: Thinking) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from sophia_cli.errors import InputError
+from sophia_cli.errors import InputError, UsageError
 from sophia_cli.records import Record, has_failed, need_count, need_number, need_text, where_of
 from sophia_cli.streams import to_line
 
@@ -22,7 +22,8 @@ Caption = tuple[str, str]
 class Trajectory:
     """What Eq. 5 and 6 need of one graded trajectory. `reward` is None where there is no evidence.
 
-    `planned` is N, the number of trajectories that its caption was to get; None where the record does not say.
+    `planned` is N, the number of trajectories that its caption was to get; None where the record does not say. `stop_alpha`
+    is the α that its caption can no longer pass, where sampling was stopped early.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Trajectory:
     tokens: int
     planned: int | None = None
     mentions_caption: bool = False
+    stop_alpha: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,19 @@ def read_trajectory(record: Record) -> Trajectory:
         tokens=0 if failure else need_count(record, "trajectory_tokens"),
         planned=need_count(record, "trajectory_count") if "trajectory_count" in record else None,
         mentions_caption=record.get("mentions_caption") is True,
+        stop_alpha=need_number(record, "stop_alpha") if record.get("stop_alpha") is not None else None,
+    )
+
+
+def refuse_what_was_stopped(trajectory: Trajectory, rule: Rule) -> None:
+    """Raises UsageError where a caption was given up for an α that this selection does not ask for."""
+    given_up = trajectory.stop_alpha
+    if given_up is None or (rule.caption_reward and rule.alpha >= given_up):
+        return
+    wanted = f"--alpha {rule.alpha}" if rule.caption_reward else "--no-caption-reward"
+    raise UsageError(
+        f"{trajectory.name}: was sampled with --stop-early --alpha {given_up}, which {wanted} cannot be served from; "
+        "sample again without --stop-early, or ask for no less"
     )
 
 
@@ -88,13 +103,22 @@ class Ledger:
 
 
 def caption_rewards(trajectories: Iterable[Trajectory]) -> dict[Caption, float | None]:
-    """R(c) of Eq. 5: the mean of R(y) over the graded trajectories of each caption; None when none was graded."""
+    """R(c) of Eq. 5: the mean of R(y) over the graded trajectories of each caption.
+
+    None when none was graded, and where sampling was stopped early: the mean of those is not Eq. 5's.
+    """
     graded: dict[Caption, list[float]] = defaultdict(list)
+    stopped = set()
     for trajectory in trajectories:
         rewards = graded[trajectory.caption]
         if trajectory.reward is not None:
             rewards.append(trajectory.reward)
-    return {caption: sum(rewards) / len(rewards) if rewards else None for caption, rewards in graded.items()}
+        if trajectory.stop_alpha is not None:
+            stopped.add(trajectory.caption)
+    return {
+        caption: sum(rewards) / len(rewards) if rewards and caption not in stopped else None
+        for caption, rewards in graded.items()
+    }
 
 
 def eligible_captions(trajectories: Sequence[Trajectory], rule: Rule) -> set[Caption]:
@@ -106,6 +130,8 @@ def eligible_captions(trajectories: Sequence[Trajectory], rule: Rule) -> set[Cap
 
 
 def _is_eligible(group: list[Trajectory], rule: Rule) -> bool:
+    if any(member.stop_alpha is not None for member in group):
+        return False
     graded = [member.reward for member in group if member.reward is not None]
     right = sum(graded)
     if rule.min_graded is not None:

@@ -20,7 +20,7 @@ from sophia_cli.errors import InputError, RecordError, SophiaError, UsageError
 from sophia_cli.frame import Common
 from sophia_cli.progress import Progress, notice
 from sophia_cli.records import Record, has_failed, name_of, where_of
-from sophia_cli.rewards import Ledger, Rule, select
+from sophia_cli.rewards import Ledger, Rule, refuse_what_was_stopped, select
 from sophia_cli.streams import Shard, read_records, to_line
 from sophia_cli.training.rows import Row, draw_rows, mixed_row, trajectory_row
 from sophia_cli.training.settings import Settings
@@ -207,7 +207,7 @@ def _weighted(source: Input, rule: Rule | None, left: Counter[str], tell: Notice
             used += record["weight"] != 0
         else:
             try:
-                ledger.add(record)
+                refuse_what_was_stopped(ledger.add(record), rule or Rule())
             except RecordError as error:
                 raise InputError(str(error)) from None
         if weighted and ledger.trajectories:

@@ -244,7 +244,7 @@ def test_whatever_the_faults_and_kills_the_records_are_those_of_an_undisturbed_r
     with ChatServer() as server:
         undisturbed = reason(tmp_path, server)
     servers = [ChatServer(faults, delay=0.005) for faults in schedules]
-    command = [*SOPHIA, "reason", "caps.jsonl", "-n", "2", "--llm", "m", "--concurrency", "4", "--timeout", "0.5"]
+    command = ["reason", "caps.jsonl", "-n", "2", "--llm", "m", "--concurrency", "4", "--timeout", "0.5"]
     command += ["--retries", "20", "-o", "raw.jsonl"]
     try:
         for server in servers:
@@ -252,7 +252,7 @@ def test_whatever_the_faults_and_kills_the_records_are_those_of_an_undisturbed_r
             command += ["--base-url", server.url]
         for lines in kills:
             kill_after(lines, command, tmp_path)
-        subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, check=True, capture_output=True)
+        sophia(*command, cwd=tmp_path)
     finally:
         for server in servers:
             server.__exit__()
@@ -262,7 +262,7 @@ def test_whatever_the_faults_and_kills_the_records_are_those_of_an_undisturbed_r
 
 def kill_after(lines: int, command: list[str], folder: Path) -> None:
     """Runs a step until its file holds so many lines, and kills it as nothing can be caught."""
-    step = subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    step = subprocess.Popen([*SOPHIA, *command], cwd=folder, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
     out = folder / "raw.jsonl"
     wait_until(lambda: step.poll() is not None or (out.exists() and out.read_bytes().count(b"\n") >= lines))
     step.send_signal(signal.SIGKILL)
