@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: quickstart install install-dev test test-fast lint types bench bench-verifier tiny clean
+.PHONY: quickstart install install-dev test test-fast lint types bench bench-verifier bench-client tiny clean
 
 quickstart: install
 	bash recipes/quickstart.sh
@@ -52,9 +52,18 @@ bench-verifier: install-dev .venv-peers/installed
 	.venv-peers/bin/python -m pip install --quiet -r benchmarks/verifier-peers.txt
 	touch $@
 
+# Our client of servers beside the official one and a bare loop; remakes the table in docs/servers.md.
+bench-client: install-dev .venv-clients/installed
+	$(BIN)/python benchmarks/client.py --peers .venv-clients/bin/python --write
+
+.venv-clients/installed: benchmarks/client-peers.txt
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --quiet -r benchmarks/client-peers.txt
+	touch $@
+
 # Rebuilds both embedded models from nothing: about 45 minutes on 2 cores.
 tiny: install-dev
 	bash recipes/tiny/build.sh
 
 clean:
-	rm -rf .venv .venv-peers quickstart
+	rm -rf .venv .venv-peers .venv-clients quickstart
