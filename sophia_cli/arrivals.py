@@ -1,9 +1,13 @@
-"""An iterator read ahead in a thread, so that a batch is made of what is there and never waits for a full house."""
+"""What one thread hands to another: a channel that wakes nobody without need, and an iterator read ahead.
 
-import queue
+A `queue.Queue` wakes a thread for every item, which is dear at thousands of requests a second. Here the reader is woken only
+when it waits, and a writer that has filled the channel only when half of it is empty.
+"""
+
 import threading
+from collections import deque
 from collections.abc import Iterable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -11,23 +15,70 @@ LINGER_SECONDS = 0.03
 """How long a batch waits for its next member, once it has one, where its size is worth a wait."""
 
 
+class Channel(Generic[T]):
+    """Items from one thread to another, no more than about `depth` on the way. Several threads may put, one may get.
+
+    Appending and then looking whether the reader waits, here, and saying so and then looking for items, there, is in order
+    under the interpreter's lock: no wake-up is lost.
+    """
+
+    def __init__(self, depth: int):
+        self.depth = depth
+        self._items: deque[T] = deque()
+        self._there, self._room = threading.Event(), threading.Event()
+        self._waiting = False
+
+    def put(self, item: T) -> None:
+        """Waits while the channel is full."""
+        while len(self._items) >= self.depth:
+            self._room.clear()
+            if len(self._items) >= self.depth:
+                self._room.wait()
+        self._items.append(item)
+        if self._waiting:
+            self._there.set()
+
+    def get(self, timeout: float | None = None) -> T:
+        """The next item. Raises TimeoutError when none comes in so many seconds."""
+        while not self._items:
+            if timeout == 0:
+                raise TimeoutError
+            self._there.clear()
+            self._waiting = True
+            if not self._items and not self._there.wait(timeout):
+                self._waiting = False
+                raise TimeoutError
+            self._waiting = False
+        item = self._items.popleft()
+        if len(self._items) <= self.depth // 2 and not self._room.is_set():
+            self._room.set()
+        return item
+
+
+class _End:
+    """The end of an iterator, and what it raised, if anything."""
+
+    def __init__(self, error: BaseException | None = None):
+        self.error = error
+
+
 class Arrivals(Generic[T]):
-    """Items that arrive: `take` gives those that are there."""
+    """Items that arrive: `take` gives those that are there, so that a batch never waits for a full house."""
 
     def __init__(self, items: Iterable[T], depth: int = 4096):
-        self._queue: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
-        self._over = False
+        self._channel: Channel[T | _End] = Channel(depth)
+        self._end: _End | None = None
         self._back: list[T] = []
         threading.Thread(target=self._read, args=(items,), daemon=True).start()
 
     def _read(self, items: Iterable[T]) -> None:
         try:
             for item in items:
-                self._queue.put(("item", item))
+                self._channel.put(item)
         except BaseException as error:  # noqa: BLE001  (raised again where the items are taken)
-            self._queue.put(("error", error))
+            self._channel.put(_End(error))
         else:
-            self._queue.put(("end", None))
+            self._channel.put(_End())
 
     def put_back(self, items: list[T]) -> None:
         """Hands back what was taken too early; the next `take` begins with it."""
@@ -39,19 +90,16 @@ class Arrivals(Generic[T]):
         linger: how many seconds it waits for the next item once it has one.
         """
         taken, self._back = self._back, []
-        while len(taken) < most and not self._over:
+        while len(taken) < most and self._end is None:
             try:
-                kind, value = self._queue.get(block=not taken or linger > 0, timeout=linger if taken else None)
-            except queue.Empty:
+                item = self._channel.get(linger if taken else None)
+            except TimeoutError:
                 break
-            if kind == "item":
-                taken.append(value)
-            elif kind == "end":
-                self._over = True
-            elif taken:  # first let these through, then raise
-                self._queue.put((kind, value))
-                break
+            if isinstance(item, _End):
+                self._end = item
             else:
-                self._over = True
-                raise value
+                taken.append(item)
+        if not taken and self._end and self._end.error:
+            error, self._end.error = self._end.error, None
+            raise error
         return taken

@@ -5,7 +5,6 @@ completion. Each sample has its own seed, so what comes back depends neither on 
 """
 
 import hashlib
-import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -13,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from sophia_cli import registry
 from sophia_cli.aliases import Model, resolve
-from sophia_cli.arrivals import Arrivals
+from sophia_cli.arrivals import Arrivals, Channel
 from sophia_cli.errors import UsageError
 from sophia_cli.images import shorten
 from sophia_cli.progress import notice
@@ -142,7 +141,7 @@ def sample(jobs: Iterator[Job | Record], backend: Backend, finish: Callable[[Job
     Records among the jobs (failures of an earlier step) pass through at once: they share a queue with what the backend
     makes, which works in a thread of its own. What either raises is raised here, after all that came before it.
     """
-    done: queue.Queue[Record | BaseException | None] = queue.Queue(1024)
+    done: Channel[Record | BaseException | None] = Channel(1024)
 
     def only_jobs() -> Iterator[Job]:
         for job in jobs:
@@ -181,7 +180,7 @@ def answer_in_order(
     Items whose jobs ask the same are answered by one completion: the answers to the last `REMEMBERED` questions are kept.
     No more than `window` items are held at once.
     """
-    done: queue.Queue[tuple[int, R] | BaseException | None] = queue.Queue()
+    done: Channel[tuple[int, R] | BaseException | None] = Channel(2 * window)
     room = threading.Semaphore(window)
     memory = _Memory[tuple[int, T]]()
 
@@ -210,7 +209,7 @@ def answer_in_order(
         yield result
 
 
-def _reordered(done: "queue.Queue[tuple[int, R] | BaseException | None]") -> Iterator[R]:
+def _reordered(done: "Channel[tuple[int, R] | BaseException | None]") -> Iterator[R]:
     """The results by their places, from 0. Raises what it finds instead of a result."""
     waiting: dict[int, R] = {}
     following = 0
