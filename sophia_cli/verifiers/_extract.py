@@ -184,9 +184,9 @@ def _readings(rest: str, by_letter: bool) -> Extraction | None:
     leading = phrases.MATHS.match(rest)
     if leading and len(maths_of(short)) <= 1:
         found.append(next(filter(None, leading.groups())))
-        unit = rest[leading.end() :].lstrip(" ")
+        unit = short[leading.end() :].strip(" ")
         if UNIT_AFTER.match(unit):
-            found.insert(0, f"{found[0]} {_sentence(unit)}")
+            found.insert(0, f"{found[0]} {unit}")
     if by_letter and (letter := first_letter(sentence)):
         several = letters_of(tidy(short))
         found.append(short if several and len(several) > 1 else letter)
@@ -234,7 +234,9 @@ JOINED = re.compile(
 
 def _rivals(sentence: str, short: str) -> bool:
     """Whether what follows the answer sets another beside it: `12, but 13 also works`."""
-    rest = sentence[len(short) :]
+    rest = sentence[len(short) :] or sentence
+    if phrases.SAID_AGAIN.search(rest):
+        return False
     return bool(re.match(r",?\s*(?:but|or|however|though)\b|[，,]?\s*(?:或|也|但)", rest)) and bool(
         phrases.RIVALS.search(rest) and re.search(r"\d", rest)
     )

@@ -108,6 +108,7 @@ NEW_SENTENCE = re.compile(
 REASONS = re.compile(
     r"""
     \s* \( (?: the | which | that | between | from | in )\s [^()]{0,80} \) [.\s]* $
+    | ,?\s+ or\s+ (?: equivalently | about | approximately | roughly | simply )\b
     | ,\s* (?: the | an? | i\.e\. | that\ is | rounded | where | when | if | using )\s
     | ,?\s+ (?: because | since | as\ (?= it | the | he | she | this ) | which | due\ to | so\ that | given\ that ) \b
     | ,\s* (?: so | and | but | it | as | because | since | which | not ) \s
@@ -148,6 +149,11 @@ RIVALS = re.compile(
     _FLAGS,
 )
 """What sets a second answer beside the first."""
+
+SAID_AGAIN = re.compile(
+    r"\b(?:or|but)\s+(?:equivalently|about|approximately|roughly|simply|note|in other words|in decimal)\b|也就是|也即"
+)
+"""What sets no second answer beside the first, but says it again: `12, or equivalently 24/2`."""
 
 MATHS = re.compile(
     r"""\$\$ (.+?) \$\$ | (?<![\\\d]) \$ (.+?) (?<!\\) \$ (?!\d) | \\\( (.+?) \\\) | \\\[ (.+?) \\\]
