@@ -190,6 +190,7 @@ FAULTS = {
     "cut": finished("length", content="half of"),
     "set_apart": finished("stop", content="\n\nso \\boxed{7}", reasoning_content="It is\nseven.\n"),
     "set_apart_cut": finished("length", content=None, reasoning="It is"),
+    "says_correct": finished("stop", content="They agree.\nVerdict: correct"),
     "opened_in_prompt": finished("stop", content="It is seven.\n</think>\n\n\\boxed{7}"),
 }
 PASSING = ("half", "close", "no_json", "two_choices", "no_usage", "busy", "broken", "starting")

@@ -119,6 +119,14 @@ def test_an_outcome_that_is_no_answer_is_named_and_not_asked_again(fault: str, r
     assert "trajectory" not in bad[0] and bad[0]["trajectory_id"] and bad[0]["trajectory_count"] == 2
 
 
+def test_a_judge_may_be_a_server(lab: Path) -> None:
+    with ChatServer(["says_correct"] * 100) as server:
+        done = sophia("grade", "raw.jsonl", "--judge", "m", "--judge-all", "--base-url", server.url, cwd=lab)
+    rows = records_of(done.stdout)
+    assert {row["judge_verdict"] for row in rows} == {"correct"} and {row["reward"] for row in rows} == {1.0}
+    assert {row["judge_model"] for row in rows} == {"m"} and {row["rules_verdict"] for row in rows} >= {"correct"}
+
+
 def test_a_limit_beyond_the_context_ends_at_the_context_and_a_prompt_beyond_it_is_named(desk: Path) -> None:
     with ChatServer(["too_long_with_limit"] * 100) as server:
         rows = reason(desk, server)
