@@ -18,9 +18,10 @@ import tempfile
 import time
 from pathlib import Path
 
+import pages
+
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "servers.md"
-MARKS = ("<!-- benchmark -->", "<!-- end of benchmark -->")
 MOST_CPU, LEAST_THROUGHPUT = 1 / 8, 0.97
 LATENCY = 0.1
 QUESTION = "There are shapes in the image. " * 50
@@ -155,13 +156,6 @@ def table(python: Path, requests: int) -> tuple[str, bool]:
     return "\n".join(lines), share <= MOST_CPU and reached >= LEAST_THROUGHPUT
 
 
-def write(text: str) -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    PAGE.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}", encoding="utf-8")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", nargs=4, metavar=("NAME", "URL", "REQUESTS", "IN_FLIGHT"))
@@ -176,7 +170,7 @@ def main() -> int:
     text, holds = table(options.peers, options.requests)
     print(text)
     if options.write:
-        write(text)
+        pages.write(PAGE, text)
     return 0 if holds else 1
 
 

@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import pages
+
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "tests" / "data"
 PAGE = ROOT / "docs" / "verifier.md"
-MARKS = ("<!-- benchmark -->", "<!-- end of benchmark -->")
 CHUNK = 100
 PAIRED_BOUND = 10
 PEERS = {"math-verify": "math-verify 0.9.0", "mathruler": "MathRuler 0.1.0", "inspect": "inspect_ai 0.3.285 (math)"}
@@ -203,13 +204,6 @@ def false_accepts(right: list[bool], rows: list[dict[str, Any]]) -> int:
     return sum(verdict and not row["expected"] for verdict, row in zip(right, rows, strict=True))
 
 
-def write(text: str) -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    PAGE.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}", encoding="utf-8")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--serve", choices=MAKERS)
@@ -226,7 +220,7 @@ def main() -> int:
     text += f"\n\nThroughput on the real outputs: {ratio:.1f} × math-verify (one core, paired)."
     print(text)
     if options.write:
-        write(text)
+        pages.write(PAGE, text)
     return 0 if ratio >= PAIRED_BOUND else 1
 
 

@@ -1,5 +1,6 @@
 """The openai backend against a server that does as it is told: what is asked, what is made of answers, and every fault."""
 
+import itertools
 import json
 import os
 import random
@@ -17,7 +18,7 @@ from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sophia_cli.backends._client import proxy_of, seconds_of
+from sophia_cli.backends._client import Manners, proxy_of, seconds_of
 from sophia_cli.backends._fleet import Fleet, Trouble
 from sophia_cli.records import sample_seed
 
@@ -125,6 +126,17 @@ def test_a_judge_may_be_a_server(lab: Path) -> None:
     rows = records_of(done.stdout)
     assert {row["judge_verdict"] for row in rows} == {"correct"} and {row["reward"] for row in rows} == {1.0}
     assert {row["judge_model"] for row in rows} == {"m"} and {row["rules_verdict"] for row in rows} >= {"correct"}
+
+
+@pytest.mark.parametrize("options", [(), ("--stop-early", "--alpha", "0.2")])
+def test_text_that_no_request_can_carry_fails_alone(options: tuple[str, ...], tmp_path: Path) -> None:
+    rows = captions(3)
+    rows[1]["caption"] = "half a pair: \ud800"
+    (tmp_path / "caps.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with ChatServer() as server:
+        out = reason(tmp_path, server, code=3, options=options)
+    assert [row["id"] for row in out if "error" in row] == ["q1", "q1"]
+    assert {row["id"] for row in out if "trajectory" in row} == {"q0", "q2"}
 
 
 def test_a_limit_beyond_the_context_ends_at_the_context_and_a_prompt_beyond_it_is_named(desk: Path) -> None:
@@ -277,12 +289,52 @@ def kill_after(lines: int, command: list[str], folder: Path) -> None:
     step.wait()
 
 
+def test_a_server_rests_as_long_as_it_asks_and_then_gets_half() -> None:
+    fleet = Fleet.of(["a"], retries=2)
+    servers = [fleet.pick(10.0) for _ in range(8)]
+    assert servers == [fleet.servers[0]] * 8
+    fleet.failed(fleet.servers[0], 10.0, 11.0, Trouble("429", sick=True, busy=True, asked=30.0))
+    assert fleet.pick(12.0) is None and fleet.next_chance(11.0) == 30.0
+    assert "0/1 servers well, a rests 30 s (429)" in fleet.health(11.0)
+    for _ in range(7):
+        fleet.answered(fleet.servers[0])
+    assert fleet.servers[0].window == pytest.approx(4.0, abs=1.6) and fleet.pick(12.0) is None
+    assert fleet.pick(41.5) is fleet.servers[0]
+
+
+def test_rests_grow_until_nobody_is_waited_for() -> None:
+    fleet, now, rests = Fleet.of(["a"], retries=3), 0.0, []
+    while not fleet.dead():
+        server = fleet.pick(now)
+        assert server is not None
+        assert not rests or fleet.pick(now) is None  # after a rest, one at a time
+        fleet.failed(server, now, now + 0.01, Trouble("refused", sick=True))
+        rests.append(fleet.next_chance(now) or 0.0)
+        now += rests[-1] + 0.1
+    assert len(rests) == 4 and all(later > earlier / 2 for earlier, later in itertools.pairwise(rests))
+    assert rests[-1] > 1.9 > rests[0]
+
+
+def test_the_longest_wait_follows_the_token_budget() -> None:
+    assert Manners("m", 1).seconds(32768) > 3600 and Manners("m", 1).seconds(96) < 180
+    assert Manners("m", 1, timeout=7.0).seconds(32768) == 7.0
+
+
+def test_the_last_line_tells_of_retries_and_servers(desk: Path) -> None:
+    with ChatServer(["broken"] * 2) as one, ChatServer() as other:
+        urls = ("--base-url", one.url, "--base-url", other.url)
+        done = sophia("reason", "caps.jsonl", "-n", "2", "--llm", "m", *urls, cwd=desk)
+    assert "0 in flight, 2 retries, 2 servers well" in done.stderr.decode()
+
+
 @given(st.data())
 @settings(max_examples=200)
 def test_the_ledger_of_a_fleet_never_loses_count(data: st.DataObject) -> None:
     fleet = Fleet.of([f"s{i}" for i in range(data.draw(st.integers(1, 4)))], retries=3)
     fleet.jitter = random.Random(0)
-    flying: list[tuple[Any, float]] = []
+    first = fleet.pick(0.0)
+    assert first is not None
+    flying: list[tuple[Any, float]] = [(first, 0.0)]
     now = 0.0
     for _ in range(60):
         now += data.draw(st.floats(0, 2))

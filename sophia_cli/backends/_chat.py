@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from sophia_cli.errors import RecordError
 from sophia_cli.images import data_uri, image_bytes
 from sophia_cli.records import THINK_CLOSE, THINK_OPEN
 from sophia_cli.sampling import Completion, Failure, Request
@@ -30,7 +31,7 @@ class Unusable(Exception):
 
 
 def body_of(request: Request, model: str, images: str = "data", uuid: bool = False, bounded: bool = True) -> bytes:
-    """The JSON body of one sample's request. Raises RecordError when an image cannot be read.
+    """The JSON body of one sample's request. Raises RecordError for an unreadable image and a text that is no UTF-8.
 
     images: `data` sends the bytes, `file` their path, for servers that share the disk. uuid: vLLM's name of an image.
     bounded: with `max_tokens`; without, the server stops where its context ends.
@@ -45,7 +46,10 @@ def body_of(request: Request, model: str, images: str = "data", uuid: bool = Fal
     }
     if bounded:
         fields["max_tokens"] = sampling.max_tokens
-    return orjson.dumps(fields)
+    try:
+        return orjson.dumps(fields)
+    except orjson.JSONEncodeError as error:
+        raise RecordError(f"the request cannot be written as JSON ({error}); mend the record's text") from None
 
 
 def _message(message: dict[str, Any], images: str, uuid: bool) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class Client:
         self.under_way = self.retried = self.postponed = 0
         self.over = False
         self.input_fault: Exception | None = None
-        self.refusal: SophiaError | None = None
+        self.fault: Exception | None = None
         self.gone: SophiaError | None = None
         self.timer: asyncio.TimerHandle | None = None
 
@@ -94,7 +94,7 @@ class Client:
                     yield from outcomes
             finally:
                 runner.run(self._close())
-        if fault := self.refusal or self.input_fault:
+        if fault := self.fault or self.input_fault:
             raise fault
 
     def status(self) -> str:
@@ -137,7 +137,7 @@ class Client:
 
     def _finished(self) -> bool:
         """Whether all is done, or no server will ever take what is left."""
-        return self.refusal is not None or (self.over and not (self.waiting or self.under_way or self.postponed))
+        return self.fault is not None or (self.over and not (self.waiting or self.under_way or self.postponed))
 
     async def _feed(self, jobs: Arrivals[Job]) -> None:
         """Keeps `AHEAD` jobs waiting. The thread that takes them blocks where the step's input does."""
@@ -191,8 +191,8 @@ class Client:
         except Again as again:
             self.fleet.failed(server, sent_at, self.loop.time(), again.trouble)
             self._again(attempt, server, again.trouble)
-        except SophiaError as refusal:
-            self.refusal = refusal
+        except Exception as fault:  # noqa: BLE001  (raised again by `stream`; a task that dies silently would be waited for)
+            self.fault = fault
         self.under_way -= 1
         self._dispatch()
         self.wake.set()

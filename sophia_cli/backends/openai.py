@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-from sophia_cli.aliases import ALIASES, Model
+from sophia_cli.aliases import Model
 from sophia_cli.arrivals import Arrivals
 from sophia_cli.backends._client import Client, Manners
 from sophia_cli.backends._fleet import Fleet
@@ -88,9 +88,7 @@ def first_answer(urls: list[str], headers: dict[str, str]) -> list[dict[str, Any
 def _name_there(model: Model, known: list[dict[str, Any]]) -> str:
     """What the servers call the model: as typed, or as its alias stands for. Raises SophiaError when they do not know it."""
     names = [entry["id"] for entry in known]
-    target = ALIASES[model.name].target if model.name in ALIASES else model.path
-    wanted = [model.name, target, model.path]
-    for name in wanted:
+    for name in (model.name, model.path):
         if name in names:
             return name
     if names:
