@@ -10,9 +10,10 @@ from typing import Any
 from sophia_cli.errors import InputError, RecordError
 from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.output import Output
+from sophia_cli.place import Place
 from sophia_cli.prompts import chosen_prompt
 from sophia_cli.records import STEP_FIELDS, Record, caption_id, failed, has_failed, image_list, sample_seed, where_of
-from sophia_cli.sampling import Backend, Completion, Job, Place, Request, Sampling, sample, show_plan
+from sophia_cli.sampling import Backend, Completion, Job, Request, Sampling, sample, show_plan
 from sophia_cli.sources import count_items, read_items
 
 STEP, KEY = "caption", "caption_id"
@@ -42,7 +43,7 @@ def run(common: Common, source: str, model: str, k: int, sampling: Sampling, pro
         produce,
         total=common.expected(count_items(source), k),
         tokens_field="caption_tokens",
-        status=backend.status,
+        backend=backend,
     )
 
 

@@ -10,7 +10,7 @@ import typer
 from sophia_cli import options as o
 
 if TYPE_CHECKING:
-    from sophia_cli.sampling import Place
+    from sophia_cli.place import Place
 
 app = typer.Typer(
     name="sophia",
@@ -56,6 +56,10 @@ def caption(
     timeout: o.Timeout = None,
     retries: o.Retries = 8,
     shared_disk: o.SharedDisk = False,
+    gpus: o.Gpus = None,
+    tensor_parallel: o.TensorParallel = 1,
+    server_options: o.ServerOptions = "",
+    start_timeout: o.StartTimeout = 1800.0,
     out: o.Out = None,
     tee: o.Tee = None,
     seed: o.Seed = 0,
@@ -81,7 +85,10 @@ def caption(
             k,
             Sampling(temperature, top_p, max_tokens or 0),
             prompt,
-            _place(backend, concurrency, base_url, timeout, retries, shared_disk),
+            _place(
+                (backend, concurrency, base_url, timeout, retries, shared_disk),
+                (gpus, tensor_parallel, server_options, start_timeout),
+            ),
         )
 
     _run(work, debug)
@@ -122,6 +129,10 @@ def reason(
     timeout: o.Timeout = None,
     retries: o.Retries = 8,
     shared_disk: o.SharedDisk = False,
+    gpus: o.Gpus = None,
+    tensor_parallel: o.TensorParallel = 1,
+    server_options: o.ServerOptions = "",
+    start_timeout: o.StartTimeout = 1800.0,
     out: o.Out = None,
     tee: o.Tee = None,
     seed: o.Seed = 0,
@@ -150,7 +161,10 @@ def reason(
             prompt,
             tag,
             alpha if stop_early else None,
-            _place(backend, concurrency, base_url, timeout, retries, shared_disk),
+            _place(
+                (backend, concurrency, base_url, timeout, retries, shared_disk),
+                (gpus, tensor_parallel, server_options, start_timeout),
+            ),
         )
 
     _run(work, debug)
@@ -174,6 +188,10 @@ def grade(
     timeout: o.Timeout = None,
     retries: o.Retries = 8,
     shared_disk: o.SharedDisk = False,
+    gpus: o.Gpus = None,
+    tensor_parallel: o.TensorParallel = 1,
+    server_options: o.ServerOptions = "",
+    start_timeout: o.StartTimeout = 1800.0,
     out: o.Out = None,
     tee: o.Tee = None,
     seed: o.Seed = 0,
@@ -191,7 +209,10 @@ def grade(
         from sophia_cli.frame import Common
 
         common = Common(out, tee, seed, limit, shard, dry_run, quiet, debug, force)
-        place = _place(backend, concurrency, base_url, timeout, retries, shared_disk)
+        place = _place(
+            (backend, concurrency, base_url, timeout, retries, shared_disk),
+            (gpus, tensor_parallel, server_options, start_timeout),
+        )
         return step.run(common, _inputs(context, files), workers, limit_seconds, judge, judge_all, place)
 
     _run(work, debug)
@@ -337,6 +358,10 @@ def evaluate(
     timeout: o.Timeout = None,
     retries: o.Retries = 8,
     shared_disk: o.SharedDisk = False,
+    gpus: o.Gpus = None,
+    tensor_parallel: o.TensorParallel = 1,
+    server_options: o.ServerOptions = "",
+    start_timeout: o.StartTimeout = 1800.0,
     out: o.Out = None,
     tee: o.Tee = None,
     seed: o.Seed = 0,
@@ -362,7 +387,10 @@ def evaluate(
             n,
             Sampling(temperature, top_p, max_tokens or 0),
             summary,
-            _place(backend, concurrency, base_url, timeout, retries, shared_disk),
+            _place(
+                (backend, concurrency, base_url, timeout, retries, shared_disk),
+                (gpus, tensor_parallel, server_options, start_timeout),
+            ),
         )
 
     _run(work, debug)
@@ -386,6 +414,33 @@ def world(
 
         step.draw_world(folder, n, seed, difficulty, force)
         return 0
+
+    _run(work, debug)
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Alias, folder or hub id of the model.", show_default=False)],
+    gpus: o.Gpus = None,
+    tensor_parallel: o.TensorParallel = 1,
+    server_options: o.ServerOptions = "",
+    start_timeout: o.StartTimeout = 1800.0,
+    shared_disk: o.SharedDisk = False,
+    host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 for other machines too.")] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(min=0, max=65535, help="The first server's port, the next ones follow.", show_default="free ones"),
+    ] = 0,
+    debug: o.Debug = False,
+) -> None:
+    """Start vLLM servers of a model and keep them until Ctrl-C; their addresses go to stdout."""
+
+    def work() -> int:
+        from sophia_cli import serve as step
+        from sophia_cli.serving.servers import Setup
+
+        setup = Setup(gpus, tensor_parallel, server_options, start_timeout, shared_disk, host, port)
+        return step.run(model, setup)
 
     _run(work, debug)
 
@@ -420,18 +475,15 @@ def _one(context: typer.Context, source: str | None) -> str:
 
 
 def _place(
-    backend: str | None,
-    concurrency: int | None,
-    base_urls: list[str] | None,
-    timeout: float | None,
-    retries: int,
-    shared_disk: bool,
+    reached: tuple[str | None, int | None, list[str] | None, float | None, int, bool],
+    started: tuple[str | None, int, str, float],
 ) -> "Place":
-    """Where the model runs, as the options say."""
-    from sophia_cli.sampling import Place
+    """Where the model runs: how servers are reached, and how ours are started."""
+    from sophia_cli.place import Place
+    from sophia_cli.serving.servers import Setup
 
-    name = backend or ("openai" if base_urls else "hf")
-    return Place(name, concurrency, tuple(base_urls or ()), timeout, retries, shared_disk)
+    name, concurrency, base_urls, timeout, retries, shared_disk = reached
+    return Place(name, concurrency, tuple(base_urls or ()), timeout, retries, shared_disk, Setup(*started))
 
 
 def _help(context: typer.Context) -> NoReturn:

@@ -14,6 +14,7 @@ from sophia_cli import registry
 from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.output import Output
+from sophia_cli.place import Place
 from sophia_cli.progress import console
 from sophia_cli.prompts import load_prompt, question_text
 from sophia_cli.records import (
@@ -27,7 +28,7 @@ from sophia_cli.records import (
     sample_seed,
     where_of,
 )
-from sophia_cli.sampling import Backend, Completion, Job, Place, Request, Sampling, sample, show_plan
+from sophia_cli.sampling import Backend, Completion, Job, Request, Sampling, sample, show_plan
 from sophia_cli.sources import count_items, read_items
 from sophia_cli.streams import write_json
 from sophia_cli.verifiers._verdict import Verify
@@ -73,7 +74,7 @@ def run(common: Common, model: str, source: str, n: int, sampling: Sampling, sum
         total,
         tokens_field="response_tokens",
         observe=summary.add,
-        status=backend.status,
+        backend=backend,
     )
     figures = {"model": model, "benchmark": benchmark, **summary.figures(), "settings": {**settings, "seed": common.seed}}
     if not common.quiet:

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from sophia_cli.descriptors import claim_stdout
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.output import Manifest, Output
+from sophia_cli.place import Lazy
 from sophia_cli.progress import Progress, notice
 from sophia_cli.records import Record, has_failed, name_of
 from sophia_cli.streams import Shard
@@ -122,14 +123,15 @@ def run_step(
     anew: bool = False,
     tokens_field: str | None = None,
     observe: Callable[[Record], None] = lambda record: None,
-    status: Callable[[], str] = lambda: "",
+    backend: Lazy | None = None,
     report: Callable[[], dict[str, Any]] = dict,
 ) -> int:
     """Runs `produce` to its end and writes what it yields; the exit code is 0, or 3 when some records carry `error`.
 
     settings: what makes the records what they are; a file begun with others is refused. inputs: the files read, none of
     which may be the file written. anew: a file begun with the same settings is not continued but written again.
-    status: what the progress line says of the backend. report: what else the manifest is to say in the end.
+    backend: says in the progress line how it fares, and is closed however the step ends. report: what else the manifest is
+    to say in the end.
     """
     if common.out and common.tee:
         raise UsageError("-o and --tee are two ways to write one file; give one of them")
@@ -140,7 +142,8 @@ def run_step(
     manifest = Manifest(file, step, identity) if file else None
     stdout = claim_stdout()
     progress = Progress(step, total, common.quiet)
-    progress.note = status
+    if backend:
+        progress.note = backend.status
     output = Output(key, None if common.out else stdout, file, manifest, common.force, ordered, anew, tokens_field, observe)
     counter, finished = Counter(), False
     kept = output.written
@@ -157,4 +160,6 @@ def run_step(
         finished = True
     finally:
         output.close(finished, counter.count, report())
+        if backend:
+            backend.close()
     return SOME_FAILED if output.failed else 0

@@ -14,11 +14,12 @@ from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.leaks import mentions_caption
 from sophia_cli.output import Output
+from sophia_cli.place import Lazy, Place
 from sophia_cli.processes import ordered_map
 from sophia_cli.progress import notice
 from sophia_cli.prompts import load_prompt
 from sophia_cli.records import Record, has_failed, name_of, need_text, sample_seed, where_of
-from sophia_cli.sampling import Backend, Completion, Failure, Job, Place, Request, Sampling, answer_in_order
+from sophia_cli.sampling import Completion, Failure, Job, Request, Sampling, answer_in_order
 from sophia_cli.streams import read_records
 from sophia_cli.verifiers import judge as judging
 from sophia_cli.verifiers._verdict import REWARDS, Verdict, Verify
@@ -36,7 +37,7 @@ TASK_FIELDS = ("error", "trajectory_id", "trajectory", "finish_reason", *ITEM_FI
 class Judge:
     """Who is asked (`--judge`), with what prompt and sampling, and about which: what rules left open, or all of them."""
 
-    backend: Backend
+    backend: Lazy
     name: str
     prompt: str
     sampling: Sampling
@@ -58,7 +59,8 @@ def run(
     def produce(output: Output, counter: Counter) -> Iterator[Record]:
         return grade(counter.over(records), workers, seconds, output, judge)
 
-    return run_step(STEP, KEY, common, settings, produce, inputs=files, ordered=True)
+    backend = judge.backend if judge else None
+    return run_step(STEP, KEY, common, settings, produce, inputs=files, ordered=True, backend=backend)
 
 
 def _judge(name: str, everything: bool, seed: int, place: Place) -> tuple[Judge, dict[str, Any]]:

@@ -45,8 +45,8 @@ Backend = Annotated[
     str | None,
     Option(
         "--backend",
-        help="hf: transformers in this process. openai: servers that run (--base-url).",
-        show_default="hf; openai with --base-url",
+        help="hf: transformers in this process. vllm: starts vLLM servers. openai: servers that run (--base-url).",
+        show_default="hf for embedded models or without a GPU, else vllm; openai with --base-url",
         rich_help_panel=MODEL,
     ),
 ]
@@ -86,6 +86,34 @@ Retries = Annotated[
 ]
 SharedDisk = Annotated[
     bool, Option("--shared-disk", help="The servers see this disk: send the paths of images.", rich_help_panel=MODEL)
+]
+Gpus = Annotated[
+    str | None,
+    Option(
+        "--gpus",
+        metavar="LIST",
+        help="vllm: the GPUs to use, as in 0-3 or 0,2.",
+        show_default="all visible",
+        rich_help_panel=MODEL,
+    ),
+]
+TensorParallel = Annotated[
+    int,
+    Option("--tensor-parallel", min=1, help="vllm: GPUs of one server; each so many get one.", rich_help_panel=MODEL),
+]
+ServerOptions = Annotated[
+    str,
+    Option(
+        "--server-options",
+        metavar="TEXT",
+        help='vllm: more of its own options, as in "--max-model-len 32768".',
+        show_default=False,
+        rich_help_panel=MODEL,
+    ),
+]
+StartTimeout = Annotated[
+    float,
+    Option("--start-timeout", min=0.01, help="vllm: seconds until its servers must be well.", rich_help_panel=MODEL),
 ]
 Policy = Annotated[
     str, Option("--model", "-m", help="Alias, folder or hub id of the vision-language model.", rich_help_panel=MODEL)

@@ -13,9 +13,10 @@ from sophia_cli import registry
 from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.output import Output
+from sophia_cli.place import Place
 from sophia_cli.prompts import chosen_prompt, fill, question_text
 from sophia_cli.records import Record, failed, has_failed, need_text, sample_seed, trajectory_id, where_of
-from sophia_cli.sampling import Backend, Completion, Job, Place, Request, Sampling, sample, show_plan
+from sophia_cli.sampling import Backend, Completion, Job, Request, Sampling, sample, show_plan
 from sophia_cli.streams import read_records
 from sophia_cli.verifiers._verdict import Verify
 from sophia_cli.waves import Plan, Tally, Waves, allowed_failures
@@ -81,7 +82,7 @@ def run(
         produce,
         tokens_field="trajectory_tokens",
         observe=earlier.note if stop_alpha is not None else lambda record: None,
-        status=backend.status,
+        backend=backend,
         report=lambda: {} if stop_alpha is None else {"early_stop": tally.figures()},
     )
 

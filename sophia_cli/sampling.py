@@ -10,10 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
-from sophia_cli import registry
-from sophia_cli.aliases import Model, resolve
+from sophia_cli.aliases import Model
 from sophia_cli.arrivals import Arrivals, Channel
-from sophia_cli.errors import UsageError
 from sophia_cli.images import shorten
 from sophia_cli.progress import notice
 from sophia_cli.records import Record, failed
@@ -37,37 +35,6 @@ class Sampling:
     def settings(self) -> dict[str, Any]:
         """For the manifest."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a model runs (`--backend`), how many samples at once, and how servers are reached.
-
-    timeout: seconds of one request; None follows the token budget. retries: how often a request is sent again. shared_disk:
-    the servers read images by their paths.
-    """
-
-    name: str = "hf"
-    concurrency: int | None = None
-    base_urls: tuple[str, ...] = ()
-    timeout: float | None = None
-    retries: int = 8
-    shared_disk: bool = False
-
-    def resolve(self, name: str) -> Model:
-        """The model of this name: an alias, a folder or a hub id; with `openai` any name. Raises UsageError."""
-        try:
-            return resolve(name)
-        except UsageError:
-            if self.name == "openai":
-                return Model(name, name)
-            raise
-
-    def backend(self, model: Model) -> "Backend":
-        """The backend, which loads nothing before its first job. Raises UsageError for an unknown name."""
-        if self.name not in registry.names("backends"):
-            registry.find("backends", self.name)
-        return Lazy(self, model)
 
 
 @dataclass(frozen=True)
@@ -105,7 +72,7 @@ class Job:
 
 
 class Backend(Protocol):
-    """Where a model runs: a file of `backends/` whose `Backend(model, place)` is one of these."""
+    """Where a model runs: a file of `backends/` whose `Backend(model, place)` is one of these and does no work yet."""
 
     def stream(self, jobs: "Arrivals[Job]") -> Iterator[tuple[Job, Completion | Failure]]:
         """Every job once, in any order, with what came of it."""
@@ -115,24 +82,9 @@ class Backend(Protocol):
         """What the progress line says of it; may be nothing."""
         ...
 
-
-class Lazy:
-    """A backend that is imported, and its model loaded, when the first job is there: no work, no model."""
-
-    def __init__(self, place: Place, model: Model):
-        self.place, self.model = place, model
-        self.loaded: Backend | None = None
-
-    def stream(self, jobs: "Arrivals[Job]") -> Iterator[tuple[Job, Completion | Failure]]:
-        """As the backend's own `stream`."""
-        if first := jobs.take(1):
-            jobs.put_back(first)
-            self.loaded = registry.find("backends", self.place.name).Backend(self.model, self.place)
-            yield from self.loaded.stream(jobs)
-
-    def status(self) -> str:
-        """As the backend's own, once there is one."""
-        return self.loaded.status() if self.loaded else ""
+    def close(self) -> None:
+        """Ends what it has started. Called once by the main thread, however the step ends, perhaps while it streams."""
+        ...
 
 
 def sample(jobs: Iterator[Job | Record], backend: Backend, finish: Callable[[Job, Completion], Record]) -> Iterator[Record]:

@@ -17,11 +17,16 @@ from sophia_cli.tiny.drawing import SIZE
 
 CARDS = Path(__file__).parent / "cards"
 ENGINE = {"dtype": "float64", "rows": 256, "threads": 1, "small": True}
+# On a CPU vLLM ends when a request with a seed has its prompt taken in pieces: it is to take prompts whole.
+SERVER = {
+    "options": "--dtype float32 --enforce-eager --kv-cache-memory-bytes 134217728 --no-enable-chunked-prefill",
+}
 DEFAULTS = {
-    "reasoner": {"prompts": "short", "hf": ENGINE, "reason": {"max_tokens": 320}},
+    "reasoner": {"prompts": "short", "hf": ENGINE, "vllm": SERVER, "reason": {"max_tokens": 320}},
     "policy": {
         "prompts": "short",
         "hf": ENGINE,
+        "vllm": SERVER,
         "caption": {"max_tokens": 96},
         "eval": {"max_tokens": 320},
         "train": {"lr": 6e-4, "batch_size": 32, "micro_batch_size": 16, "epochs": 3.0},

@@ -30,6 +30,7 @@ SECONDS_BEFORE, SECONDS_A_TOKEN = 120.0, 0.2
 CONNECT_SECONDS = 30.0
 IDLE_SECONDS = 4.0
 """Servers close an idle connection after 5 s (uvicorn); one that we close before is never lost under a request."""
+OWN_MACHINE = ("localhost", "127.0.0.1", "::1")
 LONGEST_ASKED = 600.0
 """Seconds that a Retry-After may ask for."""
 SICK, BUSY, AGAIN = {502, 503, 504}, {429}, {408, 409, 425, 500}
@@ -167,6 +168,8 @@ class Client:
             task = self.loop.create_task(self._send(attempt, server))
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
+        if self.waiting and not self.under_way and self.fleet.dead():
+            self._nobody_left()
         if len(self.waiting) < AHEAD // 2:
             self.hungry.set()
         chance = self.fleet.next_chance(now) if self.waiting else None
@@ -262,11 +265,14 @@ class Client:
         self.gone = SophiaError(f"no server answers ({troubles}); start one and type the command again, it continues")
         self.done += [(attempt.job, Failure(f"no server answers ({troubles})")) for attempt in self.waiting]
         self.waiting.clear()
+        self.wake.set()
 
 
 def proxy_of(url: str) -> str | None:
-    """The proxy that the environment names for a server; aiohttp's own `trust_env` asks anew for every request."""
+    """The proxy that the environment names for a server, none on this machine; aiohttp's `trust_env` asks every time."""
     address = urlsplit(url)
+    if address.hostname in OWN_MACHINE:
+        return None
     if urllib.request.proxy_bypass(address.hostname or ""):
         return None
     return urllib.request.getproxies().get(address.scheme)

@@ -30,7 +30,10 @@ class Trouble:
 
 @dataclass
 class Server:
-    """One server and what it has done. window: how many requests it may have in flight, after it asked for less."""
+    """One server and what it has done. window: how many requests it may have in flight, after it asked for less.
+
+    lost: it is known to have ended.
+    """
 
     url: str
     in_flight: int = 0
@@ -42,14 +45,18 @@ class Server:
     rested_at: float = -1.0
     window: float = float("inf")
     trouble: str = ""
+    lost: bool = False
 
     @property
     def endpoint(self) -> str:
         return f"{self.url}/chat/completions"
 
+    def rest(self, now: float) -> str:
+        return "is lost" if self.lost else f"rests {max(self.rests_until - now, 0):.0f} s"
+
     def takes(self, now: float) -> bool:
         """Whether it may get a request now: rested; one at a time while it has not answered since its last rest."""
-        if now < self.rests_until:
+        if self.lost or now < self.rests_until:
             return False
         return self.in_flight < (1 if self.rests else self.window)
 
@@ -89,7 +96,8 @@ class Fleet:
     def failed(self, server: Server, sent_at: float, now: float, trouble: Trouble) -> None:
         """A request failed. What was in flight together fails together: the first of it sends the server to rest."""
         server.in_flight -= 1
-        server.trouble = trouble.reason
+        if not server.lost:
+            server.trouble = trouble.reason
         if sent_at <= server.rested_at:
             server.rests_until = max(server.rests_until, now + trouble.asked)
             return
@@ -104,8 +112,14 @@ class Fleet:
         server.rests_until = now + max(rest, trouble.asked)
 
     def dead(self) -> bool:
-        """Whether every server has failed again after each of `retries` rests."""
-        return all(server.rests > self.retries for server in self.servers)
+        """Whether every server has ended, or failed again after each of `retries` rests."""
+        return all(server.lost or server.rests > self.retries for server in self.servers)
+
+    def lose(self, url: str, trouble: str) -> None:
+        """Notes that a server has ended."""
+        for server in self.servers:
+            if server.url == url:
+                server.lost, server.trouble = True, trouble
 
     def next_chance(self, now: float) -> float | None:
         """Seconds until a server ends its rest; None when none rests."""
@@ -118,8 +132,8 @@ class Fleet:
 
     def health(self, now: float) -> str:
         """`3/4 servers well, http://b:8000 rests 12 s (503)`; for one well server nothing."""
-        unwell = [server for server in self.servers if server.rests]
+        unwell = [server for server in self.servers if server.rests or server.lost]
         if not unwell:
             return f"{len(self.servers)} servers well" if len(self.servers) > 1 else ""
-        named = [f"{server.url} rests {max(server.rests_until - now, 0):.0f} s ({server.trouble})" for server in unwell[:3]]
+        named = [f"{server.url} {server.rest(now)} ({server.trouble})" for server in unwell[:3]]
         return f"{len(self.servers) - len(unwell)}/{len(self.servers)} servers well, " + ", ".join(named)

@@ -33,8 +33,9 @@ from sophia_cli.arrivals import Arrivals
 from sophia_cli.backends import _cpu
 from sophia_cli.errors import RecordError, SophiaError
 from sophia_cli.images import open_image
+from sophia_cli.place import Place
 from sophia_cli.records import THINK_OPEN
-from sophia_cli.sampling import Completion, Failure, Job, Place, Request, Sampling
+from sophia_cli.sampling import Completion, Failure, Job, Request, Sampling
 
 STRIDE = 40
 """Tokens between two looks at a batch: rows that have ended leave it, so that it does not wait in full for its longest."""
@@ -60,6 +61,9 @@ class Backend:
     def status(self) -> str:
         """Nothing: a batch is written when it is done."""
         return ""
+
+    def close(self) -> None:
+        """Nothing: the model ends with the process."""
 
 
 class Engine:

@@ -1,0 +1,53 @@
+"""vLLM servers of our own: started when the first job is there, one a GPU or `--tensor-parallel` of them, and ended with us.
+
+Requests go as in the openai backend, to the addresses of these servers.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+
+from sophia_cli.aliases import Model
+from sophia_cli.arrivals import Arrivals
+from sophia_cli.backends._client import Client
+from sophia_cli.backends._connect import connect
+from sophia_cli.place import Place
+from sophia_cli.sampling import Completion, Failure, Job
+from sophia_cli.serving.servers import Server, Servers
+
+
+class Backend:
+    """The servers of one model and their client. The servers live from the first job to `close`."""
+
+    def __init__(self, model: Model, place: Place):
+        self.model, self.place = model, place
+        self.servers = Servers(model, replace(place.setup, shared_disk=place.shared_disk))
+        self.client: Client | None = None
+
+    def stream(self, jobs: Arrivals[Job]) -> Iterator[tuple[Job, Completion | Failure]]:
+        """Starts the servers; then completions as they come. Raises SophiaError when they do not start, or all end."""
+        try:
+            self.servers.start()
+            self.client = connect([server.url for server in self.servers.each], self.model, self.place, _key())
+            self.servers.watch(self._lost)
+            yield from self.client.stream(jobs)
+        finally:
+            self.servers.stop()
+
+    def _lost(self, server: Server, trouble: str) -> None:
+        """A server that has ended is asked for nothing more."""
+        if self.client:
+            self.client.fleet.lose(server.url, trouble)
+
+    def status(self) -> str:
+        """Requests in flight, retries, and the health of the fleet."""
+        return self.client.status() if self.client else "servers are starting"
+
+    def close(self) -> None:
+        """Ends the servers, and waits until they are gone."""
+        self.servers.stop()
+
+
+def _key() -> str | None:
+    """The key that vLLM itself asks for, where its variable is set."""
+    return os.environ.get("VLLM_API_KEY")

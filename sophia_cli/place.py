@@ -1,0 +1,91 @@
+"""Where a model runs: what the options of "Where the model runs" say, and the backend that they stand for."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from sophia_cli import registry
+from sophia_cli.aliases import Model, resolve
+from sophia_cli.arrivals import Arrivals
+from sophia_cli.errors import UsageError
+from sophia_cli.sampling import Backend, Completion, Failure, Job
+from sophia_cli.serving.servers import Setup, can_serve
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model runs (`--backend`), how many samples at once, how servers are reached, and how ours are started.
+
+    timeout: seconds of one request; None follows the token budget. retries: how often a request is sent again. shared_disk:
+    the servers read images by their paths. setup: of the servers that the vllm backend starts.
+    """
+
+    name: str | None = None
+    concurrency: int | None = None
+    base_urls: tuple[str, ...] = ()
+    timeout: float | None = None
+    retries: int = 8
+    shared_disk: bool = False
+    setup: Setup = field(default_factory=Setup)
+
+    def resolve(self, name: str) -> Model:
+        """The model of this name: an alias, a folder or a hub id; with `openai` any name. Raises UsageError."""
+        try:
+            return resolve(name)
+        except UsageError:
+            if self.name == "openai" or (self.base_urls and not self.name):
+                return Model(name, name)
+            raise
+
+    def kind(self, model: Model) -> str:
+        """The backend's name: as typed; else `openai` with an address, `vllm` with one of its options, or where it and a GPU are
+        there and the model is not an embedded one; else `hf`."""
+        if self.name or self.base_urls:
+            return self.name or "openai"
+        if self.setup.named or ("hf" not in model.defaults and can_serve()):
+            return "vllm"
+        return "hf"
+
+    def backend(self, model: Model) -> "Lazy":
+        """The backend, which does nothing before its first job. Raises UsageError for an unknown name or an unfit option."""
+        kind = self.kind(model)
+        if kind not in registry.names("backends"):
+            registry.find("backends", kind)
+        if self.base_urls and kind != "openai":
+            raise UsageError(f"--base-url: is for --backend openai; {kind} runs the model itself")
+        if self.setup.named and kind != "vllm":
+            raise UsageError(f"{self.setup.named[0]}: is for --backend vllm, which starts servers; this is {kind}")
+        return Lazy(kind, self, model)
+
+
+class Lazy:
+    """A backend that is imported, and set to work, when the first job is there: no work, no model, no server.
+
+    To be used as a context: however the step ends, what the backend has started is ended.
+    """
+
+    def __init__(self, kind: str, place: Place, model: Model):
+        self.kind, self.place, self.model = kind, place, model
+        self.loaded: Backend | None = None
+
+    def stream(self, jobs: Arrivals[Job]) -> Iterator[tuple[Job, Completion | Failure]]:
+        """As the backend's own `stream`."""
+        if first := jobs.take(1):
+            jobs.put_back(first)
+            self.loaded = registry.find("backends", self.kind).Backend(self.model, self.place)
+            yield from self.loaded.stream(jobs)
+
+    def status(self) -> str:
+        """As the backend's own, once there is one."""
+        return self.loaded.status() if self.loaded else ""
+
+    def close(self) -> None:
+        """As the backend's own, if there is one."""
+        if self.loaded:
+            self.loaded.close()
+
+    def __enter__(self) -> "Lazy":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,45 @@
+"""`sophia serve`: vLLM servers of one model, started and kept for several steps to use.
+
+Each server's address goes to stdout as one JSON object a line, once all are well. They end with this process, however
+it ends.
+"""
+
+import time
+
+import orjson
+
+from sophia_cli.aliases import resolve
+from sophia_cli.descriptors import claim_stdout
+from sophia_cli.errors import SophiaError
+from sophia_cli.progress import notice
+from sophia_cli.serving.servers import LOOK_SECONDS, Servers, Setup
+
+
+def run(model: str, setup: Setup) -> int:
+    """Starts the servers and stays while one of them lives. Raises SophiaError when they do not start, or all have ended."""
+    servers = Servers(resolve(model), setup)
+    stdout = claim_stdout()
+    try:
+        servers.start()
+        for server in servers.each:
+            line = {"model": model, "base_url": server.url, "gpus": server.gpus, "log": str(server.log)}
+            stdout.write(orjson.dumps(line) + b"\n")
+        stdout.flush()
+        urls = " ".join(f"--base-url {server.url}" for server in servers.each)
+        notice(f"{model}: serving until Ctrl-C; give the steps {urls}")
+        _stay(servers)
+    finally:
+        servers.stop()
+    raise SophiaError(f"{model}: all servers have ended; their logs are named above")
+
+
+def _stay(servers: Servers) -> None:
+    """Returns when no server is left; names each that ends."""
+    named: set[int] = set()
+    while len(named) < len(servers.each):
+        for server in servers.ended():
+            if server.number not in named:
+                named.add(server.number)
+                notice(server.tail())
+                notice(f"{server.model.name}: the server at {server.url} ended with code {server.ended()}; log {server.log}")
+        time.sleep(LOOK_SECONDS)

@@ -1,0 +1,79 @@
+"""Which GPUs there are, which replica gets which, and who holds one that should be free. Asks nvidia-smi, not torch."""
+
+import os
+import re
+import subprocess
+
+from sophia_cli.errors import UsageError
+
+ASK_SECONDS = 30.0
+
+
+def visible() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; else all that nvidia-smi lists; maybe none."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [gpu.strip() for gpu in named.split(",") if gpu.strip()]
+    return [line.strip() for line in _nvidia_smi("--query-gpu=index")]
+
+
+def chosen(text: str) -> list[str]:
+    """The GPUs that `--gpus 0-3,6` means: places in the list of visible ones, as everywhere in CUDA.
+
+    Where no GPU is known (another vendor's), the numbers are taken as they are. Raises UsageError.
+    """
+    numbers: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if not match:
+            raise UsageError(f"--gpus {text}: not a list of GPUs; write it as in 0-3 or 0,2")
+        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise UsageError(f"--gpus {text}: names no GPU, or one of them twice; write it as in 0-3 or 0,2")
+    known = visible() or [str(number) for number in range(max(numbers) + 1)]
+    if max(numbers) >= len(known):
+        raise UsageError(f"--gpus {text}: there are {len(known)} GPUs here, counted from 0 ({', '.join(known)})")
+    return [known[number] for number in numbers]
+
+
+def split(gpus: list[str], tensor_parallel: int) -> list[list[str]]:
+    """The GPUs of each replica; one replica without any where there are none. Raises UsageError when they do not divide."""
+    if not gpus:
+        return [[]]
+    if len(gpus) % tensor_parallel:
+        raise UsageError(f"--tensor-parallel {tensor_parallel}: does not divide {len(gpus)} GPUs; name others with --gpus")
+    return [gpus[first : first + tensor_parallel] for first in range(0, len(gpus), tensor_parallel)]
+
+
+def holders(gpus: list[str]) -> list[str]:
+    """`GPU 2: 71200 of 81559 MiB are held by process 4711 (python -m vllm…)`, for each of these GPUs that is held."""
+    found = []
+    for line in _nvidia_smi("--query-gpu=index,uuid,memory.used,memory.total"):
+        index, uuid, used, total = (cell.strip() for cell in line.split(","))
+        if gpus and index not in gpus and uuid not in gpus:
+            continue
+        apps = [cells.split(",") for cells in _nvidia_smi("--query-compute-apps=gpu_uuid,pid,used_memory")]
+        processes = [pid.strip() for owner, pid, _ in apps if owner.strip() == uuid]
+        if processes:
+            named = ", ".join(f"{pid} ({_command_of(pid)})" for pid in processes)
+            found.append(f"GPU {index}: {used} of {total} MiB are held by process {named}")
+    return found
+
+
+def _command_of(pid: str) -> str:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read().replace(b"\0", b" ").decode("utf-8", "replace").strip()
+    except OSError:
+        return "not visible from here"
+    return words[:80] or "not visible from here"
+
+
+def _nvidia_smi(query: str) -> list[str]:
+    """The lines that nvidia-smi answers; none where it is missing or fails."""
+    command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ASK_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line for line in done.stdout.splitlines() if line.strip()]

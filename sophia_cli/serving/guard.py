@@ -1,0 +1,106 @@
+"""Holds one server process, and ends it with all that it started when its owner is gone, SIGKILL of the owner included.
+
+A program of its own, in a session of its own, with nothing but the standard library: `python guard.py GRACE COMMAND…`. Its
+stdin is a pipe that the owner holds open and never writes to; the kernel closes it when the owner dies. Whatever the server
+starts becomes the guard's to end, even what has left the server's process group (Linux; elsewhere only the group).
+"""
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+LOOK_SECONDS = 0.1
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def main(grace: float, command: list[str]) -> int:
+    """Runs the command until it ends, the owner is gone, or SIGTERM comes. Returns the command's exit code.
+
+    grace: seconds between SIGTERM and SIGKILL.
+    """
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_guard)
+    except OSError as error:
+        print(f"{command[0]}: cannot be started ({error.strerror})", flush=True)
+        return 127
+    while server.poll() is None and not told and not _owner_is_gone(LOOK_SECONDS):
+        pass
+    if server.poll() is None:
+        _signal_group(server.pid, signal.SIGTERM)
+        try:
+            server.wait(grace)
+        except subprocess.TimeoutExpired:
+            _signal_group(server.pid, signal.SIGKILL)
+    code = server.wait()
+    _kill_the_rest(server.pid)
+    return code if code >= 0 else 128 - code
+
+
+def _owner_is_gone(seconds: float) -> bool:
+    """Whether the pipe has been closed within so many seconds."""
+    readable, _, _ = select.select([0], [], [], seconds)
+    return bool(readable) and os.read(0, 1) == b""
+
+
+def _die_with_guard() -> None:
+    """Should the guard itself be killed, the server is told to end."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def _signal_group(group: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, number)
+
+
+def _kill_the_rest(group: int) -> None:
+    """Kills what the server left behind, until nothing is left: its group, and orphans that have become our children."""
+    _signal_group(group, signal.SIGKILL)
+    while left := _descendants():
+        for process in left:
+            try:
+                os.kill(process, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        time.sleep(LOOK_SECONDS)
+
+
+def _descendants() -> list[int]:
+    """All processes below this one, as /proc shows them."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = stat.read_text()
+        except OSError:
+            continue
+        parent = int(text.rpartition(")")[2].split()[1])  # the name, in parentheses, may hold anything
+        children.setdefault(parent, []).append(int(stat.parent.name))
+    found, todo = [], [os.getpid()]
+    while todo:
+        below = children.get(todo.pop(), [])
+        found += below
+        todo += below
+    return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(float(sys.argv[1]), sys.argv[2:]))

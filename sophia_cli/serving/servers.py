@@ -1,0 +1,275 @@
+"""Starts `vllm serve`, waits until it is well, and ends it: one server a replica, each held by a guard (guard.py)."""
+
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sophia_cli.aliases import Model
+from sophia_cli.errors import SophiaError, UsageError
+from sophia_cli.progress import notice
+from sophia_cli.serving import gpus, guard
+
+PATIENCE_SECONDS = 1800.0
+GRACE_SECONDS = 10.0
+"""Between SIGTERM and SIGKILL."""
+LOOK_SECONDS = 0.25
+TAIL_LINES = 30
+STARTS = 3
+"""Ports that are tried, should another process take one between our look and the server's."""
+PORT_TAKEN = "address already in use"
+EVERYWHERE = ("0.0.0.0", "::")
+ENTRY = "vllm.entrypoints.openai.api_server"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How servers are started.
+
+    gpus: as `--gpus` has it; None takes all that are visible. options: more of vLLM's own, as typed. patience: seconds until
+    a server must be well. port: the first replica's, the next ones follow; 0 takes free ones.
+    """
+
+    gpus: str | None = None
+    tensor_parallel: int = 1
+    options: str = ""
+    patience: float = PATIENCE_SECONDS
+    shared_disk: bool = False
+    host: str = "127.0.0.1"
+    port: int = 0
+
+    @property
+    def named(self) -> list[str]:
+        """The options among them that were given: no backend but vllm heeds them."""
+        given = {"--gpus": self.gpus, "--server-options": self.options, "--start-timeout": self.patience != PATIENCE_SECONDS}
+        given["--tensor-parallel"] = self.tensor_parallel != 1
+        return [name for name, value in given.items() if value]
+
+    def replicas(self) -> list[list[str]]:
+        """The GPUs of each replica. Raises UsageError."""
+        found = gpus.visible() if self.gpus is None else gpus.chosen(self.gpus)
+        return gpus.split(found, self.tensor_parallel)
+
+
+def can_serve() -> bool:
+    """Whether vLLM and a GPU are there."""
+    return bool(importlib.util.find_spec("vllm") or shutil.which("vllm")) and bool(gpus.visible())
+
+
+def vllm_command() -> list[str]:
+    """What runs vLLM's server: this Python if it has vLLM, else the one beside the `vllm` on PATH. Raises UsageError."""
+    if importlib.util.find_spec("vllm"):
+        return [sys.executable, "-m", ENTRY]
+    script = shutil.which("vllm")
+    if script is None:
+        raise UsageError(
+            "vLLM is not installed; pip install vllm, here or in an environment of its own whose bin is on PATH, "
+            "or give --base-url of a server that runs"
+        )
+    python = Path(script).resolve().parent / "python"
+    return [str(python), "-m", ENTRY] if python.exists() else [script, "serve"]
+
+
+@dataclass
+class Server:
+    """One replica: where it answers, its log, and its guard."""
+
+    model: Model
+    setup: Setup
+    number: int
+    gpus: list[str]
+    port: int = 0
+    log: Path = Path()
+    guard: "subprocess.Popen[bytes] | None" = None
+    well: bool = False
+    starts: int = 0
+
+    @property
+    def url(self) -> str:
+        """Where clients find it, those on other machines included when it listens to all."""
+        host = socket.gethostname() if self.setup.host in EVERYWHERE else self.setup.host
+        return f"http://{bracketed(host)}:{self.port}/v1"
+
+    def start(self) -> None:
+        """Starts the server on a free port, or on the one that was asked for."""
+        self.starts += 1
+        self.port = self.setup.port + self.number if self.setup.port else free_port(self.setup.host)
+        self.log = log_file(self.model, self.port)
+        environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1"}  # nothing phones home
+        if self.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
+        else:
+            environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # two servers would be bound to the same cores
+        command = [sys.executable, "-I", str(Path(guard.__file__)), str(GRACE_SECONDS), *self.command()]
+        with self.log.open("wb") as log:
+            log.write(f"{shlex.join(command[4:])}\n".encode())
+            log.flush()
+            self.guard = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
+
+    def command(self) -> list[str]:
+        """The server's command line; what the user gives comes last and so wins."""
+        names = dict.fromkeys((self.model.name, self.model.path))
+        command = [*vllm_command(), "--model", self.model.path, "--served-model-name", *names]
+        command += ["--host", self.setup.host, "--port", str(self.port), "--disable-uvicorn-access-log"]
+        if self.setup.tensor_parallel > 1:
+            command += ["--tensor-parallel-size", str(self.setup.tensor_parallel)]
+        if self.setup.shared_disk:
+            command += ["--allowed-local-media-path", "/"]
+        return [*command, *words(self.model.default("vllm", "options", "")), *words(self.setup.options)]
+
+    def ended(self) -> int | None:
+        """Its exit code, if it has ended."""
+        return self.guard.poll() if self.guard else None
+
+    def answers(self) -> bool:
+        """Whether it says that it is well."""
+        host = "localhost" if self.setup.host in EVERYWHERE else self.setup.host
+        address = f"http://{bracketed(host)}:{self.port}/health"
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with direct.open(address, timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (OSError, ValueError):
+            return False
+
+    def tail(self) -> str:
+        """The last lines of its log."""
+        with self.log.open("rb") as log:
+            log.seek(max(0, self.log.stat().st_size - 100_000))
+            lines = log.read().decode("utf-8", "replace").splitlines()
+        return "\n".join(lines[-TAIL_LINES:])
+
+    def where(self) -> str:
+        return f"GPU {','.join(self.gpus)}" if self.gpus else "the CPU"
+
+
+@dataclass
+class Servers:
+    """All replicas of one model. `stop` may be called from any thread, at any time, and more than once."""
+
+    model: Model
+    setup: Setup
+    each: list[Server] = field(default_factory=list)
+    stopped: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def start(self) -> None:
+        """Starts every replica and waits until all are well. Raises SophiaError when one ends or takes too long."""
+        self.each = [Server(self.model, self.setup, number, part) for number, part in enumerate(self.setup.replicas())]
+        began = time.monotonic()
+        for server in self.each:
+            self._start(server)
+        logs = ", ".join(str(server.log) for server in self.each)
+        places = ", ".join(server.where() for server in self.each)
+        notice(f"{self.model.name}: starting {len(self.each)} vLLM on {places}; log {logs}")
+        while not all(server.well for server in self.each):
+            for server in self.each:
+                server.well = server.well or self._look(server)
+            if time.monotonic() - began > self.setup.patience:
+                slow = next(server for server in self.each if not server.well)
+                self._fail(slow, f"is not well after {self.setup.patience:.0f} s (--start-timeout)")
+            time.sleep(LOOK_SECONDS)
+        notice(f"{self.model.name}: ready after {time.monotonic() - began:.0f} s")
+
+    def _start(self, server: Server) -> None:
+        with self.lock:
+            if self.stopped:
+                raise SophiaError(f"{self.model.name}: ended while its servers were starting")
+            server.start()
+
+    def _look(self, server: Server) -> bool:
+        """Whether a server is well by now; one whose port was taken is started on another."""
+        code = server.ended()
+        if code is None:
+            return server.answers()
+        if PORT_TAKEN in server.tail().casefold() and server.starts < STARTS and not self.setup.port:
+            self._start(server)
+            return False
+        self._fail(server, f"ended with code {code} before it was ready")
+        return False
+
+    def _fail(self, server: Server, what: str) -> None:
+        """Ends all and raises SophiaError, with the end of the log above it and who holds its GPUs."""
+        if not self.stopped:
+            notice(server.tail())
+        held = "; ".join(gpus.holders(server.gpus)) if server.ended() is not None else ""
+        self.stop()
+        raise SophiaError(
+            f"{self.model.name}: the server on {server.where()} {what}; its log is {server.log}"
+            + (f"; {held}: end it, or name others with --gpus" if held else "")
+        )
+
+    def ended(self) -> list[Server]:
+        """Those that have ended though nobody told them to."""
+        return [] if self.stopped else [server for server in self.each if server.ended() is not None]
+
+    def stop(self) -> None:
+        """Ends all of them and waits until they are gone, `GRACE_SECONDS` and a little at most."""
+        with self.lock:
+            self.stopped = True
+            guards = [server.guard for server in self.each if server.guard]
+        for process in guards:
+            if process.stdin:
+                process.stdin.close()
+        deadline = time.monotonic() + 2 * GRACE_SECONDS
+        for process in guards:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                notice(f"{self.model.name}: server {process.pid} does not end; it is being killed")
+
+    def watch(self, told: Callable[[Server, str], None]) -> None:
+        """Looks, in a thread of its own, after servers that end by themselves, and tells of each once."""
+
+        def look() -> None:
+            known: set[int] = set()
+            while not self.stopped:
+                for server in self.ended():
+                    if server.number not in known and not self.stopped:
+                        known.add(server.number)
+                        told(server, f"the server ended with code {server.ended()}; its log is {server.log}")
+                time.sleep(LOOK_SECONDS)
+
+        threading.Thread(target=look, daemon=True).start()
+
+
+def words(options: str) -> list[str]:
+    """Options as a shell would split them. Raises UsageError."""
+    try:
+        return shlex.split(options)
+    except ValueError as error:
+        raise UsageError(f"--server-options {options}: {error}; quote it as for a shell") from None
+
+
+def bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def free_port(host: str) -> int:
+    """A port that nobody listens on just now."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def log_file(model: Model, port: int) -> Path:
+    """Where a server's log goes: `$XDG_STATE_HOME/sophia/MODEL-HOST-PORT.log`, ~/.local/state by default."""
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "sophia"
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{state}: cannot hold the servers' logs ({error.strerror}); set XDG_STATE_HOME") from None
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", model.name).strip("-") or "model"
+    return state / f"{name}-{socket.gethostname()}-{port}.log"
