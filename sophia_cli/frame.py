@@ -4,6 +4,7 @@ Exit codes (contract.md): 0 all done; 1 failed; 2 wrong usage or unreadable inpu
 `error`; 130 interrupted. A closed pipe ends quietly with 0.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -150,16 +151,15 @@ def run_step(
     if kept:
         notice(f"{step}: {file} holds {kept} finished records; going on", common.quiet)
         progress.total = total and total - kept
-    try:
-        with progress.shown():
-            for record in produce(output, counter):
-                output.write(record)
-                if has_failed(record):
-                    notice(f"{step}: {name_of(record)} failed: {record['error']}")
-                progress.advance(output.tokens_of(record), has_failed(record))
-        finished = True
-    finally:
-        output.close(finished, counter.count, report())
-        if backend:
-            backend.close()
+    with backend or contextlib.nullcontext():
+        try:
+            with progress.shown():
+                for record in produce(output, counter):
+                    output.write(record)
+                    if has_failed(record):
+                        notice(f"{step}: {name_of(record)} failed: {record['error']}")
+                    progress.advance(output.tokens_of(record), has_failed(record))
+            finished = True
+        finally:
+            output.close(finished, counter.count, report())
     return SOME_FAILED if output.failed else 0

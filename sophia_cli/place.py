@@ -38,8 +38,8 @@ class Place:
             raise
 
     def kind(self, model: Model) -> str:
-        """The backend's name: as typed; else `openai` with an address, `vllm` with one of its options, or where it and a GPU are
-        there and the model is not an embedded one; else `hf`."""
+        """The backend's name: as typed; else `openai` with an address, `vllm` with one of its options, or where it and a GPU
+        are there and the model is not an embedded one; else `hf`."""
         if self.name or self.base_urls:
             return self.name or "openai"
         if self.setup.named or ("hf" not in model.defaults and can_serve()):

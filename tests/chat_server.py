@@ -30,7 +30,15 @@ def completion(body: dict[str, Any], **message: Any) -> dict[str, Any]:
 class ChatServer:
     """`with ChatServer(faults) as server`: serves at `server.url`, keeps the bodies that it answered well in `served`."""
 
-    def __init__(self, faults: Iterable[str] = (), model: str | None = "m", delay: float = 0.0, owner: str = "vllm"):
+    def __init__(
+        self,
+        faults: Iterable[str] = (),
+        model: str | None = "m",
+        delay: float = 0.0,
+        owner: str = "vllm",
+        context: int = 1 << 20,
+    ):
+        self.context = context
         self.faults, self.model, self.delay, self.owner = iter(faults), model, delay, owner
         self.served: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -62,6 +70,7 @@ class ChatServer:
     async def _start(self) -> None:
         app = web.Application(client_max_size=1 << 26)
         app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/health", self._health)
         app.router.add_post("/v1/chat/completions", self._chat)
         self.runner = web.AppRunner(app, shutdown_timeout=0.0, handler_cancellation=True)
         await self.runner.setup()
@@ -72,10 +81,13 @@ class ChatServer:
     async def _stop(self) -> None:
         await self.runner.cleanup()
 
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.Response()
+
     async def _models(self, request: web.Request) -> web.Response:
         if self.model is None:
             return web.json_response({"error": {"message": "no such page"}}, status=404)
-        return web.json_response({"data": [{"id": self.model, "owned_by": self.owner}]})
+        return web.json_response({"data": [{"id": self.model, "owned_by": self.owner, "max_model_len": self.context}]})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         self.in_flight += 1

@@ -42,12 +42,17 @@ def reason(desk: Path, *servers: ChatServer | str, code: int = 0, options: tuple
     return records_of(done.stdout)
 
 
-def test_a_request_holds_the_sampling_its_own_seed_and_no_more(desk: Path) -> None:
-    with ChatServer() as server:
+@pytest.mark.parametrize(
+    ("owner", "untuned"),
+    [("openai", set()), *((engine, {"top_k", "min_p", "repetition_penalty"}) for engine in ("vllm", "sglang"))],
+)
+def test_a_request_holds_the_sampling_its_own_seed_and_no_more(owner: str, untuned: set[str], desk: Path) -> None:
+    """Engines that fill what is left open from the model's own file are told to leave it at nothing."""
+    with ChatServer(owner=owner) as server:
         rows = reason(desk, server, options=("--top-p", "0.9", "--temperature", "0.7", "--max-tokens", "99", "--seed", "5"))
     assert len(rows) == 24
     for body in server.served:
-        assert set(body) == {"model", "messages", "temperature", "top_p", "seed", "max_tokens"}
+        assert set(body) == {"model", "messages", "temperature", "top_p", "seed", "max_tokens"} | untuned
         assert (body["model"], body["temperature"], body["top_p"], body["max_tokens"]) == ("m", 0.7, 0.9, 99)
     wanted = {sample_seed(5, f"q{i}/c0", n) for i in range(12) for n in range(2)}
     assert {body["seed"] for body in server.served} == wanted
@@ -118,6 +123,14 @@ def test_an_outcome_that_is_no_answer_is_named_and_not_asked_again(fault: str, r
     bad = [row for row in rows if "error" in row]
     assert len(bad) == 1 and bad[0]["error"].startswith(reason_given)
     assert "trajectory" not in bad[0] and bad[0]["trajectory_id"] and bad[0]["trajectory_count"] == 2
+
+
+def test_a_limit_beyond_the_known_context_is_left_to_the_server(desk: Path) -> None:
+    with ChatServer(context=512) as server:
+        reason(desk, server, options=("--max-tokens", "512"))
+        assert len(server.served) == 24 and all("max_tokens" not in body for body in server.served)
+        reason(desk, server, options=("--max-tokens", "511"))
+        assert all(body["max_tokens"] == 511 for body in server.served[24:])
 
 
 def test_a_judge_may_be_a_server(lab: Path) -> None:

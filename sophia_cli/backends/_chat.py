@@ -22,6 +22,9 @@ WITHHELD = {
     "tool_calls": "tool call: the server sent a call of a tool instead of an answer",
     "function_call": "tool call: the server sent a call of a function instead of an answer",
 }
+TUNED_BY_THE_MODEL = ("vllm", "sglang")
+"""Engines that take what a request leaves open from the model's generation_config.json: a sample would hang on that file."""
+UNTUNED = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 CONTEXT_MARKS = ("context length", "context_length", "context window", "max_model_len", "maximum model length", "too long")
 LONGEST_MESSAGE = 300
 
@@ -30,20 +33,22 @@ class Unusable(Exception):
     """An answer of status 200 that is no answer to what was asked: cut off, no JSON, another count of choices."""
 
 
-def body_of(request: Request, model: str, images: str = "data", uuid: bool = False, bounded: bool = True) -> bytes:
+def body_of(request: Request, model: str, images: str = "data", engine: str = "", bounded: bool = True) -> bytes:
     """The JSON body of one sample's request. Raises RecordError for an unreadable image and a text that is no UTF-8.
 
-    images: `data` sends the bytes, `file` their path, for servers that share the disk. uuid: vLLM's name of an image.
-    bounded: with `max_tokens`; without, the server stops where its context ends.
+    images: `data` sends the bytes, `file` their path, for servers that share the disk. engine: who answers, if it is known;
+    to a vLLM an image goes with its name. bounded: with `max_tokens`; without, the server stops where its context ends.
     """
     sampling = request.sampling
     fields: dict[str, Any] = {
         "model": model,
-        "messages": [_message(message, images, uuid) for message in request.messages],
+        "messages": [_message(message, images, engine == "vllm") for message in request.messages],
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "seed": request.seed,
     }
+    if engine in TUNED_BY_THE_MODEL:
+        fields |= UNTUNED
     if bounded:
         fields["max_tokens"] = sampling.max_tokens
     try:

@@ -5,6 +5,7 @@ long for the model, refused) is not. When nobody in the fleet answers any more, 
 """
 
 import asyncio
+import math
 import time
 import urllib.request
 from collections import deque
@@ -56,14 +57,18 @@ class Try:
 
 @dataclass(frozen=True)
 class Manners:
-    """How requests are made: the model's name there, how many at once, the longest wait, how often again, images how."""
+    """How requests are made: the model's name there, how many at once, the longest wait, how often again, images how.
+
+    engine: who answers (`vllm`, `sglang`), if that is known. context: the most tokens that a prompt and its answer have.
+    """
 
     model: str
     concurrency: int
     timeout: float | None = None
     retries: int = 8
     images: str = "data"
-    uuid: bool = False
+    engine: str = ""
+    context: float = math.inf
     headers: tuple[tuple[str, str], ...] = ()
 
     def seconds(self, max_tokens: int) -> float:
@@ -146,7 +151,8 @@ class Client:
             while batch := await self.loop.run_in_executor(self.pool, jobs.take, AHEAD, 0.0):
                 if self.gone:
                     raise self.gone
-                self.waiting.extend(map(Try, batch))
+                context = self.manners.context
+                self.waiting.extend(Try(job, bounded=job.request.sampling.max_tokens < context) for job in batch)
                 self._dispatch()
                 while len(self.waiting) >= AHEAD // 2:
                     self.hungry.clear()
@@ -204,7 +210,7 @@ class Client:
         """The outcome of one request; None when it is to be asked again without `max_tokens`. Raises Again, SophiaError."""
         manners, request = self.manners, attempt.job.request
         try:
-            body = body_of(request, manners.model, manners.images, manners.uuid, attempt.bounded)
+            body = body_of(request, manners.model, manners.images, manners.engine, attempt.bounded)
         except RecordError as error:
             return Failure(str(error))
         limit = manners.seconds(request.sampling.max_tokens)

@@ -1,6 +1,7 @@
 """From addresses to a client: what the servers call the model, and whether this process may hold so many sockets."""
 
 import json
+import math
 import os
 import resource
 import urllib.error
@@ -25,15 +26,19 @@ def connect(urls: list[str], model: Model, place: Place, key: str | None) -> Cli
     """A client of these servers; key: goes with every request. Raises SophiaError when they do not know the model."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     known = first_answer(urls, headers)
+    name = _name_there(model, known)
+    there = next((entry for entry in known if entry["id"] == name), {})
+    length = there.get("max_model_len")
     return Client(
         Fleet.of(urls, place.retries),
         Manners(
-            model=_name_there(model, known),
+            model=name,
             concurrency=_in_flight(place.concurrency or PLACES * len(urls)),
             timeout=place.timeout,
             retries=place.retries,
             images="file" if place.shared_disk else "data",
-            uuid=any(entry.get("owned_by") == "vllm" for entry in known),
+            engine=str(there.get("owned_by", "")),
+            context=length if isinstance(length, int) and length > 0 else math.inf,
             headers=tuple(headers.items()),
         ),
     )

@@ -1,0 +1,288 @@
+"""Servers of our own: started when there is work, given their GPUs, named when they fail, and gone whatever happens."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
+from test_servers import captions
+
+TESTS = Path(__file__).parent
+REASON = ("reason", "caps.jsonl", "--llm", "m", "-n", "2", "--backend", "vllm")
+PATIENCE_SECONDS = 40.0
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with captions, a model `m` in name, and a `vllm` on PATH that is the stand-in."""
+    write_lines(tmp_path / "caps.jsonl", captions(12))
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "pids").mkdir()
+    stand_in(tmp_path, "vllm", "exit 1")
+    stand_in(tmp_path, "python", f'shift 2; exec {sys.executable} {TESTS / "fake_vllm.py"} "$@"')
+    monkeypatch.setitem(ENVIRONMENT, "PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    monkeypatch.setitem(ENVIRONMENT, "FAKE_VLLM_PIDS", str(tmp_path / "pids"))
+    monkeypatch.setitem(ENVIRONMENT, "XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path
+
+
+def stand_in(desk: Path, name: str, script: str) -> None:
+    path = desk / "bin" / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def started(desk: Path) -> list[dict[str, Any]]:
+    """What each server that was started was given."""
+    seen = [json.loads(file.read_text()) for file in sorted((desk / "pids").iterdir())]
+    return [entry for number, entry in enumerate(seen) if entry not in seen[:number]]
+
+
+def alive(desk: Path) -> list[int]:
+    """The processes of the servers that still run."""
+    return [int(file.name) for file in (desk / "pids").iterdir() if runs(int(file.name))]
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    """Waits until a condition holds; fails after a time that no sound run needs."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def begin(desk: Path, *more: str) -> "subprocess.Popen[bytes]":
+    """A client that goes on for long, and whose servers are up."""
+    write_lines(desk / "caps.jsonl", captions(3000))
+    command = [*SOPHIA, *REASON, "--concurrency", "1", "-o", "raw.jsonl", *more]
+    client = subprocess.Popen(command, cwd=desk, env=ENVIRONMENT, stderr=subprocess.PIPE)
+    wait_for(lambda: (desk / "raw.jsonl").exists() and (desk / "raw.jsonl").stat().st_size)
+    assert alive(desk)
+    return client
+
+
+def test_a_server_is_started_used_and_gone_at_the_end(desk: Path) -> None:
+    done = sophia(*REASON, cwd=desk)
+    assert len(records_of(done.stdout)) == 24
+    assert not alive(desk)
+    (given,) = started(desk)
+    arguments = " ".join(given["arguments"])
+    assert "--model m --served-model-name m --host 127.0.0.1" in arguments and given["VLLM_NO_USAGE_STATS"] == "1"
+
+
+def test_no_server_is_started_when_there_is_nothing_to_do(desk: Path) -> None:
+    sophia(*REASON, "-o", "raw.jsonl", cwd=desk)
+    before = started(desk)
+    sophia(*REASON, "-o", "raw.jsonl", cwd=desk)
+    sophia("reason", "-", *REASON[2:], cwd=desk)
+    sophia(*REASON, "--dry-run", cwd=desk)
+    assert started(desk) == before and len(before) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "visible", "wanted"),
+    [
+        (("--gpus", "0-3"), None, ["0", "1", "2", "3"]),
+        (("--gpus", "0-3", "--tensor-parallel", "2"), None, ["0,1", "2,3"]),
+        (("--gpus", "1,3"), "4,5,6,7", ["5", "7"]),
+        ((), "2,GPU-ab12", ["2", "GPU-ab12"]),
+        (("--tensor-parallel", "2"), "0,1", ["0,1"]),
+        ((), "", [""]),
+    ],
+)
+def test_each_replica_gets_its_gpus(
+    options: tuple[str, ...], visible: str | None, wanted: list[str], desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if visible is not None:
+        monkeypatch.setitem(ENVIRONMENT, "CUDA_VISIBLE_DEVICES", visible)
+    sophia(*REASON, *options, cwd=desk)
+    assert sorted(entry["CUDA_VISIBLE_DEVICES"] for entry in started(desk)) == wanted
+    for entry in started(desk):
+        assert ("--tensor-parallel-size" in entry["arguments"]) == ("--tensor-parallel" in options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--gpus", "0-"), "--gpus 0-: not a list of GPUs"),
+        (("--gpus", "1,1"), "names no GPU, or one of them twice"),
+        (("--gpus", "0-2", "--tensor-parallel", "2"), "does not divide 3 GPUs"),
+        (("--server-options", "'"), "No closing quotation"),
+        (("--base-url", "http://127.0.0.1:1/v1"), "--base-url: is for --backend openai"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: tuple[str, ...], message: str, desk: Path) -> None:
+    done = sophia(*REASON, *options, cwd=desk, code=2)
+    assert message in done.stderr.decode() and not started(desk)
+
+
+def test_options_of_servers_are_refused_where_no_server_is_started(desk: Path) -> None:
+    done = sophia("reason", "caps.jsonl", "--llm", "m", "--backend", "hf", "--gpus", "0", cwd=desk, code=2)
+    assert "--gpus: is for --backend vllm" in done.stderr.decode()
+
+
+def test_an_option_of_servers_implies_vllm_and_vllms_own_pass_through(desk: Path) -> None:
+    options = ("--max-model-len 512 --chat-template 'my template.jinja'", "--shared-disk")
+    sophia(*REASON[:-2], "--server-options", *options, cwd=desk)
+    arguments = started(desk)[0]["arguments"]
+    assert arguments[-4:] == ["--max-model-len", "512", "--chat-template", "my template.jinja"]
+    assert arguments[arguments.index("--allowed-local-media-path") + 1] == "/"
+
+
+def test_a_missing_vllm_is_named_with_the_ways_out(desk: Path) -> None:
+    (desk / "bin" / "vllm").unlink()
+    done = sophia(*REASON, cwd=desk, code=2)
+    assert "vLLM is not installed; pip install vllm" in done.stderr.decode()
+
+
+def test_a_server_that_does_not_start_shows_the_end_of_its_log(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "FAKE_VLLM", "broken")
+    done = sophia(*REASON, cwd=desk, code=1)
+    lines = done.stderr.decode().splitlines()
+    assert "RuntimeError: the weights are of another model" in lines
+    assert lines[-1].startswith("sophia: m: the server on the CPU ended with code 3 before it was ready; its log is ")
+    assert Path(lines[-1].rpartition(" ")[2]).read_text().splitlines()[1:3] == ["loading weights", lines[-3]]
+    assert not alive(desk) and not done.stdout
+
+
+def test_the_process_that_holds_a_gpu_is_named(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "FAKE_VLLM", "broken")
+    query = 'case "$1" in --query-gpu=index) seq 0 3;; --query-gpu*) echo "2, GPU-u2, 71200, 81559";;'
+    stand_in(desk, "nvidia-smi", f'{query} *) echo "GPU-u2, {os.getpid()}, 71000";; esac')
+    done = sophia(*REASON, "--gpus", "2", cwd=desk, code=1)
+    held = f"GPU 2: 71200 of 81559 MiB are held by process {os.getpid()} ("
+    assert held in done.stderr.decode() and "end it, or name others with --gpus" in done.stderr.decode()
+
+
+def test_a_server_that_is_never_well_is_given_up_and_ended(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "FAKE_VLLM", "never-well")
+    done = sophia(*REASON, "--start-timeout", "2", cwd=desk, code=1)
+    assert "is not well after 2 s (--start-timeout)" in done.stderr.decode() and started(desk) and not alive(desk)
+
+
+def test_a_port_that_was_taken_meanwhile_is_no_failure(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "FAKE_VLLM", "port-taken")
+    assert len(records_of(sophia(*REASON, cwd=desk).stdout)) == 24
+    assert len(started(desk)) == 2 and not alive(desk)
+
+
+def test_servers_that_end_by_themselves_end_the_step_and_are_named(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "FAKE_VLLM", "mortal")
+    write_lines(desk / "caps.jsonl", captions(3000))
+    done = sophia(*REASON, "--concurrency", "2", "-o", "raw.jsonl", cwd=desk, code=1)
+    assert "the server ended with code 0; its log is" in done.stderr.decode().splitlines()[-1]
+    assert not alive(desk)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
+def test_the_servers_are_gone_however_the_client_ends(number: signal.Signals, desk: Path) -> None:
+    with begin(desk) as client:
+        client.send_signal(number)
+        client.wait(PATIENCE_SECONDS)
+    if number in (signal.SIGINT, signal.SIGTERM):
+        assert client.returncode == 130 and not alive(desk)
+    wait_for(lambda: not alive(desk))
+
+
+def test_a_deaf_server_is_gone_too(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "FAKE_VLLM", "deaf")
+    with begin(desk) as client:
+        client.kill()
+    wait_for(lambda: not alive(desk))
+
+
+def test_a_client_killed_while_its_server_starts_leaves_none(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "FAKE_VLLM", "never-well")
+    for number in (signal.SIGINT, signal.SIGKILL):
+        client = subprocess.Popen([*SOPHIA, *REASON], cwd=desk, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+        wait_for(lambda: alive(desk))
+        client.send_signal(number)
+        client.wait(PATIENCE_SECONDS)
+        wait_for(lambda: not alive(desk))
+
+
+def test_a_killed_guard_takes_its_server_along(desk: Path) -> None:
+    with begin(desk) as client:
+        guards = [pid for pid in children_of(client.pid) if "guard.py" in Path(f"/proc/{pid}/cmdline").read_text()]
+        assert len(guards) == 1
+        os.kill(guards[0], signal.SIGKILL)
+        assert client.wait(PATIENCE_SECONDS) == 1
+    servers = [pid for pid in alive(desk) if "sleep" not in Path(f"/proc/{pid}/cmdline").read_text()]
+    assert not servers
+    for orphan in alive(desk):  # the one that had left its session: nobody is left to know of it
+        os.kill(orphan, signal.SIGKILL)
+
+
+def children_of(parent: int) -> list[int]:
+    return [int(pid) for task in Path(f"/proc/{parent}/task").iterdir() for pid in (task / "children").read_text().split()]
+
+
+def test_a_closed_pipe_ends_the_servers(desk: Path) -> None:
+    write_lines(desk / "caps.jsonl", captions(3000))
+    command = " ".join([*SOPHIA, *REASON, "--concurrency", "4"])
+    done = subprocess.run(f"{command} | head -1", shell=True, cwd=desk, env=ENVIRONMENT, capture_output=True, timeout=60)
+    assert len(records_of(done.stdout)) == 1
+    wait_for(lambda: not alive(desk))
+
+
+def test_a_full_disk_ends_the_servers(desk: Path) -> None:
+    sophia(*REASON, "-o", "/dev/full", "--force", cwd=desk, code=None)
+    assert not alive(desk)
+
+
+def test_serve_says_where_its_servers_are_and_ends_them(desk: Path) -> None:
+    command = [*SOPHIA, "serve", "m", "--gpus", "0-1"]
+    with subprocess.Popen(command, cwd=desk, env=ENVIRONMENT, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        lines = [json.loads(server.stdout.readline()) for _ in range(2)]
+        assert [line["gpus"] for line in lines] == [["0"], ["1"]]
+        urls = [part for line in lines for part in ("--base-url", line["base_url"])]
+        assert len(records_of(sophia("reason", "caps.jsonl", "--llm", "m", "-n", "1", *urls, cwd=desk).stdout)) == 12
+        assert len(alive(desk)) == 4
+        server.send_signal(signal.SIGINT)
+        assert server.wait(PATIENCE_SECONDS) == 130
+    assert not alive(desk)
+
+
+def test_serve_ends_when_all_its_servers_have(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "FAKE_VLLM", "mortal")
+    with subprocess.Popen(
+        [*SOPHIA, "serve", "m"], cwd=desk, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as server:
+        assert server.stdout is not None and server.stderr is not None
+        url = json.loads(server.stdout.readline())["base_url"]
+        sophia("reason", "caps.jsonl", "--llm", "m", "--base-url", url, "--retries", "0", cwd=desk, code=None)
+        assert server.wait(PATIENCE_SECONDS) == 1
+        assert "all servers have ended" in server.stderr.read().decode()
+    assert not alive(desk)
+
+
+def test_two_steps_serve_two_models_at_once(desk: Path) -> None:
+    """A caption that is ready is reasoned over while the next is written."""
+    command = " ".join([*SOPHIA, *REASON, "--gpus", "0", "--concurrency", "1"])
+    second = " ".join([*SOPHIA, "reason", "--llm", "m", "-n", "1", "--tag", "b", "--gpus", "1"])
+    write_lines(desk / "caps.jsonl", captions(60))
+    pipe = f"{command} | {second} --tee second.jsonl"
+    with subprocess.Popen(pipe, shell=True, cwd=desk, env=ENVIRONMENT, stdout=subprocess.PIPE) as both:
+        assert both.stdout is not None
+        first = both.stdout.readline()
+        assert len(alive(desk)) == 4, "both servers run when the first record comes out"
+        assert len(records_of(first + both.stdout.read())) == 120
+    assert sorted(entry["CUDA_VISIBLE_DEVICES"] for entry in started(desk)) == ["0", "1"]
+    wait_for(lambda: not alive(desk))

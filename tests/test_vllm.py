@@ -1,0 +1,101 @@
+"""Against a real vLLM on a CPU, with the embedded models as they are. `make test-vllm` installs it and runs these."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ENVIRONMENT, SOPHIA, records_of, sophia
+
+VLLM = Path(__file__).parent.parent / ".venv-vllm" / "bin"
+PATIENCE_SECONDS = 300.0
+pytestmark = pytest.mark.vllm
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the servers' logs go; vLLM is on PATH."""
+    assert (VLLM / "vllm").exists(), "make test-vllm installs it"
+    monkeypatch.setitem(ENVIRONMENT, "PATH", f"{VLLM}:{os.environ['PATH']}")
+    monkeypatch.setitem(ENVIRONMENT, "XDG_STATE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def servers() -> list[str]:
+    """The command lines of vLLM's processes that run (one a line of ps), whoever started them."""
+    listed = subprocess.run(["ps", "-eo", "stat,args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line for line in listed if ("vllm" in line.casefold()) and not line.startswith("Z") and "pytest" not in line]
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def agreement(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], key: str, text: str) -> float:
+    """The share of words in the common beginnings of two backends' texts."""
+    other = {row[key]: row[text].split() for row in theirs}
+    same = total = 0
+    for row in ours:
+        words = row[text].split()
+        common = next((i for i, pair in enumerate(zip(words, other[row[key]], strict=False)) if pair[0] != pair[1]), None)
+        same += min(len(words), len(other[row[key]])) if common is None else common
+        total += max(len(words), len(other[row[key]]))
+    return same / total
+
+
+@pytest.mark.parametrize(
+    ("step", "key", "text", "length"),
+    [
+        (("caption", "imgs", "-k", "1"), "caption_id", "caption", "caption_tokens"),
+        (("reason", "caps.jsonl", "-n", "1"), "trajectory_id", "trajectory", "trajectory_tokens"),
+        (("eval", "--data", "imgs"), "sample_id", "response", "response_tokens"),
+    ],
+)
+def test_greedy_answers_are_those_of_transformers(
+    step: tuple[str, ...], key: str, text: str, length: str, lab: Path, state: Path
+) -> None:
+    ours = records_of(sophia(*step, "--temperature", "0", cwd=lab).stdout)
+    theirs = records_of(sophia(*step, "--temperature", "0", "--backend", "vllm", cwd=lab).stdout)
+    assert not servers()
+    assert {row[key]: list(row) for row in ours} == {row[key]: list(row) for row in theirs}
+    assert agreement(ours, theirs, key, text) >= 0.95
+    lengths = {row[key]: (row[text], row[length]) for row in ours}
+    assert all(row[length] == lengths[row[key]][1] for row in theirs if row[text] == lengths[row[key]][0])
+
+
+def test_samples_depend_on_their_seeds_alone(lab: Path, state: Path) -> None:
+    command = [*SOPHIA, "serve", "tiny-reasoner"]
+    with subprocess.Popen(command, cwd=lab, env=ENVIRONMENT, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        url = json.loads(server.stdout.readline())["base_url"]
+        asked = ("reason", "caps.jsonl", "-n", "3", "--limit", "4", "--base-url", url)
+        together = records_of(sophia(*asked, cwd=lab).stdout)
+        alone = records_of(sophia(*asked, "--concurrency", "1", cwd=lab).stdout)
+        texts = {row["trajectory_id"]: row["trajectory"] for row in alone}
+        assert len(texts) == 12 and len(set(texts.values())) > 4
+        assert sum(texts[row["trajectory_id"]] == row["trajectory"] for row in together) >= 11
+        other = records_of(sophia(*asked, "--seed", "1", cwd=lab).stdout)
+        assert all(texts[row["trajectory_id"]] != row["trajectory"] for row in other)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(PATIENCE_SECONDS) == 130
+    assert not servers()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_the_engine_is_gone_however_the_client_ends(number: signal.Signals, lab: Path, state: Path, tmp_path: Path) -> None:
+    out = tmp_path / "raw.jsonl"
+    command = [*SOPHIA, "reason", "caps.jsonl", "-n", "400", "--backend", "vllm", "--concurrency", "4", "-o", str(out)]
+    with subprocess.Popen(command, cwd=lab, env=ENVIRONMENT) as client:
+        wait_for(lambda: out.exists() and out.stat().st_size)
+        assert servers()
+        client.send_signal(number)
+        client.wait(PATIENCE_SECONDS)
+    wait_for(lambda: not servers())
