@@ -2,9 +2,9 @@
 
     make bench-early-stop
 
-Three levels of difficulty. Each is run in full and with early stop, K = N = 8; what `propagate` selects is compared byte for
-byte, and tokens are those of the two runs. The bound on lengths (method.md, "lossless length bound") is not in `reason`: it is
-simulated on the full run, its continued trajectories once for nothing (as if the engine's cache held them) and once paid again.
+Three levels of difficulty. Each is run in full and with early stop, K = N = 8; what `propagate` selects is compared byte
+for byte, and tokens are those of the two runs. The bound on lengths (method.md, "lossless length bound") is simulated on the
+full run, its continued trajectories once for nothing (as if the engine's cache held them) and once paid again.
 """
 
 import argparse
@@ -116,11 +116,13 @@ def main() -> int:
         captions = list(groups(rows, "caption_id"))
         qualify = sum(sum(row["reward"] == 1.0 for row in caption) / N > ALPHA for caption in captions) / len(captions)
         shares = [early / full, bounded_tokens(rows, True) / full, bounded_tokens(rows, False) / full]
-        lines.append(f"| {level} | {right:.1%} | {qualify:.1%} | {full:,} | " + " | ".join(f"{x:.1%}" for x in shares) + " |")
+        lines.append(
+            f"| {level} | {right:.1%} | {qualify:.1%} | {full:,} | " + " | ".join(f"{x:.1%}" for x in shares) + " |"
+        )
         print(lines[-1], flush=True)
     print("\n".join(lines))
     if options.write:
-        pages.fill(PAGE, "\n".join(lines), "early stop")
+        pages.write(PAGE, "\n".join(lines), "early stop")
     return 0
 
 

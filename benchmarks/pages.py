@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-MARKS = ("<!-- benchmark -->", "<!-- end of benchmark -->")
 
-
-def write(page: Path, text: str) -> None:
-    """Puts a text between the marks of a page."""
+def write(page: Path, text: str, name: str = "benchmark") -> None:
+    """Puts a text between the marks of this name."""
+    first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
     whole = page.read_text(encoding="utf-8")
-    before, _, rest = whole.partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    page.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}", encoding="utf-8")
+    before, _, rest = whole.partition(first)
+    _, _, after = rest.partition(last)
+    page.write_text(f"{before}{first}\n{text}\n{last}{after}", encoding="utf-8")

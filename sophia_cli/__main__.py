@@ -1,5 +1,12 @@
-"""`python -m sophia_cli` is `sophia`."""
+"""`sophia` and `python -m sophia_cli`: the same command. Ctrl-C ends it quietly from the first line on."""
 
-from sophia_cli.cli import main
+import os
+import signal
 
-main()
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: os._exit(130))  # while it still imports; a step takes over
+
+from sophia_cli.cli import main  # noqa: E402  (the imports take longer than a hasty Ctrl-C)
+
+if __name__ == "__main__":
+    main()

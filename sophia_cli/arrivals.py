@@ -14,6 +14,8 @@ T = TypeVar("T")
 LINGER_SECONDS = 0.03
 """How long a batch waits for its next member, once it has one, where its size is worth a wait."""
 
+LOOK_SECONDS = 0.2
+
 
 class Channel(Generic[T]):
     """Items from one thread to another, no more than about `depth` on the way. Several threads may put, one may get.
@@ -27,6 +29,11 @@ class Channel(Generic[T]):
         self._items: deque[T] = deque()
         self._there, self._room = threading.Event(), threading.Event()
         self._waiting = False
+        self._interrupted = False
+
+    def __len__(self) -> int:
+        """Items on the way."""
+        return len(self._items)
 
     def put(self, item: T) -> None:
         """Waits while the channel is full."""
@@ -39,20 +46,30 @@ class Channel(Generic[T]):
             self._there.set()
 
     def get(self, timeout: float | None = None) -> T:
-        """The next item. Raises TimeoutError when none comes in so many seconds."""
+        """The next item. Raises TimeoutError when none comes in so many seconds, KeyboardInterrupt after `interrupt`."""
         while not self._items:
+            if self._interrupted:
+                raise KeyboardInterrupt
             if timeout == 0:
                 raise TimeoutError
             self._there.clear()
             self._waiting = True
-            if not self._items and not self._there.wait(timeout):
+            if not self._items and not self._there.wait(LOOK_SECONDS if timeout is None else timeout):
                 self._waiting = False
-                raise TimeoutError
+                if timeout is not None:
+                    raise TimeoutError
             self._waiting = False
         item = self._items.popleft()
         if len(self._items) <= self.depth // 2 and not self._room.is_set():
             self._room.set()
         return item
+
+    def interrupt(self) -> None:
+        """What is there is still handed out; then `get` raises KeyboardInterrupt.
+
+        Takes no lock, as a signal handler may run while its own thread holds one: the reader looks now and then.
+        """
+        self._interrupted = True
 
 
 class _End:

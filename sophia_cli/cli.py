@@ -498,7 +498,7 @@ def main() -> None:
 
     open_descriptors()
     try:
-        app(prog_name="sophia", standalone_mode=False)
+        code = app(prog_name="sophia", standalone_mode=False)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:
@@ -507,3 +507,4 @@ def main() -> None:
             raise
         print(f"sophia: {' '.join(message().split())} (--help shows the options)", file=sys.stderr)
         raise SystemExit(2) from None
+    raise SystemExit(code if isinstance(code, int) else 0)  # Typer hands back the code of an interrupt

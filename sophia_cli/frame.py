@@ -6,18 +6,17 @@ Exit codes (contract.md): 0 all done; 1 failed; 2 wrong usage or unreadable inpu
 
 import contextlib
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
+from sophia_cli import interrupts
 from sophia_cli.descriptors import claim_stdout
 from sophia_cli.errors import SophiaError, UsageError
-from sophia_cli.output import Manifest, Output
+from sophia_cli.output import Manifest, Output, Review
 from sophia_cli.place import Lazy
 from sophia_cli.progress import Progress, notice
 from sophia_cli.records import Record, has_failed, name_of
@@ -64,14 +63,14 @@ def refuse_input_as_output(file: Path | None, inputs: list[str]) -> None:
 
 def run(work: Callable[[], int], debug: bool = False) -> NoReturn:
     """Runs a command to its exit code; every error becomes one line on stderr, a traceback only with `debug`."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupts.install()
     try:
         code = work()
     except KeyboardInterrupt:
         notice("interrupted; what was done is written, type the command again to go on")
         code = INTERRUPTED
     except BrokenPipeError:
-        code = 0
+        code = INTERRUPTED if interrupts.seen else 0
     except Exception as error:  # noqa: BLE001  (the last resort of every command)
         if debug:
             traceback.print_exc()
@@ -84,10 +83,6 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, SophiaError):
         return " ".join(str(error).split())
     return f"{type(error).__name__}: {' '.join(str(error).split())[:500]} (--debug shows where)"
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def leave(code: int) -> NoReturn:
@@ -125,12 +120,14 @@ def run_step(
     tokens_field: str | None = None,
     observe: Callable[[Record], None] = lambda record: None,
     backend: Lazy | None = None,
+    review: Review | None = None,
     report: Callable[[], dict[str, Any]] = dict,
 ) -> int:
     """Runs `produce` to its end and writes what it yields; the exit code is 0, or 3 when some records carry `error`.
 
     settings: what makes the records what they are; a file begun with others is refused. inputs: the files read, none of
     which may be the file written. anew: a file begun with the same settings is not continued but written again.
+    review: may take back records of a file that is continued.
     backend: says in the progress line how it fares, and is closed however the step ends. report: what else the manifest is
     to say in the end.
     """
@@ -145,7 +142,9 @@ def run_step(
     progress = Progress(step, total, common.quiet)
     if backend:
         progress.note = backend.status
-    output = Output(key, None if common.out else stdout, file, manifest, common.force, ordered, anew, tokens_field, observe)
+    output = Output(
+        key, None if common.out else stdout, file, manifest, common.force, ordered, anew, tokens_field, observe, review
+    )
     counter, finished = Counter(), False
     kept = output.written
     if kept:

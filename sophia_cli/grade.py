@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from sophia_cli import registry
-from sophia_cli.errors import RecordError, UsageError
+from sophia_cli.errors import InputError, RecordError, UsageError
 from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.leaks import mentions_caption
 from sophia_cli.output import Output
@@ -153,6 +153,11 @@ def by_judge(records: Iterable[Record], judge: Judge) -> Iterator[Record]:
     def job(record: Record) -> Job | None:
         if has_failed(record) or not (judge.everything or record["reward"] is None):
             return None
+        if judge.everything and record.get("stop_alpha") is not None:
+            raise InputError(
+                f"{where_of(record)}: was sampled with --stop-early by the word of the rules, which --judge-all may "
+                "overrule; use --judge, or sample again without --stop-early"
+            )
         text = judging.question(record, record["extracted"], judge.prompt)
         request = Request([{"role": "user", "content": text}], judge.sampling, sample_seed(judge.seed, text, 0))
         return Job(record, {}, request)

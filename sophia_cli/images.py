@@ -25,6 +25,8 @@ def image_bytes(reference: str) -> bytes:
         if reference.startswith(("http://", "https://", "file://")):
             with urllib.request.urlopen(reference, timeout=URL_SECONDS) as answer:
                 return bytes(answer.read())
+        if Path(reference).exists() and not Path(reference).is_file():
+            raise OSError(0, "not a file")
         return Path(reference).read_bytes()
     except (OSError, ValueError, binascii.Error, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or str(error)

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Protocol, cast
 
 import orjson
 
@@ -82,12 +82,25 @@ def _versions() -> dict[str, str]:
     return found
 
 
+class Review(Protocol):
+    """Looks through a file that is to be continued, and takes back records whose fellows are still to come."""
+
+    def see(self, record: Record) -> None:
+        """Every record of the file, failures included, before the first question."""
+        ...
+
+    def takes_back(self, record: Record | None) -> bool:
+        """Whether it takes this record out of the file; for None, whether it takes any."""
+        ...
+
+
 class Output:
     """Takes the records of one step. `done` counts, by id, the records that an earlier run had written.
 
     key: the field whose value tells a record of this step; records without it are never done.
     ordered: the step keeps the order of its input, so only the records before the first failure are kept.
-    tokens_field: the field that holds a sample's length. observe: called with every record, kept ones included.
+    tokens_field: the field that holds a sample's length. observe: called with every record, kept ones included. review: may
+    take back what an earlier run has written.
     """
 
     def __init__(
@@ -101,9 +114,10 @@ class Output:
         anew: bool = False,
         tokens_field: str | None = None,
         observe: Callable[[Record], None] = lambda record: None,
+        review: Review | None = None,
     ):
         self.key, self.stdout, self.file, self.manifest = key, stdout, file, manifest
-        self.tokens_field, self.observe = tokens_field, observe
+        self.tokens_field, self.observe, self.review = tokens_field, observe, review
         self.done: Counter[str] = Counter()
         self.written = self.failed = self.tokens = 0
         self.stream: IO[bytes] | None = None
@@ -144,26 +158,14 @@ class Output:
 
         A plain file without failures is only truncated; otherwise it is written anew beside itself and put in its place.
         """
-        plain = file.suffix not in (".gz", ".zst")
-        good = 0
-        rewrite = not plain
-        for line in _whole_lines(file):
-            kept = self._keep(line)
-            if kept and not rewrite:
-                good += len(line)
-            elif not kept and ordered:
-                break
-            elif not kept:
-                rewrite = True
-        self.done.clear()
-        self.written = 0
+        good = self._survey(file, ordered)
         draft = file.with_name(file.name + ".tmp")
-        target = _appender(draft, fresh=True) if rewrite else None
+        target = _appender(draft, fresh=True) if good is None else None
         for line in _whole_lines(file):
             record = self._keep(line)
-            if record is None:
-                if ordered:
-                    break
+            if record is None and ordered:
+                break
+            if record is None or (self.review and self.review.takes_back(record)):
                 continue
             if target:
                 target.write(line)
@@ -174,15 +176,26 @@ class Output:
             target.close()
             os.replace(draft, file)
         else:
-            os.truncate(file, good)
+            os.truncate(file, good or 0)
+
+    def _survey(self, file: Path, ordered: bool) -> int | None:
+        """The length of the good beginning, if nothing beyond it is kept; None where the file is to be written anew."""
+        good = 0
+        rewrite = file.suffix in (".gz", ".zst")
+        for line in _whole_lines(file):
+            if self.review:
+                self.review.see(Record(_parsed(line)))
+            if self._keep(line):
+                good += 0 if rewrite else len(line)
+            elif ordered:
+                break
+            else:
+                rewrite = True
+        return None if rewrite or (self.review and self.review.takes_back(None)) else good
 
     def _keep(self, line: bytes) -> Record | None:
-        try:
-            record = loads(line)
-        except ValueError:
-            return None
-        good = isinstance(record, dict) and not has_failed(record) and isinstance(record.get(self.key), str)
-        return Record(record) if good else None
+        record = Record(_parsed(line))
+        return record if isinstance(record.get(self.key), str) and not has_failed(record) else None
 
     def take_done(self, name: str) -> bool:
         """Whether an earlier run wrote the record of this id; each written record answers once."""
@@ -246,6 +259,15 @@ class Output:
         finally:
             self.stream = None
         self.manifest.save(finished=finished, counts=counts, tokens=self.tokens, **(report or {}))
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    """The object on a line; an empty one where there is none."""
+    try:
+        record = loads(line)
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _whole_lines(file: Path) -> Iterator[bytes]:

@@ -1,8 +1,10 @@
 """Where a model runs: what the options of "Where the model runs" say, and the backend that they stand for."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
+from urllib.parse import urlsplit
 
 from sophia_cli import registry
 from sophia_cli.aliases import Model, resolve
@@ -51,11 +53,29 @@ class Place:
         kind = self.kind(model)
         if kind not in registry.names("backends"):
             registry.find("backends", kind)
+        if self.timeout is not None and not math.isfinite(self.timeout):
+            raise UsageError(f"--timeout {self.timeout}: not a number of seconds")
+        for url in self.base_urls:
+            refuse_odd_address(url)
         if self.base_urls and kind != "openai":
             raise UsageError(f"--base-url: is for --backend openai; {kind} runs the model itself")
         if self.setup.named and kind != "vllm":
             raise UsageError(f"{self.setup.named[0]}: is for --backend vllm, which starts servers; this is {kind}")
         return Lazy(kind, self, model)
+
+
+def refuse_odd_address(url: str) -> None:
+    """Raises UsageError for what is no address of a server, or holds a secret that would end up in logs and manifests."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    else:
+        if parts.username or parts.password:
+            raise UsageError(f"--base-url at {parts.hostname}: holds a name or password; set OPENAI_API_KEY instead")
+    if not good or any(character.isspace() for character in url):
+        raise UsageError(f"--base-url {url}: no address of a server; give one as in http://127.0.0.1:8000/v1")
 
 
 class Lazy:

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,9 +21,10 @@ def console() -> "Console":
 
 
 def notice(text: str, quiet: bool = False) -> None:
-    """One line on stderr, unless `quiet`."""
+    """One line on stderr, unless `quiet`. A stderr that is closed or full spoils no record."""
     if not quiet:
-        print(text, file=sys.stderr, flush=True)
+        with suppress(OSError, ValueError):
+            print(text, file=sys.stderr, flush=True)
 
 
 class Progress:

@@ -4,6 +4,7 @@ For each caption N trajectories, y ~ π̄(· | x̂_q), where x̂_q is the prompt
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,11 +69,10 @@ def run(
     if common.dry_run:
         return show_plan(STEP, _jobs(records, thinking, Output(KEY, None)), chosen, sampling, {"N": n})
     settings = {**chosen.identity, "prompt": prompt, "n": n, "tag": tag, "stop_alpha": stop_alpha, **sampling.settings()}
-    tally, earlier = Tally(), Earlier()
+    tally, earlier = Tally(), Earlier(n)
 
     def produce(output: Output, counter: Counter) -> Iterator[Record]:
-        rewards = earlier.taken()
-        return reason(counter.over(records), backend, llm, thinking, output, tally, rewards)
+        return reason(counter.over(records), backend, llm, thinking, output, tally, earlier)
 
     return run_step(
         STEP,
@@ -81,7 +81,7 @@ def run(
         settings,
         produce,
         tokens_field="trajectory_tokens",
-        observe=earlier.note if stop_alpha is not None else lambda record: None,
+        review=earlier if stop_alpha is not None else None,
         backend=backend,
         report=lambda: {} if stop_alpha is None else {"early_stop": tally.figures()},
     )
@@ -94,11 +94,11 @@ def reason(
     thinking: Thinking,
     output: Output,
     tally: Tally,
-    earlier: dict[str, float | None],
+    earlier: "Earlier",
 ) -> Iterator[Record]:
     """N records a caption, each with one trajectory; fewer with early stop. Records that failed before are passed on.
 
-    earlier: the rewards of the trajectories that an earlier run has written, for early stop. tally: what it spared.
+    earlier: what an earlier run has written, for early stop. tally: what it spared.
     """
 
     def finish(job: Job, completion: Completion) -> Record:
@@ -114,7 +114,7 @@ def reason(
     if thinking.stop_alpha is None:
         return sample(_jobs(captions, thinking, output), backend, finish)
     waves = Waves(thinking.stop_alpha, thinking.n, reward_of, finish, tally)
-    return waves.stream(_plans(captions, thinking, output, earlier), backend)
+    return waves.stream(_plans(captions, thinking, output, earlier, tally), backend)
 
 
 def reward_of(record: Record) -> float | None:
@@ -125,23 +125,45 @@ def reward_of(record: Record) -> float | None:
 
 @dataclass
 class Earlier:
-    """The rewards of the trajectories that an earlier run has written; what this run writes is none of its business."""
+    """What an earlier run with early stop has written (a `Review` of its file).
 
-    rewards: dict[str, float | None] = field(default_factory=dict)
-    begun: bool = False
+    A caption is settled when it was given up or all N of its trajectories are there, none of them failed. Records of other
+    captions are taken back: only when a caption is settled is it known whether they carry `stop_alpha`.
+    """
 
-    def note(self, record: Record) -> None:
-        """Grades a record that is kept."""
-        if not self.begun:
-            try:
-                self.rewards[record[KEY]] = reward_of(record)
-            except RecordError:
-                self.rewards[record[KEY]] = None
+    n: int
+    written: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    given_up: set[str] = field(default_factory=set)
+    broken: set[str] = field(default_factory=set)
+    taken: dict[str, list[Record]] = field(default_factory=lambda: defaultdict(list))
 
-    def taken(self) -> dict[str, float | None]:
-        """What has been noted; nothing is noted from now on."""
-        self.begun = True
-        return self.rewards
+    def see(self, record: Record) -> None:
+        """Counts a record for its caption."""
+        caption = str(record.get("caption_id"))
+        if has_failed(record):
+            self.broken.add(caption)
+        elif isinstance(record.get(KEY), str):
+            self.written[caption].append(int(record.get("trajectory_tokens") or 0))
+            if record.get("stop_alpha") is not None:
+                self.given_up.add(caption)
+
+    def is_settled(self, caption: str) -> bool:
+        """Whether nothing is left to do for a caption."""
+        enough = caption in self.given_up or len(self.written.get(caption, ())) >= self.n
+        return enough and caption not in self.broken
+
+    def takes_back(self, record: Record | None) -> bool:
+        """Keeps the records of captions that are not settled, to be written with their fellows."""
+        if record is None:
+            return any(not self.is_settled(caption) for caption in self.written)
+        if self.is_settled(str(record.get("caption_id"))):
+            return False
+        self.taken[str(record[KEY])].append(record)
+        return True
+
+    def take(self, name: str) -> Record | None:
+        """A trajectory that was taken back, once for each time that it was written."""
+        return self.taken[name].pop() if self.taken.get(name) else None
 
 
 def _jobs(captions: Iterable[Record], thinking: Thinking, output: Output) -> Iterator[Job | Record]:
@@ -153,17 +175,19 @@ def _jobs(captions: Iterable[Record], thinking: Thinking, output: Output) -> Ite
 
 
 def _plans(
-    captions: Iterable[Record], thinking: Thinking, output: Output, earlier: dict[str, float | None]
+    captions: Iterable[Record], thinking: Thinking, output: Output, earlier: Earlier, tally: Tally
 ) -> Iterator[Plan | Record]:
-    """The same, caption by caption, with the rewards of what is done."""
+    """The same, caption by caption, with the trajectories that are there already; settled captions are only counted."""
     for record in captions:
         whole = _all_of(record, thinking)
         jobs = [job for job in whole if isinstance(job, Job)]
         yield from (failure for failure in whole if isinstance(failure, Record))
-        if jobs:
-            names = {number: job.ids[KEY] for number, job in enumerate(jobs)}
-            done = {number: earlier.get(name) for number, name in names.items() if output.take_done(name)}
-            yield Plan(jobs, done)
+        done = [job for job in jobs if output.take_done(job.ids[KEY])]
+        if done:
+            tally.add(len(jobs), len(done), earlier.written[str(record["caption_id"])])
+        elif jobs:
+            known = {number: earlier.take(job.ids[KEY]) for number, job in enumerate(jobs)}
+            yield Plan(jobs, {number: trajectory for number, trajectory in known.items() if trajectory})
 
 
 def _all_of(record: Record, thinking: Thinking) -> Sequence[Job | Record]:

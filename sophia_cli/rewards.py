@@ -131,6 +131,7 @@ def eligible_captions(trajectories: Sequence[Trajectory], rule: Rule) -> set[Cap
 
 def _is_eligible(group: list[Trajectory], rule: Rule) -> bool:
     if any(member.stop_alpha is not None for member in group):
+        _refuse_two_runs(group)
         return False
     graded = [member.reward for member in group if member.reward is not None]
     right = sum(graded)
@@ -138,6 +139,16 @@ def _is_eligible(group: list[Trajectory], rule: Rule) -> bool:
         return len(graded) >= max(rule.min_graded, 1) and right / len(graded) > rule.alpha
     planned = max((member.planned for member in group if member.planned is not None), default=len(group))
     return right / max(planned, len(group)) > rule.alpha
+
+
+def _refuse_two_runs(group: list[Trajectory]) -> None:
+    """Raises InputError where a caption was given up in one run of a reasoner, and another (`--tag`) adds to its mean."""
+    runs = sorted({member.name.rpartition("t")[0] for member in group})
+    if len(runs) > 1:
+        raise InputError(
+            f"{group[0].name}: its caption was given up early in one of {len(runs)} runs of the same reasoner ({runs[0]}… "
+            f"and {runs[1]}…), so their common mean is not known; propagate them apart, or sample without --stop-early"
+        )
 
 
 def select(trajectories: Sequence[Trajectory], rule: Rule) -> set[str]:

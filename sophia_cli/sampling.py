@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from sophia_cli.aliases import Model
 from sophia_cli.arrivals import Arrivals, Channel
 from sophia_cli.images import shorten
+from sophia_cli.interrupts import told_to
 from sophia_cli.progress import notice
 from sophia_cli.records import Record, failed
 
@@ -91,7 +92,8 @@ def sample(jobs: Iterator[Job | Record], backend: Backend, finish: Callable[[Job
     """Turns jobs into records: `finish` makes one of each completion, a failure becomes a record with `error`.
 
     Records among the jobs (failures of an earlier step) pass through at once: they share a queue with what the backend
-    makes, which works in a thread of its own. What either raises is raised here, after all that came before it.
+    makes, which works in a thread of its own. What either raises is raised here, after all that came before it; so is an
+    interrupt.
     """
     done: Channel[Record | BaseException | None] = Channel(1024)
 
@@ -114,10 +116,11 @@ def sample(jobs: Iterator[Job | Record], backend: Backend, finish: Callable[[Job
             done.put(error)
 
     threading.Thread(target=work, daemon=True).start()
-    while (record := done.get()) is not None:
-        if isinstance(record, BaseException):
-            raise record
-        yield record
+    with told_to(done.interrupt):
+        while (record := done.get()) is not None:
+            if isinstance(record, BaseException):
+                raise record
+            yield record
 
 
 def answer_in_order(

@@ -10,11 +10,12 @@ since only then is it known whether they carry `stop_alpha`.
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sophia_cli.arrivals import Arrivals
 from sophia_cli.errors import RecordError, UsageError
+from sophia_cli.interrupts import told_to
 from sophia_cli.records import Record, failed, has_failed
 from sophia_cli.sampling import Backend, Completion, Failure, Job
 
@@ -41,10 +42,10 @@ def allowed_failures(alpha: float, count: int) -> int:
 
 @dataclass
 class Plan:
-    """A caption's N jobs in their order, and the rewards of those that an earlier run has written (by number)."""
+    """A caption's N jobs in their order, and the records of those that an earlier run has made (by number)."""
 
     jobs: list[Job]
-    known: dict[int, float | None] = field(default_factory=dict)
+    known: dict[int, Record] = field(default_factory=dict)
 
 
 @dataclass
@@ -82,13 +83,12 @@ class Tally:
     tokens: int = 0
     made: int = 0
 
-    def add(self, caption: "Caption") -> None:
-        """Takes a caption that is decided or complete."""
+    def add(self, planned: int, sampled: int, lengths: Sequence[int]) -> None:
+        """Takes a caption that is decided or complete, and the tokens of its trajectories."""
         self.captions += 1
-        self.stopped += caption.stopped
-        self.planned += len(caption.plan.jobs)
-        self.sampled += caption.asked
-        lengths = [record["trajectory_tokens"] for record in caption.records.values() if not has_failed(record)]
+        self.stopped += sampled < planned
+        self.planned += planned
+        self.sampled += sampled
         self.tokens, self.made = self.tokens + sum(lengths), self.made + len(lengths)
 
     def figures(self) -> dict[str, float | int | None]:
@@ -120,10 +120,12 @@ class Waves:
     def stream(self, plans: Iterable[Plan | Record], backend: Backend) -> Iterator[Record]:
         """The records of all captions, each caption's together. Records among the plans pass through.
 
-        Raises what the plans or the backend raise, after all that came before it. Interrupted, what is done goes out.
+        Raises what the plans or the backend raise, after all that came before it. Interrupted, what is done goes out,
+        without `stop_alpha`: a run that continues takes it back until its caption is settled.
         """
         try:
-            yield from self._stream(plans, backend)
+            with told_to(lambda: self.events.put(("interrupt", None))):
+                yield from self._stream(plans, backend)
         except (Exception, KeyboardInterrupt):
             yield from (record for caption in self.open.values() for _, record in sorted(caption.records.items()))
             raise
@@ -136,6 +138,7 @@ class Waves:
         while True:
             kind, value = self.events.get()
             if kind == "record" and isinstance(value, Record):
+                self.room.release()
                 yield value
             elif kind == "plan" and isinstance(value, Plan):
                 caption = Caption(value)
@@ -145,6 +148,8 @@ class Waves:
                 yield from self._learn(*value)
             elif kind == "fault" and isinstance(value, BaseException):
                 read, fault = True, fault or value
+            elif kind == "interrupt":
+                raise KeyboardInterrupt
             elif kind == "read":
                 read = True
             else:
@@ -158,11 +163,8 @@ class Waves:
     def _read(self, plans: Iterable[Plan | Record]) -> None:
         try:
             for plan in plans:
-                if isinstance(plan, Plan):
-                    self.room.acquire()
-                    self.events.put(("plan", plan))
-                else:
-                    self.events.put(("record", plan))
+                self.room.acquire()
+                self.events.put(("plan" if isinstance(plan, Plan) else "record", plan))
             self.events.put(("read", None))
         except BaseException as error:  # noqa: BLE001  (raised again by `stream`)
             self.events.put(("fault", error))
@@ -203,17 +205,19 @@ class Waves:
             return None
 
     def _go_on(self, caption: Caption, first: bool = False) -> Iterator[Record]:
-        """Asks for the next wave, of which an earlier run may have written some; or lets the caption's records go."""
+        """Asks for the next wave, of which an earlier run may have made some; or lets the caption's records go."""
         while wave := caption.next_wave(self.allowed):
             for number in wave:
                 if number in caption.plan.known:
-                    caption.rewards[number] = caption.plan.known[number]
+                    caption.records[number] = caption.plan.known[number]
+                    caption.rewards[number] = self._reward(caption.records[number])
                 else:
                     caption.awaited += 1
                     self.todo.put((int(first), next(self.order), (caption, number)))
             if caption.awaited:
                 return
-        self.tally.add(caption)
+        lengths = [record["trajectory_tokens"] for record in caption.records.values() if not has_failed(record)]
+        self.tally.add(len(caption.plan.jobs), caption.asked, lengths)
         del self.open[id(caption)]
         self.room.release()
         for _, record in sorted(caption.records.items()):

@@ -27,6 +27,7 @@ TUNED_BY_THE_MODEL = ("vllm", "sglang")
 UNTUNED = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 CONTEXT_MARKS = ("context length", "context_length", "context window", "max_model_len", "maximum model length", "too long")
 LONGEST_MESSAGE = 300
+MOST_TOKENS = 1 << 30
 
 
 class Unusable(Exception):
@@ -55,6 +56,12 @@ def body_of(request: Request, model: str, images: str = "data", engine: str = ""
         return orjson.dumps(fields)
     except orjson.JSONEncodeError as error:
         raise RecordError(f"the request cannot be written as JSON ({error}); mend the record's text") from None
+
+
+def has_images(request: Request) -> bool:
+    """Whether a request shows images, which are yet to be read."""
+    contents = (message["content"] for message in request.messages)
+    return any(part["type"] == "image" for content in contents if isinstance(content, list) for part in content)
 
 
 def _message(message: dict[str, Any], images: str, uuid: bool) -> dict[str, Any]:
@@ -101,7 +108,7 @@ def outcome_of(body: bytes) -> Completion | Failure:
         raise Unusable("not JSON") from None
     except (KeyError, TypeError, IndexError, AttributeError):
         raise Unusable("an answer without choices, message or usage") from None
-    if not isinstance(said, str) or not isinstance(thought, str) or type(tokens) is not int or tokens < 0:
+    if not all(isinstance(text, str) for text in (said, thought, finish)) or type(tokens) is not int:
         raise Unusable("fields of other types than text and count")
     if finish in WITHHELD or message.get("tool_calls"):
         return Failure(WITHHELD.get(finish, WITHHELD["tool_calls"]))
@@ -109,6 +116,8 @@ def outcome_of(body: bytes) -> Completion | Failure:
         raise Unusable(f"an answer that ended with {str(finish)[:40]!r}")
     if not said.strip() and not thought.strip():
         return Failure("empty answer: the model said nothing")
+    if not 0 < tokens <= MOST_TOKENS:
+        raise Unusable(f"{tokens} tokens of an answer that is not empty")
     return Completion(whole(said, thought), tokens, FINISHES[finish])
 
 

@@ -1,41 +1,55 @@
-"""Many requests to a fleet of chat servers at once: one event loop, no thread and no task more than is in flight.
+"""Many requests to a fleet of chat servers at once: one event loop in a thread of its own, no task more than is in flight.
 
 A request that fails is sent again, to whoever is well by then, up to `retries` times; what is the request's own fault (too
-long for the model, refused) is not. When nobody in the fleet answers any more, what waits fails and the step ends.
+long for the model, refused) is not. When nobody in the fleet answers any more, what waits fails and the step ends. The loop
+never waits for whoever takes the outcomes: when many lie there untaken, nothing new is sent.
 """
 
 import asyncio
+import contextlib
 import math
+import threading
 import time
 import urllib.request
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+import orjson
 
-from sophia_cli.arrivals import Arrivals
-from sophia_cli.backends._chat import Unusable, body_of, complaint, exceeds_context, outcome_of
+from sophia_cli.arrivals import Arrivals, Channel
+from sophia_cli.backends._chat import Unusable, body_of, complaint, exceeds_context, has_images, outcome_of
 from sophia_cli.backends._fleet import Fleet, Server, Trouble
 from sophia_cli.errors import RecordError, SophiaError
+from sophia_cli.progress import notice
 from sophia_cli.sampling import Completion, Failure, Job
 
 AHEAD = 256
 """Jobs that are taken beyond those in flight, so that a free place never waits for the next."""
+UNTAKEN = 2048
+"""Outcomes that may lie untaken before nothing new is sent."""
 SECONDS_BEFORE, SECONDS_A_TOKEN = 120.0, 0.2
 """A request's longest: time in the server's queue, and twice what a loaded server takes for a token (design.md: 88 ms)."""
 CONNECT_SECONDS = 30.0
+HELLO_SECONDS = 10.0
 IDLE_SECONDS = 4.0
 """Servers close an idle connection after 5 s (uvicorn); one that we close before is never lost under a request."""
-OWN_MACHINE = ("localhost", "127.0.0.1", "::1")
 LONGEST_ASKED = 600.0
 """Seconds that a Retry-After may ask for."""
+TURNS = 10
+"""For each try of its own, how often a request may be turned away by servers that say that they are unwell."""
+MOST_BYTES, MOST_BYTES_A_TOKEN = 1 << 20, 64
+OWN_MACHINE = ("localhost", "127.0.0.1", "::1")
 SICK, BUSY, AGAIN = {502, 503, 504}, {429}, {408, 409, 425, 500}
 KEYS = {401: "check OPENAI_API_KEY", 403: "check OPENAI_API_KEY", 404: "check --base-url and the model's name"}
+
+Outcome = tuple[Job, Completion | Failure]
 
 
 class Again(Exception):
@@ -46,62 +60,87 @@ class Again(Exception):
         self.trouble = trouble
 
 
+class Refused(SophiaError):
+    """No request of ours will be answered: the key, the address or the model is wrong."""
+
+
 @dataclass
 class Try:
-    """A job under way: how often it was sent, and whether its body holds `max_tokens`."""
+    """A job under way: how often it failed by itself, how often it was turned away, and whether it sends `max_tokens`."""
 
     job: Job
     tries: int = 0
+    turns: int = 0
     bounded: bool = True
 
 
 @dataclass(frozen=True)
 class Manners:
-    """How requests are made: the model's name there, how many at once, the longest wait, how often again, images how.
+    """How requests are made: the model's names, how many at once, the longest wait, how often again, images how, the key.
 
-    engine: who answers (`vllm`, `sglang`), if that is known. context: the most tokens that a prompt and its answer have.
+    names: what servers may call the model, the likeliest first. otherwise: what it is called where servers do not say.
     """
 
-    model: str
+    names: tuple[str, ...]
+    otherwise: str
     concurrency: int
     timeout: float | None = None
     retries: int = 8
     images: str = "data"
-    engine: str = ""
-    context: float = math.inf
-    headers: tuple[tuple[str, str], ...] = ()
+    key: str | None = None
 
     def seconds(self, max_tokens: int) -> float:
         """The longest that a request may take; it follows the token budget unless the user says otherwise."""
         return self.timeout or SECONDS_BEFORE + SECONDS_A_TOKEN * max_tokens
 
 
+@dataclass(frozen=True)
+class Served:
+    """What the servers call the model, who they are (`vllm`, `sglang`, or not known), and the most tokens of a request."""
+
+    name: str
+    engine: str = ""
+    context: float = math.inf
+
+
 class Client:
-    """Streams jobs through a fleet. All of it runs in the thread that iterates over `stream`, but for taking jobs."""
+    """Streams jobs through a fleet. All but `stream` and `status` runs in the loop's thread."""
 
     def __init__(self, fleet: Fleet, manners: Manners):
         self.fleet, self.manners = fleet, manners
         self.waiting: deque[Try] = deque()
-        self.done: list[tuple[Job, Completion | Failure]] = []
+        self.outcomes: Channel[Outcome | BaseException | None] = Channel(1 << 30)  # `_dispatch` keeps it short
         self.tasks: set[asyncio.Task[None]] = set()
         self.under_way = self.retried = self.postponed = 0
-        self.over = False
-        self.input_fault: Exception | None = None
+        self.over = self.held_back = self.left = False
         self.fault: Exception | None = None
+        self.refused: SophiaError | None = None
         self.gone: SophiaError | None = None
         self.timer: asyncio.TimerHandle | None = None
 
-    def stream(self, jobs: Arrivals[Job]) -> Iterator[tuple[Job, Completion | Failure]]:
+    def stream(self, jobs: Arrivals[Job]) -> Iterator[Outcome]:
         """Every job once, with what came of it, as it comes. Raises what the jobs' iterator raised, and SophiaError."""
-        with asyncio.Runner() as runner:
-            runner.run(self._open(jobs))
-            try:
-                while outcomes := runner.run(self._some()):
-                    yield from outcomes
-            finally:
-                runner.run(self._close())
-        if fault := self.fault or self.input_fault:
-            raise fault
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self._run, args=(jobs,), daemon=True).start()
+        try:
+            while (outcome := self.outcomes.get()) is not None:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                yield outcome
+                if self.held_back and len(self.outcomes) < UNTAKEN // 2:
+                    self.held_back = False
+                    self._tell(self._dispatch)
+        finally:
+            self._tell(self._leave)
+
+    def _tell(self, what: Callable[[], None]) -> None:
+        """Has the loop's thread do something, unless the loop is closed by now."""
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(what)
+
+    def _leave(self) -> None:
+        self.left = True
+        self.wake.set()
 
     def status(self) -> str:
         """For the progress line: `64 in flight, 3 retries, 3/4 servers well, …`."""
@@ -112,66 +151,107 @@ class Client:
             parts.append(health)
         return ", ".join(parts)
 
-    async def _open(self, jobs: Arrivals[Job]) -> None:
-        self.loop = asyncio.get_running_loop()
+    def _run(self, jobs: Arrivals[Job]) -> None:
+        """The loop's thread: from the first job to the last outcome."""
+        try:
+            with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
+                runner.run(self._work(jobs))
+            self.outcomes.put(self.refused or self.fault)
+        except BaseException as fault:  # noqa: BLE001  (raised again by `stream`)
+            self.outcomes.put(fault)
+
+    async def _work(self, jobs: Arrivals[Job]) -> None:
         self.wake, self.hungry = asyncio.Event(), asyncio.Event()
-        self.pool = ThreadPoolExecutor(1)
-        self.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Content-Type": "application/json", **dict(self.manners.headers)},
-        )
         self.proxies = {server.url: proxy_of(server.url) for server in self.fleet.servers}
-        self.feeding = asyncio.create_task(self._feed(jobs))
-
-    async def _close(self) -> None:
-        for task in (self.feeding, *self.tasks):
-            task.cancel()
-        await asyncio.gather(self.feeding, *self.tasks, return_exceptions=True)
-        if self.timer:
-            self.timer.cancel()
-        await self.session.close()
-        self.pool.shutdown(wait=False, cancel_futures=True)
-
-    async def _some(self) -> list[tuple[Job, Completion | Failure]]:
-        """What is done by now, at least one; nothing when all is done."""
-        while not self.done and not self._finished():
-            self.wake.clear()
-            await self.wake.wait()
-        outcomes, self.done = self.done, []
-        return outcomes
+        headers = {"Content-Type": "application/json"}
+        if self.manners.key:
+            headers["Authorization"] = f"Bearer {self.manners.key}"
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS)
+        async with aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), headers=headers
+        ) as session:
+            self.session = session
+            self.served = await self._hello()
+            self.takers, self.readers = ThreadPoolExecutor(1), ThreadPoolExecutor(4)
+            feeding = asyncio.create_task(self._feed(jobs))
+            while not self._finished():
+                self.wake.clear()
+                await self.wake.wait()
+            for task in (feeding, *self.tasks):
+                task.cancel()
+            await asyncio.gather(feeding, *self.tasks, return_exceptions=True)
+            for pool in (self.takers, self.readers):
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def _finished(self) -> bool:
-        """Whether all is done, or no server will ever take what is left."""
-        return self.fault is not None or (self.over and not (self.waiting or self.under_way or self.postponed))
+        """Whether all is done, or nobody wants what is left, or no server takes it."""
+        done = self.over and not (self.waiting or self.under_way or self.postponed)
+        return done or self.left or self.refused is not None
+
+    async def _hello(self) -> Served:
+        """What the first server to list its models says of ours; names are trusted where none does. Raises SophiaError."""
+        asked = [asyncio.create_task(self._models(server)) for server in self.fleet.servers]
+        known: list[dict[str, Any]] = []
+        for listed in asyncio.as_completed(asked):
+            if known := known or await listed:
+                break
+        for task in asked:
+            task.cancel()
+        names = {entry["id"]: entry for entry in known}
+        for name in self.manners.names:
+            if name in names:
+                length = names[name].get("max_model_len")
+                context = length if isinstance(length, int) and length > 0 else math.inf
+                return Served(name, str(names[name].get("owned_by", "")), context)
+        if names:
+            listed_names = ", ".join(list(names)[:5])
+            raise SophiaError(f"{self.manners.names[0]}: the server does not know it, but {listed_names}; give one of these")
+        return Served(self.manners.otherwise)
+
+    async def _models(self, server: Server) -> list[dict[str, Any]]:
+        """The models that a server lists; none, with a notice, where it does not within `HELLO_SECONDS`."""
+        address = f"{server.url}/models"
+        try:
+            async with asyncio.timeout(HELLO_SECONDS):
+                async with self.session.get(address, proxy=self.proxies[server.url]) as answer:
+                    if answer.status != 200:
+                        return []
+                    data = orjson.loads(await read_whole(answer, MOST_BYTES))["data"]
+                    return [entry for entry in data if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+        except TimeoutError:
+            trouble = f"no answer within {HELLO_SECONDS:.0f} s"
+        except (aiohttp.ClientError, Unusable, OSError, ValueError, LookupError, TypeError) as error:
+            trouble = str(getattr(error, "strerror", None) or error or type(error).__name__)
+        notice(f"{server.url}: does not say what models it has ({' '.join(trouble.split())[:200]})")
+        return []
 
     async def _feed(self, jobs: Arrivals[Job]) -> None:
         """Keeps `AHEAD` jobs waiting. The thread that takes them blocks where the step's input does."""
+        context = self.served.context
         try:
-            while batch := await self.loop.run_in_executor(self.pool, jobs.take, AHEAD, 0.0):
+            while batch := await self.loop.run_in_executor(self.takers, jobs.take, AHEAD, 0.0):
                 if self.gone:
                     raise self.gone
-                context = self.manners.context
                 self.waiting.extend(Try(job, bounded=job.request.sampling.max_tokens < context) for job in batch)
                 self._dispatch()
                 while len(self.waiting) >= AHEAD // 2:
                     self.hungry.clear()
                     await self.hungry.wait()
         except Exception as fault:  # noqa: BLE001  (raised again when what is in flight is done)
-            self.input_fault = fault
+            self.fault = fault
         self.over = True
         self.wake.set()
 
     def _dispatch(self) -> None:
         """Sends what waits while there is room and a server that takes it; sees to it that it is called again in time."""
         now = self.loop.time()
-        while self.waiting and self.under_way < self.manners.concurrency:
+        self.held_back = len(self.outcomes) >= UNTAKEN
+        while self.waiting and self.under_way < self.manners.concurrency and not self.held_back:
             server = self.fleet.pick(now)
             if server is None:
                 break
-            attempt = self.waiting.popleft()
             self.under_way += 1
-            task = self.loop.create_task(self._send(attempt, server))
+            task = self.loop.create_task(self._send(self._next_for(server), server))
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
         if self.waiting and not self.under_way and self.fleet.dead():
@@ -179,65 +259,93 @@ class Client:
         if len(self.waiting) < AHEAD // 2:
             self.hungry.set()
         chance = self.fleet.next_chance(now) if self.waiting else None
-        if chance is not None and self.timer is None:
+        if chance is not None and (self.timer is None or now + chance < self.timer.when()):
+            if self.timer:
+                self.timer.cancel()
             self.timer = self.loop.call_later(chance + 0.001, self._on_time)
 
     def _on_time(self) -> None:
         self.timer = None
         self._dispatch()
 
+    def _next_for(self, server: Server) -> Try:
+        """The request that has waited longest; for a server that may be unwell, one for a record that did not fail there."""
+        if server.rests and server.suspects:
+            for place, attempt in enumerate(self.waiting):
+                if id(attempt.job.record) not in server.suspects:
+                    del self.waiting[place]
+                    return attempt
+        return self.waiting.popleft()
+
     async def _send(self, attempt: Try, server: Server) -> None:
         """One request from its sending to its outcome, or back to those that wait."""
         sent_at = self.loop.time()
-        attempt.tries += 1
         try:
             outcome = await self._ask(attempt, server)
             if outcome is not None:
-                self.done.append((attempt.job, outcome))
+                self.outcomes.put((attempt.job, outcome))
             else:
                 self.waiting.appendleft(attempt)
             self.fleet.answered(server)
         except Again as again:
-            self.fleet.failed(server, sent_at, self.loop.time(), again.trouble)
+            self.fleet.failed(server, id(attempt.job.record), sent_at, self.loop.time(), again.trouble)
             self._again(attempt, server, again.trouble)
-        except Exception as fault:  # noqa: BLE001  (raised again by `stream`; a task that dies silently would be waited for)
-            self.fault = fault
+        except Refused as refused:
+            self.refused = refused
+        except RecordError as error:
+            self.fleet.unsent(server)
+            self.outcomes.put((attempt.job, Failure(str(error))))
+        except Exception as fault:  # noqa: BLE001  (whatever it is, it is this request's; the others go on)
+            self.fleet.unsent(server)
+            self.outcomes.put((attempt.job, Failure(f"{server.url}: {type(fault).__name__}: {str(fault)[:200]}")))
         self.under_way -= 1
         self._dispatch()
         self.wake.set()
 
     async def _ask(self, attempt: Try, server: Server) -> Completion | Failure | None:
-        """The outcome of one request; None when it is to be asked again without `max_tokens`. Raises Again, SophiaError."""
-        manners, request = self.manners, attempt.job.request
-        try:
-            body = body_of(request, manners.model, manners.images, manners.engine, attempt.bounded)
-        except RecordError as error:
-            return Failure(str(error))
-        limit = manners.seconds(request.sampling.max_tokens)
+        """The outcome of one request; None when it is to be asked again without `max_tokens`.
+
+        Raises Again, Refused, and RecordError for a record that no request can be made of.
+        """
+        sampling = attempt.job.request.sampling
+        body = await self._body(attempt)
+        limit = self.manners.seconds(sampling.max_tokens)
         timeout = aiohttp.ClientTimeout(total=limit, connect=min(CONNECT_SECONDS, limit))
         try:
             post = self.session.post(server.endpoint, data=body, timeout=timeout, proxy=self.proxies[server.url])
             async with post as answer:
-                status, headers, text = answer.status, answer.headers, await answer.read()
+                status, headers = answer.status, answer.headers
+                text = await read_whole(answer, MOST_BYTES + MOST_BYTES_A_TOKEN * sampling.max_tokens)
+            if status == 200:
+                return outcome_of(text)
+        except aiohttp.ConnectionTimeoutError:
+            raise Again(Trouble(f"no connection within {min(CONNECT_SECONDS, limit):.0f} s", sick=True)) from None
         except TimeoutError:
             raise Again(Trouble(f"no answer within {limit:.0f} s")) from None
         except aiohttp.ClientConnectorError as error:
             raise Again(Trouble(f"no connection: {getattr(error, 'strerror', None) or error}", sick=True)) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Again(Trouble(f"connection lost: {str(error) or type(error).__name__}")) from None
-        if status == 200:
-            try:
-                return outcome_of(text)
-            except Unusable as unusable:
-                raise Again(Trouble(f"unusable answer: {unusable}")) from None
+        except Unusable as unusable:
+            raise Again(Trouble(f"unusable answer: {unusable}")) from None
         return self._refused(attempt, server, status, complaint(status, text), headers.get("Retry-After"))
 
+    async def _body(self, attempt: Try) -> bytes:
+        """The request's body; images are read in another thread, as a disk may be slow. Raises RecordError."""
+        request, served = attempt.job.request, self.served
+        asked = (request, served.name, self.manners.images, served.engine, attempt.bounded)
+        if has_images(request):
+            return await self.loop.run_in_executor(self.readers, body_of, *asked)
+        return body_of(*asked)
+
     def _refused(self, attempt: Try, server: Server, status: int, message: str, retry_after: str | None) -> Failure | None:
-        """What an answer of another status than 200 means for its request. Raises Again, SophiaError."""
+        """What an answer of another status than 200 means for its request. Raises Again, Refused."""
         if status in BUSY | SICK | AGAIN or status >= 500:
             raise Again(Trouble(message, status in BUSY | SICK, status in BUSY, seconds_of(retry_after)))
         if status in KEYS:
-            raise SophiaError(f"{server.url}: refuses every request ({message}); {KEYS[status]}")
+            if self.fleet.ever_answered():  # a gateway while its server restarts, a key that has run out: others go on
+                raise Again(Trouble(message, sick=True))
+            raise Refused(f"{server.url}: refuses every request ({message}); {KEYS[status]}")
         if exceeds_context(message):
             if attempt.bounded and attempt.job.request.sampling.max_tokens > 1:
                 attempt.bounded = False  # prompt and limit together are too long: the context's end is the nearer limit
@@ -247,15 +355,18 @@ class Client:
 
     def _again(self, attempt: Try, server: Server, trouble: Trouble) -> None:
         """Puts a request back, or gives it up after `retries`; gives all up when nobody answers any more."""
-        if attempt.tries > self.manners.retries:
-            self.done.append((attempt.job, Failure(f"{server.url}: {trouble.reason} ({attempt.tries} tries)")))
-        elif trouble.sick or server.rests:
+        attempt.turns += trouble.sick
+        attempt.tries += not trouble.sick
+        if attempt.tries > self.manners.retries or attempt.turns > TURNS * (self.manners.retries + 1):
+            tries = attempt.tries + attempt.turns
+            self.outcomes.put((attempt.job, Failure(f"{server.url}: {trouble.reason} ({tries} tries)")))
+        elif trouble.sick:
             self.retried += 1
             self.waiting.appendleft(attempt)
         else:
             self.retried += 1
             self.postponed += 1
-            self.loop.call_later(self.fleet.pause(attempt.tries), self._put_back, attempt)
+            self.loop.call_later(max(self.fleet.pause(attempt.tries), trouble.asked), self._put_back, attempt)
         if self.fleet.dead():
             self._nobody_left()
 
@@ -269,17 +380,27 @@ class Client:
         """Fails what waits. Should there be more to come, the step ends: typed again, it goes on."""
         troubles = "; ".join(f"{server.url}: {server.trouble}" for server in self.fleet.servers[:3])
         self.gone = SophiaError(f"no server answers ({troubles}); start one and type the command again, it continues")
-        self.done += [(attempt.job, Failure(f"no server answers ({troubles})")) for attempt in self.waiting]
+        for attempt in self.waiting:
+            self.outcomes.put((attempt.job, Failure(f"no server answers ({troubles})")))
         self.waiting.clear()
         self.wake.set()
+
+
+async def read_whole(answer: aiohttp.ClientResponse, most: int) -> bytes:
+    """The body of an answer. Raises Unusable when it is longer than `most` bytes."""
+    parts, size = [], 0
+    while part := await answer.content.readany():
+        parts.append(part)
+        size += len(part)
+        if size > most:
+            raise Unusable(f"longer than {most} bytes")
+    return b"".join(parts) if len(parts) != 1 else parts[0]
 
 
 def proxy_of(url: str) -> str | None:
     """The proxy that the environment names for a server, none on this machine; aiohttp's `trust_env` asks every time."""
     address = urlsplit(url)
-    if address.hostname in OWN_MACHINE:
-        return None
-    if urllib.request.proxy_bypass(address.hostname or ""):
+    if address.hostname in OWN_MACHINE or urllib.request.proxy_bypass(address.hostname or ""):
         return None
     return urllib.request.getproxies().get(address.scheme)
 
@@ -293,6 +414,6 @@ def seconds_of(retry_after: str | None) -> float:
     except ValueError:
         try:
             seconds = (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds()
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return 0.0
     return min(max(seconds, 0.0), LONGEST_ASKED) if seconds == seconds else 0.0

@@ -12,7 +12,7 @@ from sophia_cli.arrivals import Arrivals
 from sophia_cli.backends._client import Client
 from sophia_cli.backends._connect import connect
 from sophia_cli.errors import UsageError
-from sophia_cli.place import Place
+from sophia_cli.place import Place, refuse_odd_address
 from sophia_cli.sampling import Completion, Failure, Job
 
 
@@ -22,9 +22,6 @@ class Backend:
     def __init__(self, model: Model, place: Place):
         self.model, self.place = model, place
         self.urls = [url.rstrip("/") for url in place.base_urls or _urls_of_environment()]
-        for url in self.urls:
-            if not url.startswith(("http://", "https://")):
-                raise UsageError(f"--base-url {url}: no address of a server; give one as in http://127.0.0.1:8000/v1")
         self.client: Client | None = None
 
     def stream(self, jobs: Arrivals[Job]) -> Iterator[tuple[Job, Completion | Failure]]:
@@ -44,4 +41,5 @@ def _urls_of_environment() -> list[str]:
     url = os.environ.get("OPENAI_BASE_URL")
     if not url:
         raise UsageError("--backend openai: give --base-url, as in --base-url http://127.0.0.1:8000/v1")
+    refuse_odd_address(url)
     return [url]
