@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,7 +29,10 @@ def completion(body: dict[str, Any], **message: Any) -> dict[str, Any]:
 
 
 class ChatServer:
-    """`with ChatServer(faults) as server`: serves at `server.url`, keeps the bodies that it answered well in `served`."""
+    """`with ChatServer(faults) as server`: serves at `server.url`, keeps the bodies that it answered well in `served`.
+
+    poison: a text on which the engine breaks, every time. models: the fault of the list of models.
+    """
 
     def __init__(
         self,
@@ -37,8 +41,11 @@ class ChatServer:
         delay: float = 0.0,
         owner: str = "vllm",
         context: int = 1 << 20,
+        poison: str = "",
+        models: str = "",
     ):
-        self.context = context
+        self.context, self.poison, self.models = context, poison, models
+        self.arrivals: dict[int, list[float]] = {}
         self.faults, self.model, self.delay, self.owner = iter(faults), model, delay, owner
         self.served: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -85,6 +92,8 @@ class ChatServer:
         return web.Response()
 
     async def _models(self, request: web.Request) -> web.Response:
+        if self.models:
+            return await FAULTS[self.models](request, {"model": "m", "messages": [], "seed": 0})
         if self.model is None:
             return web.json_response({"error": {"message": "no such page"}}, status=404)
         return web.json_response({"data": [{"id": self.model, "owned_by": self.owner, "max_model_len": self.context}]})
@@ -99,8 +108,10 @@ class ChatServer:
 
     async def _answered(self, request: web.Request) -> web.StreamResponse:
         self.arrived += 1
-        fault = next(self.faults, "well")
         body = await request.json()
+        poisoned = self.poison and self.poison in str(body["messages"])
+        fault = "broken" if poisoned else next(self.faults, "well")
+        self.arrivals.setdefault(body["seed"], []).append(time.monotonic())
         self.headers.append(dict(request.headers))
         if self.delay:
             await asyncio.sleep(self.delay)
@@ -148,6 +159,47 @@ async def busy(request: web.Request, body: dict[str, Any]) -> web.StreamResponse
     return web.json_response({"error": {"message": "slow down"}}, status=429, headers={"Retry-After": "0.2"})
 
 
+async def busy_for_long(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    return web.Response(status=429, headers={"Retry-After": "300"})
+
+
+async def busy_until_an_odd_date(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    return web.Response(status=429, headers={"Retry-After": "Wed, 21 Oct 99999999999999999999 07:28:00 GMT"})
+
+
+async def broken_for_a_while(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    return web.Response(status=500, headers={"Retry-After": "2"})
+
+
+async def not_found(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    return web.Response(status=404, text="default backend - 404")
+
+
+async def endless(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(b" " * (1 << 20))
+
+
+async def drip(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(b" ")
+        await asyncio.sleep(1)
+
+
+async def no_tokens(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    return web.json_response({**completion(body), "usage": {"completion_tokens": 0}})
+
+
+async def finish_of_another_type(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    answer = completion(body)
+    answer["choices"][0]["finish_reason"] = ["stop"]
+    return web.json_response(answer)
+
+
 async def broken(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
     return web.json_response({"detail": "engine died"}, status=500)
 
@@ -183,6 +235,14 @@ def finished(reason: str, **message: Any) -> Any:
 
 
 FAULTS = {
+    "busy_for_long": busy_for_long,
+    "busy_until_an_odd_date": busy_until_an_odd_date,
+    "broken_for_a_while": broken_for_a_while,
+    "not_found": not_found,
+    "endless": endless,
+    "drip": drip,
+    "no_tokens": no_tokens,
+    "finish_of_another_type": finish_of_another_type,
     "stall": stall,
     "half": half,
     "close": close,
@@ -205,5 +265,8 @@ FAULTS = {
     "says_correct": finished("stop", content="They agree.\nVerdict: correct"),
     "opened_in_prompt": finished("stop", content="It is seven.\n</think>\n\n\\boxed{7}"),
 }
-PASSING = ("half", "close", "no_json", "two_choices", "no_usage", "busy", "broken", "starting")
+PASSING = (
+    "half", "close", "no_json", "two_choices", "no_usage", "busy", "broken", "starting", "no_tokens",
+    "finish_of_another_type", "busy_until_an_odd_date", "endless",
+)  # fmt: skip
 """Faults after which the same request, sent again, is answered; `stall` is another, where timeouts are short."""

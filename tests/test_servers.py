@@ -306,7 +306,7 @@ def test_a_server_rests_as_long_as_it_asks_and_then_gets_half() -> None:
     fleet = Fleet.of(["a"], retries=2)
     servers = [fleet.pick(10.0) for _ in range(8)]
     assert servers == [fleet.servers[0]] * 8
-    fleet.failed(fleet.servers[0], 10.0, 11.0, Trouble("429", sick=True, busy=True, asked=30.0))
+    fleet.failed(fleet.servers[0], "q0", 10.0, 11.0, Trouble("429", sick=True, busy=True, asked=30.0))
     assert fleet.pick(12.0) is None and fleet.next_chance(11.0) == 30.0
     assert "0/1 servers well, a rests 30 s (429)" in fleet.health(11.0)
     for _ in range(7):
@@ -321,7 +321,7 @@ def test_rests_grow_until_nobody_is_waited_for() -> None:
         server = fleet.pick(now)
         assert server is not None
         assert not rests or fleet.pick(now) is None  # after a rest, one at a time
-        fleet.failed(server, now, now + 0.01, Trouble("refused", sick=True))
+        fleet.failed(server, len(rests), now, now + 0.01, Trouble("refused", sick=True))
         rests.append(fleet.next_chance(now) or 0.0)
         now += rests[-1] + 0.1
     assert len(rests) == 4 and all(later > earlier / 2 for earlier, later in itertools.pairwise(rests))
@@ -329,8 +329,8 @@ def test_rests_grow_until_nobody_is_waited_for() -> None:
 
 
 def test_the_longest_wait_follows_the_token_budget() -> None:
-    assert Manners("m", 1).seconds(32768) > 3600 and Manners("m", 1).seconds(96) < 180
-    assert Manners("m", 1, timeout=7.0).seconds(32768) == 7.0
+    assert Manners(("m",), "m", 1).seconds(32768) > 3600 and Manners(("m",), "m", 1).seconds(96) < 180
+    assert Manners(("m",), "m", 1, timeout=7.0).seconds(32768) == 7.0
 
 
 def test_the_last_line_tells_of_retries_and_servers(desk: Path) -> None:
@@ -363,7 +363,7 @@ def test_the_ledger_of_a_fleet_never_loses_count(data: st.DataObject) -> None:
                 assert server.takes(max(now, server.rests_until)) or server.in_flight >= server.window
             else:
                 trouble = Trouble("x", sick=data.draw(st.booleans()), busy=data.draw(st.booleans()))
-                fleet.failed(server, sent, now, trouble)
+                fleet.failed(server, data.draw(st.integers(0, 9)), sent, now, trouble)
     assert Counter(id(server) for server, _ in flying) == {
         id(server): server.in_flight for server in fleet.servers if server.in_flight
     }
@@ -378,9 +378,9 @@ def test_a_retry_after_is_a_number_or_a_date() -> None:
 
 def test_a_proxy_of_the_environment_is_used_and_bypassed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://proxy:3128")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "other.example")
     assert proxy_of("http://example.org/v1") == "http://proxy:3128"
-    assert proxy_of("http://127.0.0.1:8000/v1") is None
+    assert proxy_of("http://127.0.0.1:8000/v1") is proxy_of("http://other.example:8000/v1") is None
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,190 @@
+"""What a hostile fleet, a slow reader, a hasty user and an odd environment can do to the client, and what they cannot."""
+
+import itertools
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from chat_server import FAULTS, ChatServer
+from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
+from test_servers import captions, desk, no_proxy, reason, wait_until
+
+__all__ = ["desk", "no_proxy"]
+
+
+def test_prompts_that_always_break_the_engine_fail_alone(tmp_path: Path) -> None:
+    write_lines(tmp_path / "caps.jsonl", captions(60))
+    with ChatServer(poison="1 things") as server:
+        rows = reason(tmp_path, server, code=3, options=("-n", "4", "--concurrency", "8", "--retries", "2"))
+    assert {row["id"] for row in rows if "error" in row} == {"q1", "q11", "q21", "q31", "q41", "q51"}
+    assert len(rows) == 240 and sum("error" in row for row in rows) == 24
+
+
+def test_a_server_that_breaks_on_everything_gets_little_while_others_are_well(tmp_path: Path) -> None:
+    write_lines(tmp_path / "caps.jsonl", captions(100))
+    with ChatServer(["broken"] * 10_000) as sick, ChatServer(delay=0.05) as one, ChatServer(delay=0.05) as two:
+        rows = reason(tmp_path, sick, one, two, options=("--concurrency", "24"))
+        assert sick.arrived < 60
+    assert len(rows) == 200
+
+
+def test_a_ready_server_is_not_kept_waiting_by_the_long_rest_of_another(desk: Path) -> None:
+    with ChatServer(["busy_for_long"]) as resting, ChatServer(["starting"]) as other:
+        rows = reason(desk, resting, other, options=("--concurrency", "1"))
+        assert len(rows) == len(other.served) == 24 and not resting.served
+
+
+def test_a_reader_that_pauses_costs_no_answer(tmp_path: Path) -> None:
+    write_lines(tmp_path / "caps.jsonl", captions(3000))
+    with ChatServer(delay=0.3) as server:
+        command = [*SOPHIA, "reason", "caps.jsonl", "-n", "1", "--llm", "m", "--base-url", server.url]
+        command += ["--timeout", "3", "--retries", "0", "--concurrency", "256"]
+        with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE) as client:
+            assert client.stdout is not None
+            first = client.stdout.readline()
+            time.sleep(6)
+            rows = records_of(first + client.stdout.read())
+        assert client.returncode == 0 and len(rows) == server.arrived == 3000
+
+
+def test_a_429_is_no_failure_even_without_retries(desk: Path) -> None:
+    with ChatServer(["busy"] * 3) as server:
+        assert len(reason(desk, server, options=("--retries", "0"))) == 24
+
+
+def test_a_retry_after_is_waited_for_whatever_the_status(desk: Path) -> None:
+    with ChatServer(["broken_for_a_while"]) as server:
+        reason(desk, server)
+        gaps = [later - earlier for times in server.arrivals.values() for earlier, later in itertools.pairwise(times)]
+    assert len(gaps) == 1 and gaps[0] >= 2
+
+
+def test_a_server_that_answered_before_may_say_404_for_a_while(tmp_path: Path) -> None:
+    write_lines(tmp_path / "caps.jsonl", captions(60))
+    with ChatServer(["well"] * 5 + ["not_found"] * 2) as restarting, ChatServer() as other:
+        assert len(reason(tmp_path, restarting, other, options=("--concurrency", "2"))) == 120
+
+
+@pytest.mark.parametrize("fault", ["half", "no_json", "drip", "endless", "close", "busy"])
+def test_an_odd_list_of_models_is_no_reason_to_stop(fault: str, desk: Path) -> None:
+    with ChatServer(models=fault) as server:
+        assert len(reason(desk, server)) == 24
+        assert {body["model"] for body in server.served} == {"m"}
+
+
+def test_a_key_with_a_line_break_works_and_an_odd_one_is_not_shown(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "OPENAI_API_KEY", "sk-secret\n")
+    with ChatServer() as server:
+        reason(desk, server)
+        assert {headers["Authorization"] for headers in server.headers} == {"Bearer sk-secret"}
+        monkeypatch.setitem(ENVIRONMENT, "OPENAI_API_KEY", "sk-\x01secret")
+        done = sophia("reason", "caps.jsonl", "--llm", "m", "--base-url", server.url, cwd=desk, code=2)
+    assert b"OPENAI_API_KEY" in done.stderr and b"secret" not in done.stderr
+
+
+def test_the_key_goes_to_no_other_host(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "OPENAI_API_KEY", "sk-secret")
+    seen = []
+
+    async def elsewhere(request: web.Request, body: dict[str, object]) -> web.StreamResponse:
+        raise web.HTTPTemporaryRedirect(f"http://localhost:{other.port}/v1/models")
+
+    async def spied(request: web.Request) -> web.Response:
+        seen.append(request.headers.get("Authorization"))
+        return web.json_response({"data": [{"id": "m"}]})
+
+    monkeypatch.setitem(FAULTS, "elsewhere", elsewhere)
+    monkeypatch.setattr(ChatServer, "_health", spied)
+    with ChatServer() as other, ChatServer(models="elsewhere") as server:
+        other._models = spied  # type: ignore[method-assign]
+        other.stop()
+        other.start()
+        reason(desk, server)
+    assert seen == [None]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:PASSW0RD@127.0.0.1:1/v1",
+        "http://[::1/v1",
+        "http://h:port/v1",
+        "http://a b/v1",
+        "127.0.0.1:8000",
+        "http:///v1",
+    ],
+)
+def test_an_odd_address_is_refused_before_anything_is_begun(url: str, desk: Path) -> None:
+    done = sophia("reason", "caps.jsonl", "--llm", "m", "--base-url", url, "-o", "raw.jsonl", cwd=desk, code=2)
+    assert b"--base-url" in done.stderr and b"PASSW0RD" not in done.stderr and not (desk / "raw.jsonl").exists()
+
+
+def test_a_timeout_that_is_no_number_of_seconds_is_refused(desk: Path) -> None:
+    sophia("reason", "caps.jsonl", "--llm", "m", "--base-url", "http://h/v1", "--timeout", "inf", cwd=desk, code=2)
+
+
+def test_requests_go_through_the_proxy_of_the_environment(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ChatServer() as proxy:
+        monkeypatch.setitem(ENVIRONMENT, "http_proxy", proxy.url.removesuffix("/v1"))
+        assert len(reason(desk, "http://models.example/v1")) == len(proxy.served) == 24
+
+
+def test_the_usual_concurrency_fits_the_limit_of_open_files(desk: Path) -> None:
+    with ChatServer() as server:
+        limited = f"ulimit -n 300; exec {' '.join(SOPHIA)} reason caps.jsonl --llm m {f'--base-url {server.url} ' * 2}"
+        done = subprocess.run(["bash", "-c", limited], cwd=desk, env=ENVIRONMENT, capture_output=True, timeout=60)
+        assert done.returncode == 0 and len(records_of(done.stdout)) == 96
+        done = subprocess.run(["bash", "-c", f"{limited} --concurrency 300"], cwd=desk, env=ENVIRONMENT, capture_output=True)
+        assert done.returncode == 2 and b"--concurrency 300" in done.stderr
+
+
+def test_a_full_or_closed_stderr_spoils_no_record(desk: Path) -> None:
+    with ChatServer(["invalid"]) as server:
+        command = f"{' '.join(SOPHIA)} reason caps.jsonl --llm m -n 2 --base-url {server.url}"
+        for ending, code in (("2> /dev/full", 3), ("2>&1 >out.jsonl | true; exit ${PIPESTATUS[0]}", 0)):
+            done = subprocess.run(["bash", "-c", f"{command} {ending}"], cwd=desk, env=ENVIRONMENT, capture_output=True)
+            assert done.returncode == code
+    assert len(records_of(desk / "out.jsonl")) == 24
+
+
+@pytest.mark.parametrize("options", [(), ("--stop-early", "--alpha", "0.5")])
+def test_an_interrupt_leaves_all_that_was_answered_in_the_file(options: tuple[str, ...], tmp_path: Path) -> None:
+    write_lines(tmp_path / "caps.jsonl", captions(3000))
+    with ChatServer(delay=0.02) as server:
+        command = [*SOPHIA, "reason", "caps.jsonl", "-n", "4", "--llm", "m", "--base-url", server.url, *options]
+        command += ["--concurrency", "64", "-o", "raw.jsonl"]
+        with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE) as client:
+            wait_until(lambda: len(server.served) > 400)
+            answered = len(server.served)
+            client.send_signal(signal.SIGINT)
+            assert client.wait(60) == 130
+        assert len(records_of(tmp_path / "raw.jsonl")) >= answered - 128  # what is on its way to the client, and back
+
+
+def test_a_hasty_ctrl_c_is_never_success(desk: Path) -> None:
+    with ChatServer(delay=5.0) as server:
+        for tenths in range(16):
+            command = [*SOPHIA, "reason", "caps.jsonl", "--llm", "m", "--base-url", server.url]
+            client = subprocess.Popen(command, cwd=desk, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            time.sleep(0.05 * tenths)
+            client.send_signal(signal.SIGINT)
+            _, said = client.communicate(timeout=60)
+            assert client.returncode == 130 or (client.returncode == -2 and tenths < 4), (tenths, client.returncode)
+            assert b"Traceback" not in said or client.returncode == -2
+
+
+def test_an_image_that_is_no_file_fails_alone(lab: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    image = str(next((lab / "imgs").glob("*.png")))
+    rows = [
+        {"id": str(i), "image": path, "question": "?", "answer": "1"} for i, path in enumerate([image, "pipe.png", image])
+    ]
+    write_lines(tmp_path / "items.jsonl", rows)
+    with ChatServer() as server:
+        done = sophia("caption", "items.jsonl", "-k", "1", "-m", "m", "--base-url", server.url, cwd=tmp_path, code=3)
+    failed = [row for row in records_of(done.stdout) if "error" in row]
+    assert [row["id"] for row in failed] == ["1"] and "not a file" in failed[0]["error"]
