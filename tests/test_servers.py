@@ -293,12 +293,12 @@ def test_whatever_the_faults_and_kills_the_records_are_those_of_an_undisturbed_r
     assert sorted(map(json.dumps, rows)) == sorted(map(json.dumps, undisturbed))
 
 
-def kill_after(lines: int, command: list[str], folder: Path) -> None:
-    """Runs a step until its file holds so many lines, and kills it as nothing can be caught."""
+def kill_after(lines: int, command: list[str], folder: Path, number: int = signal.SIGKILL) -> None:
+    """Runs a step until its file holds so many lines, and ends it, by default as nothing can be caught."""
     step = subprocess.Popen([*SOPHIA, *command], cwd=folder, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
     out = folder / "raw.jsonl"
     wait_until(lambda: step.poll() is not None or (out.exists() and out.read_bytes().count(b"\n") >= lines))
-    step.send_signal(signal.SIGKILL)
+    step.send_signal(number)
     step.wait()
 
 

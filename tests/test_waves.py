@@ -2,6 +2,9 @@
 
 import json
 import math
+import signal
+import subprocess
+import time
 from collections import defaultdict
 from fractions import Fraction
 from pathlib import Path
@@ -9,10 +12,10 @@ from typing import Any
 
 import pytest
 from chat_server import PASSING, ChatServer
-from conftest import records_of, sophia, write_lines
+from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_servers import kill_after
+from test_servers import kill_after, wait_until
 
 from sophia_cli.errors import UsageError
 from sophia_cli.rewards import Rule, Trajectory, select
@@ -130,13 +133,14 @@ def test_a_file_of_all_trajectories_is_not_continued_with_early_stop(hard: Path)
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    faults=st.lists(st.sampled_from([*PASSING, "well", "well"]), max_size=12),
-    kills=st.lists(st.integers(1, 30), max_size=2),
+    faults=st.lists(st.sampled_from([*PASSING, "well", "well", "invalid", "filtered"]), max_size=16),
+    kills=st.lists(st.tuples(st.integers(1, 30), st.sampled_from([signal.SIGKILL, signal.SIGINT])), max_size=3),
     alpha=st.sampled_from(["0.2", "0.4", "0.6"]),
 )
 def test_what_is_written_depends_on_no_timing_fault_or_kill(
-    faults: list[str], kills: list[int], alpha: str, tmp_path: Path
+    faults: list[str], kills: list[tuple[int, signal.Signals]], alpha: str, tmp_path: Path
 ) -> None:
+    """Failures that were tried again included: a run that goes on leaves the file of an undisturbed one."""
     for file in tmp_path.iterdir():
         file.unlink()
     rows = [
@@ -149,10 +153,13 @@ def test_what_is_written_depends_on_no_timing_fault_or_kill(
         undisturbed = sophia(*options, "--base-url", server.url, "--concurrency", "1", cwd=tmp_path).stdout
     with ChatServer(faults, delay=0.003) as server:
         command = [*options, "--base-url", server.url, "--concurrency", "7", "-o", "raw.jsonl"]
-        for lines in kills:
-            kill_after(lines, command, tmp_path)
-        sophia(*command, cwd=tmp_path)
+        for lines, number in kills:
+            kill_after(lines, command, tmp_path, number)
+        while sophia(*command, cwd=tmp_path, code=None).returncode == 3:
+            assert any(fault in ("invalid", "filtered") for fault in faults)
     assert sorted((tmp_path / "raw.jsonl").read_bytes().splitlines()) == sorted(undisturbed.splitlines())
+    figures = json.loads((tmp_path / "raw.jsonl.manifest.json").read_text())["early_stop"]
+    assert figures["trajectories_sampled"] == len(undisturbed.splitlines()) and figures["trajectories_planned"] == 150
     assert len(undisturbed.splitlines()) < 150
 
 
@@ -164,3 +171,49 @@ def test_a_trajectory_that_cannot_be_sampled_is_no_failure(tmp_path: Path) -> No
         done = sophia("reason", "caps.jsonl", *options, "--base-url", server.url, cwd=tmp_path, code=3)
     rows = records_of(done.stdout)
     assert len(rows) == 3 and "content filter" in rows[0]["error"]  # two failures decide; the first was none
+
+
+def test_an_interrupt_leaves_what_is_done_and_the_next_run_marks_it(tmp_path: Path) -> None:
+    rows = [{"id": f"q{i}", "question": "?", "answer": "9", "caption_id": f"q{i}/c0", "caption": f"{i}"} for i in range(4)]
+    write_lines(tmp_path / "caps.jsonl", rows)
+    command = [*SOPHIA, "reason", "caps.jsonl", "-n", "8", "--llm", "m", "--stop-early", "--alpha", "0.3", "-o", "raw.jsonl"]
+    with ChatServer(["well"] * 5 + ["stall"] * 100) as server:
+        command += ["--base-url", server.url]
+        with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT) as client:
+            wait_until(lambda: server.arrived == 24)  # four first waves of six
+            time.sleep(1)
+            client.send_signal(signal.SIGINT)
+            assert client.wait(60) == 130
+    held = records_of(tmp_path / "raw.jsonl")
+    assert len(held) == 5 and not any("stop_alpha" in row for row in held)
+    with ChatServer() as server:
+        sophia(*command[len(SOPHIA) : -1], server.url, cwd=tmp_path)
+        assert len(server.served) == 19, "nothing that was paid for is sampled again"
+    rows = records_of(tmp_path / "raw.jsonl")
+    assert len(rows) == 24 and all(row["stop_alpha"] == 0.3 for row in rows)
+
+
+def test_two_runs_of_one_reasoner_are_not_joined_where_one_was_given_up(tmp_path: Path) -> None:
+    shared = {
+        "id": "q",
+        "answer": "1",
+        "caption_id": "c",
+        "reason_model": "m",
+        "trajectory_count": 8,
+        "trajectory_tokens": 5,
+    }
+    stopped = [{**shared, "trajectory_id": f"c/a.t{n}", "reward": 0.0, "stop_alpha": 0.75} for n in range(2)]
+    whole = [{**shared, "trajectory_id": f"c/b.t{n}", "reward": 1.0} for n in range(8)]
+    write_lines(tmp_path / "both.jsonl", stopped + whole)
+    done = sophia("propagate", "both.jsonl", cwd=tmp_path, code=2)
+    assert "given up early in one of 2 runs of the same reasoner" in done.stderr.decode()
+
+
+def test_a_judge_who_may_overrule_the_rules_is_refused_on_what_they_stopped(tmp_path: Path) -> None:
+    row = {"id": "q", "question": "?", "answer": "1", "caption_id": "c", "trajectory_id": "c/t0", "stop_alpha": 0.75}
+    write_lines(tmp_path / "raw.jsonl", [{**row, "trajectory": "2", "finish_reason": "stop"}])
+    with ChatServer(["says_correct"] * 9) as server:
+        judge = ("--judge", "m", "--base-url", server.url)
+        done = sophia("grade", "raw.jsonl", *judge, "--judge-all", cwd=tmp_path, code=2)
+        assert "which --judge-all may overrule" in done.stderr.decode()
+        sophia("grade", "raw.jsonl", *judge, cwd=tmp_path)
