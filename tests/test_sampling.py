@@ -1,6 +1,7 @@
 """`caption`, `reason` and the hf backend on the embedded models: seeds, batches, failures, streams."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -221,3 +222,16 @@ def test_greedy_answers_are_transformers_own(name: str, lab: Path) -> None:
         assert isinstance(completion, Completion)
         assert completion.text == engine.tokenizer.decode(ids, skip_special_tokens=True)
         assert completion.tokens == len(ids)
+
+
+def test_the_backend_of_the_docs_is_one_file(lab: Path, tmp_path: Path) -> None:
+    root = Path(__file__).parent.parent
+    page = (root / "docs" / "adding-a-backend.md").read_text()
+    shutil.copytree(root / "sophia_cli", tmp_path / "sophia_cli")
+    (tmp_path / "sophia_cli" / "backends" / "parrot.py").write_text(page.split("```python\n")[1].split("```")[0])
+    command = [*SOPHIA, "reason", str(lab / "caps.jsonl"), "--backend", "parrot", "-n", "2", "--max-tokens", "3"]
+    done = subprocess.run(command, cwd=tmp_path, env={**ENVIRONMENT, "PYTHONPATH": str(tmp_path)}, capture_output=True)
+    rows = records_of(done.stdout)
+    assert done.returncode == 0 and len(rows) == 32, done.stderr
+    assert all(row["trajectory_tokens"] == 3 == len(row["trajectory"].split()) for row in rows)
+    assert {row["finish_reason"] for row in rows} == {"length"}

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# SOPHIA's sampling on a Slurm cluster: on every node vLLM servers, and a client for each shard, which asks all of them.
+#
+#   sbatch --nodes 4 recipes/slurm/sample.sh imgs/ internvl3-8b qwq runs/first
+#
+# First the captions with the policy, then trajectories with the reasoner, graded as they come, then the merge. Killed,
+# requeued or out of time? Submit it again with the same arguments: every shard goes on where it was. K, N, SHARDS (default:
+# one a node; the number is part of what a file is), TENSOR_PARALLEL and SERVER_OPTIONS come from the environment.
+#SBATCH --job-name=sophia
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+set -euo pipefail
+
+images=$1 policy=$2 reasoner=$3 run=$4
+nodes=$SLURM_JOB_NUM_NODES
+export SHARDS=${SHARDS:-$nodes} run images
+mkdir -p "$run"
+fleet=
+
+# Starts the servers of a model on all nodes, and waits until every node has said where its servers are.
+start_fleet() {
+    rm -rf "$run/fleet" && mkdir "$run/fleet"
+    srun --overlap --nodes="$nodes" --ntasks="$nodes" --output="$run/fleet/%t.jsonl" --error="$run/fleet/%t.log" \
+        sophia serve "$1" --host 0.0.0.0 --tensor-parallel "${TENSOR_PARALLEL:-1}" --server-options "${SERVER_OPTIONS:-}" &
+    fleet=$!
+    until [ "$(find "$run/fleet" -name '*.jsonl' -size +0 | wc -l)" -eq "$nodes" ]; do
+        kill -0 "$fleet" 2> /dev/null || { tail -n 5 "$run"/fleet/*.log >&2; exit 1; }
+        sleep 1
+    done
+    sed -n 's/.*"base_url":"\([^"]*\)".*/--base-url \1/p' "$run"/fleet/*.jsonl > "$run/fleet/urls"
+}
+
+stop_fleet() {
+    [ -z "$fleet" ] || kill "$fleet" 2> /dev/null || true
+    [ -z "$fleet" ] || wait "$fleet" || true
+    fleet=
+}
+trap stop_fleet EXIT
+
+# Runs a command once for each shard, spread over the nodes; $shard is its number. 3 says that some records carry an error:
+# they are tried again when this is submitted again, and are no reason to stop.
+# shellcheck disable=SC2016  # the shards' own shells fill the names in, here and below
+for_each_shard() {
+    srun --overlap --ntasks="$SHARDS" --distribution=cyclic \
+        bash -c 'set -euo pipefail; shard=$SLURM_PROCID; mapfile -t urls < "$run/fleet/urls"; '"$1" || [ $? -eq 3 ]
+}
+
+export policy reasoner K=${K:-8} N=${N:-8}
+start_fleet "$policy"
+# shellcheck disable=SC2016
+for_each_shard 'sophia caption "$images" -m "$policy" -k "$K" --shard "$shard/$SHARDS" ${urls[*]} -o "$run/caps.$shard.jsonl"'
+stop_fleet
+
+start_fleet "$reasoner"
+# shellcheck disable=SC2016
+for_each_shard 'sophia reason "$run/caps.$shard.jsonl" --llm "$reasoner" -n "$N" --stop-early ${urls[*]} \
+    --tee "$run/raw.$shard.jsonl" | sophia grade -o "$run/traj.$shard.jsonl"'
+stop_fleet
+
+"${SLURM_SUBMIT_DIR:-.}/recipes/merge.sh" "$run" "$SHARDS"

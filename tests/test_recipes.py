@@ -1,0 +1,137 @@
+"""The recipes run as they stand, with stand-ins for Slurm's and Kubernetes' own commands and for vLLM."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from chat_server import ChatServer
+from conftest import ENVIRONMENT, records_of, sophia, write_lines
+from test_servers import captions
+from test_serving import alive, desk, stand_in, started
+
+__all__ = ["desk"]
+ROOT = Path(__file__).parent.parent
+RECIPES = ROOT / "recipes"
+SCRIPTS = sorted(RECIPES.rglob("*.sh"))
+SRUN = """
+tasks=1 output=
+while [ $# -gt 0 ]; do
+    case $1 in
+        --ntasks=*) tasks=${1#*=} ;;
+        --output=*) output=${1#*=} ;;
+        --*) ;;
+        *) break ;;
+    esac
+    shift
+done
+trap 'kill $(jobs -p) 2> /dev/null; wait' TERM
+codes=0
+for ((task = 0; task < tasks; task++)); do
+    export SLURM_PROCID=$task SLURM_NTASKS=$tasks
+    if [ -n "$output" ]; then "$@" > "${output//%t/$task}" & else "$@" & fi
+done
+for job in $(jobs -p); do wait "$job" || { code=$?; [ "$code" -le "$codes" ] || codes=$code; }; done
+exit "$codes"
+"""
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(RECIPES)))
+def test_scripts_pass_shellcheck(script: Path) -> None:
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    done = subprocess.run([str(shellcheck), str(script)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def run(desk: Path, *command: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A recipe as a user types it, with `sophia` on PATH."""
+    stand_in(desk, "sophia", f'exec {sys.executable} -m sophia_cli "$@"')
+    everything = {**ENVIRONMENT, "PYTHONPATH": str(ROOT), **environment}
+    done = subprocess.run(command, cwd=desk, env=everything, capture_output=True, text=True, timeout=300)
+    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    return done
+
+
+def test_the_slurm_job_samples_merges_and_goes_on(desk: Path) -> None:
+    sophia("world", "imgs", "-n", "6", "--seed", "9", cwd=desk)
+    (desk / "bin" / "srun").write_text(f"#!/usr/bin/env bash\n{SRUN}")
+    (desk / "bin" / "srun").chmod(0o755)
+    job = [str(RECIPES / "slurm" / "sample.sh"), "imgs", "tiny-vlm", "tiny-reasoner", "run"]
+    slurm = {"SLURM_JOB_NUM_NODES": "2", "SLURM_SUBMIT_DIR": str(ROOT), "SHARDS": "3", "K": "2", "N": "4"}
+    run(desk, *job, **slurm)
+    assert not alive(desk) and len(started(desk)) == 4, "two nodes, two models"
+    shards = [records_of(desk / "run" / f"traj.{shard}.jsonl") for shard in range(3)]
+    assert {row["caption_id"] for rows in shards for row in rows} == {
+        row["caption_id"] for shard in range(3) for row in records_of(desk / "run" / f"caps.{shard}.jsonl")
+    }
+    assert [len({row["id"] for row in rows}) for rows in shards] == [2, 2, 2] and (desk / "run" / "kept.jsonl").exists()
+    whole = (desk / "run" / "traj.1.jsonl").read_bytes()
+    for name in ("raw", "traj"):
+        file = desk / "run" / f"{name}.1.jsonl"
+        file.write_bytes(file.read_bytes()[:-40])
+    run(desk, *job, **slurm)
+    assert sorted((desk / "run" / "traj.1.jsonl").read_bytes().splitlines()) == sorted(whole.splitlines())
+
+
+def test_a_slurm_job_whose_servers_do_not_start_ends_with_their_words(desk: Path) -> None:
+    sophia("world", "imgs", "-n", "2", "--seed", "9", cwd=desk)
+    (desk / "bin" / "srun").write_text(f"#!/usr/bin/env bash\n{SRUN}")
+    (desk / "bin" / "srun").chmod(0o755)
+    (desk / "bin" / "vllm").unlink()
+    job = [str(RECIPES / "slurm" / "sample.sh"), "imgs", "tiny-vlm", "tiny-reasoner", "run"]
+    done = run(desk, *job, code=1, SLURM_JOB_NUM_NODES="1")
+    assert "vLLM is not installed" in done.stderr
+
+
+def test_a_merge_refuses_a_shard_that_is_not_finished(desk: Path) -> None:
+    with ChatServer() as server:
+        for shard in range(2):
+            sophia("reason", "caps.jsonl", "-n", "2", "--llm", "m", "--base-url", server.url, "--shard", f"{shard}/2",
+                   "-o", f"raw.{shard}.jsonl", cwd=desk)  # fmt: skip
+            sophia("grade", f"raw.{shard}.jsonl", "-o", f"traj.{shard}.jsonl", cwd=desk)
+    merge = [str(RECIPES / "merge.sh"), "."]
+    assert "traj.2.jsonl: is not finished" in run(desk, *merge, "3", code=1).stderr
+    run(desk, *merge, "2", "--alpha", "0")
+    assert (desk / "kept.jsonl").exists()
+
+
+def test_what_one_reasoner_cannot_solve_goes_to_the_next(desk: Path) -> None:
+    write_lines(desk / "caps.jsonl", [{**row, "answer": "1"} for row in captions(40)])
+    with ChatServer() as server:
+        recipe = [str(RECIPES / "escalate.sh"), "caps.jsonl", "m", "m", "run", "-n", "2", "--base-url", server.url]
+        run(desk, *recipe)
+    easy, hard, kept = (records_of(desk / "run" / f"{name}.jsonl") for name in ("traj.easy", "traj.hard", "kept"))
+    unsolved = {row["id"] for row in hard}
+    assert len(easy) == 80 and 0 < len(unsolved) < 40 and len(hard) == 2 * len(unsolved)
+    assert all("/hard.t" in row["trajectory_id"] for row in hard)
+    assert {row["id"] for row in kept} & unsolved == {row["id"] for row in kept if "/hard.t" in row["trajectory_id"]}
+
+
+def test_a_pod_asks_every_server_behind_the_service_about_its_shard(desk: Path) -> None:
+    for shard in range(2):
+        write_lines(desk / f"caps.{shard}.jsonl", captions(12)[shard::2])
+    with ChatServer() as server:
+        stand_in(desk, "getent", 'echo "127.0.0.1 STREAM reasoner"; echo "127.0.0.1 DGRAM"; echo "127.0.0.2 STREAM"')
+        client = ["bash", str(RECIPES / "k8s" / "client.sh"), "reasoner", "2", "reason", "caps.SHARD.jsonl", "--llm", "m"]
+        client += ["-n", "1", "--retries", "0", "-o", "raw.SHARD.jsonl"]
+        run(desk, *client, JOB_COMPLETION_INDEX="1", PORT=str(server.port))
+    rows = records_of(desk / "raw.1.jsonl")
+    assert [row["id"] for row in sorted(rows, key=lambda row: int(row["id"][1:]))] == [f"q{i}" for i in range(1, 12, 2)]
+    typed = json.loads((desk / "raw.1.jsonl.manifest.json").read_text())["typed"]
+    assert [part for part in typed if part.startswith("http")] == [f"http://127.0.0.{i}:{server.port}/v1" for i in (1, 2)]
+
+
+@pytest.mark.parametrize("file", ["fleet.yaml", "sample.yaml"])
+def test_the_manifests_fit_together(file: str) -> None:
+    for document in yaml.safe_load_all((RECIPES / "k8s" / file).read_text()):
+        assert {"apiVersion", "kind", "metadata", "spec"} <= set(document)
+        if document["kind"] == "Job":
+            spec = document["spec"]
+            command = spec["template"]["spec"]["containers"][0]["command"]
+            assert spec["completionMode"] == "Indexed" and command[:2] == ["bash", "/scripts/client.sh"]
+            assert command[3] == str(spec["completions"]) and command[2] == "reasoner"
+            sophia(*command[4:], "--dry-run", cwd=ROOT, code=2)  # the file is not there; the options are
+        if document["kind"] == "Deployment":
+            assert document["spec"]["selector"]["matchLabels"] == document["spec"]["template"]["metadata"]["labels"]
