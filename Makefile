@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: quickstart install install-dev test test-fast test-vllm lint types bench bench-verifier bench-client tiny clean
+.PHONY: quickstart install install-dev test test-fast test-vllm lint types bench bench-verifier bench-client bench-early-stop tiny clean
 
 quickstart: install
 	bash recipes/quickstart.sh
@@ -67,6 +67,10 @@ bench-verifier: install-dev .venv-peers/installed
 # Our client of servers beside the official one and a bare loop; remakes the table in docs/servers.md.
 bench-client: install-dev .venv-clients/installed
 	$(BIN)/python benchmarks/client.py --peers .venv-clients/bin/python --write
+
+# What early stop spares on the embedded world; remakes the table in docs/servers.md. Half an hour.
+bench-early-stop: install-dev
+	$(BIN)/python benchmarks/early_stop.py --write
 
 .venv-clients/installed: benchmarks/client-peers.txt
 	$(PYTHON) -m venv .venv-clients
