@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -12,6 +13,8 @@ from aiohttp import web
 from chat_server import FAULTS, ChatServer
 from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 from test_servers import captions, desk, no_proxy, reason, wait_until
+
+from sophia_cli.backends._client import watched_socket
 
 __all__ = ["desk", "no_proxy"]
 
@@ -175,6 +178,13 @@ def test_a_hasty_ctrl_c_is_never_success(desk: Path) -> None:
             _, said = client.communicate(timeout=60)
             assert client.returncode == 130 or (client.returncode == -2 and tenths < 4), (tenths, client.returncode)
             assert b"Traceback" not in said or client.returncode == -2
+
+
+def test_a_connection_whose_other_end_has_vanished_is_noticed_before_its_answer_is_late() -> None:
+    with watched_socket((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 1))) as made:
+        assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        waits = [made.getsockopt(socket.IPPROTO_TCP, name) for name in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL)]
+        assert waits[0] + waits[1] * made.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) <= 120
 
 
 def test_an_image_that_is_no_file_fails_alone(lab: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ never waits for whoever takes the outcomes: when many lie there untaken, nothing
 import asyncio
 import contextlib
 import math
+import socket
 import threading
 import time
 import urllib.request
@@ -17,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -117,6 +119,7 @@ class Client:
         self.refused: SophiaError | None = None
         self.gone: SophiaError | None = None
         self.timer: asyncio.TimerHandle | None = None
+        self.finished, self.hungry = asyncio.Event(), asyncio.Event()
 
     def stream(self, jobs: Arrivals[Job]) -> Iterator[Outcome]:
         """Every job once, with what came of it, as it comes. Raises what the jobs' iterator raised, and SophiaError."""
@@ -140,7 +143,7 @@ class Client:
 
     def _leave(self) -> None:
         self.left = True
-        self.wake.set()
+        self._look()
 
     def status(self) -> str:
         """For the progress line: `64 in flight, 3 retries, 3/4 servers well, …`."""
@@ -161,12 +164,11 @@ class Client:
             self.outcomes.put(fault)
 
     async def _work(self, jobs: Arrivals[Job]) -> None:
-        self.wake, self.hungry = asyncio.Event(), asyncio.Event()
         self.proxies = {server.url: proxy_of(server.url) for server in self.fleet.servers}
         headers = {"Content-Type": "application/json"}
         if self.manners.key:
             headers["Authorization"] = f"Bearer {self.manners.key}"
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS)
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS, socket_factory=watched_socket)
         async with aiohttp.ClientSession(
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), headers=headers
         ) as session:
@@ -174,19 +176,19 @@ class Client:
             self.served = await self._hello()
             self.takers, self.readers = ThreadPoolExecutor(1), ThreadPoolExecutor(4)
             feeding = asyncio.create_task(self._feed(jobs))
-            while not self._finished():
-                self.wake.clear()
-                await self.wake.wait()
+            self._look()
+            await self.finished.wait()
             for task in (feeding, *self.tasks):
                 task.cancel()
             await asyncio.gather(feeding, *self.tasks, return_exceptions=True)
             for pool in (self.takers, self.readers):
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _finished(self) -> bool:
-        """Whether all is done, or nobody wants what is left, or no server takes it."""
+    def _look(self) -> None:
+        """Sees whether all is done, or nobody wants what is left, or no server takes it."""
         done = self.over and not (self.waiting or self.under_way or self.postponed)
-        return done or self.left or self.refused is not None
+        if done or self.left or self.refused is not None:
+            self.finished.set()
 
     async def _hello(self) -> Served:
         """What the first server to list its models says of ours; names are trusted where none does. Raises SophiaError."""
@@ -240,7 +242,7 @@ class Client:
         except Exception as fault:  # noqa: BLE001  (raised again when what is in flight is done)
             self.fault = fault
         self.over = True
-        self.wake.set()
+        self._look()
 
     def _dispatch(self) -> None:
         """Sends what waits while there is room and a server that takes it; sees to it that it is called again in time."""
@@ -300,7 +302,7 @@ class Client:
             self.outcomes.put((attempt.job, Failure(f"{server.url}: {type(fault).__name__}: {str(fault)[:200]}")))
         self.under_way -= 1
         self._dispatch()
-        self.wake.set()
+        self._look()
 
     async def _ask(self, attempt: Try, server: Server) -> Completion | Failure | None:
         """The outcome of one request; None when it is to be asked again without `max_tokens`.
@@ -310,7 +312,7 @@ class Client:
         sampling = attempt.job.request.sampling
         body = await self._body(attempt)
         limit = self.manners.seconds(sampling.max_tokens)
-        timeout = aiohttp.ClientTimeout(total=limit, connect=min(CONNECT_SECONDS, limit))
+        timeout = timeout_of(limit)
         try:
             post = self.session.post(server.endpoint, data=body, timeout=timeout, proxy=self.proxies[server.url])
             async with post as answer:
@@ -374,7 +376,7 @@ class Client:
         self.postponed -= 1
         self.waiting.appendleft(attempt)
         self._dispatch()
-        self.wake.set()
+        self._look()
 
     def _nobody_left(self) -> None:
         """Fails what waits. Should there be more to come, the step ends: typed again, it goes on."""
@@ -383,7 +385,25 @@ class Client:
         for attempt in self.waiting:
             self.outcomes.put((attempt.job, Failure(f"no server answers ({troubles})")))
         self.waiting.clear()
-        self.wake.set()
+        self._look()
+
+
+@lru_cache(maxsize=64)
+def timeout_of(seconds: float) -> aiohttp.ClientTimeout:
+    """The whole request's, and the connection's."""
+    return aiohttp.ClientTimeout(total=seconds, connect=min(CONNECT_SECONDS, seconds))
+
+
+def watched_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket whose connection is lost two minutes after its other end has vanished without a word, as a node does that
+    loses its power: an answer may take an hour, and its timeout even longer."""
+    made = socket.socket(*address[:3])
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, name):
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    made.setblocking(False)
+    return made
 
 
 async def read_whole(answer: aiohttp.ClientResponse, most: int) -> bytes:
