@@ -11,6 +11,7 @@ import orjson
 from sophia_cli.aliases import resolve
 from sophia_cli.descriptors import claim_stdout
 from sophia_cli.errors import SophiaError
+from sophia_cli.frame import INTERRUPTED
 from sophia_cli.progress import notice
 from sophia_cli.serving.servers import LOOK_SECONDS, Servers, Setup
 
@@ -28,6 +29,9 @@ def run(model: str, setup: Setup) -> int:
         urls = " ".join(f"--base-url {server.url}" for server in servers.each)
         notice(f"{model}: serving until Ctrl-C; give the steps {urls}")
         _stay(servers)
+    except KeyboardInterrupt:
+        notice(f"{model}: the servers are being ended")
+        return INTERRUPTED
     finally:
         servers.stop()
     raise SophiaError(f"{model}: all servers have ended; their logs are named above")
