@@ -1,16 +1,18 @@
-"""How many tokens `reason --stop-early` spares on the embedded world, and how many more a bound on lengths would.
+"""How many tokens `reason --stop-early` spares on the embedded world, and how many more `--shortest` does.
 
     make bench-early-stop
 
-Three levels of difficulty. Each is run in full and with early stop, K = N = 8; what `propagate` selects is compared byte
-for byte, and tokens are those of the two runs. The bound on lengths (method.md, "lossless length bound") is simulated on the
-full run, its continued trajectories once for nothing (as if the engine's cache held them) and once paid again.
+Three levels of difficulty. Each is run in full, with early stop, and with the bound on lengths too, K = N = 8; what
+`propagate` selects is compared byte for byte, and tokens are those that were sampled. The world's trajectories are all about
+as long; a second table is drawn at random, with lengths as reasoners have them, and with what the bound would cost if
+trajectories that were cut were continued for nothing (an engine's cache would hold them, but not their random numbers).
 """
 
 import argparse
 import itertools
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -25,6 +27,8 @@ from sophia_cli.waves import allowed_failures
 PAGE = Path(__file__).parent.parent / "docs" / "servers.md"
 K = N = 8
 ALPHA = 0.75
+EARLY = ["--stop-early", "--alpha", str(ALPHA)]
+RUNS = {"full": [], "early": EARLY, "shortest": [*EARLY, "--shortest"]}
 Row = dict[str, Any]
 
 
@@ -37,21 +41,23 @@ def rows_of(file: Path) -> list[Row]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def runs(folder: Path, items: int, level: str) -> tuple[list[Row], int]:
-    """The graded rows of a full run, and the tokens of one with early stop. Fails unless both select the same."""
+def runs(folder: Path, items: int, level: str) -> tuple[list[Row], list[int]]:
+    """The graded rows of a full run, and the tokens of the two frugal ones. Fails unless all select the same."""
     subprocess.run(
         [sys.executable, "-m", "sophia_cli", "world", "imgs", "-n", str(items), "--seed", "9", "--difficulty", level],
         cwd=folder, check=True, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     sophia(folder, "caption", "imgs", "-k", str(K), "-o", "caps.jsonl")
-    kept = []
-    for name, options in (("full", []), ("early", ["--stop-early", "--alpha", str(ALPHA)])):
+    kept, spent = [], []
+    for name, options in RUNS.items():
         sophia(folder, "reason", "caps.jsonl", "-n", str(N), *options, "-o", f"{name}.raw.jsonl")
         sophia(folder, "grade", f"{name}.raw.jsonl", "-o", f"{name}.jsonl")
         sophia(folder, "propagate", f"{name}.jsonl", "--alpha", str(ALPHA), "--selected", "-o", f"{name}.kept.jsonl")
         kept.append(sorted((folder / f"{name}.kept.jsonl").read_bytes().splitlines()))
-    assert kept[0] == kept[1], "early stop selected something else"
-    return rows_of(folder / "full.jsonl"), tokens(rows_of(folder / "early.jsonl"))
+        manifest = json.loads((folder / f"{name}.raw.jsonl.manifest.json").read_text())
+        spent.append(manifest["early_stop"]["tokens_sampled"] if options else manifest["tokens"])
+    assert kept[0] == kept[1] == kept[2], "what is selected is not the same"
+    return rows_of(folder / "full.jsonl"), spent[1:]
 
 
 def tokens(rows: list[Row]) -> int:
@@ -99,27 +105,62 @@ def one_caption(caption: list[Row], bound: float, continued_is_free: bool) -> tu
     return spent, min(right)
 
 
+def drawn(right: float, items: int = 1500) -> list[Row]:
+    """Captions whose share of right trajectories is Beta-distributed around `right`; lognormal lengths, wrong ones twice."""
+    draw = random.Random(0)
+    rows = []
+    for item, caption in itertools.product(range(items), range(K)):
+        quality = draw.betavariate(right, 1 - right)
+        for n in range(N):
+            good = draw.random() < quality
+            length = 2000 * draw.lognormvariate(0, 0.5) * (1 if good else 2)
+            name = f"{item:05}/c{caption}"
+            rows.append({"id": f"{item:05}", "caption_id": name, "trajectory_id": f"{name}/t{n}", "reward": float(good),
+                         "trajectory_tokens": int(length) + 1})  # fmt: skip
+    return rows
+
+
+def early_tokens(rows: list[Row]) -> int:
+    """Tokens of early stop alone."""
+    return sum(one_caption(caption, float("inf"), True)[0] for caption in groups(rows, "caption_id"))
+
+
+def drawn_table() -> list[str]:
+    lines = ["| right | `--stop-early` | `--stop-early --shortest` | continued for nothing |", "|---|---|---|---|"]
+    for right in (0.9, 0.7, 0.5, 0.3):
+        rows = drawn(right)
+        spent = (early_tokens(rows), bounded_tokens(rows, False), bounded_tokens(rows, True))
+        lines.append(f"| {right:.0%} | " + " | ".join(f"{part / tokens(rows):.1%}" for part in spent) + " |")
+    return lines
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--items", type=int, default=40)
     parser.add_argument("--write", action="store_true", help="put the table into docs/servers.md")
     options = parser.parse_args()
     lines = [
-        "| world | right | qualify | full run, tokens | early stop | with a bound on lengths, continued | sampled anew |",
-        "|---|---|---|---|---|---|---|",
+        "| world | right | captions that pass | full run, tokens | `--stop-early` | `--stop-early --shortest` |",
+        "|---|---|---|---|---|---|",
     ]
     for level in ("easy", "medium", "hard"):
         with tempfile.TemporaryDirectory() as folder:
-            rows, early = runs(Path(folder), options.items, level)
+            rows, spent = runs(Path(folder), options.items, level)
         full = tokens(rows)
         right = sum(row["reward"] == 1.0 for row in rows) / len(rows)
         captions = list(groups(rows, "caption_id"))
         qualify = sum(sum(row["reward"] == 1.0 for row in caption) / N > ALPHA for caption in captions) / len(captions)
-        shares = [early / full, bounded_tokens(rows, True) / full, bounded_tokens(rows, False) / full]
+        shares = [part / full for part in spent]
         lines.append(
             f"| {level} | {right:.1%} | {qualify:.1%} | {full:,} | " + " | ".join(f"{x:.1%}" for x in shares) + " |"
         )
         print(lines[-1], flush=True)
+    lines += [
+        "",
+        "Drawn at random, the reasoner's lengths lognormal (σ = 0.5), wrong answers twice as long:",
+        "",
+        *drawn_table(),
+    ]
     print("\n".join(lines))
     if options.write:
         pages.write(PAGE, "\n".join(lines), "early stop")

@@ -123,6 +123,12 @@ def reason(
     alpha: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="With --stop-early: the smallest that `propagate` may be asked for.")
     ] = 0.75,
+    shortest: Annotated[
+        bool,
+        typer.Option(
+            "--shortest", help="With --stop-early: also bound lengths by the shortest that qualifies; for Keep-1 only."
+        ),
+    ] = False,
     backend: o.Backend = None,
     concurrency: o.Concurrency = None,
     base_url: o.BaseUrl = None,
@@ -161,6 +167,7 @@ def reason(
             prompt,
             tag,
             alpha if stop_early else None,
+            shortest,
             _place(
                 (backend, concurrency, base_url, timeout, retries, shared_disk),
                 (gpus, tensor_parallel, server_options, start_timeout),

@@ -3,6 +3,7 @@
 For each caption N trajectories, y ~ π̄(· | x̂_q), where x̂_q is the prompt filled with the question and the caption.
 """
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ from sophia_cli.records import Record, failed, has_failed, need_text, sample_see
 from sophia_cli.sampling import Backend, Completion, Job, Request, Sampling, sample, show_plan
 from sophia_cli.streams import read_records
 from sophia_cli.verifiers._verdict import Verify
-from sophia_cli.waves import Plan, Tally, Waves, allowed_failures
+from sophia_cli.waves import Item, Plan, Tally, Waves, allowed_failures
 
 STEP, KEY = "reason", "trajectory_id"
 LONGEST = 32768
@@ -33,7 +34,7 @@ MADE_BY = "`sophia caption` writes it"
 class Thinking:
     """What makes the trajectories of a caption: how many, how they are asked for and drawn, and the tag in their ids.
 
-    stop_alpha: the α of early stop (waves.py); None samples all of them.
+    stop_alpha: the α of early stop (waves.py); None samples all of them. shortest: with the bound on lengths.
     """
 
     n: int
@@ -42,6 +43,7 @@ class Thinking:
     seed: int
     tag: str | None = None
     stop_alpha: float | None = None
+    shortest: bool = False
 
 
 def run(
@@ -53,6 +55,7 @@ def run(
     prompt_file: Path | None,
     tag: str | None,
     stop_alpha: float | None,
+    shortest: bool,
     place: Place,
 ) -> int:
     """`sophia reason`: reads captions, samples with the reasoner, writes records. Returns the exit code."""
@@ -62,14 +65,19 @@ def run(
     if tag is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", tag):
         raise UsageError(f"--tag {tag}: use letters, digits, - and _, as in r1")
     prompt = chosen_prompt(prompt_file, STEP, chosen.prompts, BLANKS)
-    thinking = Thinking(n, prompt, sampling, common.seed, tag, stop_alpha)
+    thinking = Thinking(n, prompt, sampling, common.seed, tag, stop_alpha, shortest)
     if stop_alpha is not None:
         allowed_failures(stop_alpha, n)
+    if shortest and stop_alpha is None:
+        raise UsageError("--shortest: bounds what --stop-early samples; give both")
+    if shortest and common.part.count > 1:
+        raise UsageError("--shortest: needs all captions of a question together, which --shard would part; shard `caption`")
     records = common.part.take(read_records(files), common.limit)
     if common.dry_run:
         return show_plan(STEP, _jobs(records, thinking, Output(KEY, None)), chosen, sampling, {"N": n})
-    settings = {**chosen.identity, "prompt": prompt, "n": n, "tag": tag, "stop_alpha": stop_alpha, **sampling.settings()}
-    tally, earlier = Tally(), Earlier(n)
+    stop = {"stop_alpha": stop_alpha, "shortest": shortest}
+    settings = {**chosen.identity, "prompt": prompt, "n": n, "tag": tag, **stop, **sampling.settings()}
+    tally, earlier = Tally(), Earlier(n, shortest)
 
     def produce(output: Output, counter: Counter) -> Iterator[Record]:
         return reason(counter.over(records), backend, llm, thinking, output, tally, earlier)
@@ -113,8 +121,8 @@ def reason(
 
     if thinking.stop_alpha is None:
         return sample(_jobs(captions, thinking, output), backend, finish)
-    waves = Waves(thinking.stop_alpha, thinking.n, reward_of, finish, tally)
-    return waves.stream(_plans(captions, thinking, output, earlier, tally), backend)
+    waves = Waves(thinking.stop_alpha, thinking.n, thinking.shortest, reward_of, finish, tally)
+    return waves.stream(_items(captions, thinking, output, earlier, tally), backend)
 
 
 def reward_of(record: Record) -> float | None:
@@ -132,7 +140,10 @@ class Earlier:
     """
 
     n: int
+    shortest: bool = False
     written: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    cut: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    right: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     given_up: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
     taken: dict[str, list[Record]] = field(default_factory=lambda: defaultdict(list))
@@ -143,9 +154,18 @@ class Earlier:
         if has_failed(record):
             self.broken.add(caption)
         elif isinstance(record.get(KEY), str):
-            self.written[caption].append(int(record.get("trajectory_tokens") or 0))
+            tokens = int(record.get("trajectory_tokens") or 0)
+            cut = record.get("finish_reason") == "length" and tokens >= (record.get("stop_length") or math.inf)
+            (self.cut if cut else self.written)[caption].append(tokens)
             if record.get("stop_alpha") is not None:
                 self.given_up.add(caption)
+            elif self.shortest and _reward_or_none(record) == 1.0:
+                self.right[caption].append(tokens)
+
+    def bound(self, caption: str, alpha: float) -> float:
+        """The length of the shortest right trajectory of a settled caption, if it passes."""
+        right = self.right.get(caption, [])
+        return min(right) if len(right) / self.n > alpha else math.inf
 
     def is_settled(self, caption: str) -> bool:
         """Whether nothing is left to do for a caption."""
@@ -166,6 +186,13 @@ class Earlier:
         return self.taken[name].pop() if self.taken.get(name) else None
 
 
+def _reward_or_none(record: Record) -> float | None:
+    try:
+        return reward_of(record)
+    except RecordError:
+        return None
+
+
 def _jobs(captions: Iterable[Record], thinking: Thinking, output: Output) -> Iterator[Job | Record]:
     """The jobs of all captions that are not done yet, and the records of those that cannot be asked about."""
     for record in captions:
@@ -174,20 +201,50 @@ def _jobs(captions: Iterable[Record], thinking: Thinking, output: Output) -> Ite
                 yield job
 
 
-def _plans(
+def _items(
     captions: Iterable[Record], thinking: Thinking, output: Output, earlier: Earlier, tally: Tally
-) -> Iterator[Plan | Record]:
-    """The same, caption by caption, with the trajectories that are there already; settled captions are only counted."""
+) -> Iterator[Item | Record]:
+    """The same for early stop, question by question if the bound on lengths is wanted, else caption by caption."""
+    for group in _by_question(captions) if thinking.shortest else ([record] for record in captions):
+        plans = []
+        for record in group:
+            whole = _all_of(record, thinking)
+            jobs = [job for job in whole if isinstance(job, Job)]
+            yield from (failure for failure in whole if isinstance(failure, Record))
+            if jobs:
+                plans.append(_plan(record, jobs, thinking, output, earlier, tally))
+        if plans:
+            yield Item(plans)
+
+
+def _by_question(captions: Iterable[Record]) -> Iterator[list[Record]]:
+    """The captions of each question in their order, as soon as all K are there; those that miss some at the end."""
+    waiting: dict[str, list[Record]] = {}
     for record in captions:
-        whole = _all_of(record, thinking)
-        jobs = [job for job in whole if isinstance(job, Job)]
-        yield from (failure for failure in whole if isinstance(failure, Record))
-        done = [job for job in jobs if output.take_done(job.ids[KEY])]
-        if done:
-            tally.add(len(jobs), len(done), earlier.written[str(record["caption_id"])])
-        elif jobs:
-            known = {number: earlier.take(job.ids[KEY]) for number, job in enumerate(jobs)}
-            yield Plan(jobs, {number: trajectory for number, trajectory in known.items() if trajectory})
+        name = str(record.get("id"))
+        group = waiting.setdefault(name, [])
+        group.append(record)
+        if len(group) == record.get("caption_count"):
+            yield sorted(waiting.pop(name), key=_place_of)
+    for group in waiting.values():
+        yield sorted(group, key=_place_of)
+
+
+def _place_of(record: Record) -> tuple[int, str]:
+    """c2 before c10."""
+    name = str(record.get("caption_id"))
+    return len(name), name
+
+
+def _plan(record: Record, jobs: list[Job], thinking: Thinking, output: Output, earlier: Earlier, tally: Tally) -> Plan:
+    """A caption's jobs, and what of them is there already; a settled one is counted."""
+    caption = str(record["caption_id"])
+    if any([output.take_done(job.ids[KEY]) for job in jobs]):
+        tally.add(len(jobs), earlier.written[caption], len(earlier.cut[caption]), caption in earlier.given_up)
+        tally.tokens += sum(earlier.written[caption]) + sum(earlier.cut[caption])
+        return Plan([], settled=True, shortest=earlier.bound(caption, thinking.stop_alpha or 0.0))
+    known = {number: earlier.take(job.ids[KEY]) for number, job in enumerate(jobs)}
+    return Plan(jobs, {number: trajectory for number, trajectory in known.items() if trajectory})
 
 
 def _all_of(record: Record, thinking: Thinking) -> Sequence[Job | Record]:

@@ -23,7 +23,8 @@ class Trajectory:
     """What Eq. 5 and 6 need of one graded trajectory. `reward` is None where there is no evidence.
 
     `planned` is N, the number of trajectories that its caption was to get; None where the record does not say. `stop_alpha`
-    is the α that its caption can no longer pass, where sampling was stopped early.
+    is the α that its caption can no longer pass, where sampling was stopped early. `bounded`: it was given up, perhaps, as
+    it has nothing shorter than another caption.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Trajectory:
     planned: int | None = None
     mentions_caption: bool = False
     stop_alpha: float | None = None
+    bounded: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,18 @@ def read_trajectory(record: Record) -> Trajectory:
         planned=need_count(record, "trajectory_count") if "trajectory_count" in record else None,
         mentions_caption=record.get("mentions_caption") is True,
         stop_alpha=need_number(record, "stop_alpha") if record.get("stop_alpha") is not None else None,
+        bounded=record.get("stop_length") is not None,
     )
 
 
 def refuse_what_was_stopped(trajectory: Trajectory, rule: Rule) -> None:
     """Raises UsageError where a caption was given up for an α that this selection does not ask for."""
     given_up = trajectory.stop_alpha
+    if trajectory.bounded and rule != Rule(alpha=given_up or 0.0, seed=rule.seed):
+        raise UsageError(
+            f"{trajectory.name}: was sampled with --stop-early --shortest --alpha {given_up}, which serves just that "
+            "alpha with --keep 1 and no other rule; ask for that, or sample again without --shortest"
+        )
     if given_up is None or (rule.caption_reward and rule.alpha >= given_up):
         return
     wanted = f"--alpha {rule.alpha}" if rule.caption_reward else "--no-caption-reward"

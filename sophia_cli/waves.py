@@ -3,15 +3,21 @@
 A caption is decided once its failures exceed N − ⌊αN⌋ − 1. Its trajectories are sampled in waves: each wave is as large as
 the number of failures that would still decide it, so not one is sampled that the decision did not need. Waves are fixed by
 N, α and the verdicts, and every trajectory has a seed of its own: what is written does not depend on timing. While one
-caption waits for its verdicts, others are worked on. A caption's records go out together, when it is decided or complete,
+caption waits for its verdicts, others are worked on. A caption's records go out together, when it is given up or complete,
 since only then is it known whether they carry `stop_alpha`.
+
+Where only the shortest trajectory of a question is wanted (Keep-1), the bound on lengths: once a caption of the question
+passes with a right trajectory of L tokens, another one matters only if it has a right one that is no longer. Its
+trajectories are first sampled up to L; if none of them ends right by then, it is given up (`stop_length`), else those that
+were cut are sampled to their ends, anew, with their own seeds. A question's captions are worked on one after the other.
 """
 
 import itertools
+import math
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sophia_cli.arrivals import Arrivals
 from sophia_cli.errors import RecordError, UsageError
@@ -42,73 +48,132 @@ def allowed_failures(alpha: float, count: int) -> int:
 
 @dataclass
 class Plan:
-    """A caption's N jobs in their order, and the records of those that an earlier run has made (by number)."""
+    """A caption's N jobs in their order, and the records of those that an earlier run has made (by number).
+
+    settled: an earlier run has written all that it will; there are no jobs then. shortest: its shortest right trajectory, if
+    it is settled and passes.
+    """
 
     jobs: list[Job]
     known: dict[int, Record] = field(default_factory=dict)
+    settled: bool = False
+    shortest: float = math.inf
+
+
+@dataclass
+class Item:
+    """The captions that are worked on one after the other, and the length that a trajectory must not exceed to be selected.
+
+    With a bound on lengths these are all captions of a question, in their order; without, each is alone.
+    """
+
+    plans: list[Plan]
+    bound: float = math.inf
 
 
 @dataclass
 class Caption:
-    """A caption under way: its plan, the rewards and records so far, and how many of its wave are still to come."""
+    """A caption under way: its plan, the rewards and records so far, and how many of its wave are still to come.
+
+    queue: the numbers that are yet to be asked for. cut: those whose answers were cut at the bound, so that it is not known
+    how they would have ended. whole: the second time, when they are sampled to their ends.
+    """
 
     plan: Plan
+    item: Item
+    queue: list[int]
     rewards: dict[int, float | None] = field(default_factory=dict)
     records: dict[int, Record] = field(default_factory=dict)
-    asked: int = 0
+    cut: set[int] = field(default_factory=set)
     awaited: int = 0
+    whole: bool = False
+    given_up: bool = False
 
     @property
-    def stopped(self) -> bool:
-        """Whether no more of its trajectories are to be sampled, though some are left."""
-        return self.asked < len(self.plan.jobs)
+    def bound(self) -> float:
+        """How long a trajectory of this wave may get; beyond it, it is only cut."""
+        return math.inf if self.whole else self.item.bound
 
-    def next_wave(self, allowed: int) -> range:
-        """The numbers of the next wave; empty when the caption is decided or complete."""
-        failures = sum(reward == 0.0 for reward in self.rewards.values())
-        size = max(min(allowed + 1 - failures, len(self.plan.jobs) - self.asked), 0)
-        wave = range(self.asked, self.asked + size)
-        self.asked += size
+    @property
+    def failures(self) -> int:
+        return sum(reward == 0.0 for reward in self.rewards.values())
+
+    @property
+    def shortest(self) -> float:
+        """The length of its shortest right trajectory so far."""
+        lengths = (self.records[number]["trajectory_tokens"] for number, reward in self.rewards.items() if reward == 1.0)
+        return min(lengths, default=math.inf)
+
+    def job(self, number: int) -> Job:
+        """The job of a trajectory, which ends at the bound."""
+        job = self.plan.jobs[number]
+        request, most = job.request, job.request.sampling.max_tokens
+        if most <= self.bound:
+            return job
+        return replace(job, request=replace(request, sampling=replace(request.sampling, max_tokens=int(self.bound))))
+
+    def next_wave(self, allowed: int) -> list[int]:
+        """The numbers of the next wave; none when the caption is given up or complete."""
+        if not self.queue and self.cut and not self.whole:
+            self.whole = True
+            if self.shortest < math.inf:
+                self.queue = sorted(self.cut)
+            else:
+                self.given_up = True  # whatever the rest would say, none of it is short enough
+        size = allowed + 1 - self.failures
+        self.given_up = self.given_up or (size <= 0 and bool(self.queue or self.cut))
+        wave, self.queue = ([], []) if self.given_up else (self.queue[:size], self.queue[size:])
         return wave
 
 
 @dataclass
 class Tally:
-    """For the manifest: captions, those stopped, and trajectories planned and sampled."""
+    """For the manifest: captions, those given up; trajectories planned, sampled and cut at the bound; and tokens."""
 
     captions: int = 0
-    stopped: int = 0
+    given_up: int = 0
     planned: int = 0
     sampled: int = 0
+    cut: int = 0
+    whole_tokens: int = 0
     tokens: int = 0
-    made: int = 0
 
-    def add(self, planned: int, sampled: int, lengths: Sequence[int]) -> None:
-        """Takes a caption that is decided or complete, and the tokens of its trajectories."""
+    def add(self, planned: int, lengths: Sequence[int], cut: int, given_up: bool) -> None:
+        """Takes a settled caption: the lengths of its whole trajectories, and the number of those that were cut."""
         self.captions += 1
-        self.stopped += sampled < planned
+        self.given_up += given_up
         self.planned += planned
-        self.sampled += sampled
-        self.tokens, self.made = self.tokens + sum(lengths), self.made + len(lengths)
+        self.sampled += len(lengths) + cut
+        self.cut += cut
+        self.whole_tokens += sum(lengths)
 
     def figures(self) -> dict[str, float | int | None]:
-        """The counts, the share of the trajectories that was spared, and about how many tokens that is, at their mean."""
-        spared = self.planned - self.sampled
+        """The counts, and about how many tokens were spared, had the others been as long as those that are whole."""
+        whole = self.sampled - self.cut
         return {
             "captions": self.captions,
-            "captions_stopped": self.stopped,
+            "captions_given_up": self.given_up,
             "trajectories_planned": self.planned,
             "trajectories_sampled": self.sampled,
-            "share_spared": round(spared / self.planned, 4) if self.planned else None,
-            "tokens_spared_about": round(spared * self.tokens / self.made) if self.made else None,
+            "trajectories_cut": self.cut,
+            "tokens_sampled": self.tokens,
+            "tokens_spared_about": round(self.planned * self.whole_tokens / whole) - self.tokens if whole else None,
         }
 
 
 class Waves:
     """Samples captions wave by wave. `stream` runs in one thread; the input and the backend have one each."""
 
-    def __init__(self, alpha: float, count: int, grade: Graded, finish: Callable[[Job, Completion], Record], tally: "Tally"):
-        self.alpha, self.allowed = alpha, allowed_failures(alpha, count)
+    def __init__(
+        self,
+        alpha: float,
+        count: int,
+        shortest: bool,
+        grade: Graded,
+        finish: Callable[[Job, Completion], Record],
+        tally: "Tally",
+    ):
+        self.alpha, self.allowed, self.shortest = alpha, allowed_failures(alpha, count), shortest
         self.grade, self.finish = grade, finish
         self.tally = tally
         self.events: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
@@ -117,21 +182,22 @@ class Waves:
         self.room = threading.Semaphore(OPEN)
         self.open: dict[int, Caption] = {}
 
-    def stream(self, plans: Iterable[Plan | Record], backend: Backend) -> Iterator[Record]:
-        """The records of all captions, each caption's together. Records among the plans pass through.
+    def stream(self, items: Iterable[Item | Record], backend: Backend) -> Iterator[Record]:
+        """The records of all captions, each caption's together. Records among the items pass through.
 
-        Raises what the plans or the backend raise, after all that came before it. Interrupted, what is done goes out,
+        Raises what the items or the backend raise, after all that came before it. Interrupted, what is done goes out,
         without `stop_alpha`: a run that continues takes it back until its caption is settled.
         """
         try:
             with told_to(lambda: self.events.put(("interrupt", None))):
-                yield from self._stream(plans, backend)
+                yield from self._stream(items, backend)
         except (Exception, KeyboardInterrupt):
-            yield from (record for caption in self.open.values() for _, record in sorted(caption.records.items()))
+            for caption in self.open.values():
+                yield from (caption.records[number] for number in sorted(caption.records) if number not in caption.cut)
             raise
 
-    def _stream(self, plans: Iterable[Plan | Record], backend: Backend) -> Iterator[Record]:
-        threading.Thread(target=self._read, args=(plans,), daemon=True).start()
+    def _stream(self, items: Iterable[Item | Record], backend: Backend) -> Iterator[Record]:
+        threading.Thread(target=self._read, args=(items,), daemon=True).start()
         threading.Thread(target=self._work, args=(backend,), daemon=True).start()
         read = False
         fault: BaseException | None = None
@@ -140,10 +206,8 @@ class Waves:
             if kind == "record" and isinstance(value, Record):
                 self.room.release()
                 yield value
-            elif kind == "plan" and isinstance(value, Plan):
-                caption = Caption(value)
-                self.open[id(caption)] = caption
-                yield from self._go_on(caption, first=True)
+            elif kind == "item" and isinstance(value, Item):
+                yield from self._begin(value)
             elif kind == "outcome" and isinstance(value, tuple):
                 yield from self._learn(*value)
             elif kind == "fault" and isinstance(value, BaseException):
@@ -160,11 +224,12 @@ class Waves:
         if fault is not None:
             raise fault
 
-    def _read(self, plans: Iterable[Plan | Record]) -> None:
+    def _read(self, items: Iterable[Item | Record]) -> None:
         try:
-            for plan in plans:
-                self.room.acquire()
-                self.events.put(("plan" if isinstance(plan, Plan) else "record", plan))
+            for item in items:
+                for _ in item.plans if isinstance(item, Item) else (item,):
+                    self.room.acquire()
+                self.events.put(("item" if isinstance(item, Item) else "record", item))
             self.events.put(("read", None))
         except BaseException as error:  # noqa: BLE001  (raised again by `stream`)
             self.events.put(("fault", error))
@@ -174,7 +239,7 @@ class Waves:
 
         def jobs() -> Iterator[Job]:
             while (entry := self.todo.get()[2]) is not None:
-                job = entry[0].plan.jobs[entry[1]]
+                job = entry[0].job(entry[1])
                 asked[id(job)] = entry
                 yield job
 
@@ -188,37 +253,70 @@ class Waves:
     def _learn(self, caption: Caption, number: int, outcome: Completion | Failure) -> Iterator[Record]:
         """Takes a trajectory; the last of a wave brings the next wave, or the caption's records."""
         job = caption.plan.jobs[number]
+        caption.cut.discard(number)
         if isinstance(outcome, Failure):
-            record, reward = failed(job.record, outcome.error, job.ids), None
+            caption.records[number], caption.rewards[number] = failed(job.record, outcome.error, job.ids), None
         else:
-            record = self.finish(job, outcome)
-            reward = self._reward(record)
-        caption.records[number], caption.rewards[number] = record, reward
+            self.tally.tokens += outcome.tokens
+            self._note(caption, number, self.finish(job, outcome))
         caption.awaited -= 1
         if not caption.awaited:
             yield from self._go_on(caption)
 
-    def _reward(self, record: Record) -> float | None:
+    def _note(self, caption: Caption, number: int, record: Record) -> None:
+        """Notes a trajectory and its reward; of one that was cut at the bound only that."""
+        caption.records[number] = record
+        if record["finish_reason"] == "length" and record["trajectory_tokens"] >= caption.bound:
+            caption.cut.add(number)
+            return
         try:
-            return self.grade(record)
+            caption.rewards[number] = self.grade(record)
         except RecordError:
-            return None
+            caption.rewards[number] = None
+
+    def _begin(self, item: Item) -> Iterator[Record]:
+        """Goes on with the next caption of an item that is not settled yet."""
+        while item.plans:
+            plan = item.plans.pop(0)
+            if plan.settled:
+                item.bound = min(item.bound, plan.shortest)
+                self.room.release()
+                continue
+            caption = Caption(plan, item, list(range(len(plan.jobs))))
+            self.open[id(caption)] = caption
+            yield from self._go_on(caption, first=True)
+            return
 
     def _go_on(self, caption: Caption, first: bool = False) -> Iterator[Record]:
         """Asks for the next wave, of which an earlier run may have made some; or lets the caption's records go."""
         while wave := caption.next_wave(self.allowed):
             for number in wave:
-                if number in caption.plan.known:
-                    caption.records[number] = caption.plan.known[number]
-                    caption.rewards[number] = self._reward(caption.records[number])
+                known = caption.plan.known.get(number)
+                if known is not None and known["trajectory_tokens"] <= caption.bound:
+                    caption.cut.discard(number)
+                    self._note(caption, number, known)
                 else:
                     caption.awaited += 1
                     self.todo.put((int(first), next(self.order), (caption, number)))
             if caption.awaited:
                 return
-        lengths = [record["trajectory_tokens"] for record in caption.records.values() if not has_failed(record)]
-        self.tally.add(len(caption.plan.jobs), caption.asked, lengths)
         del self.open[id(caption)]
         self.room.release()
+        yield from self._settled(caption)
+        yield from self._begin(caption.item)
+
+    def _settled(self, caption: Caption) -> Iterator[Record]:
+        """The records of a caption that is given up or complete, with their marks."""
+        count = len(caption.plan.jobs)
+        whole = [
+            record for number, record in caption.records.items() if number not in caption.cut and not has_failed(record)
+        ]
+        lengths = [record["trajectory_tokens"] for record in whole]
+        self.tally.add(count, lengths, len(caption.cut), caption.given_up)
+        marks: dict[str, float] = {"stop_alpha": self.alpha} if caption.given_up else {}
+        if caption.cut:
+            marks["stop_length"] = caption.item.bound
+        if self.shortest and sum(reward == 1.0 for reward in caption.rewards.values()) / count > self.alpha:
+            caption.item.bound = min(caption.item.bound, caption.shortest)
         for _, record in sorted(caption.records.items()):
-            yield Record({**record, "stop_alpha": self.alpha}, record.where) if caption.stopped else record
+            yield Record({**record, **marks}, record.where) if marks else record

@@ -24,7 +24,10 @@ def answer_of(body: dict[str, Any]) -> tuple[str, int]:
 
 def completion(body: dict[str, Any], **message: Any) -> dict[str, Any]:
     text, tokens = answer_of(body)
-    choice = {"index": 0, "message": {"role": "assistant", "content": text, **message}, "finish_reason": "stop"}
+    cut = tokens > body.get("max_tokens", tokens)
+    text, tokens = (text[:10], body["max_tokens"]) if cut else (text, tokens)
+    finish = "length" if cut else "stop"
+    choice = {"index": 0, "message": {"role": "assistant", "content": text, **message}, "finish_reason": finish}
     return {"model": body["model"], "choices": [choice], "usage": {"completion_tokens": tokens}}
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_servers import kill_after, wait_until
 
+from sophia_cli.arrivals import Arrivals
 from sophia_cli.errors import UsageError
-from sophia_cli.rewards import Rule, Trajectory, select
-from sophia_cli.waves import allowed_failures, fewest_right
+from sophia_cli.records import Record
+from sophia_cli.rewards import Rule, Trajectory, read_trajectory, refuse_what_was_stopped, select
+from sophia_cli.sampling import Completion, Failure, Job, Request, Sampling
+from sophia_cli.waves import Item, Plan, Tally, Waves, allowed_failures, fewest_right
 
 CHANCES = st.fractions(0, 1, max_denominator=16)
 
@@ -74,14 +78,15 @@ def hard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("shortest", [False, True])
 @pytest.mark.parametrize(("alpha", "count"), [("0.75", 8), ("0.5", 8), ("0.25", 4)])
 def test_on_the_embedded_world_the_selected_records_are_those_of_the_full_run(
-    alpha: str, count: int, hard: Path, tmp_path: Path
+    alpha: str, count: int, shortest: bool, hard: Path, tmp_path: Path
 ) -> None:
-    early = ("--stop-early", "--alpha", alpha, "-o", str(tmp_path / "raw.jsonl"))
+    early = ("--stop-early", "--alpha", alpha, "-o", str(tmp_path / "raw.jsonl"), *(["--shortest"] * shortest))
     sophia("reason", "caps.jsonl", "-n", str(count), *early, cwd=hard)
     sophia("grade", "raw.jsonl", "-o", "traj.jsonl", cwd=tmp_path)
-    for keep in ("1", "2"):
+    for keep in ("1",) if shortest else ("1", "2"):
         options = ("--alpha", alpha, "--keep", keep, "--selected")
         wanted = sophia("propagate", f"traj{count}.jsonl", *options, cwd=hard).stdout
         found = sophia("propagate", "traj.jsonl", *options, cwd=tmp_path).stdout
@@ -90,7 +95,18 @@ def test_on_the_embedded_world_the_selected_records_are_those_of_the_full_run(
     assert {row["trajectory_id"] for row in rows} < {row["trajectory_id"] for row in everything}
     figures = json.loads((tmp_path / "raw.jsonl.manifest.json").read_text())["early_stop"]
     assert figures["trajectories_sampled"] == len(rows) < figures["trajectories_planned"] == len(everything)
-    check_marks(tmp_path / "traj.jsonl", float(alpha), count)
+    if shortest:
+        assert figures["trajectories_cut"] == sum(
+            row["finish_reason"] == "length" and row["trajectory_tokens"] == row.get("stop_length") for row in rows
+        )
+    else:
+        check_marks(tmp_path / "traj.jsonl", float(alpha), count)
+
+
+def test_a_bound_on_lengths_needs_early_stop_and_whole_questions(hard: Path) -> None:
+    assert b"--stop-early" in sophia("reason", "caps.jsonl", "--shortest", cwd=hard, code=2).stderr
+    options = ("--shortest", "--stop-early", "--shard", "0/2")
+    assert b"shard `caption`" in sophia("reason", "caps.jsonl", *options, cwd=hard, code=2).stderr
 
 
 def check_marks(traj: Path, alpha: float, count: int) -> None:
@@ -121,6 +137,22 @@ def test_a_selection_that_asks_for_less_is_refused(hard: Path, tmp_path: Path) -
     sophia("propagate", "traj.jsonl", "--alpha", "0.8", cwd=tmp_path)
 
 
+@pytest.mark.parametrize(
+    "options", [("--keep", "2"), ("--alpha", "0.8"), ("--select", "random"), ("--no-correctness",), ("--drop-leaks",)]
+)
+def test_a_bounded_file_serves_keep_1_of_its_alpha_alone(options: tuple[str, ...], tmp_path: Path) -> None:
+    shared = {"id": "q", "answer": "1", "reason_model": "m", "trajectory_count": 2, "reward": 1.0}
+    marks = {"stop_alpha": 0.75, "stop_length": 4}
+    short = [{**shared, "caption_id": "c0", "trajectory_id": f"c0/t{n}", "trajectory_tokens": 4} for n in range(2)]
+    long = [{**shared, "caption_id": "c1", "trajectory_id": f"c1/t{n}", "trajectory_tokens": 4, "reward": 0.0, **marks}
+            for n in range(2)]  # fmt: skip
+    write_lines(tmp_path / "traj.jsonl", short + long)
+    kept = records_of(sophia("propagate", "traj.jsonl", "--selected", cwd=tmp_path).stdout)
+    assert [row["trajectory_id"] for row in kept] == ["c0/t0"]
+    done = sophia("propagate", "traj.jsonl", *options, cwd=tmp_path, code=2)
+    assert "--stop-early --shortest --alpha 0.75" in done.stderr.decode()
+
+
 def test_an_alpha_that_none_can_pass_is_refused(hard: Path) -> None:
     done = sophia("reason", "caps.jsonl", "--stop-early", "--alpha", "1", cwd=hard, code=2)
     assert "--alpha 1" in done.stderr.decode()
@@ -136,19 +168,29 @@ def test_a_file_of_all_trajectories_is_not_continued_with_early_stop(hard: Path)
     faults=st.lists(st.sampled_from([*PASSING, "well", "well", "invalid", "filtered"]), max_size=16),
     kills=st.lists(st.tuples(st.integers(1, 30), st.sampled_from([signal.SIGKILL, signal.SIGINT])), max_size=3),
     alpha=st.sampled_from(["0.2", "0.4", "0.6"]),
+    shortest=st.booleans(),
 )
 def test_what_is_written_depends_on_no_timing_fault_or_kill(
-    faults: list[str], kills: list[tuple[int, signal.Signals]], alpha: str, tmp_path: Path
+    faults: list[str], kills: list[tuple[int, signal.Signals]], alpha: str, shortest: bool, tmp_path: Path
 ) -> None:
     """Failures that were tried again included: a run that goes on leaves the file of an undisturbed one."""
     for file in tmp_path.iterdir():
         file.unlink()
     rows = [
-        {"id": f"q{i}", "question": f"Which? {i}", "answer": "1", "caption_id": f"q{i}/c0", "caption": "a thing"}
-        for i in range(30)
+        {
+            "id": f"q{i}",
+            "question": f"Which? {i}",
+            "answer": "1",
+            "caption_id": f"q{i}/c{c}",
+            "caption_count": 3,
+            "caption": f"{c}",
+        }
+        for c in range(3)
+        for i in range(10)
     ]
     write_lines(tmp_path / "caps.jsonl", rows)
     options = ["reason", "caps.jsonl", "-n", "5", "--llm", "m", "--stop-early", "--alpha", alpha, "--retries", "20"]
+    options += ["--shortest"] * shortest
     with ChatServer() as server:
         undisturbed = sophia(*options, "--base-url", server.url, "--concurrency", "1", cwd=tmp_path).stdout
     with ChatServer(faults, delay=0.003) as server:
@@ -160,6 +202,7 @@ def test_what_is_written_depends_on_no_timing_fault_or_kill(
     assert sorted((tmp_path / "raw.jsonl").read_bytes().splitlines()) == sorted(undisturbed.splitlines())
     figures = json.loads((tmp_path / "raw.jsonl.manifest.json").read_text())["early_stop"]
     assert figures["trajectories_sampled"] == len(undisturbed.splitlines()) and figures["trajectories_planned"] == 150
+    assert figures["tokens_spared_about"] > 0
     assert len(undisturbed.splitlines()) < 150
 
 
@@ -217,3 +260,92 @@ def test_a_judge_who_may_overrule_the_rules_is_refused_on_what_they_stopped(tmp_
         done = sophia("grade", "raw.jsonl", *judge, "--judge-all", cwd=tmp_path, code=2)
         assert "which --judge-all may overrule" in done.stderr.decode()
         sophia("grade", "raw.jsonl", *judge, cwd=tmp_path)
+
+
+class Scripted:
+    """A backend that says what it is told: of each job, by caption and number, its length and whether it is right."""
+
+    def __init__(self, script: dict[tuple[str, int], tuple[int, float | None]]):
+        self.script, self.tokens = script, 0
+
+    def stream(self, jobs: Arrivals[Job]) -> Iterator[tuple[Job, Completion | Failure]]:
+        while batch := jobs.take(7):
+            for job in reversed(batch):
+                length, reward = self.script[job.ids["caption_id"], job.ids["n"]]
+                most = job.request.sampling.max_tokens
+                self.tokens += min(length, most)
+                done = Completion(str(reward), length, "stop") if length <= most else Completion("cut", most, "length")
+                yield job, done
+
+    def status(self) -> str:
+        return ""
+
+    def close(self) -> None:
+        pass
+
+
+def wave_rewards(record: Record) -> float | None:
+    if record["finish_reason"] == "length":
+        return 0.0
+    return None if record["trajectory"] == "None" else float(record["trajectory"])
+
+
+def finished(job: Job, done: Completion) -> Record:
+    fields = {"trajectory": done.text, "trajectory_tokens": done.tokens, "finish_reason": done.finish}
+    return Record({**job.record, **job.ids, **fields})
+
+
+SCRIPT = st.lists(  # questions of captions of eight trajectories: a length and a reward each
+    st.lists(
+        st.lists(st.tuples(st.integers(1, 40), st.sampled_from([1.0, 1.0, 1.0, 0.0, None])), min_size=8, max_size=8),
+        min_size=1,
+        max_size=5,
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@given(script=SCRIPT, alpha=st.sampled_from([0.0, 0.3, 0.5, 0.75]), shortest=st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_waves_leave_what_is_selected_of_all_and_never_sample_in_vain(
+    script: list[list[list[tuple[int, float | None]]]], alpha: float, shortest: bool
+) -> None:
+    """Against the full set, by the public rule; longer than 30 tokens is truncated in both."""
+    most, everything, items = 30, [], []
+    told = {}
+    for question, captions_ in enumerate(script):
+        plans = []
+        for number, trajectories in enumerate(captions_):
+            name = f"q{question}/c{number}"
+            jobs = []
+            for n, (length, reward) in enumerate(trajectories):
+                told[name, n] = (length, reward)
+                ids = {"caption_id": name, "trajectory_id": f"{name}/t{n}", "trajectory_count": 8, "n": n}
+                request = Request([], Sampling(max_tokens=most), n)
+                jobs.append(Job(Record({"id": f"q{question}"}), ids, request))
+                kept = min(length, most)
+                everything.append(
+                    Trajectory(f"{name}/t{n}", f"q{question}", (name, ""), 0.0 if length > most else reward, kept, 8)
+                )
+            plans.append(Plan(jobs))
+        items += [Item(plans)] if shortest else [Item([plan]) for plan in plans]
+    backend, tally = Scripted(told), Tally()
+    rows = list(Waves(alpha, 8, shortest, wave_rewards, finished, tally).stream(items, backend))
+    early = [read_trajectory(Record({**row, "reward": wave_rewards(row)})) for row in rows]
+    rule = Rule(alpha)
+    for trajectory in early:
+        refuse_what_was_stopped(trajectory, rule)
+    assert select(early, rule) == select(everything, rule)
+    assert len({row["trajectory_id"] for row in rows}) == len(rows) == tally.sampled and tally.tokens == backend.tokens
+    if not shortest:
+        whole = {trajectory.name: trajectory for trajectory in everything}
+        assert all(whole[trajectory.name].tokens == trajectory.tokens for trajectory in early)
+        assert not any("stop_length" in row for row in rows) and tally.cut == 0
+    by_caption = defaultdict(list)
+    for row in rows:
+        by_caption[row["caption_id"]].append(row)
+    for group in by_caption.values():
+        given_up = {row.get("stop_alpha") for row in group}
+        assert given_up in ({None}, {alpha})
+        assert given_up == {alpha} or len(group) == 8

@@ -111,10 +111,10 @@ class Engine:
                 ready.append((index, self._render(request), [open_once(image) for image in images_of(request)]))
             except RecordError as error:
                 outcomes[index] = Failure(str(error))
-        for sampling in dict.fromkeys(requests[index].sampling for index, _, _ in ready):
-            part = [row for row in ready if requests[row[0]].sampling == sampling]
-            seeds = [requests[index].seed for index, _, _ in part]
-            completions = self._generate([text for _, text, _ in part], [images for _, _, images in part], seeds, sampling)
+        for style in dict.fromkeys(_style(requests[index]) for index, _, _ in ready):
+            part = [row for row in ready if _style(requests[row[0]]) == style]
+            asked = [requests[index] for index, _, _ in part]
+            completions = self._generate([text for _, text, _ in part], [images for _, _, images in part], asked)
             outcomes.update(zip((index for index, _, _ in part), completions, strict=True))
         return [outcomes[index] for index in range(len(requests))]
 
@@ -126,10 +126,11 @@ class Engine:
         return str(self.tokenizer.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=False))
 
     @torch.inference_mode()
-    def _generate(
-        self, texts: list[str], images: list[list[Any]], seeds: list[int], sampling: Sampling
-    ) -> list[Completion | Failure]:
-        """One completion a row. Rows of one prompt (the K captions of an image, say) share its encoding."""
+    def _generate(self, texts: list[str], images: list[list[Any]], requests: list[Request]) -> list[Completion | Failure]:
+        """One completion a row, all of one temperature and top-p, each up to its own `max_tokens`.
+
+        Rows of one prompt (the K captions of an image, say) share its encoding.
+        """
         prompts: dict[Any, int] = {}
         keys = [
             (text, *map(id, shown)) if self.shares else row
@@ -142,9 +143,8 @@ class Engine:
         if length >= self.context:
             if len(first) == 1:
                 return [Failure(f"the prompt has {length} tokens, the model takes {self.context}; shorten it")] * len(rows)
-            return [self._generate([t], [i], [s], sampling)[0] for t, i, s in zip(texts, images, seeds, strict=True)]
-        limit = min(length + sampling.max_tokens, self.context)
-        answers = self._decode(inputs, rows, seeds, sampling, limit)
+            return [self._generate([t], [i], [r])[0] for t, i, r in zip(texts, images, requests, strict=True)]
+        answers = self._decode(inputs, rows, requests)
         return [self._completion(answer, text) for answer, text in zip(answers, texts, strict=True)]
 
     def _inputs(self, texts: list[str], images: list[list[Any]]) -> dict[str, torch.Tensor]:
@@ -156,15 +156,15 @@ class Engine:
         batch.pop("token_type_ids", None)
         return {name: _to(value, self.device, self.lm.dtype) for name, value in batch.items()}
 
-    def _decode(
-        self, inputs: dict[str, torch.Tensor], rows: list[int], seeds: list[int], sampling: Sampling, limit: int
-    ) -> list[list[int]]:
+    def _decode(self, inputs: dict[str, torch.Tensor], rows: list[int], requests: list[Request]) -> list[list[int]]:
         """Token ids of each row's answer, its end token included if it came. `rows`: each answer's row of `inputs`."""
         prompt = inputs["input_ids"].shape[1]
-        answers: list[list[int]] = [[] for _ in seeds]
-        alive, index = list(range(len(seeds))), torch.tensor(rows, device=self.device)
+        longest = torch.tensor([min(request.sampling.max_tokens, self.context - prompt) for request in requests])
+        answers: list[list[int]] = [[] for _ in requests]
+        alive, index = list(range(len(requests))), torch.tensor(rows, device=self.device)
         ids, mask, cache, extra = self._encode(inputs, index)
-        while alive and ids.shape[1] < limit:
+        while alive:
+            limit = prompt + int(longest[alive].max())
             config = GenerationConfig(
                 max_length=min(ids.shape[1] + STRIDE, limit) if self.shares else limit,
                 do_sample=False,
@@ -172,7 +172,7 @@ class Engine:
                 pad_token_id=self.pad,
                 return_dict_in_generate=True,
             )
-            chooser = _choosers([seeds[row] for row in alive], prompt, sampling, self.banned)
+            chooser = _choosers([requests[row].seed for row in alive], prompt, requests[0].sampling, self.banned)
             out = self.lm.generate(
                 input_ids=ids,
                 attention_mask=mask,
@@ -182,7 +182,7 @@ class Engine:
                 **extra,
             )
             ids, cache, extra = out.sequences, out.past_key_values, {}
-            ended = _ended(ids[:, prompt:], self.ends)
+            ended = _ended(ids[:, prompt:], self.ends) | (longest[alive].to(self.device) <= ids.shape[1] - prompt)
             for row, tokens in zip(alive, ids[:, prompt:].tolist(), strict=True):
                 answers[row] = tokens
             keep = (~ended).nonzero().flatten()
@@ -190,7 +190,7 @@ class Engine:
             alive, ids, mask = [alive[i] for i in keep.tolist()], ids[keep], mask[keep]
             if alive and len(alive) < len(ended):
                 cache.batch_select_indices(keep)
-        return [_cut(answer, self.ends) for answer in answers]
+        return [_cut(answer[:most], self.ends) for answer, most in zip(answers, longest.tolist(), strict=True)]
 
     def _encode(self, inputs: dict[str, torch.Tensor], index: torch.Tensor) -> tuple[Any, Any, Any, dict[str, Any]]:
         """Ids, mask and cache of each answer: all of the prompt but its last token is encoded, once for all its answers."""
@@ -277,6 +277,11 @@ def images_of(request: Request) -> list[str]:
     """The images of a request's messages, in order."""
     contents = [message["content"] for message in request.messages if isinstance(message["content"], list)]
     return [part["image"] for parts in contents for part in parts if part["type"] == "image"]
+
+
+def _style(request: Request) -> tuple[float, float]:
+    """What the rows of one batch have in common."""
+    return request.sampling.temperature, request.sampling.top_p
 
 
 def _dtype(model: Model, device: torch.device) -> torch.dtype:
