@@ -10,9 +10,9 @@ captions=$1 easy=$2 hard=$3 run=$4
 shift 4
 mkdir -p "$run"
 # 3 says that some records carry an error: they are tried again when this is typed again, and are no reason to stop.
-sophia reason "$captions" --llm "$easy" "$@" --tee "$run/raw.easy.jsonl" |
-    sophia grade -o "$run/traj.easy.jsonl" || [ $? -eq 3 ]
+think() { sophia reason "$@" || [ $? -eq 3 ]; }
+judge() { sophia grade "$@" || [ $? -eq 3 ]; }
+think "$captions" --llm "$easy" "$@" --tee "$run/raw.easy.jsonl" | judge -o "$run/traj.easy.jsonl"
 sophia propagate "$run/traj.easy.jsonl" --unsolved --force -o "$run/caps.hard.jsonl"
-sophia reason "$run/caps.hard.jsonl" --llm "$hard" --tag hard "$@" --tee "$run/raw.hard.jsonl" |
-    sophia grade -o "$run/traj.hard.jsonl" || [ $? -eq 3 ]
+think "$run/caps.hard.jsonl" --llm "$hard" --tag hard "$@" --tee "$run/raw.hard.jsonl" | judge -o "$run/traj.hard.jsonl"
 sophia propagate "$run/traj.easy.jsonl" "$run/traj.hard.jsonl" --selected --force -o "$run/kept.jsonl"

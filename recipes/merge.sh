@@ -8,9 +8,13 @@ set -euo pipefail
 run=$1 shards=$2
 shift 2
 files=()
+# A step whose input was cut short ends well itself, so each file that it was made from must be finished, too.
+is_finished() { python3 -c 'import json, sys; sys.exit(json.load(open(sys.argv[1]))["finished"] is not True)' "$1.manifest.json"; }
 for ((shard = 0; shard < shards; shard++)); do
-    file=$run/traj.$shard.jsonl
-    grep -q '"finished": *true' "$file.manifest.json" || { echo "$file: is not finished; run its shard again" >&2; exit 1; }
-    files+=("$file")
+    for file in "$run"/{caps,raw,traj}."$shard".jsonl; do
+        [ -e "$file" ] || [ "$file" = "$run/traj.$shard.jsonl" ] || continue
+        is_finished "$file" 2> /dev/null || { echo "$file: is not finished; run its shard again" >&2; exit 1; }
+    done
+    files+=("$run/traj.$shard.jsonl")
 done
 sophia propagate "${files[@]}" "$@" --selected --force -o "$run/kept.jsonl"

@@ -92,16 +92,16 @@ def _ends(file: Path, size: int = 1 << 20) -> bytes:
 
 def user_file() -> Path:
     """Where the user's aliases are looked for."""
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    config = Path(os.path.expanduser(os.environ.get("XDG_CONFIG_HOME") or "~/.config"))  # no home: a path that is not there
     return Path(os.environ.get("SOPHIA_ALIASES") or config / "sophia" / "aliases.toml")
 
 
 def aliases() -> dict[str, Alias]:
     """All aliases, the user's own over the built-in ones. Raises UsageError when the user's file cannot be read."""
     path = user_file()
-    if not path.exists():
-        return ALIASES
     try:
+        if not path.exists():
+            return ALIASES
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
         own = {
             name: Alias(str(table["target"]), bool(table.get("sees", True)), table.get("needs", "your own"))

@@ -29,7 +29,7 @@ class Channel(Generic[T]):
         self._items: deque[T] = deque()
         self._there, self._room = threading.Event(), threading.Event()
         self._waiting = False
-        self._interrupted = False
+        self._left: int | None = None
 
     def __len__(self) -> int:
         """Items on the way."""
@@ -48,7 +48,7 @@ class Channel(Generic[T]):
     def get(self, timeout: float | None = None) -> T:
         """The next item. Raises TimeoutError when none comes in so many seconds, KeyboardInterrupt after `interrupt`."""
         while not self._items:
-            if self._interrupted:
+            if self._left is not None:
                 raise KeyboardInterrupt
             if timeout == 0:
                 raise TimeoutError
@@ -59,17 +59,21 @@ class Channel(Generic[T]):
                 if timeout is not None:
                     raise TimeoutError
             self._waiting = False
+        if self._left is not None:
+            if self._left <= 0:
+                raise KeyboardInterrupt
+            self._left -= 1
         item = self._items.popleft()
         if len(self._items) <= self.depth // 2 and not self._room.is_set():
             self._room.set()
         return item
 
     def interrupt(self) -> None:
-        """What is there is still handed out; then `get` raises KeyboardInterrupt.
+        """What is there by now is still handed out; then `get` raises KeyboardInterrupt.
 
         Takes no lock, as a signal handler may run while its own thread holds one: the reader looks now and then.
         """
-        self._interrupted = True
+        self._left = len(self._items)
 
 
 class _End:

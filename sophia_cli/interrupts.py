@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+PATIENCE_SECONDS = 10
+"""Between the first signal and the end, whatever is still to be written: schedulers kill after 30."""
+
 _to_be_told: list[Callable[[], None]] = []
 seen: list[int] = []
 """The signals that came."""
@@ -22,6 +25,13 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
     for told in _to_be_told:
         told()
+    signal.signal(signal.SIGALRM, _on_alarm)
+    signal.alarm(PATIENCE_SECONDS)
+
+
+def _on_alarm(number: int, frame: FrameType | None) -> None:
+    """Whoever was told is stuck, as in a write to a reader that has stopped."""
+    raise KeyboardInterrupt
 
 
 @contextmanager

@@ -90,7 +90,11 @@ class Review(Protocol):
         ...
 
     def takes_back(self, record: Record | None) -> bool:
-        """Whether it takes this record out of the file; for None, whether it takes any."""
+        """Whether it takes this record out of the file, and has put it in a safe place; for None, whether it takes any."""
+        ...
+
+    def begins_anew(self) -> None:
+        """The file is begun anew."""
         ...
 
 
@@ -136,6 +140,8 @@ class Output:
                 self._keep_done(file, ordered)
             else:
                 file.write_bytes(b"")
+                if self.review:
+                    self.review.begins_anew()
             manifest.save()
             self.stream = _appender(file)
             self._lock(file)
@@ -191,7 +197,8 @@ class Output:
                 break
             else:
                 rewrite = True
-        return None if rewrite or (self.review and self.review.takes_back(None)) else good
+        taken = self.review is not None and self.review.takes_back(None)
+        return None if rewrite or taken else good
 
     def _keep(self, line: bytes) -> Record | None:
         record = Record(_parsed(line))

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from sophia_cli import registry
-from sophia_cli.errors import RecordError, UsageError
+from sophia_cli.errors import InputError, RecordError, UsageError
 from sophia_cli.frame import Common, Counter, run_step
+from sophia_cli.held import Held
 from sophia_cli.output import Output
 from sophia_cli.place import Place
 from sophia_cli.prompts import chosen_prompt, fill, question_text
@@ -77,7 +78,7 @@ def run(
         return show_plan(STEP, _jobs(records, thinking, Output(KEY, None)), chosen, sampling, {"N": n})
     stop = {"stop_alpha": stop_alpha, "shortest": shortest}
     settings = {**chosen.identity, "prompt": prompt, "n": n, "tag": tag, **stop, **sampling.settings()}
-    tally, earlier = Tally(), Earlier(n, shortest)
+    tally, earlier = Tally(), Earlier(n, Held(common.out or common.tee), shortest)
 
     def produce(output: Output, counter: Counter) -> Iterator[Record]:
         return reason(counter.over(records), backend, llm, thinking, output, tally, earlier)
@@ -121,7 +122,7 @@ def reason(
 
     if thinking.stop_alpha is None:
         return sample(_jobs(captions, thinking, output), backend, finish)
-    waves = Waves(thinking.stop_alpha, thinking.n, thinking.shortest, reward_of, finish, tally)
+    waves = Waves(thinking.stop_alpha, thinking.n, thinking.shortest, reward_of, finish, tally, earlier.held)
     return waves.stream(_items(captions, thinking, output, earlier, tally), backend)
 
 
@@ -136,21 +137,22 @@ class Earlier:
     """What an earlier run with early stop has written (a `Review` of its file).
 
     A caption is settled when it was given up or all N of its trajectories are there, none of them failed. Records of other
-    captions are taken back: only when a caption is settled is it known whether they carry `stop_alpha`.
+    captions are held beside the file: only when a caption is settled is it known whether they carry `stop_alpha`.
     """
 
     n: int
+    held: Held
     shortest: bool = False
     written: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     cut: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     right: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     given_up: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
-    taken: dict[str, list[Record]] = field(default_factory=lambda: defaultdict(list))
+    last: str = ""
 
     def see(self, record: Record) -> None:
         """Counts a record for its caption."""
-        caption = str(record.get("caption_id"))
+        caption = self.last = str(record.get("caption_id"))
         if has_failed(record):
             self.broken.add(caption)
         elif isinstance(record.get(KEY), str):
@@ -168,22 +170,23 @@ class Earlier:
         return min(right) if len(right) / self.n > alpha else math.inf
 
     def is_settled(self, caption: str) -> bool:
-        """Whether nothing is left to do for a caption."""
-        enough = caption in self.given_up or len(self.written.get(caption, ())) >= self.n
-        return enough and caption not in self.broken
+        """Whether nothing is left to do for a caption. A crash may have cut the last one's records short."""
+        given_up = caption in self.given_up and caption != self.last
+        return caption not in self.broken and (given_up or len(self.written.get(caption, ())) >= self.n)
 
     def takes_back(self, record: Record | None) -> bool:
-        """Keeps the records of captions that are not settled, to be written with their fellows."""
+        """Puts the records of captions that are not settled beside the file, to be written with their fellows."""
         if record is None:
-            return any(not self.is_settled(caption) for caption in self.written)
+            self.held.load()
+            return any(not self.is_settled(caption) for caption in {*self.written, *self.cut})
         if self.is_settled(str(record.get("caption_id"))):
             return False
-        self.taken[str(record[KEY])].append(record)
+        self.held.add(record)
         return True
 
-    def take(self, name: str) -> Record | None:
-        """A trajectory that was taken back, once for each time that it was written."""
-        return self.taken[name].pop() if self.taken.get(name) else None
+    def begins_anew(self) -> None:
+        """Nothing that is held belongs to the file."""
+        self.held.clear()
 
 
 def _reward_or_none(record: Record) -> float | None:
@@ -205,7 +208,8 @@ def _items(
     captions: Iterable[Record], thinking: Thinking, output: Output, earlier: Earlier, tally: Tally
 ) -> Iterator[Item | Record]:
     """The same for early stop, question by question if the bound on lengths is wanted, else caption by caption."""
-    for group in _by_question(captions) if thinking.shortest else ([record] for record in captions):
+    each = _once(captions)
+    for group in _by_question(each) if thinking.shortest else ([record] for record in each):
         plans = []
         for record in group:
             whole = _all_of(record, thinking)
@@ -215,6 +219,20 @@ def _items(
                 plans.append(_plan(record, jobs, thinking, output, earlier, tally))
         if plans:
             yield Item(plans)
+
+
+def _once(captions: Iterable[Record]) -> Iterator[Record]:
+    """The captions. Raises InputError for one that comes twice: its trajectories would count twice in the waves."""
+    seen: set[str] = set()
+    for record in captions:
+        name = record.get("caption_id")
+        if isinstance(name, str) and not has_failed(record):
+            if name in seen:
+                raise InputError(
+                    f"{where_of(record)}: caption_id {name!r} comes twice, which --stop-early cannot serve; drop one"
+                )
+            seen.add(name)
+        yield record
 
 
 def _by_question(captions: Iterable[Record]) -> Iterator[list[Record]]:
@@ -242,8 +260,9 @@ def _plan(record: Record, jobs: list[Job], thinking: Thinking, output: Output, e
     if any([output.take_done(job.ids[KEY]) for job in jobs]):
         tally.add(len(jobs), earlier.written[caption], len(earlier.cut[caption]), caption in earlier.given_up)
         tally.tokens += sum(earlier.written[caption]) + sum(earlier.cut[caption])
+        earlier.held.settle(caption)
         return Plan([], settled=True, shortest=earlier.bound(caption, thinking.stop_alpha or 0.0))
-    known = {number: earlier.take(job.ids[KEY]) for number, job in enumerate(jobs)}
+    known = {number: earlier.held.get(caption, job.ids[KEY]) for number, job in enumerate(jobs)}
     return Plan(jobs, {number: trajectory for number, trajectory in known.items() if trajectory})
 
 

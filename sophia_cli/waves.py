@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 
 from sophia_cli.arrivals import Arrivals
 from sophia_cli.errors import RecordError, UsageError
+from sophia_cli.held import Held
 from sophia_cli.interrupts import told_to
 from sophia_cli.records import Record, failed, has_failed
 from sophia_cli.sampling import Backend, Completion, Failure, Job
@@ -172,10 +173,11 @@ class Waves:
         grade: Graded,
         finish: Callable[[Job, Completion], Record],
         tally: "Tally",
+        held: Held,
     ):
         self.alpha, self.allowed, self.shortest = alpha, allowed_failures(alpha, count), shortest
         self.grade, self.finish = grade, finish
-        self.tally = tally
+        self.tally, self.held = tally, held
         self.events: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
         self.todo: queue.PriorityQueue[tuple[int, int, tuple[Caption, int] | None]] = queue.PriorityQueue()
         self.order = itertools.count()
@@ -185,15 +187,17 @@ class Waves:
     def stream(self, items: Iterable[Item | Record], backend: Backend) -> Iterator[Record]:
         """The records of all captions, each caption's together. Records among the items pass through.
 
-        Raises what the items or the backend raise, after all that came before it. Interrupted, what is done goes out,
-        without `stop_alpha`: a run that continues takes it back until its caption is settled.
+        Raises what the items or the backend raise, after all that came before it. What is done then of captions that are not
+        settled is held beside the file.
         """
         try:
             with told_to(lambda: self.events.put(("interrupt", None))):
                 yield from self._stream(items, backend)
         except (Exception, KeyboardInterrupt):
             for caption in self.open.values():
-                yield from (caption.records[number] for number in sorted(caption.records) if number not in caption.cut)
+                for number, record in caption.records.items():
+                    if number not in caption.cut and not has_failed(record):
+                        self.held.add(record)
             raise
 
     def _stream(self, items: Iterable[Item | Record], backend: Backend) -> Iterator[Record]:
@@ -320,3 +324,4 @@ class Waves:
             caption.item.bound = min(caption.item.bound, caption.shortest)
         for _, record in sorted(caption.records.items()):
             yield Record({**record, **marks}, record.where) if marks else record
+        self.held.settle(str(caption.plan.jobs[0].record.get("caption_id")))

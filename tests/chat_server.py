@@ -48,6 +48,7 @@ class ChatServer:
         models: str = "",
     ):
         self.context, self.poison, self.models = context, poison, models
+        self.other_names: list[str] = []
         self.arrivals: dict[int, list[float]] = {}
         self.faults, self.model, self.delay, self.owner = iter(faults), model, delay, owner
         self.served: list[dict[str, Any]] = []
@@ -99,7 +100,8 @@ class ChatServer:
             return await FAULTS[self.models](request, {"model": "m", "messages": [], "seed": 0})
         if self.model is None:
             return web.json_response({"error": {"message": "no such page"}}, status=404)
-        return web.json_response({"data": [{"id": self.model, "owned_by": self.owner, "max_model_len": self.context}]})
+        entry = {"owned_by": self.owner, "max_model_len": self.context}
+        return web.json_response({"data": [{"id": name, **entry} for name in [self.model, *self.other_names]]})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         self.in_flight += 1

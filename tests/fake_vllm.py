@@ -39,6 +39,7 @@ while "never-well" in ways:
     time.sleep(1)
 server = ChatServer(model=value_of("--served-model-name"), delay=0.05)
 server.port = int(value_of("--port"))
+server.other_names = sys.argv[sys.argv.index("--served-model-name") + 2 : sys.argv.index("--host")]
 with server:
     while "mortal" not in ways or server.arrived < 5:
         time.sleep(0.05)

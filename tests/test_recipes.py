@@ -1,5 +1,6 @@
 """The recipes run as they stand, with stand-ins for Slurm's and Kubernetes' own commands and for vLLM."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import yaml
 from chat_server import ChatServer
 from conftest import ENVIRONMENT, records_of, sophia, write_lines
 from test_servers import captions
-from test_serving import alive, desk, stand_in, started
+from test_serving import alive, desk, stand_in, started, wait_for
 
 __all__ = ["desk"]
 ROOT = Path(__file__).parent.parent
@@ -45,12 +46,14 @@ def test_scripts_pass_shellcheck(script: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def run(desk: Path, *command: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A recipe as a user types it, with `sophia` on PATH."""
-    stand_in(desk, "sophia", f'exec {sys.executable} -m sophia_cli "$@"')
+def run(
+    desk: Path, *command: str, code: int | None = 0, first: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """A recipe as a user types it, with `sophia` on PATH. first: what that does before all else."""
+    stand_in(desk, "sophia", f'{first}\nexec {sys.executable} -m sophia_cli "$@"')
     everything = {**ENVIRONMENT, "PYTHONPATH": str(ROOT), **environment}
     done = subprocess.run(command, cwd=desk, env=everything, capture_output=True, text=True, timeout=300)
-    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    assert code is None or done.returncode == code, (done.returncode, done.stdout, done.stderr)
     return done
 
 
@@ -73,6 +76,53 @@ def test_the_slurm_job_samples_merges_and_goes_on(desk: Path) -> None:
         file.write_bytes(file.read_bytes()[:-40])
     run(desk, *job, **slurm)
     assert sorted((desk / "run" / "traj.1.jsonl").read_bytes().splitlines()) == sorted(whole.splitlines())
+
+
+def dying_server(desk: Path, well: int) -> ChatServer:
+    return ChatServer(itertools.chain(["well"] * well, itertools.repeat("starting")))
+
+
+def test_a_fleet_that_dies_is_no_success(desk: Path) -> None:
+    write_lines(desk / "caps.jsonl", captions(400))
+    with dying_server(desk, 100) as server:
+        options = ("-n", "2", "--retries", "1", "--base-url", server.url, "--concurrency", "4")
+        run(desk, str(RECIPES / "escalate.sh"), "caps.jsonl", "m", "m", "run", *options, code=1)
+    assert not (desk / "run" / "kept.jsonl").exists()
+
+
+@pytest.mark.parametrize("failing", ["caption", "reason", "grade"])
+def test_a_shard_that_fails_ends_the_slurm_job(failing: str, desk: Path) -> None:
+    """Others may say 3, that some records carry an error; the job is to see the 1 all the same."""
+    sophia("world", "imgs", "-n", "4", "--seed", "9", cwd=desk)
+    (desk / "bin" / "srun").write_text(f"#!/usr/bin/env bash\n{SRUN}")
+    (desk / "bin" / "srun").chmod(0o755)
+    fails = (
+        f'if [ "$1" = {failing} ]; then [ "$SLURM_PROCID" = 1 ] && exit 1; {sys.executable} -m sophia_cli "$@"; exit 3; fi'
+    )
+    job = [str(RECIPES / "slurm" / "sample.sh"), "imgs", "tiny-vlm", "tiny-reasoner", "run"]
+    slurm = {"SLURM_JOB_NUM_NODES": "2", "SLURM_SUBMIT_DIR": str(ROOT), "K": "1", "N": "2"}
+    done = run(desk, *job, code=None, first=fails, **slurm)
+    assert done.returncode not in (0, 3) and not (desk / "run" / "kept.jsonl").exists() and not alive(desk)
+
+
+def test_a_node_whose_servers_do_not_start_ends_the_slurm_job(desk: Path) -> None:
+    sophia("world", "imgs", "-n", "2", "--seed", "9", cwd=desk)
+    (desk / "bin" / "srun").write_text(f"#!/usr/bin/env bash\n{SRUN}")
+    (desk / "bin" / "srun").chmod(0o755)
+    fails = '[ "$1 $SLURM_PROCID" != "serve 1" ] || { echo "no GPU here" >&2; exit 1; }'
+    job = [str(RECIPES / "slurm" / "sample.sh"), "imgs", "tiny-vlm", "tiny-reasoner", "run"]
+    slurm = {"SLURM_JOB_NUM_NODES": "2", "SLURM_SUBMIT_DIR": str(ROOT), "START_TIMEOUT": "15"}
+    run(desk, *job, code=1, first=fails, **slurm)
+    wait_for(lambda: not alive(desk))
+
+
+def test_a_merge_refuses_a_shard_whose_reasoning_was_killed(desk: Path) -> None:
+    with ChatServer() as server:
+        sophia("reason", "caps.jsonl", "-n", "2", "--llm", "m", "--base-url", server.url, "-o", "raw.0.jsonl", cwd=desk)
+    sophia("grade", "raw.0.jsonl", "-o", "traj.0.jsonl", cwd=desk)
+    manifest = desk / "raw.0.jsonl.manifest.json"
+    manifest.write_text(manifest.read_text().replace('"finished": true', '"finished": false'))
+    assert "raw.0.jsonl: is not finished" in run(desk, str(RECIPES / "merge.sh"), ".", "1", code=1).stderr
 
 
 def test_a_slurm_job_whose_servers_do_not_start_ends_with_their_words(desk: Path) -> None:
@@ -132,6 +182,7 @@ def test_the_manifests_fit_together(file: str) -> None:
             command = spec["template"]["spec"]["containers"][0]["command"]
             assert spec["completionMode"] == "Indexed" and command[:2] == ["bash", "/scripts/client.sh"]
             assert command[3] == str(spec["completions"]) and command[2] == "reasoner"
-            sophia(*command[4:], "--dry-run", cwd=ROOT, code=2)  # the file is not there; the options are
+            done = sophia(*command[4:], "--dry-run", cwd=ROOT, code=2)
+            assert "caps.SHARD.jsonl" in done.stderr.decode(), "the file is not there, but all options are"
         if document["kind"] == "Deployment":
             assert document["spec"]["selector"]["matchLabels"] == document["spec"]["template"]["metadata"]["labels"]

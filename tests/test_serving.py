@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_server import ChatServer
 from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 from test_servers import captions
 
@@ -83,7 +85,10 @@ def test_a_server_is_started_used_and_gone_at_the_end(desk: Path) -> None:
     assert not alive(desk)
     (given,) = started(desk)
     arguments = " ".join(given["arguments"])
-    assert "--model m --served-model-name m --host 127.0.0.1" in arguments and given["VLLM_NO_USAGE_STATS"] == "1"
+    assert (
+        re.search("--model m --served-model-name m sophia-[0-9a-f]{8} --host 127.0.0.1 --port", arguments)
+        and given["VLLM_NO_USAGE_STATS"] == "1"
+    )
 
 
 def test_no_server_is_started_when_there_is_nothing_to_do(desk: Path) -> None:
@@ -104,6 +109,9 @@ def test_no_server_is_started_when_there_is_nothing_to_do(desk: Path) -> None:
         ((), "2,GPU-ab12", ["2", "GPU-ab12"]),
         (("--tensor-parallel", "2"), "0,1", ["0,1"]),
         ((), "", [""]),
+        ((), "-1", ["-1"]),
+        ((), "1,-1,0", ["1"]),
+        ((), "NoDevFiles", ["NoDevFiles"]),
     ],
 )
 def test_each_replica_gets_its_gpus(
@@ -122,6 +130,9 @@ def test_each_replica_gets_its_gpus(
     [
         (("--gpus", "0-"), "--gpus 0-: not a list of GPUs"),
         (("--gpus", "1,1"), "names no GPU, or one of them twice"),
+        (("--gpus", "0-9999999999"), "not a list of GPUs"),
+        (("--server-options", "--port 80"), "--port is not for you to give here"),
+        (("--server-options", "--api_key=s3cret"), "set VLLM_API_KEY"),
         (("--gpus", "0-2", "--tensor-parallel", "2"), "does not divide 3 GPUs"),
         (("--server-options", "'"), "No closing quotation"),
         (("--base-url", "http://127.0.0.1:1/v1"), "--base-url: is for --backend openai"),
@@ -130,6 +141,34 @@ def test_each_replica_gets_its_gpus(
 def test_options_that_make_no_sense_are_refused(options: tuple[str, ...], message: str, desk: Path) -> None:
     done = sophia(*REASON, *options, cwd=desk, code=2)
     assert message in done.stderr.decode() and not started(desk)
+
+
+@pytest.mark.parametrize(("visible", "gpus"), [("", "0"), ("-1", "0"), ("3", "1"), ("0,0", "0")])
+def test_hidden_gpus_stay_hidden(visible: str, gpus: str, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "CUDA_VISIBLE_DEVICES", visible)
+    sophia(*REASON, "--gpus", gpus, cwd=desk, code=2)
+    assert not started(desk)
+
+
+@pytest.mark.parametrize(
+    "options", [("--host", "no-such.invalid"), ("--host", "203.0.113.7"), ("--port", "65535", "--gpus", "0-1")]
+)
+def test_a_place_where_no_server_can_listen_is_refused(options: tuple[str, ...], desk: Path) -> None:
+    done = sophia("serve", "m", *options, cwd=desk, code=2)
+    assert "no server can listen there" in done.stderr.decode()
+    wait_for(lambda: not alive(desk))
+
+
+def test_anothers_server_on_the_port_is_not_taken_for_ours(desk: Path) -> None:
+    with ChatServer() as other:
+        done = sophia("serve", "m", "--port", str(other.port), cwd=desk, code=2)
+    assert "no server can listen there" in done.stderr.decode() and not done.stdout and not started(desk)
+
+
+def test_no_home_and_a_log_that_cannot_be_are_named(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "XDG_STATE_HOME", "/proc")
+    done = sophia(*REASON, cwd=desk, code=2)
+    assert "cannot hold the servers' logs" in done.stderr.decode() and "set XDG_STATE_HOME" in done.stderr.decode()
 
 
 def test_options_of_servers_are_refused_where_no_server_is_started(desk: Path) -> None:
@@ -217,16 +256,18 @@ def test_a_client_killed_while_its_server_starts_leaves_none(desk: Path, monkeyp
         wait_for(lambda: not alive(desk))
 
 
-def test_a_killed_guard_takes_its_server_along(desk: Path) -> None:
+@pytest.mark.parametrize("ways", ["", "deaf"])
+def test_a_killed_guard_takes_its_server_along(ways: str, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "FAKE_VLLM", ways)
     with begin(desk) as client:
         guards = [pid for pid in children_of(client.pid) if "guard.py" in Path(f"/proc/{pid}/cmdline").read_text()]
         assert len(guards) == 1
         os.kill(guards[0], signal.SIGKILL)
         assert client.wait(PATIENCE_SECONDS) == 1
-    servers = [pid for pid in alive(desk) if "sleep" not in Path(f"/proc/{pid}/cmdline").read_text()]
-    assert not servers
-    for orphan in alive(desk):  # the one that had left its session: nobody is left to know of it
+    orphans = [pid for pid in alive(desk) if "sleep" in Path(f"/proc/{pid}/cmdline").read_text()]
+    for orphan in orphans:  # what had left the server's session: docs/servers.md says so
         os.kill(orphan, signal.SIGKILL)
+    wait_for(lambda: not alive(desk))
 
 
 def children_of(parent: int) -> list[int]:

@@ -20,6 +20,7 @@ from test_servers import kill_after, wait_until
 
 from sophia_cli.arrivals import Arrivals
 from sophia_cli.errors import UsageError
+from sophia_cli.held import Held
 from sophia_cli.records import Record
 from sophia_cli.rewards import Rule, Trajectory, read_trajectory, refuse_what_was_stopped, select
 from sophia_cli.sampling import Completion, Failure, Job, Request, Sampling
@@ -227,13 +228,65 @@ def test_an_interrupt_leaves_what_is_done_and_the_next_run_marks_it(tmp_path: Pa
             time.sleep(1)
             client.send_signal(signal.SIGINT)
             assert client.wait(60) == 130
-    held = records_of(tmp_path / "raw.jsonl")
-    assert len(held) == 5 and not any("stop_alpha" in row for row in held)
+    held = records_of(tmp_path / "raw.jsonl.held")
+    assert len(held) == 5 and not any("stop_alpha" in row for row in held) and not records_of(tmp_path / "raw.jsonl")
     with ChatServer() as server:
         sophia(*command[len(SOPHIA) : -1], server.url, cwd=tmp_path)
         assert len(server.served) == 19, "nothing that was paid for is sampled again"
     rows = records_of(tmp_path / "raw.jsonl")
     assert len(rows) == 24 and all(row["stop_alpha"] == 0.3 for row in rows)
+    assert not (tmp_path / "raw.jsonl.held").exists()
+
+
+def test_no_good_record_is_lost_by_what_is_typed_next(tmp_path: Path) -> None:
+    """One failed trajectory sends its caption's others aside; a typo, a limit, a kill must not cost them."""
+    rows = [{"id": f"q{i}", "question": "?", "answer": "9", "caption_id": f"q{i}/c0", "caption": f"{i}"} for i in range(20)]
+    write_lines(tmp_path / "caps.jsonl", rows)
+    command = ["reason", "caps.jsonl", "-n", "4", "--llm", "m", "--stop-early", "--alpha", "0", "-o", "raw.jsonl"]
+    with ChatServer(["well", "well", "well", "invalid"] * 20) as server:
+        sophia(*command, "--base-url", server.url, "--concurrency", "1", cwd=tmp_path, code=3)
+    good = [row for row in records_of(tmp_path / "raw.jsonl") if "error" not in row]
+    assert len(good) == 60
+    with ChatServer() as server:
+        there = ("--base-url", server.url)
+        sophia("reason", "cpas.jsonl", *command[2:], *there, cwd=tmp_path, code=2)
+        sophia(*command, "--limit", "3", *there, cwd=tmp_path)
+        with ChatServer(["stall"] * 99) as stalled:
+            client = subprocess.Popen([*SOPHIA, *command, "--base-url", stalled.url], cwd=tmp_path, env=ENVIRONMENT)
+            wait_until(lambda: stalled.arrived)
+            client.kill()
+            client.wait()
+        sophia(*command, *there, cwd=tmp_path)
+        assert len(server.served) == 20
+    assert len(records_of(tmp_path / "raw.jsonl")) == 80 and not (tmp_path / "raw.jsonl.held").exists()
+
+
+def test_what_grade_keeps_of_an_interrupted_pipe_is_what_an_undisturbed_one_gives(tmp_path: Path) -> None:
+    rows = [{"id": f"q{i}", "question": "?", "answer": "9", "caption_id": f"q{i}/c0", "caption": f"{i}"} for i in range(300)]
+    write_lines(tmp_path / "caps.jsonl", rows)
+    with ChatServer(delay=0.02) as server:
+        step = " ".join([*SOPHIA, "reason", "caps.jsonl", "-n", "5", "--llm", "m", "--stop-early", "--alpha", "0.4"])
+        pipe = f"{step} --base-url {server.url} --concurrency 16 --tee raw.jsonl | {' '.join(SOPHIA)} grade -o traj.jsonl"
+        with subprocess.Popen(f"exec {step} --base-url {server.url} --concurrency 16 --tee raw.jsonl", shell=True,
+                              cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE) as client:  # fmt: skip
+            wait_until(lambda: len(server.served) > 200)
+            client.send_signal(signal.SIGTERM)
+            assert client.stdout is not None
+            first = client.stdout.read()
+        sophia("grade", "-", "-o", "traj.jsonl", cwd=tmp_path, stdin=first)
+        assert subprocess.run(pipe, shell=True, cwd=tmp_path, env=ENVIRONMENT).returncode == 0
+        undisturbed = sophia(*step.split()[len(SOPHIA) :], "--base-url", server.url, cwd=tmp_path).stdout
+        undisturbed = sophia("grade", "-", cwd=tmp_path, stdin=undisturbed).stdout
+    assert sorted((tmp_path / "traj.jsonl").read_bytes().splitlines()) == sorted(undisturbed.splitlines())
+
+
+def test_a_caption_that_comes_twice_is_refused_by_its_line(tmp_path: Path) -> None:
+    row = {"id": "q", "question": "?", "answer": "9", "caption_id": "q/c0", "caption": "a"}
+    write_lines(tmp_path / "caps.jsonl", [row, row])
+    with ChatServer() as server:
+        options = ("-n", "4", "--llm", "m", "--stop-early", "--base-url", server.url)
+        done = sophia("reason", "caps.jsonl", *options, cwd=tmp_path, code=2)
+    assert "caps.jsonl" in done.stderr.decode() and "2: caption_id 'q/c0' comes twice" in done.stderr.decode()
 
 
 def test_two_runs_of_one_reasoner_are_not_joined_where_one_was_given_up(tmp_path: Path) -> None:
@@ -331,7 +384,7 @@ def test_waves_leave_what_is_selected_of_all_and_never_sample_in_vain(
             plans.append(Plan(jobs))
         items += [Item(plans)] if shortest else [Item([plan]) for plan in plans]
     backend, tally = Scripted(told), Tally()
-    rows = list(Waves(alpha, 8, shortest, wave_rewards, finished, tally).stream(items, backend))
+    rows = list(Waves(alpha, 8, shortest, wave_rewards, finished, tally, Held(None)).stream(items, backend))
     early = [read_trajectory(Record({**row, "reward": wave_rewards(row)})) for row in rows]
     rule = Rule(alpha)
     for trajectory in early:

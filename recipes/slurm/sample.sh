@@ -22,11 +22,14 @@ fleet=
 # Starts the servers of a model on all nodes, and waits until every node has said where its servers are.
 start_fleet() {
     rm -rf "$run/fleet" && mkdir "$run/fleet"
-    srun --overlap --nodes="$nodes" --ntasks="$nodes" --output="$run/fleet/%t.jsonl" --error="$run/fleet/%t.log" \
+    srun --overlap --kill-on-bad-exit=1 --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --output="$run/fleet/%t.jsonl" --error="$run/fleet/%t.log" \
         sophia serve "$1" --host 0.0.0.0 --tensor-parallel "${TENSOR_PARALLEL:-1}" --server-options "${SERVER_OPTIONS:-}" &
-    fleet=$!
+    fleet=$! began=$SECONDS
     until [ "$(find "$run/fleet" -name '*.jsonl' -size +0 | wc -l)" -eq "$nodes" ]; do
-        kill -0 "$fleet" 2> /dev/null || { tail -n 5 "$run"/fleet/*.log >&2; exit 1; }
+        if ! kill -0 "$fleet" 2> /dev/null || ((SECONDS - began > ${START_TIMEOUT:-3600})); then
+            tail -n 5 "$run"/fleet/*.log >&2
+            exit 1
+        fi
         sleep 1
     done
     sed -n 's/.*"base_url":"\([^"]*\)".*/--base-url \1/p' "$run"/fleet/*.jsonl > "$run/fleet/urls"
@@ -39,24 +42,25 @@ stop_fleet() {
 }
 trap stop_fleet EXIT
 
-# Runs a command once for each shard, spread over the nodes; $shard is its number. 3 says that some records carry an error:
-# they are tried again when this is submitted again, and are no reason to stop.
+# Runs commands once for each shard, spread over the nodes; $shard is its number. `ok` runs one whose exit code may be 3: some
+# records carry an error then, are tried again when this is submitted again, and are no reason to stop. Any other failure is.
 # shellcheck disable=SC2016  # the shards' own shells fill the names in, here and below
 for_each_shard() {
-    srun --overlap --ntasks="$SHARDS" --distribution=cyclic \
-        bash -c 'set -euo pipefail; shard=$SLURM_PROCID; mapfile -t urls < "$run/fleet/urls"; '"$1" || [ $? -eq 3 ]
+    srun --overlap --ntasks="$SHARDS" --ntasks-per-node=$(((SHARDS + nodes - 1) / nodes)) --distribution=cyclic \
+        bash -c 'set -euo pipefail; shard=$SLURM_PROCID; mapfile -t urls < "$run/fleet/urls"
+            ok() { "$@" || [ $? -eq 3 ]; }; '"$1"
 }
 
 export policy reasoner K=${K:-8} N=${N:-8}
 start_fleet "$policy"
 # shellcheck disable=SC2016
-for_each_shard 'sophia caption "$images" -m "$policy" -k "$K" --shard "$shard/$SHARDS" ${urls[*]} -o "$run/caps.$shard.jsonl"'
+for_each_shard 'ok sophia caption "$images" -m "$policy" -k "$K" --shard "$shard/$SHARDS" ${urls[*]} -o "$run/caps.$shard.jsonl"'
 stop_fleet
 
 start_fleet "$reasoner"
 # shellcheck disable=SC2016
-for_each_shard 'sophia reason "$run/caps.$shard.jsonl" --llm "$reasoner" -n "$N" --stop-early ${urls[*]} \
-    --tee "$run/raw.$shard.jsonl" | sophia grade -o "$run/traj.$shard.jsonl"'
+for_each_shard 'ok sophia reason "$run/caps.$shard.jsonl" --llm "$reasoner" -n "$N" --stop-early ${urls[*]} \
+    --tee "$run/raw.$shard.jsonl" | ok sophia grade -o "$run/traj.$shard.jsonl"'
 stop_fleet
 
 "${SLURM_SUBMIT_DIR:-.}/recipes/merge.sh" "$run" "$SHARDS"

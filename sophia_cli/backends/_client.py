@@ -49,7 +49,7 @@ TURNS = 10
 MOST_BYTES, MOST_BYTES_A_TOKEN = 1 << 20, 64
 OWN_MACHINE = ("localhost", "127.0.0.1", "::1")
 SICK, BUSY, AGAIN = {502, 503, 504}, {429}, {408, 409, 425, 500}
-KEYS = {401: "check OPENAI_API_KEY", 403: "check OPENAI_API_KEY", 404: "check --base-url and the model's name"}
+KEYS = {401: "check {key}", 403: "check {key}", 404: "check --base-url and the model's name"}
 
 Outcome = tuple[Job, Completion | Failure]
 
@@ -90,6 +90,7 @@ class Manners:
     retries: int = 8
     images: str = "data"
     key: str | None = None
+    key_name: str = "OPENAI_API_KEY"
 
     def seconds(self, max_tokens: int) -> float:
         """The longest that a request may take; it follows the token budget unless the user says otherwise."""
@@ -347,7 +348,9 @@ class Client:
         if status in KEYS:
             if self.fleet.ever_answered():  # a gateway while its server restarts, a key that has run out: others go on
                 raise Again(Trouble(message, sick=True))
-            raise Refused(f"{server.url}: refuses every request ({message}); {KEYS[status]}")
+            raise Refused(
+                f"{server.url}: refuses every request ({message}); {KEYS[status].format(key=self.manners.key_name)}"
+            )
         if exceeds_context(message):
             if attempt.bounded and attempt.job.request.sampling.max_tokens > 1:
                 attempt.bounded = False  # prompt and limit together are too long: the context's end is the nearer limit

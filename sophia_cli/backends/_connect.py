@@ -14,8 +14,11 @@ PLACES = 256
 SPARE_FILES = 100
 
 
-def connect(urls: list[str], model: Model, place: Place, key: str | None) -> Client:
-    """A client of these servers; key: goes with every request. Raises UsageError for an odd key, and too many at once."""
+def connect(urls: list[str], model: Model, place: Place, key_name: str) -> Client:
+    """A client of these servers; key_name: the variable whose value goes with every request, if it is set.
+
+    Raises UsageError for an odd key, and for more requests at once than this process may hold sockets.
+    """
     return Client(
         Fleet.of(urls, place.retries),
         Manners(
@@ -25,16 +28,17 @@ def connect(urls: list[str], model: Model, place: Place, key: str | None) -> Cli
             timeout=place.timeout,
             retries=place.retries,
             images="file" if place.shared_disk else "data",
-            key=_checked(key),
+            key=_key(key_name),
+            key_name=key_name,
         ),
     )
 
 
-def _checked(key: str | None) -> str | None:
+def _key(name: str) -> str | None:
     """The key without the line break that files end with. Raises UsageError, which does not show it, for other odd ones."""
-    key = (key or "").strip()
+    key = os.environ.get(name, "").strip()
     if not (key.isascii() and key.isprintable()):
-        raise UsageError("OPENAI_API_KEY: holds characters that no header can carry; set it anew")
+        raise UsageError(f"{name}: holds characters that no header can carry; set it anew")
     return key or None
 
 

@@ -26,7 +26,7 @@ class Backend:
 
     def stream(self, jobs: Arrivals[Job]) -> Iterator[tuple[Job, Completion | Failure]]:
         """Completions as they come."""
-        self.client = connect(self.urls, self.model, self.place, os.environ.get("OPENAI_API_KEY"))
+        self.client = connect(self.urls, self.model, self.place, "OPENAI_API_KEY")
         yield from self.client.stream(jobs)
 
     def status(self) -> str:

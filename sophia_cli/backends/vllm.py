@@ -3,7 +3,6 @@
 Requests go as in the openai backend, to the addresses of these servers.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -28,7 +27,7 @@ class Backend:
         """Starts the servers; then completions as they come. Raises SophiaError when they do not start, or all end."""
         try:
             self.servers.start()
-            self.client = connect([server.url for server in self.servers.each], self.model, self.place, _key())
+            self.client = connect([server.url for server in self.servers.each], self.model, self.place, "VLLM_API_KEY")
             self.servers.watch(self._lost)
             yield from self.client.stream(jobs)
         finally:
@@ -46,8 +45,3 @@ class Backend:
     def close(self) -> None:
         """Ends the servers, and waits until they are gone."""
         self.servers.stop()
-
-
-def _key() -> str | None:
-    """The key that vLLM itself asks for, where its variable is set."""
-    return os.environ.get("VLLM_API_KEY")

@@ -1,5 +1,6 @@
 """Which GPUs there are, which replica gets which, and who holds one that should be free. Asks nvidia-smi, not torch."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -7,32 +8,43 @@ import subprocess
 from sophia_cli.errors import UsageError
 
 ASK_SECONDS = 30.0
+A_GPU = re.compile(r"\d+|(?:GPU|MIG)-.+")
 
 
 def visible() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; else all that nvidia-smi lists; maybe none."""
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; else all that nvidia-smi lists; maybe none.
+
+    As CUDA reads it: the list ends at the first entry that names no GPU, such as -1. Raises UsageError for one named twice.
+    """
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [gpu.strip() for gpu in named.split(",") if gpu.strip()]
-    return [line.strip() for line in _nvidia_smi("--query-gpu=index")]
+    if named is None:
+        return [line.strip() for line in _nvidia_smi("--query-gpu=index")]
+    entries = itertools.takewhile(A_GPU.fullmatch, (entry.strip() for entry in named.split(",")))
+    found = list(entries)
+    if len(set(found)) < len(found):
+        raise UsageError(f"CUDA_VISIBLE_DEVICES {named}: names a GPU twice")
+    return found
 
 
 def chosen(text: str) -> list[str]:
     """The GPUs that `--gpus 0-3,6` means: places in the list of visible ones, as everywhere in CUDA.
 
-    Where no GPU is known (another vendor's), the numbers are taken as they are. Raises UsageError.
+    Where nothing is known of GPUs (another vendor's), the numbers are taken as they are. Raises UsageError.
     """
     numbers: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        match = re.fullmatch(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4})\s*)?", part)
         if not match:
             raise UsageError(f"--gpus {text}: not a list of GPUs; write it as in 0-3 or 0,2")
         numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
     if not numbers or len(set(numbers)) < len(numbers):
         raise UsageError(f"--gpus {text}: names no GPU, or one of them twice; write it as in 0-3 or 0,2")
-    known = visible() or [str(number) for number in range(max(numbers) + 1)]
+    known = visible()
+    if not known and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        return [str(number) for number in numbers]
     if max(numbers) >= len(known):
-        raise UsageError(f"--gpus {text}: there are {len(known)} GPUs here, counted from 0 ({', '.join(known)})")
+        listed = f", counted from 0 ({', '.join(known)})" if known else " (CUDA_VISIBLE_DEVICES hides them)"
+        raise UsageError(f"--gpus {text}: there are {len(known)} GPUs to be seen{listed}")
     return [known[number] for number in numbers]
 
 

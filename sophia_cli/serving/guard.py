@@ -53,8 +53,8 @@ def _owner_is_gone(seconds: float) -> bool:
 
 
 def _die_with_guard() -> None:
-    """Should the guard itself be killed, the server is told to end."""
-    _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    """Should the guard itself be killed, the server is, too; nobody is left then to wait for a deaf one."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _prctl(option: int, value: int) -> None:

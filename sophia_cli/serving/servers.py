@@ -1,8 +1,10 @@
 """Starts `vllm serve`, waits until it is well, and ends it: one server a replica, each held by a guard (guard.py)."""
 
+import http.client
 import importlib.util
 import os
 import re
+import secrets
 import shlex
 import shutil
 import socket
@@ -27,6 +29,14 @@ LOOK_SECONDS = 0.25
 TAIL_LINES = 30
 STARTS = 3
 """Ports that are tried, should another process take one between our look and the server's."""
+SERVE_IT = "start such a server yourself and give its --base-url"
+OURS = {
+    "--port": "`sophia serve --port` has it; the vllm backend takes a free one",
+    "--host": "`sophia serve --host` has it",
+    "--api-key": "set VLLM_API_KEY, which stands in no log",
+    "--uds": SERVE_IT,
+    "--root-path": SERVE_IT,
+}
 PORT_TAKEN = "address already in use"
 EVERYWHERE = ("0.0.0.0", "::")
 ENTRY = "vllm.entrypoints.openai.api_server"
@@ -82,7 +92,7 @@ def vllm_command() -> list[str]:
 
 @dataclass
 class Server:
-    """One replica: where it answers, its log, and its guard."""
+    """One replica: where it answers, its log, and its guard. mark: a name of the model by which we know our own server."""
 
     model: Model
     setup: Setup
@@ -93,6 +103,7 @@ class Server:
     guard: "subprocess.Popen[bytes] | None" = None
     well: bool = False
     starts: int = 0
+    mark: str = field(default_factory=lambda: f"sophia-{secrets.token_hex(4)}")
 
     @property
     def url(self) -> str:
@@ -103,7 +114,7 @@ class Server:
     def start(self) -> None:
         """Starts the server on a free port, or on the one that was asked for."""
         self.starts += 1
-        self.port = self.setup.port + self.number if self.setup.port else free_port(self.setup.host)
+        self.port = free_port(self.setup.host, self.setup.port and self.setup.port + self.number)
         self.log = log_file(self.model, self.port)
         environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1"}  # nothing phones home
         if self.gpus:
@@ -120,7 +131,7 @@ class Server:
 
     def command(self) -> list[str]:
         """The server's command line; what the user gives comes last and so wins."""
-        names = dict.fromkeys((self.model.name, self.model.path))
+        names = dict.fromkeys((self.model.name, self.model.path, self.mark))
         command = [*vllm_command(), "--model", self.model.path, "--served-model-name", *names]
         command += ["--host", self.setup.host, "--port", str(self.port), "--disable-uvicorn-access-log"]
         if self.setup.tensor_parallel > 1:
@@ -134,14 +145,18 @@ class Server:
         return self.guard.poll() if self.guard else None
 
     def answers(self) -> bool:
-        """Whether it says that it is well."""
+        """Whether it says that it is well, and it is ours, not another's on the same port."""
         host = "localhost" if self.setup.host in EVERYWHERE else self.setup.host
-        address = f"http://{bracketed(host)}:{self.port}/health"
+        address = f"http://{bracketed(host)}:{self.port}"
+        key = os.environ.get("VLLM_API_KEY")
+        headers = {"Authorization": f"Bearer {key.strip()}"} if key else {}
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with direct.open(address, timeout=5) as answer:
-                return bool(answer.status == 200)
-        except (OSError, ValueError):
+            with direct.open(f"{address}/health", timeout=5):
+                pass
+            with direct.open(urllib.request.Request(f"{address}/v1/models", headers=headers), timeout=5) as answer:
+                return self.mark.encode() in answer.read(1 << 20)
+        except (OSError, ValueError, http.client.HTTPException):
             return False
 
     def tail(self) -> str:
@@ -187,7 +202,10 @@ class Servers:
         with self.lock:
             if self.stopped:
                 raise SophiaError(f"{self.model.name}: ended while its servers were starting")
-            server.start()
+            try:
+                server.start()
+            except OSError as error:
+                raise SophiaError(f"{self.model.name}: its server cannot be started ({error.strerror or error})") from None
 
     def _look(self, server: Server) -> bool:
         """Whether a server is well by now; one whose port was taken is started on another."""
@@ -246,30 +264,44 @@ class Servers:
 
 
 def words(options: str) -> list[str]:
-    """Options as a shell would split them. Raises UsageError."""
+    """Options as a shell would split them. Raises UsageError, for those that are ours to give or hold a secret, too."""
     try:
-        return shlex.split(options)
+        given = shlex.split(options)
     except ValueError as error:
         raise UsageError(f"--server-options {options}: {error}; quote it as for a shell") from None
+    for word in given:
+        option = word.partition("=")[0].replace("_", "-")
+        if option in OURS or option.startswith("--ssl-"):
+            raise UsageError(f"--server-options: {option} is not for you to give here; {OURS.get(option, SERVE_IT)}")
+    return given
 
 
 def bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def free_port(host: str) -> int:
-    """A port that nobody listens on just now."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+def free_port(host: str, wanted: int = 0) -> int:
+    """The wanted port, or one that nobody listens on just now. Raises UsageError."""
+    where = f"--host {host}" + (f" --port {wanted}" if wanted else "")
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, wanted))
+            return int(probe.getsockname()[1])
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"{where}: no server can listen there ({getattr(error, 'strerror', None) or error})") from None
 
 
 def log_file(model: Model, port: int) -> Path:
-    """Where a server's log goes: `$XDG_STATE_HOME/sophia/MODEL-HOST-PORT.log`, ~/.local/state by default."""
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "sophia"
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{state}: cannot hold the servers' logs ({error.strerror}); set XDG_STATE_HOME") from None
+    """Where a server's log goes: `$XDG_STATE_HOME/sophia/MODEL-HOST-PORT-PID.log`, ~/.local/state by default."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", model.name).strip("-") or "model"
-    return state / f"{name}-{socket.gethostname()}-{port}.log"
+    folder = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    try:
+        state = Path(folder).expanduser() / "sophia"
+        state.mkdir(parents=True, exist_ok=True)
+        log = state / f"{name}-{socket.gethostname()}-{port}-{os.getpid()}.log"
+        log.touch()
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{folder}/sophia: cannot hold the servers' logs ({reason}); set XDG_STATE_HOME") from None
+    return log
