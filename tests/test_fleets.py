@@ -14,7 +14,7 @@ from chat_server import FAULTS, ChatServer
 from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 from test_servers import captions, desk, no_proxy, reason, wait_until
 
-from sophia_cli.backends._client import watched_socket
+from sophia_cli.backends._wire import watched_socket
 
 __all__ = ["desk", "no_proxy"]
 

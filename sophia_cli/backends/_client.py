@@ -8,19 +8,13 @@ never waits for whoever takes the outcomes: when many lie there untaken, nothing
 import asyncio
 import contextlib
 import math
-import socket
 import threading
 import time
-import urllib.request
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from functools import lru_cache
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
@@ -28,6 +22,7 @@ import orjson
 from sophia_cli.arrivals import Arrivals, Channel
 from sophia_cli.backends._chat import Unusable, body_of, complaint, exceeds_context, has_images, outcome_of
 from sophia_cli.backends._fleet import Fleet, Server, Trouble
+from sophia_cli.backends._wire import CONNECT_SECONDS, proxy_of, read_whole, seconds_of, timeout_of, watched_socket
 from sophia_cli.errors import RecordError, SophiaError
 from sophia_cli.progress import notice
 from sophia_cli.sampling import Completion, Failure, Job
@@ -38,16 +33,12 @@ UNTAKEN = 2048
 """Outcomes that may lie untaken before nothing new is sent."""
 SECONDS_BEFORE, SECONDS_A_TOKEN = 120.0, 0.2
 """A request's longest: time in the server's queue, and twice what a loaded server takes for a token (design.md: 88 ms)."""
-CONNECT_SECONDS = 30.0
 HELLO_SECONDS = 10.0
 IDLE_SECONDS = 4.0
 """Servers close an idle connection after 5 s (uvicorn); one that we close before is never lost under a request."""
-LONGEST_ASKED = 600.0
-"""Seconds that a Retry-After may ask for."""
 TURNS = 10
 """For each try of its own, how often a request may be turned away by servers that say that they are unwell."""
 MOST_BYTES, MOST_BYTES_A_TOKEN = 1 << 20, 64
-OWN_MACHINE = ("localhost", "127.0.0.1", "::1")
 SICK, BUSY, AGAIN = {502, 503, 504}, {429}, {408, 409, 425, 500}
 KEYS = {401: "check {key}", 403: "check {key}", 404: "check --base-url and the model's name"}
 
@@ -389,54 +380,3 @@ class Client:
             self.outcomes.put((attempt.job, Failure(f"no server answers ({troubles})")))
         self.waiting.clear()
         self._look()
-
-
-@lru_cache(maxsize=64)
-def timeout_of(seconds: float) -> aiohttp.ClientTimeout:
-    """The whole request's, and the connection's."""
-    return aiohttp.ClientTimeout(total=seconds, connect=min(CONNECT_SECONDS, seconds))
-
-
-def watched_socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """A socket whose connection is lost two minutes after its other end has vanished without a word, as a node does that
-    loses its power: an answer may take an hour, and its timeout even longer."""
-    made = socket.socket(*address[:3])
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
-        if hasattr(socket, name):
-            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    made.setblocking(False)
-    return made
-
-
-async def read_whole(answer: aiohttp.ClientResponse, most: int) -> bytes:
-    """The body of an answer. Raises Unusable when it is longer than `most` bytes."""
-    parts, size = [], 0
-    while part := await answer.content.readany():
-        parts.append(part)
-        size += len(part)
-        if size > most:
-            raise Unusable(f"longer than {most} bytes")
-    return b"".join(parts) if len(parts) != 1 else parts[0]
-
-
-def proxy_of(url: str) -> str | None:
-    """The proxy that the environment names for a server, none on this machine; aiohttp's `trust_env` asks every time."""
-    address = urlsplit(url)
-    if address.hostname in OWN_MACHINE or urllib.request.proxy_bypass(address.hostname or ""):
-        return None
-    return urllib.request.getproxies().get(address.scheme)
-
-
-def seconds_of(retry_after: str | None) -> float:
-    """A Retry-After, a number of seconds or a date, as seconds from now; 0 where there is none to read."""
-    if not retry_after:
-        return 0.0
-    try:
-        seconds = float(retry_after)
-    except ValueError:
-        try:
-            seconds = (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds()
-        except (TypeError, ValueError, OverflowError):
-            return 0.0
-    return min(max(seconds, 0.0), LONGEST_ASKED) if seconds == seconds else 0.0
