@@ -18,7 +18,7 @@ from sophia_cli.descriptors import claim_stdout
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.output import Manifest, Output, Review
 from sophia_cli.place import Lazy
-from sophia_cli.progress import Progress, notice
+from sophia_cli.progress import Progress, hush, notice
 from sophia_cli.records import Record, has_failed, name_of
 from sophia_cli.streams import Shard
 
@@ -139,6 +139,8 @@ def run_step(
     identity = {**settings, "seed": common.seed, "shard": str(part)}
     manifest = Manifest(file, step, identity) if file else None
     stdout = claim_stdout()
+    if common.quiet:
+        hush()
     progress = Progress(step, total, common.quiet)
     if backend:
         progress.note = backend.status

@@ -27,6 +27,19 @@ def notice(text: str, quiet: bool = False) -> None:
             print(text, file=sys.stderr, flush=True)
 
 
+_hushed: list[bool] = []
+
+
+def hush() -> None:
+    """From now on, only errors are told (`--quiet`)."""
+    _hushed.append(True)
+
+
+def remark(text: str) -> None:
+    """One line on stderr that tells how things go, unless hushed."""
+    notice(text, quiet=bool(_hushed))
+
+
 class Progress:
     """Counts what is done, failed and how many tokens it took, and shows it at a bearable rate."""
 

@@ -80,8 +80,8 @@ def begin(desk: Path, *more: str) -> "subprocess.Popen[bytes]":
 
 
 def test_a_server_is_started_used_and_gone_at_the_end(desk: Path) -> None:
-    done = sophia(*REASON, cwd=desk)
-    assert len(records_of(done.stdout)) == 24
+    done = sophia(*REASON, "--quiet", cwd=desk)
+    assert len(records_of(done.stdout)) == 24 and not done.stderr
     assert not alive(desk)
     (given,) = started(desk)
     arguments = " ".join(given["arguments"])

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from sophia_cli.aliases import Model
 from sophia_cli.errors import SophiaError, UsageError
-from sophia_cli.progress import notice
+from sophia_cli.progress import notice, remark
 from sophia_cli.serving import gpus, guard
 
 PATIENCE_SECONDS = 1800.0
@@ -188,7 +188,7 @@ class Servers:
             self._start(server)
         logs = ", ".join(str(server.log) for server in self.each)
         places = ", ".join(server.where() for server in self.each)
-        notice(f"{self.model.name}: starting {len(self.each)} vLLM on {places}; log {logs}")
+        remark(f"{self.model.name}: starting {len(self.each)} vLLM on {places}; log {logs}")
         while not all(server.well for server in self.each):
             for server in self.each:
                 server.well = server.well or self._look(server)
@@ -196,7 +196,7 @@ class Servers:
                 slow = next(server for server in self.each if not server.well)
                 self._fail(slow, f"is not well after {self.setup.patience:.0f} s (--start-timeout)")
             time.sleep(LOOK_SECONDS)
-        notice(f"{self.model.name}: ready after {time.monotonic() - began:.0f} s")
+        remark(f"{self.model.name}: ready after {time.monotonic() - began:.0f} s")
 
     def _start(self, server: Server) -> None:
         with self.lock:
