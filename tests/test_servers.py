@@ -50,11 +50,11 @@ def reason(desk: Path, *servers: ChatServer | str, code: int = 0, options: tuple
 def test_a_request_holds_the_sampling_its_own_seed_and_no_more(owner: str, untuned: set[str], desk: Path) -> None:
     """Engines that fill what is left open from the model's own file are told to leave it at nothing."""
     with ChatServer(owner=owner) as server:
-        rows = reason(desk, server, options=("--top-p", "0.9", "--temperature", "0.7", "--max-tokens", "99", "--seed", "5"))
+        rows = reason(desk, server, options=("--top-p", "0.9", "--temperature", "0.7", "--max-tokens", "999", "--seed", "5"))
     assert len(rows) == 24
     for body in server.served:
         assert set(body) == {"model", "messages", "temperature", "top_p", "seed", "max_tokens"} | untuned
-        assert (body["model"], body["temperature"], body["top_p"], body["max_tokens"]) == ("m", 0.7, 0.9, 99)
+        assert (body["model"], body["temperature"], body["top_p"], body["max_tokens"]) == ("m", 0.7, 0.9, 999)
     wanted = {sample_seed(5, f"q{i}/c0", n) for i in range(12) for n in range(2)}
     assert {body["seed"] for body in server.served} == wanted
     by_seed = {body["seed"]: answer_of(body) for body in server.served}

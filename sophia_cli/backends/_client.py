@@ -103,7 +103,9 @@ class Client:
     def __init__(self, fleet: Fleet, manners: Manners):
         self.fleet, self.manners = fleet, manners
         self.waiting: deque[Try] = deque()
-        self.outcomes: Channel[Outcome | BaseException | None] = Channel(1 << 30)  # `_dispatch` keeps it short
+        self.done: list[Outcome] = []
+        self.made = self.taken = 0
+        self.outcomes: Channel[list[Outcome] | BaseException | None] = Channel(1 << 30)  # `_dispatch` keeps it short
         self.tasks: set[asyncio.Task[None]] = set()
         self.under_way = self.retried = self.postponed = 0
         self.over = self.held_back = self.left = False
@@ -118,11 +120,13 @@ class Client:
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self._run, args=(jobs,), daemon=True).start()
         try:
-            while (outcome := self.outcomes.get()) is not None:
-                if isinstance(outcome, BaseException):
-                    raise outcome
-                yield outcome
-                if self.held_back and len(self.outcomes) < UNTAKEN // 2:
+            while (outcomes := self.outcomes.get()) is not None:
+                if isinstance(outcomes, BaseException):
+                    raise outcomes
+                for outcome in outcomes:
+                    yield outcome
+                    self.taken += 1
+                if self.held_back and self.made - self.taken < UNTAKEN // 2:
                     self.held_back = False
                     self._tell(self._dispatch)
         finally:
@@ -151,9 +155,11 @@ class Client:
         try:
             with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
                 runner.run(self._work(jobs))
-            self.outcomes.put(self.refused or self.fault)
+            last: BaseException | None = self.refused or self.fault
         except BaseException as fault:  # noqa: BLE001  (raised again by `stream`)
-            self.outcomes.put(fault)
+            last = fault
+        self._hand_over()
+        self.outcomes.put(last)
 
     async def _work(self, jobs: Arrivals[Job]) -> None:
         self.proxies = {server.url: proxy_of(server.url) for server in self.fleet.servers}
@@ -239,7 +245,7 @@ class Client:
     def _dispatch(self) -> None:
         """Sends what waits while there is room and a server that takes it; sees to it that it is called again in time."""
         now = self.loop.time()
-        self.held_back = len(self.outcomes) >= UNTAKEN
+        self.held_back = self.made - self.taken >= UNTAKEN
         while self.waiting and self.under_way < self.manners.concurrency and not self.held_back:
             server = self.fleet.pick(now)
             if server is None:
@@ -277,7 +283,7 @@ class Client:
         try:
             outcome = await self._ask(attempt, server)
             if outcome is not None:
-                self.outcomes.put((attempt.job, outcome))
+                self._note(attempt.job, outcome)
             else:
                 self.waiting.appendleft(attempt)
             self.fleet.answered(server)
@@ -288,13 +294,25 @@ class Client:
             self.refused = refused
         except RecordError as error:
             self.fleet.unsent(server)
-            self.outcomes.put((attempt.job, Failure(str(error))))
+            self._note(attempt.job, Failure(str(error)))
         except Exception as fault:  # noqa: BLE001  (whatever it is, it is this request's; the others go on)
             self.fleet.unsent(server)
-            self.outcomes.put((attempt.job, Failure(f"{server.url}: {type(fault).__name__}: {str(fault)[:200]}")))
+            self._note(attempt.job, Failure(f"{server.url}: {type(fault).__name__}: {str(fault)[:200]}"))
         self.under_way -= 1
         self._dispatch()
         self._look()
+
+    def _note(self, job: Job, outcome: Completion | Failure) -> None:
+        """What came of a job; all of one round of the loop are handed over together, as waking a thread is dear."""
+        self.made += 1
+        self.done.append((job, outcome))
+        if len(self.done) == 1:
+            self.loop.call_soon(self._hand_over)
+
+    def _hand_over(self) -> None:
+        if self.done:
+            outcomes, self.done = self.done, []
+            self.outcomes.put(outcomes)
 
     async def _ask(self, attempt: Try, server: Server) -> Completion | Failure | None:
         """The outcome of one request; None when it is to be asked again without `max_tokens`.
@@ -355,7 +373,7 @@ class Client:
         attempt.tries += not trouble.sick
         if attempt.tries > self.manners.retries or attempt.turns > TURNS * (self.manners.retries + 1):
             tries = attempt.tries + attempt.turns
-            self.outcomes.put((attempt.job, Failure(f"{server.url}: {trouble.reason} ({tries} tries)")))
+            self._note(attempt.job, Failure(f"{server.url}: {trouble.reason} ({tries} tries)"))
         elif trouble.sick:
             self.retried += 1
             self.waiting.appendleft(attempt)
@@ -377,6 +395,6 @@ class Client:
         troubles = "; ".join(f"{server.url}: {server.trouble}" for server in self.fleet.servers[:3])
         self.gone = SophiaError(f"no server answers ({troubles}); start one and type the command again, it continues")
         for attempt in self.waiting:
-            self.outcomes.put((attempt.job, Failure(f"no server answers ({troubles})")))
+            self._note(attempt.job, Failure(f"no server answers ({troubles})"))
         self.waiting.clear()
         self._look()
