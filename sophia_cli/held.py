@@ -4,14 +4,20 @@ The file itself holds settled captions only. What an interrupt leaves of the oth
 there are, is put here; the next run takes it from here, by its place, so that memory holds no texts.
 """
 
+import math
 import os
 from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from sophia_cli.records import Record
+from sophia_cli.errors import RecordError
+from sophia_cli.records import Record, has_failed
 from sophia_cli.streams import loads, to_line
 
-SUFFIX = ".held"
+SUFFIX, KEY = ".held", "trajectory_id"
+MARKS = ("stop_alpha", "stop_length")
+"""What the records of a caption that was given up carry, once that is settled."""
 
 
 class Held:
@@ -40,13 +46,13 @@ class Held:
         self.places[str(record.get("caption_id"))][str(record.get("trajectory_id"))] = place
 
     def add(self, record: Record) -> None:
-        """Puts a record beside the file, unless it is there already. Raises OSError."""
+        """Puts a record beside the file, without its marks, unless it is there already. Raises OSError."""
         caption, name = str(record.get("caption_id")), str(record.get("trajectory_id"))
         if self.path is None or name in self.places.get(caption, {}):
             return
         with self.path.open("ab") as stream:
             self._note(record, stream.tell())
-            stream.write(to_line(record))
+            stream.write(to_line(Record({name: value for name, value in record.items() if name not in MARKS})))
 
     def get(self, caption: str, name: str) -> Record | None:
         """A trajectory of a caption."""
@@ -67,3 +73,67 @@ class Held:
         self.places.clear()
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+
+@dataclass
+class Earlier:
+    """What an earlier run with early stop has written (a `Review` of its file).
+
+    A caption is settled when it was given up or all N of its trajectories are there, none of them failed. Records of other
+    captions are held beside the file: only when a caption is settled is it known whether they carry `stop_alpha`.
+    grade: R(y) of a record, where the shortest right trajectory of a settled caption bounds the others.
+    """
+
+    n: int
+    held: Held
+    grade: Callable[[Record], float | None] | None = None
+    written: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    cut: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    right: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    given_up: set[str] = field(default_factory=set)
+    broken: set[str] = field(default_factory=set)
+    last: str = ""
+
+    def see(self, record: Record) -> None:
+        """Counts a record for its caption."""
+        caption = self.last = str(record.get("caption_id"))
+        if has_failed(record):
+            self.broken.add(caption)
+        elif isinstance(record.get(KEY), str):
+            tokens = int(record.get("trajectory_tokens") or 0)
+            cut = record.get("finish_reason") == "length" and tokens >= (record.get("stop_length") or math.inf)
+            (self.cut if cut else self.written)[caption].append(tokens)
+            if record.get("stop_alpha") is not None:
+                self.given_up.add(caption)
+            elif self.grade is not None and self._reward(record) == 1.0:
+                self.right[caption].append(tokens)
+
+    def _reward(self, record: Record) -> float | None:
+        try:
+            return self.grade(record) if self.grade else None
+        except RecordError:
+            return None
+
+    def bound(self, caption: str, alpha: float) -> float:
+        """The length of the shortest right trajectory of a settled caption, if it passes."""
+        right = self.right.get(caption, [])
+        return min(right) if len(right) / self.n > alpha else math.inf
+
+    def is_settled(self, caption: str) -> bool:
+        """Whether nothing is left to do for a caption. A crash may have cut the last one's records short."""
+        given_up = caption in self.given_up and caption != self.last
+        return caption not in self.broken and (given_up or len(self.written.get(caption, ())) >= self.n)
+
+    def takes_back(self, record: Record | None) -> bool:
+        """Puts the records of captions that are not settled beside the file, to be written with their fellows."""
+        if record is None:
+            self.held.load()
+            return any(not self.is_settled(caption) for caption in {*self.written, *self.cut})
+        if self.is_settled(str(record.get("caption_id"))):
+            return False
+        self.held.add(record)
+        return True
+
+    def begins_anew(self) -> None:
+        """Nothing that is held belongs to the file."""
+        self.held.clear()

@@ -3,18 +3,16 @@
 For each caption N trajectories, y ~ π̄(· | x̂_q), where x̂_q is the prompt filled with the question and the caption.
 """
 
-import math
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sophia_cli import registry
 from sophia_cli.errors import InputError, RecordError, UsageError
 from sophia_cli.frame import Common, Counter, run_step
-from sophia_cli.held import Held
+from sophia_cli.held import Earlier, Held
 from sophia_cli.output import Output
 from sophia_cli.place import Place
 from sophia_cli.prompts import chosen_prompt, fill, question_text
@@ -78,7 +76,7 @@ def run(
         return show_plan(STEP, _jobs(records, thinking, Output(KEY, None)), chosen, sampling, {"N": n})
     stop = {"stop_alpha": stop_alpha, "shortest": shortest}
     settings = {**chosen.identity, "prompt": prompt, "n": n, "tag": tag, **stop, **sampling.settings()}
-    tally, earlier = Tally(), Earlier(n, Held(common.out or common.tee), shortest)
+    tally, earlier = Tally(), Earlier(n, Held(common.out or common.tee), reward_of if shortest else None)
 
     def produce(output: Output, counter: Counter) -> Iterator[Record]:
         return reason(counter.over(records), backend, llm, thinking, output, tally, earlier)
@@ -103,7 +101,7 @@ def reason(
     thinking: Thinking,
     output: Output,
     tally: Tally,
-    earlier: "Earlier",
+    earlier: Earlier,
 ) -> Iterator[Record]:
     """N records a caption, each with one trajectory; fewer with early stop. Records that failed before are passed on.
 
@@ -130,70 +128,6 @@ def reward_of(record: Record) -> float | None:
     """R(y) of a trajectory, by the rules of `grade` and its limit of time. Raises RecordError."""
     verify: Verify = registry.find("verifiers", "rules").verify
     return verify(record["trajectory"], record, truncated=record["finish_reason"] == "length").reward
-
-
-@dataclass
-class Earlier:
-    """What an earlier run with early stop has written (a `Review` of its file).
-
-    A caption is settled when it was given up or all N of its trajectories are there, none of them failed. Records of other
-    captions are held beside the file: only when a caption is settled is it known whether they carry `stop_alpha`.
-    """
-
-    n: int
-    held: Held
-    shortest: bool = False
-    written: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    cut: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    right: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    given_up: set[str] = field(default_factory=set)
-    broken: set[str] = field(default_factory=set)
-    last: str = ""
-
-    def see(self, record: Record) -> None:
-        """Counts a record for its caption."""
-        caption = self.last = str(record.get("caption_id"))
-        if has_failed(record):
-            self.broken.add(caption)
-        elif isinstance(record.get(KEY), str):
-            tokens = int(record.get("trajectory_tokens") or 0)
-            cut = record.get("finish_reason") == "length" and tokens >= (record.get("stop_length") or math.inf)
-            (self.cut if cut else self.written)[caption].append(tokens)
-            if record.get("stop_alpha") is not None:
-                self.given_up.add(caption)
-            elif self.shortest and _reward_or_none(record) == 1.0:
-                self.right[caption].append(tokens)
-
-    def bound(self, caption: str, alpha: float) -> float:
-        """The length of the shortest right trajectory of a settled caption, if it passes."""
-        right = self.right.get(caption, [])
-        return min(right) if len(right) / self.n > alpha else math.inf
-
-    def is_settled(self, caption: str) -> bool:
-        """Whether nothing is left to do for a caption. A crash may have cut the last one's records short."""
-        given_up = caption in self.given_up and caption != self.last
-        return caption not in self.broken and (given_up or len(self.written.get(caption, ())) >= self.n)
-
-    def takes_back(self, record: Record | None) -> bool:
-        """Puts the records of captions that are not settled beside the file, to be written with their fellows."""
-        if record is None:
-            self.held.load()
-            return any(not self.is_settled(caption) for caption in {*self.written, *self.cut})
-        if self.is_settled(str(record.get("caption_id"))):
-            return False
-        self.held.add(record)
-        return True
-
-    def begins_anew(self) -> None:
-        """Nothing that is held belongs to the file."""
-        self.held.clear()
-
-
-def _reward_or_none(record: Record) -> float | None:
-    try:
-        return reward_of(record)
-    except RecordError:
-        return None
 
 
 def _jobs(captions: Iterable[Record], thinking: Thinking, output: Output) -> Iterator[Job | Record]:
