@@ -92,11 +92,14 @@ class Earlier:
     right: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     given_up: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
+    questions: dict[str, str] = field(default_factory=dict)
+    apart: set[str] = field(default_factory=set)
     last: str = ""
 
     def see(self, record: Record) -> None:
         """Counts a record for its caption."""
         caption = self.last = str(record.get("caption_id"))
+        self.questions[caption] = str(record.get("id"))
         if has_failed(record):
             self.broken.add(caption)
         elif isinstance(record.get(KEY), str):
@@ -120,7 +123,11 @@ class Earlier:
         return min(right) if len(right) / self.n > alpha else math.inf
 
     def is_settled(self, caption: str) -> bool:
-        """Whether nothing is left to do for a caption. A crash may have cut the last one's records short."""
+        """Whether nothing is left to do for a caption; nor, where one bounds the others, for another of its question."""
+        return self._is_complete(caption) and self.questions.get(caption) not in self.apart
+
+    def _is_complete(self, caption: str) -> bool:
+        """Whether all that is to be written of a caption is there. A crash may have cut the last one's records short."""
         given_up = caption in self.given_up and caption != self.last
         return caption not in self.broken and (given_up or len(self.written.get(caption, ())) >= self.n)
 
@@ -128,6 +135,8 @@ class Earlier:
         """Puts the records of captions that are not settled beside the file, to be written with their fellows."""
         if record is None:
             self.held.load()
+            if self.grade is not None:
+                self.apart = {name for caption, name in self.questions.items() if not self._is_complete(caption)}
             return any(not self.is_settled(caption) for caption in {*self.written, *self.cut})
         if self.is_settled(str(record.get("caption_id"))):
             return False

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from chat_server import PASSING, ChatServer
 from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from test_servers import kill_after, wait_until
 
@@ -164,13 +164,14 @@ def test_a_file_of_all_trajectories_is_not_continued_with_early_stop(hard: Path)
     assert "stop_alpha was None, is 0.75" in done.stderr.decode()
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     faults=st.lists(st.sampled_from([*PASSING, "well", "well", "invalid", "filtered"]), max_size=16),
     kills=st.lists(st.tuples(st.integers(1, 30), st.sampled_from([signal.SIGKILL, signal.SIGINT])), max_size=3),
     alpha=st.sampled_from(["0.2", "0.4", "0.6"]),
     shortest=st.booleans(),
 )
+@example(faults=["half", "invalid"], kills=[], alpha="0.2", shortest=True)
 def test_what_is_written_depends_on_no_timing_fault_or_kill(
     faults: list[str], kills: list[tuple[int, signal.Signals]], alpha: str, shortest: bool, tmp_path: Path
 ) -> None:
