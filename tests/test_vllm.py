@@ -28,9 +28,10 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def servers() -> list[str]:
-    """The command lines of vLLM's processes that run (one a line of ps), whoever started them."""
+    """vLLM's processes that run (lines of ps), whoever started them: its server, and those that it has given names."""
     listed = subprocess.run(["ps", "-eo", "stat,args"], capture_output=True, text=True, check=True).stdout.splitlines()
-    return [line for line in listed if ("vllm" in line.casefold()) and not line.startswith("Z") and "pytest" not in line]
+    marks = ("vllm.entrypoints", "VLLM::")
+    return [line for line in listed if any(mark in line for mark in marks) and not line.startswith("Z")]
 
 
 def wait_for(condition: Callable[[], Any]) -> None:
