@@ -10,6 +10,7 @@ import typer
 from sophia_cli import options as o
 
 if TYPE_CHECKING:
+    from sophia_cli.frame import Common
     from sophia_cli.place import Place
 
 app = typer.Typer(
@@ -74,21 +75,16 @@ def caption(
 
     def work() -> int:
         from sophia_cli import caption as step
-        from sophia_cli.frame import Common
         from sophia_cli.sampling import Sampling
 
-        common = Common(out, tee, seed, limit, shard, dry_run, quiet, debug, force)
         return step.run(
-            common,
+            _common(context),
             _one(context, source),
             model,
             k,
             Sampling(temperature, top_p, max_tokens or 0),
             prompt,
-            _place(
-                (backend, concurrency, base_url, timeout, retries, shared_disk),
-                (gpus, tensor_parallel, server_options, start_timeout),
-            ),
+            _place(context),
         )
 
     _run(work, debug)
@@ -153,13 +149,11 @@ def reason(
 
     def work() -> int:
         from sophia_cli import reason as step
-        from sophia_cli.frame import Common
         from sophia_cli.sampling import Sampling
 
-        common = Common(out, tee, seed, limit, shard, dry_run, quiet, debug, force)
         sampling = Sampling(temperature, top_p, max_tokens or 0)
         return step.run(
-            common,
+            _common(context),
             _inputs(context, files),
             llm,
             n,
@@ -168,10 +162,7 @@ def reason(
             tag,
             alpha if stop_early else None,
             shortest,
-            _place(
-                (backend, concurrency, base_url, timeout, retries, shared_disk),
-                (gpus, tensor_parallel, server_options, start_timeout),
-            ),
+            _place(context),
         )
 
     _run(work, debug)
@@ -213,14 +204,8 @@ def grade(
 
     def work() -> int:
         from sophia_cli import grade as step
-        from sophia_cli.frame import Common
 
-        common = Common(out, tee, seed, limit, shard, dry_run, quiet, debug, force)
-        place = _place(
-            (backend, concurrency, base_url, timeout, retries, shared_disk),
-            (gpus, tensor_parallel, server_options, start_timeout),
-        )
-        return step.run(common, _inputs(context, files), workers, limit_seconds, judge, judge_all, place)
+        return step.run(_common(context), _inputs(context, files), workers, limit_seconds, judge, judge_all, _place(context))
 
     _run(work, debug)
 
@@ -263,12 +248,10 @@ def propagate(
 
     def work() -> int:
         from sophia_cli import propagate as step
-        from sophia_cli.frame import Common
         from sophia_cli.rewards import Rule
 
-        common = Common(out, tee, seed, limit, shard, dry_run, quiet, debug, force)
         rule = Rule(alpha, keep, select, not no_caption_reward, not no_correctness, min_graded, drop_leaks, seed)
-        return step.run(common, _inputs(context, files), rule, selected, unsolved)
+        return step.run(_common(context), _inputs(context, files), rule, selected, unsolved)
 
     _run(work, debug)
 
@@ -327,15 +310,13 @@ def train(
 
     def work() -> int:
         from sophia_cli import train as step
-        from sophia_cli.frame import Common
 
-        common = Common(out=out, seed=seed, limit=limit, shard=shard, dry_run=dry_run, quiet=quiet, debug=debug, force=force)
         asked = step.Asked(batch_size, micro_batch_size, lr, epochs, alpha, keep)
         fixed: dict[str, Any] = {
             "objective": objective, "weight_decay": weight_decay, "min_lr_ratio": min_lr_ratio, "normalise": normalise,
             "max_steps": max_steps, "max_length": max_length,
         }  # fmt: skip
-        return step.run(common, _inputs(context, files), model, mix or [], asked, fixed)
+        return step.run(_common(context), _inputs(context, files), model, mix or [], asked, fixed)
 
     _run(work, debug)
 
@@ -383,21 +364,16 @@ def evaluate(
 
     def work() -> int:
         from sophia_cli import evaluate as step
-        from sophia_cli.frame import Common
         from sophia_cli.sampling import Sampling
 
-        common = Common(out, tee, seed, limit, shard, dry_run, quiet, debug, force)
         return step.run(
-            common,
+            _common(context),
             model,
             _one(context, data),
             n,
             Sampling(temperature, top_p, max_tokens or 0),
             summary,
-            _place(
-                (backend, concurrency, base_url, timeout, retries, shared_disk),
-                (gpus, tensor_parallel, server_options, start_timeout),
-            ),
+            _place(context),
         )
 
     _run(work, debug)
@@ -481,16 +457,29 @@ def _one(context: typer.Context, source: str | None) -> str:
     return source if source else _inputs(context, None)[0]
 
 
-def _place(
-    reached: tuple[str | None, int | None, list[str] | None, float | None, int, bool],
-    started: tuple[str | None, int, str, float],
-) -> "Place":
+def _common(context: typer.Context) -> "Common":
+    """The options that every step has, as they were given."""
+    from sophia_cli.frame import Common
+
+    return Common(**{name: value for name, value in context.params.items() if name in Common.__dataclass_fields__})
+
+
+def _place(context: typer.Context) -> "Place":
     """Where the model runs: how servers are reached, and how ours are started."""
     from sophia_cli.place import Place
     from sophia_cli.serving.servers import Setup
 
-    name, concurrency, base_urls, timeout, retries, shared_disk = reached
-    return Place(name, concurrency, tuple(base_urls or ()), timeout, retries, shared_disk, Setup(*started))
+    given = context.params
+    setup = Setup(given["gpus"], given["tensor_parallel"], given["server_options"], given["start_timeout"])
+    return Place(
+        given["backend"],
+        given["concurrency"],
+        tuple(given["base_url"] or ()),
+        given["timeout"],
+        given["retries"],
+        given["shared_disk"],
+        setup,
+    )
 
 
 def _help(context: typer.Context) -> NoReturn:
