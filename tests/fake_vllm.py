@@ -11,7 +11,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+from aiohttp import web
 from chat_server import ChatServer
 
 
@@ -23,6 +25,15 @@ def note(pid: int) -> None:
 
 def value_of(option: str) -> str:
     return sys.argv[sys.argv.index(option) + 1]
+
+
+def locked(open_to_all: Any) -> Any:
+    async def chat(self: ChatServer, request: web.Request) -> web.StreamResponse:
+        if request.headers.get("Authorization") != "Bearer k3y":
+            return web.json_response({"error": "Unauthorized"}, status=401)
+        return await open_to_all(self, request)
+
+    return chat
 
 
 ways = os.environ.get("FAKE_VLLM", "").split()
@@ -37,6 +48,8 @@ if "port-taken" in ways and len(list(Path(os.environ["FAKE_VLLM_PIDS"]).iterdir(
     raise OSError(98, "Address already in use")
 while "never-well" in ways:
     time.sleep(1)
+if "locked" in ways:
+    ChatServer._chat = locked(ChatServer._chat)  # type: ignore[method-assign]
 server = ChatServer(model=value_of("--served-model-name"), delay=0.05)
 server.port = int(value_of("--port"))
 server.other_names = sys.argv[sys.argv.index("--served-model-name") + 2 : sys.argv.index("--host")]

@@ -14,6 +14,7 @@ from chat_server import FAULTS, ChatServer
 from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 from test_servers import captions, desk, no_proxy, reason, wait_until
 
+from sophia_cli.backends._fleet import PATIENT, Fleet, Trouble
 from sophia_cli.backends._wire import watched_socket
 
 __all__ = ["desk", "no_proxy"]
@@ -52,6 +53,19 @@ def test_a_reader_that_pauses_costs_no_answer(tmp_path: Path) -> None:
             time.sleep(6)
             rows = records_of(first + client.stdout.read())
         assert client.returncode == 0 and len(rows) == server.arrived == 3000
+
+
+def test_a_server_that_says_429_for_ever_is_given_up_in_the_end() -> None:
+    fleet, now = Fleet.of(["a"], retries=0), 0.0
+    for rests in range(1, PATIENT + 2):
+        server = fleet.pick(now)
+        assert server is not None and not fleet.dead()
+        fleet.failed(server, "q", now, now, Trouble("429", sick=True, busy=True))
+        now, known = now + 60.1, rests
+    assert fleet.dead() and known == PATIENT + 1
+    assert fleet.pick(now + 100) is not None
+    fleet.answered(fleet.servers[0])
+    assert not fleet.dead()
 
 
 def test_a_429_is_no_failure_even_without_retries(desk: Path) -> None:
@@ -175,6 +189,8 @@ def test_an_interrupt_ends_even_a_step_whose_reader_has_stopped(tmp_path: Path) 
         command = [*SOPHIA, "reason", "caps.jsonl", "-n", "2", "--llm", "m", "--base-url", server.url]
         with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE) as client:
             wait_until(lambda: server.arrived > 2000 and not server.in_flight)
+            time.sleep(1)
+            assert server.arrived < 9000, "nothing new is sent while nobody takes what is there"
             client.send_signal(signal.SIGTERM)
             assert client.wait(60) == 130
 

@@ -235,3 +235,19 @@ def test_the_backend_of_the_docs_is_one_file(lab: Path, tmp_path: Path) -> None:
     assert done.returncode == 0 and len(rows) == 32, done.stderr
     assert all(row["trajectory_tokens"] == 3 == len(row["trajectory"].split()) for row in rows)
     assert {row["finish_reason"] for row in rows} == {"length"}
+
+
+def test_each_row_of_a_batch_ends_at_its_own_limit(lab: Path) -> None:
+    from sophia_cli.aliases import resolve
+    from sophia_cli.backends.hf import Engine
+    from sophia_cli.sampling import Completion, Request, Sampling
+
+    engine = Engine(resolve("tiny-reasoner"))
+    messages = [{"role": "user", "content": "What is it?"}]
+    limits = [3, 60, 17, 41]
+    found = engine.complete([Request(messages, Sampling(max_tokens=most), 5) for most in limits])
+    (longest,) = engine.complete([Request(messages, Sampling(max_tokens=60), 5)])
+    assert isinstance(longest, Completion) and longest.tokens > 41
+    for most, one in zip(limits, found, strict=True):
+        assert isinstance(one, Completion) and one.tokens == min(most, longest.tokens)
+        assert longest.text.startswith(one.text) and one.finish == ("length" if most < longest.tokens else longest.finish)

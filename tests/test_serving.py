@@ -16,6 +16,10 @@ from chat_server import ChatServer
 from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 from test_servers import captions
 
+from sophia_cli.aliases import Model, resolve
+from sophia_cli.place import Place
+from sophia_cli.serving.servers import Server, Setup
+
 TESTS = Path(__file__).parent
 REASON = ("reason", "caps.jsonl", "--llm", "m", "-n", "2", "--backend", "vllm")
 PATIENCE_SECONDS = 40.0
@@ -163,6 +167,35 @@ def test_anothers_server_on_the_port_is_not_taken_for_ours(desk: Path) -> None:
     with ChatServer() as other:
         done = sophia("serve", "m", "--port", str(other.port), cwd=desk, code=2)
     assert "no server can listen there" in done.stderr.decode() and not done.stdout and not started(desk)
+
+
+def test_a_server_is_known_by_its_mark(desk: Path) -> None:
+    with ChatServer() as there:
+        server = Server(Model("m", "m"), Setup(), 0, [], port=there.port)
+        assert not server.answers()
+        there.other_names.append(server.mark)
+        assert server.answers()
+
+
+def test_a_key_of_vllm_is_given_to_it_alone(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "FAKE_VLLM", "locked")
+    monkeypatch.setitem(ENVIRONMENT, "OPENAI_API_KEY", "another")
+    assert "check VLLM_API_KEY" in sophia(*REASON, "--start-timeout", "9", cwd=desk, code=1).stderr.decode()
+    monkeypatch.setitem(ENVIRONMENT, "VLLM_API_KEY", "k3y")
+    assert len(records_of(sophia(*REASON, cwd=desk).stdout)) == 24
+    assert all("k3y" not in file.read_text() for file in (desk / "state" / "sophia").iterdir())
+
+
+def test_where_vllm_and_a_gpu_are_it_is_the_usual_place_but_for_embedded_models(
+    desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(desk, "nvidia-smi", "echo 0")
+    sophia(*REASON[:-2], cwd=desk)
+    assert [entry["CUDA_VISIBLE_DEVICES"] for entry in started(desk)] == ["0"]
+    monkeypatch.setenv("PATH", ENVIRONMENT["PATH"])
+    assert Place().kind(resolve("tiny-reasoner")) == "hf" and Place().kind(Model("m", "m")) == "vllm"
+    (desk / "bin" / "nvidia-smi").unlink()
+    assert Place().kind(Model("m", "m")) == "hf"
 
 
 def test_no_home_and_a_log_that_cannot_be_are_named(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,7 @@ def test_on_the_embedded_world_the_selected_records_are_those_of_the_full_run(
     assert {row["trajectory_id"] for row in rows} < {row["trajectory_id"] for row in everything}
     figures = json.loads((tmp_path / "raw.jsonl.manifest.json").read_text())["early_stop"]
     assert figures["trajectories_sampled"] == len(rows) < figures["trajectories_planned"] == len(everything)
+    assert shortest or figures["tokens_sampled"] == sum(row["trajectory_tokens"] for row in rows)
     if shortest:
         assert figures["trajectories_cut"] == sum(
             row["finish_reason"] == "length" and row["trajectory_tokens"] == row.get("stop_length") for row in rows
@@ -279,6 +280,50 @@ def test_what_grade_keeps_of_an_interrupted_pipe_is_what_an_undisturbed_one_give
         undisturbed = sophia(*step.split()[len(SOPHIA) :], "--base-url", server.url, cwd=tmp_path).stdout
         undisturbed = sophia("grade", "-", cwd=tmp_path, stdin=undisturbed).stdout
     assert sorted((tmp_path / "traj.jsonl").read_bytes().splitlines()) == sorted(undisturbed.splitlines())
+
+
+@pytest.mark.parametrize("shortest", [False, True])
+def test_a_file_cut_anywhere_becomes_what_it_was(shortest: bool, tmp_path: Path) -> None:
+    """A crash may leave half a line, and a part of the records of one caption."""
+    rows = [
+        {"id": f"q{i}", "question": "?", "answer": "1", "caption_id": f"q{i}/c{c}", "caption_count": 2, "caption": f"{c}"}
+        for i in range(6)
+        for c in range(2)
+    ]
+    write_lines(tmp_path / "caps.jsonl", rows)
+    out = tmp_path / "raw.jsonl"
+    with ChatServer() as server:
+        command = ["reason", "caps.jsonl", "-n", "5", "--llm", "m", "--stop-early", "--alpha", "0.4", "-o", "raw.jsonl"]
+        command += [*["--shortest"] * shortest, "--base-url", server.url]
+        sophia(*command, cwd=tmp_path)
+        whole = out.read_bytes().splitlines(keepends=True)
+        assert sum(b"stop_alpha" in line for line in whole) > len(whole) / 2
+        for kept in range(0, len(whole), 3):
+            out.write_bytes(b"".join(whole[:kept]) + whole[kept][:50])
+            sophia(*command, cwd=tmp_path)
+            assert sorted(out.read_bytes().splitlines(keepends=True)) == sorted(whole)
+
+
+def test_the_order_in_which_captions_come_changes_nothing(tmp_path: Path) -> None:
+    rows = [
+        {
+            "id": f"q{i}",
+            "question": "?",
+            "answer": "1",
+            "caption_id": f"q{i}/c{c}",
+            "caption_count": 12,
+            "caption": f"{i} {c}",
+        }
+        for i in range(4)
+        for c in range(12)
+    ]
+    found = []
+    with ChatServer() as server:
+        for ordered in (rows, rows[::-1], rows[::2] + rows[1::2]):
+            write_lines(tmp_path / "caps.jsonl", ordered)
+            options = ("-n", "4", "--llm", "m", "--stop-early", "--alpha", "0.2", "--shortest", "--base-url", server.url)
+            found.append(sorted(sophia("reason", "caps.jsonl", *options, cwd=tmp_path).stdout.splitlines()))
+    assert found[0] == found[1] == found[2] and any(b"stop_length" in line for line in found[0])
 
 
 def test_a_caption_that_comes_twice_is_refused_by_its_line(tmp_path: Path) -> None:
