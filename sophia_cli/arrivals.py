@@ -103,17 +103,18 @@ class Arrivals(Generic[T]):
 
     def put_back(self, items: list[T]) -> None:
         """Hands back what was taken too early; the next `take` begins with it."""
-        self._back = items
+        self._back = items + self._back
 
-    def take(self, most: int, linger: float = LINGER_SECONDS) -> list[T]:
+    def take(self, most: int, linger: float = LINGER_SECONDS, wait: bool = True) -> list[T]:
         """Between one and `most` items, as many as arrive in time; none at the end. Raises what the iterator raised.
 
-        linger: how many seconds it waits for the next item once it has one.
+        linger: how many seconds it waits for the next item once it has one. wait: for the first, as long as it takes; else
+        there may be none yet.
         """
-        taken, self._back = self._back, []
+        taken, self._back = self._back[:most], self._back[most:]
         while len(taken) < most and self._end is None:
             try:
-                item = self._channel.get(linger if taken else None)
+                item = self._channel.get(linger if taken else None if wait else 0.0)
             except TimeoutError:
                 break
             if isinstance(item, _End):

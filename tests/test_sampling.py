@@ -1,6 +1,7 @@
 """`caption`, `reason` and the hf backend on the embedded models: seeds, batches, failures, streams."""
 
 import json
+import random
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 
-from sophia_cli.backends.hf import GumbelNoise
+from sophia_cli.backends._choose import GumbelNoise
 from sophia_cli.records import STEP_FIELDS
 
 
@@ -185,16 +186,16 @@ def test_a_model_that_is_not_there_is_one_line(lab: Path) -> None:
 def test_gumbel_noise_is_a_function_of_seed_position_and_token_alone() -> None:
     scores = torch.zeros(3, 1000)
     ids = torch.zeros(3, 7, dtype=torch.long)
-    noisy = GumbelNoise([5, 6, 5], prompt_length=4)(ids, scores)
+    noisy = GumbelNoise([5, 6, 5], starts=[4, 4, 4])(ids, scores)
     assert torch.equal(noisy[0], noisy[2]) and not torch.equal(noisy[0], noisy[1])
-    assert torch.equal(GumbelNoise([6], prompt_length=9)(torch.zeros(1, 12, dtype=torch.long), scores[:1])[0], noisy[1])
-    assert not torch.equal(GumbelNoise([6], prompt_length=4)(torch.zeros(1, 8, dtype=torch.long), scores[:1])[0], noisy[1])
+    assert torch.equal(GumbelNoise([6], starts=[9])(torch.zeros(1, 12, dtype=torch.long), scores[:1])[0], noisy[1])
+    assert not torch.equal(GumbelNoise([6], starts=[4])(torch.zeros(1, 8, dtype=torch.long), scores[:1])[0], noisy[1])
 
 
 def test_the_gumbel_max_trick_samples_from_the_softmax() -> None:
     wanted = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
     scores = wanted.log().repeat(40_000, 1)
-    drawn = GumbelNoise(list(range(40_000)), 0)(torch.zeros(40_000, 1, dtype=torch.long), scores).argmax(dim=1)
+    drawn = GumbelNoise(list(range(40_000)), [0] * 40_000)(torch.zeros(40_000, 1, dtype=torch.long), scores).argmax(dim=1)
     shares = torch.bincount(drawn, minlength=4).double() / 40_000
     assert (shares - wanted).abs().max() < 0.012  # about five standard errors
 
@@ -202,22 +203,33 @@ def test_the_gumbel_max_trick_samples_from_the_softmax() -> None:
 @pytest.mark.parametrize("name", ["tiny-vlm", "tiny-reasoner"])
 def test_greedy_answers_are_transformers_own(name: str, lab: Path) -> None:
     from sophia_cli.aliases import resolve
-    from sophia_cli.backends.hf import Engine
+    from sophia_cli.backends.hf import Backend
     from sophia_cli.images import open_image
+    from sophia_cli.place import Place
     from sophia_cli.sampling import Completion, Request, Sampling
 
-    engine = Engine(resolve(name))
+    backend = Backend(resolve(name), Place())
     image = {"type": "image", "image": str(lab / "imgs/000000.png")}
     asked = "Describe the image." if name == "tiny-vlm" else "Visual information: There are 2 shapes."
     contents: list[Any] = [[image, {"type": "text", "text": asked}]] if name == "tiny-vlm" else [asked]
     contents += ["How many shapes are there?"] * 3
     requests = [Request([{"role": "user", "content": content}], Sampling(0.0, 1.0, 30), 0) for content in contents]
-    found = engine.complete(requests)
+    found = answers(backend, requests)
+    assert (engine := backend.engine)
     engine.lm.set_attn_implementation("eager")
     for request, completion in zip(requests, found, strict=True):
         text = engine.tokenizer.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=False)
-        images = [[open_image(image["image"])] if request is requests[0] and name == "tiny-vlm" else []]
-        inputs = engine._inputs([text], images)
+        images = [open_image(image["image"])] if request is requests[0] and name == "tiny-vlm" else []
+        inputs = (
+            engine.processor(images=images or None, text=[text], return_tensors="pt")
+            if engine.processor
+            else (engine.tokenizer([text], add_special_tokens=False, return_tensors="pt"))
+        )
+        inputs = {
+            key: value.double() if value.is_floating_point() else value
+            for key, value in inputs.items()
+            if key != "token_type_ids"
+        }
         ids = engine.lm.generate(**inputs, max_new_tokens=30, do_sample=False)[0, inputs["input_ids"].shape[1] :]
         assert isinstance(completion, Completion)
         assert completion.text == engine.tokenizer.decode(ids, skip_special_tokens=True)
@@ -237,17 +249,67 @@ def test_the_backend_of_the_docs_is_one_file(lab: Path, tmp_path: Path) -> None:
     assert {row["finish_reason"] for row in rows} == {"length"}
 
 
+def answers(backend: Any, requests: list[Any]) -> list[Any]:
+    """What the backend says to each request, in their order."""
+    from sophia_cli.arrivals import Arrivals
+    from sophia_cli.sampling import Job
+
+    jobs = [Job({}, {"place": place}, request) for place, request in enumerate(requests)]
+    found = {job.ids["place"]: outcome for job, outcome in backend.stream(Arrivals(jobs))}
+    assert len(found) == len(requests)
+    return [found[place] for place in range(len(requests))]
+
+
 def test_each_row_of_a_batch_ends_at_its_own_limit(lab: Path) -> None:
     from sophia_cli.aliases import resolve
-    from sophia_cli.backends.hf import Engine
+    from sophia_cli.backends.hf import Backend
+    from sophia_cli.place import Place
     from sophia_cli.sampling import Completion, Request, Sampling
 
-    engine = Engine(resolve("tiny-reasoner"))
+    backend = Backend(resolve("tiny-reasoner"), Place())
     messages = [{"role": "user", "content": "What is it?"}]
     limits = [3, 60, 17, 41]
-    found = engine.complete([Request(messages, Sampling(max_tokens=most), 5) for most in limits])
-    (longest,) = engine.complete([Request(messages, Sampling(max_tokens=60), 5)])
+    found = answers(backend, [Request(messages, Sampling(max_tokens=most), 5) for most in limits])
+    (longest,) = answers(backend, [Request(messages, Sampling(max_tokens=60), 5)])
     assert isinstance(longest, Completion) and longest.tokens > 41
     for most, one in zip(limits, found, strict=True):
         assert isinstance(one, Completion) and one.tokens == min(most, longest.tokens)
         assert longest.text.startswith(one.text) and one.finish == ("length" if most < longest.tokens else longest.finish)
+
+
+def test_rows_that_join_a_running_batch_say_what_they_say_alone(lab: Path) -> None:
+    """Limits and prompts of very different lengths, more jobs than rows, a prompt beyond the context, two temperatures."""
+    from sophia_cli.aliases import resolve
+    from sophia_cli.backends import hf
+    from sophia_cli.place import Place
+    from sophia_cli.sampling import Failure, Request, Sampling
+
+    draw = random.Random(5)
+    requests = []
+    for seed in range(60):
+        content = "How many shapes are there? " * draw.choice([1, 2, 5, 9])
+        style = {"temperature": 0.7, "top_p": 0.9} if seed > 50 else {}
+        sampling = Sampling(max_tokens=draw.choice([1, 5, 40, 90, 170]), **style)
+        requests.append(Request([{"role": "user", "content": content}], sampling, seed))
+    requests[30] = Request([{"role": "user", "content": "why " * 5000}], Sampling(max_tokens=5), 0)
+    few, alone = (hf.Backend(resolve("tiny-reasoner"), Place(concurrency=rows)) for rows in (7, 1))
+    together = answers(few, requests)
+    assert together == answers(alone, requests) == answers(hf.Backend(resolve("tiny-reasoner"), Place()), requests)
+    assert [place for place, answer in enumerate(together) if isinstance(answer, Failure)] == [30]
+
+
+def test_a_batch_is_kept_full(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One long answer among short ones: the short ones take turns beside it, and do not wait for its end."""
+    from sophia_cli.aliases import resolve
+    from sophia_cli.arrivals import Arrivals
+    from sophia_cli.backends import hf
+    from sophia_cli.place import Place
+    from sophia_cli.sampling import Job, Request, Sampling
+
+    monkeypatch.setattr(hf, "STRIDE", 8)
+    backend = hf.Backend(resolve("tiny-reasoner"), Place(concurrency=4))
+    messages = [{"role": "user", "content": "What is it?"}]
+    limits = [40] + [1] * 12
+    jobs = [Job({}, {"place": place}, Request(messages, Sampling(max_tokens=most), 5)) for place, most in enumerate(limits)]
+    order = [job.ids["place"] for job, _ in backend.stream(Arrivals(jobs))]
+    assert order == [*range(1, 13), 0]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from chat_server import PASSING, ChatServer, answer_of
 from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from sophia_cli.backends._client import Manners
@@ -264,9 +264,14 @@ def wait_until(holds: Any, seconds: float = 60) -> None:
     raise AssertionError("it never came to hold")
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    phases=[Phase.explicit, Phase.generate],  # an example takes up to a minute of rests: shrinking one would take hours
+)
 @given(
-    schedules=st.lists(st.lists(st.sampled_from([*PASSING, "well", "well", "stall"]), max_size=12), min_size=1, max_size=3),
+    schedules=st.lists(st.lists(st.sampled_from([*PASSING, "well", "well", "stall"]), max_size=8), min_size=1, max_size=3),
     kills=st.lists(st.integers(1, 30), max_size=2),
 )
 def test_whatever_the_faults_and_kills_the_records_are_those_of_an_undisturbed_run(
@@ -298,7 +303,11 @@ def kill_after(lines: int, command: list[str], folder: Path, number: int = signa
     """Runs a step until its file holds so many lines, and ends it, by default as nothing can be caught."""
     step = subprocess.Popen([*SOPHIA, *command], cwd=folder, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
     out = folder / "raw.jsonl"
-    wait_until(lambda: step.poll() is not None or (out.exists() and out.read_bytes().count(b"\n") >= lines))
+
+    def reached() -> bool:
+        return step.poll() is not None or (out.exists() and out.read_bytes().count(b"\n") >= lines)
+
+    wait_until(reached, seconds=600)  # a server that fails time and again rests longer each time
     step.send_signal(number)
     step.wait()
 
@@ -314,6 +323,16 @@ def test_a_server_rests_as_long_as_it_asks_and_then_gets_half() -> None:
         fleet.answered(fleet.servers[0])
     assert fleet.servers[0].window == pytest.approx(4.0, abs=1.6) and fleet.pick(12.0) is None
     assert fleet.pick(41.5) is fleet.servers[0]
+
+
+def test_one_record_that_fails_says_nothing_of_its_server_and_three_do() -> None:
+    for records, rests in ([7, 7, 7, 7, 7], 0), ([7, 8, 7, 8], 0), ([7, 8, 7, 9], 1):
+        fleet = Fleet.of(["a"], retries=3)
+        for record in records:
+            server = fleet.pick(1.0)
+            assert server is not None
+            fleet.failed(server, record, 1.0, 2.0, Trouble("500"))
+        assert server.rests == rests
 
 
 def test_rests_grow_until_nobody_is_waited_for() -> None:

@@ -1,17 +1,18 @@
 """transformers in this process: batched, on one GPU or the CPU. The embedded models' default.
 
-Every row of a batch draws from its own noise: the logits are perturbed with Gumbel noise that is a function of the row's
-seed, the position and the token alone, and the largest wins (the Gumbel-max trick; equal in law to sampling). So a sample
-does not depend on its company, up to the engine's rounding: matrix products of another shape may round the last bit
+Rows that have ended leave the batch and others join (`_batch.py`); each draws from noise of its own (`_choose.py`), so a
+sample does not depend on its company, up to the engine's rounding: matrix products of another shape may round the last bit
 otherwise. The embedded models compute in float64, where that bit decides nothing; on GPUs, in bfloat16, a rare token may
-differ between batch sizes. Left out on purpose: new rows do not join a running batch (servers do that better).
+differ between batch sizes.
 """
 
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any, cast
 
 import torch
+from torch.nn.functional import pad
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,10 +21,6 @@ from transformers import (
     AutoTokenizer,
     DynamicCache,
     GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    TemperatureLogitsWarper,
-    TopPLogitsWarper,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -31,17 +28,25 @@ from sophia_cli import registry
 from sophia_cli.aliases import Model
 from sophia_cli.arrivals import Arrivals
 from sophia_cli.backends import _cpu
+from sophia_cli.backends._batch import Batch, style_of
+from sophia_cli.backends._choose import choosers
 from sophia_cli.errors import RecordError, SophiaError
 from sophia_cli.images import open_image
 from sophia_cli.place import Place
 from sophia_cli.records import THINK_OPEN
-from sophia_cli.sampling import Completion, Failure, Job, Request, Sampling
+from sophia_cli.sampling import Completion, Failure, Job, Request
 
 STRIDE = 40
-"""Tokens between two looks at a batch: rows that have ended leave it, so that it does not wait in full for its longest."""
+"""Tokens between two looks at a batch: rows that have ended leave it, and others join."""
 
 ROWS = 64
 """Rows of a batch, unless the model's folder or `--concurrency` says otherwise."""
+
+SHARE = 8
+"""Rows join when an eighth of the batch has left: reading their prompts is a pass of the model."""
+
+Outcome = tuple[Job, Completion | Failure]
+Ready = tuple[Job, str, list[Any]]
 
 
 class Backend:
@@ -52,14 +57,37 @@ class Backend:
         self.rows = place.concurrency or int(model.default("hf", "rows", ROWS))
         self.engine: Engine | None = None
 
-    def stream(self, jobs: Arrivals[Job]) -> Iterator[tuple[Job, Completion | Failure]]:
-        """Completions in the order of the jobs."""
-        while batch := jobs.take(self.rows):
+    def stream(self, jobs: Arrivals[Job]) -> Iterator[Outcome]:
+        """Completions as they come; those that come together are in the order of their jobs."""
+        batch: Batch | None = None
+        while (fresh := self._next(jobs, batch)) or batch:
             self.engine = self.engine or Engine(self.model)
-            yield from zip(batch, self.engine.complete([job.request for job in batch]), strict=True)
+            if fresh:
+                outcomes, joining = self.engine.start(fresh)
+                yield from outcomes
+                if batch and joining:
+                    batch.join(joining)
+                batch = batch or joining
+            if batch:
+                yield from self.engine.write(batch)
+
+    def _next(self, jobs: Arrivals[Job], batch: Batch | None) -> list[Job]:
+        """Jobs of one style that begin now. Waits for them when none is under way: then, no jobs are the end."""
+        if not batch:
+            taken = jobs.take(self.rows)
+        elif batch.joins and SHARE * (self.rows - len(batch)) >= self.rows:
+            taken = jobs.take(self.rows - len(batch), linger=0.0, wait=False)
+        else:
+            taken = []
+        if not taken:
+            return []
+        style = batch.style if batch else style_of(taken[0])
+        fresh = list(takewhile(lambda job: style_of(job) == style, taken))
+        jobs.put_back(taken[len(fresh) :])
+        return fresh
 
     def status(self) -> str:
-        """Nothing: a batch is written when it is done."""
+        """Nothing: the rows of a batch are all that is under way."""
         return ""
 
     def close(self) -> None:
@@ -101,22 +129,42 @@ class Engine:
         self.placeholders = [token for token in found if isinstance(token, str)]
         self.banned = _never_said(self.processor, config, len(self.tokenizer), text_config.vocab_size)
 
-    def complete(self, requests: list[Request]) -> list[Completion | Failure]:
-        """The completions of one batch, in order. Requests that cannot be read fail alone."""
-        outcomes: dict[int, Completion | Failure] = {}
-        ready: list[tuple[int, str, list[Any]]] = []
+    @torch.inference_mode()
+    def start(self, jobs: list[Job]) -> tuple[list[Outcome], Batch | None]:
+        """The rows of jobs of one style, with their prompts encoded, and what came at once of those that are no rows.
+
+        Requests that cannot be read, or that are too long, fail alone.
+        """
+        outcomes: list[Outcome] = []
+        ready: list[Ready] = []
         open_once = lru_cache(maxsize=None)(open_image)
-        for index, request in enumerate(requests):
+        for job in jobs:
             try:
-                ready.append((index, self._render(request), [open_once(image) for image in images_of(request)]))
+                ready.append((job, self._render(job.request), [open_once(image) for image in images_of(job.request)]))
             except RecordError as error:
-                outcomes[index] = Failure(str(error))
-        for style in dict.fromkeys(_style(requests[index]) for index, _, _ in ready):
-            part = [row for row in ready if _style(requests[row[0]]) == style]
-            asked = [requests[index] for index, _, _ in part]
-            completions = self._generate([text for _, text, _ in part], [images for _, _, images in part], asked)
-            outcomes.update(zip((index for index, _, _ in part), completions, strict=True))
-        return [outcomes[index] for index in range(len(requests))]
+                outcomes.append((job, Failure(str(error))))
+        if not ready:
+            return outcomes, None
+        rows, prompts = self._distinct(ready)
+        inputs = self._inputs(prompts)
+        lengths = [int(length) for length in inputs["attention_mask"].sum(dim=1)[rows]]
+        long = {id(job): length for (job, _, _), length in zip(ready, lengths, strict=True) if length >= self.context}
+        if long:
+            for job in [job for job, _, _ in ready if id(job) in long]:
+                trouble = f"the prompt has {long[id(job)]} tokens, the model takes {self.context}; shorten it"
+                outcomes.append((job, Failure(trouble)))
+            others, batch = self.start([job for job, _, _ in ready if id(job) not in long])
+            return outcomes + others, batch
+        batch = self._encode(inputs, torch.tensor(rows, device=self.device), [job for job, _, _ in ready], lengths)
+        return outcomes, batch
+
+    def _distinct(self, ready: list[Ready]) -> tuple[list[int], list[Ready]]:
+        """The number of each row's prompt, and the prompts: rows of one (the K captions of an image) share its encoding."""
+        numbers: dict[Any, int] = {}
+        rows = []
+        for row, (_, text, images) in enumerate(ready):
+            rows.append(numbers.setdefault((text, *map(id, images)) if self.shares else row, len(numbers)))
+        return rows, [ready[rows.index(number)] for number in range(len(numbers))]
 
     def _render(self, request: Request) -> str:
         if images_of(request) and not self.sees:
@@ -125,135 +173,74 @@ class Engine:
             raise RecordError("the text holds an image placeholder of the model; take it out")
         return str(self.tokenizer.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=False))
 
-    @torch.inference_mode()
-    def _generate(self, texts: list[str], images: list[list[Any]], requests: list[Request]) -> list[Completion | Failure]:
-        """One completion a row, all of one temperature and top-p, each up to its own `max_tokens`.
-
-        Rows of one prompt (the K captions of an image, say) share its encoding.
-        """
-        prompts: dict[Any, int] = {}
-        keys = [
-            (text, *map(id, shown)) if self.shares else row
-            for row, (text, shown) in enumerate(zip(texts, images, strict=True))
-        ]
-        rows = [prompts.setdefault(key, len(prompts)) for key in keys]
-        first = [rows.index(number) for number in range(len(prompts))]
-        inputs = self._inputs([texts[row] for row in first], [images[row] for row in first])
-        length = inputs["input_ids"].shape[1]
-        if length >= self.context:
-            if len(first) == 1:
-                return [Failure(f"the prompt has {length} tokens, the model takes {self.context}; shorten it")] * len(rows)
-            return [self._generate([t], [i], [r])[0] for t, i, r in zip(texts, images, requests, strict=True)]
-        answers = self._decode(inputs, rows, requests)
-        return [self._completion(answer, text) for answer, text in zip(answers, texts, strict=True)]
-
-    def _inputs(self, texts: list[str], images: list[list[Any]]) -> dict[str, torch.Tensor]:
-        flat = [image for row in images for image in row]
+    def _inputs(self, prompts: list[Ready]) -> dict[str, torch.Tensor]:
+        """What the model takes, prompts padded on the left to one length of at least two."""
+        texts, images = [text for _, text, _ in prompts], [image for _, _, shown in prompts for image in shown]
         if self.processor:
-            batch = self.processor(images=flat or None, text=texts, padding=True, return_tensors="pt")
+            batch = self.processor(images=images or None, text=texts, padding=True, return_tensors="pt")
         else:
             batch = self.tokenizer(texts, padding=True, add_special_tokens=False, return_tensors="pt")
         batch.pop("token_type_ids", None)
+        if batch["input_ids"].shape[1] == 1:
+            batch["input_ids"], batch["attention_mask"] = (
+                pad(batch["input_ids"], (1, 0)),
+                pad(batch["attention_mask"], (1, 0)),
+            )
         return {name: _to(value, self.device, self.lm.dtype) for name, value in batch.items()}
 
-    def _decode(self, inputs: dict[str, torch.Tensor], rows: list[int], requests: list[Request]) -> list[list[int]]:
-        """Token ids of each row's answer, its end token included if it came. `rows`: each answer's row of `inputs`."""
-        prompt = inputs["input_ids"].shape[1]
-        longest = torch.tensor([min(request.sampling.max_tokens, self.context - prompt) for request in requests])
-        answers: list[list[int]] = [[] for _ in requests]
-        alive, index = list(range(len(requests))), torch.tensor(rows, device=self.device)
-        ids, mask, cache, extra = self._encode(inputs, index)
-        while alive:
-            limit = prompt + int(longest[alive].max())
-            config = GenerationConfig(
-                max_length=min(ids.shape[1] + STRIDE, limit) if self.shares else limit,
-                do_sample=False,
-                eos_token_id=self.ends,
-                pad_token_id=self.pad,
-                return_dict_in_generate=True,
-            )
-            chooser = _choosers([requests[row].seed for row in alive], prompt, requests[0].sampling, self.banned)
-            out = self.lm.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                past_key_values=cache,
-                generation_config=config,
-                logits_processor=chooser,
-                **extra,
-            )
-            ids, cache, extra = out.sequences, out.past_key_values, {}
-            ended = _ended(ids[:, prompt:], self.ends) | (longest[alive].to(self.device) <= ids.shape[1] - prompt)
-            for row, tokens in zip(alive, ids[:, prompt:].tolist(), strict=True):
-                answers[row] = tokens
-            keep = (~ended).nonzero().flatten()
-            mask = torch.cat([mask, mask.new_ones(len(alive), ids.shape[1] - mask.shape[1])], dim=1)
-            alive, ids, mask = [alive[i] for i in keep.tolist()], ids[keep], mask[keep]
-            if alive and len(alive) < len(ended):
-                cache.batch_select_indices(keep)
-        return [_cut(answer[:most], self.ends) for answer, most in zip(answers, longest.tolist(), strict=True)]
-
-    def _encode(self, inputs: dict[str, torch.Tensor], index: torch.Tensor) -> tuple[Any, Any, Any, dict[str, Any]]:
-        """Ids, mask and cache of each answer: all of the prompt but its last token is encoded, once for all its answers."""
+    def _encode(self, inputs: dict[str, torch.Tensor], rows: torch.Tensor, jobs: list[Job], lengths: list[int]) -> Batch:
+        """The rows' first state: all of the prompts but their last token is encoded, once for all rows of each."""
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        extra = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
-        if not self.shares:
-            return ids, mask, None, extra
         cache = _cpu.new_cache() if self.small else DynamicCache(config=self.lm.config)
-        if ids.shape[1] > 1:
+        wanted = [job.request.sampling.max_tokens for job in jobs]
+        limits = [min(most, self.context - length) for most, length in zip(wanted, lengths, strict=True)]
+        extra = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
+        if self.shares:
             positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
             start = {"input_ids": ids[:, :-1], "attention_mask": mask[:, :-1], "position_ids": positions[:, :-1]}
             self.lm(**start, past_key_values=cache, use_cache=True, logits_to_keep=1, **extra)
-            cache.batch_select_indices(index)
-        return ids[index], mask[index], cache, {}
+            cache.batch_select_indices(rows)
+            extra = {}
+        return Batch(jobs, ids[rows], mask[rows], cache, [ids.shape[1]] * len(jobs), limits, extra)
 
-    def _completion(self, tokens: list[int], prompt: str) -> Completion:
-        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-        if prompt.rstrip().endswith(THINK_OPEN):  # the template opened it (QwQ, R1)
+    @torch.inference_mode()
+    def write(self, batch: Batch) -> list[Outcome]:
+        """Writes up to `STRIDE` tokens of every row. The rows that have ended leave the batch: these are returned."""
+        width = batch.width
+        config = GenerationConfig(
+            max_length=width + (min(STRIDE, batch.left) if self.shares else batch.left),
+            do_sample=False,
+            eos_token_id=self.ends,
+            pad_token_id=self.pad,
+            return_dict_in_generate=True,
+        )
+        out = self.lm.generate(
+            input_ids=batch.ids,
+            attention_mask=batch.mask,
+            past_key_values=batch.cache if self.shares else None,
+            generation_config=config,
+            logits_processor=choosers([job.request.seed for job in batch.jobs], batch.starts, batch.style, self.banned),
+            **batch.extra,
+        )
+        batch.append(out.sequences)
+        said = torch.isin(batch.ids[:, width:], torch.tensor(self.ends, device=self.device)).any(dim=1).tolist()
+        full = [batch.width - start >= limit for start, limit in zip(batch.starts, batch.limits, strict=True)]
+        ended = [row for row in range(len(batch)) if said[row] or full[row]]
+        outcomes: list[Outcome] = [(batch.jobs[row], self._completion(batch, row)) for row in ended]
+        if ended:
+            batch.keep([row for row in range(len(batch)) if not (said[row] or full[row])])
+        return outcomes
+
+    def _completion(self, batch: Batch, row: int) -> Completion:
+        """The answer of a row, up to its first end token or its limit; padding after it is left out."""
+        start = batch.starts[row]
+        tokens = batch.ids[row, start : start + batch.limits[row]].tolist()
+        stop = next((place for place, token in enumerate(tokens) if token in self.ends), None)
+        tokens = tokens if stop is None else tokens[: stop + 1]
+        text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+        if self._render(batch.jobs[row].request).rstrip().endswith(THINK_OPEN):  # the template opened it (QwQ, R1)
             text = f"{THINK_OPEN}\n{text.lstrip()}"
-        return Completion(text, len(tokens), "stop" if tokens and tokens[-1] in self.ends else "length")
-
-
-class GumbelNoise(LogitsProcessor):
-    """Adds to each logit the Gumbel noise of (row's seed, position in the answer, token). Shapes: scores B x V."""
-
-    def __init__(self, seeds: list[int], prompt_length: int):
-        self.seeds, self.prompt_length = torch.tensor(seeds, dtype=torch.int64), prompt_length
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        position = input_ids.shape[1] - self.prompt_length
-        rows = mix(self.seeds.to(scores.device) ^ mix(torch.tensor(position + 1, device=scores.device)))
-        words = mix(torch.arange(scores.shape[1], device=scores.device))
-        bits = mix(rows[:, None] ^ words[None, :])
-        uniform = ((bits >> 11) & ((1 << 53) - 1)).double().add_(0.5).mul_(2.0**-53)
-        return scores.double() - torch.log(-torch.log(uniform))
-
-
-def mix(bits: torch.Tensor) -> torch.Tensor:
-    """SplitMix64's finaliser on int64 tensors: a bijection that scatters neighbours (Steele et al., OOPSLA 2014)."""
-    bits = bits + -7046029254386353131
-    bits = (bits ^ ((bits >> 30) & ((1 << 34) - 1))) * -4658895280553007687
-    bits = (bits ^ ((bits >> 27) & ((1 << 37) - 1))) * -7723592293110705685
-    return bits ^ ((bits >> 31) & ((1 << 33) - 1))
-
-
-class NeverSaid(LogitsProcessor):
-    """Bars tokens that would break what comes after: image placeholders, and rows of the table that stand for no token."""
-
-    def __init__(self, banned: list[int]):
-        self.banned = banned
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        return scores.index_fill(1, torch.tensor(self.banned, device=scores.device), -torch.inf)
-
-
-def _choosers(seeds: list[int], prompt: int, sampling: Sampling, banned: list[int]) -> LogitsProcessorList:
-    steps: list[LogitsProcessor] = [NeverSaid(banned)] if banned else []
-    if sampling.temperature > 0:
-        steps.append(TemperatureLogitsWarper(float(sampling.temperature)))
-        if sampling.top_p < 1:
-            steps.append(TopPLogitsWarper(float(sampling.top_p)))
-        steps.append(GumbelNoise(seeds, prompt))
-    return LogitsProcessorList(steps)
+        return Completion(text, len(tokens), "length" if stop is None else "stop")
 
 
 def load_processor(path: str, config: Any) -> Any:
@@ -279,11 +266,6 @@ def images_of(request: Request) -> list[str]:
     return [part["image"] for parts in contents for part in parts if part["type"] == "image"]
 
 
-def _style(request: Request) -> tuple[float, float]:
-    """What the rows of one batch have in common."""
-    return request.sampling.temperature, request.sampling.top_p
-
-
 def _dtype(model: Model, device: torch.device) -> torch.dtype:
     if device.type == "cpu":
         return cast(torch.dtype, getattr(torch, model.default("hf", "dtype", "float32")))
@@ -303,13 +285,3 @@ def _never_said(processor: Any, config: Any, known: int, table: int) -> list[int
     names = ("image_token_id", "video_token_id", "image_token_index", "start_image_token_id", "end_image_token_id")
     ids = [getattr(owner, name, None) for owner in (processor, config) for name in names if owner is not None]
     return sorted({token for token in ids if isinstance(token, int)} | set(range(known, table)))
-
-
-def _ended(answers: torch.Tensor, ends: list[int]) -> torch.Tensor:
-    return torch.isin(answers, torch.tensor(ends, device=answers.device)).any(dim=1)
-
-
-def _cut(answer: list[int], ends: list[int]) -> list[int]:
-    """The answer up to its first end token, padding left out."""
-    stop = next((index for index, token in enumerate(answer) if token in ends), None)
-    return answer if stop is None else answer[: stop + 1]

@@ -1,0 +1,99 @@
+"""The rows that a model in this process writes at once: those that have ended leave, and others join in their places.
+
+Rows are padded on the left, so that all write their next token in one column, whenever they came; a row's positions are
+counted over its own tokens. When those that need most columns leave, the columns go, too.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn.functional import pad
+from transformers.cache_utils import DynamicLayer
+
+from sophia_cli.backends._cpu import RoomyLayer
+from sophia_cli.sampling import Job
+
+
+@dataclass
+class Batch:
+    """Jobs under way, a row each. Shapes: ids and mask B x T (prompt and answer); the cache holds T - 1 positions a row.
+
+    starts: the column where each answer starts; limits: the most tokens of each answer. extra: the images' part of the
+    inputs, of models whose prompts are not encoded yet.
+    """
+
+    jobs: list[Job]
+    ids: torch.Tensor
+    mask: torch.Tensor
+    cache: Any
+    starts: list[int]
+    limits: list[int]
+    extra: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Rows under way."""
+        return len(self.jobs)
+
+    @property
+    def width(self) -> int:
+        """Columns: T."""
+        return self.ids.shape[1]
+
+    @property
+    def style(self) -> tuple[float, float]:
+        """Temperature and top-p of all rows."""
+        return style_of(self.jobs[0])
+
+    @property
+    def joins(self) -> bool:
+        """Whether rows may join: caches that slide or hold states of another kind cannot be padded."""
+        return bool(self.cache.layers) and all(type(layer) in (DynamicLayer, RoomyLayer) for layer in self.cache.layers)
+
+    @property
+    def left(self) -> int:
+        """Tokens until the last row has reached its limit."""
+        return max(start + limit for start, limit in zip(self.starts, self.limits, strict=True)) - self.width
+
+    def join(self, other: "Batch") -> None:
+        """Takes in the rows of another batch of the same style; both must be ones that `joins`."""
+        width = max(self.width, other.width)
+        self._widen(width - self.width)
+        other._widen(width - other.width)
+        self.ids, self.mask = torch.cat([self.ids, other.ids]), torch.cat([self.mask, other.mask])
+        for layer, more in zip(self.cache.layers, other.cache.layers, strict=True):
+            layer.keys, layer.values = torch.cat([layer.keys, more.keys]), torch.cat([layer.values, more.values])
+        self.jobs, self.starts, self.limits = self.jobs + other.jobs, self.starts + other.starts, self.limits + other.limits
+
+    def _widen(self, columns: int) -> None:
+        """Pads every row on the left."""
+        if columns:
+            self.ids, self.mask = pad(self.ids, (columns, 0)), pad(self.mask, (columns, 0))
+            for layer in self.cache.layers:
+                layer.keys, layer.values = pad(layer.keys, (0, 0, columns, 0)), pad(layer.values, (0, 0, columns, 0))
+            self.starts = [start + columns for start in self.starts]
+
+    def append(self, ids: torch.Tensor) -> None:
+        """Notes what the model wrote. Shape: B x T', the ids so far and the new ones after them."""
+        self.mask = pad(self.mask, (0, ids.shape[1] - self.width), value=1)
+        self.ids = ids
+
+    def keep(self, rows: list[int]) -> None:
+        """Lets all other rows go, and the columns that only they needed; what is kept is copied, so that memory is freed."""
+        index = torch.tensor(rows, dtype=torch.int64, device=self.ids.device)
+        self.jobs = [self.jobs[row] for row in rows]
+        self.starts, self.limits = [self.starts[row] for row in rows], [self.limits[row] for row in rows]
+        self.ids, self.mask = self.ids[index], self.mask[index]
+        if not (rows and self.joins):
+            self.cache.batch_select_indices(index)
+            return
+        first = int(self.mask.any(dim=0).int().argmax())
+        self.ids, self.mask = self.ids[:, first:], self.mask[:, first:]
+        for layer in self.cache.layers:
+            layer.keys, layer.values = layer.keys[:, :, first:][index], layer.values[:, :, first:][index]
+        self.starts = [start - first for start in self.starts]
+
+
+def style_of(job: Job) -> tuple[float, float]:
+    """What the rows of one batch have in common: temperature and top-p."""
+    return job.request.sampling.temperature, job.request.sampling.top_p

@@ -1,0 +1,56 @@
+"""How the next token is chosen: each row draws from noise of its own, and some tokens are never said.
+
+The logits are perturbed with Gumbel noise that is a function of the row's seed, the position and the token alone, and the
+largest wins (the Gumbel-max trick; equal in law to sampling). So a sample does not depend on its company.
+"""
+
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+
+
+class GumbelNoise(LogitsProcessor):
+    """Adds to each logit the Gumbel noise of (row's seed, position in the answer, token). Shapes: scores B x V.
+
+    starts: the column in which each row's answer starts.
+    """
+
+    def __init__(self, seeds: list[int], starts: list[int]):
+        self.seeds, self.starts = torch.tensor(seeds, dtype=torch.int64), torch.tensor(starts, dtype=torch.int64)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        positions = input_ids.shape[1] - self.starts.to(scores.device)
+        rows = mix(self.seeds.to(scores.device) ^ mix(positions + 1))
+        words = mix(torch.arange(scores.shape[1], device=scores.device))
+        bits = mix(rows[:, None] ^ words[None, :])
+        uniform = ((bits >> 11) & ((1 << 53) - 1)).double().add_(0.5).mul_(2.0**-53)
+        return scores.double() - torch.log(-torch.log(uniform))
+
+
+def mix(bits: torch.Tensor) -> torch.Tensor:
+    """SplitMix64's finaliser on int64 tensors: a bijection that scatters neighbours (Steele et al., OOPSLA 2014)."""
+    bits = bits + -7046029254386353131
+    bits = (bits ^ ((bits >> 30) & ((1 << 34) - 1))) * -4658895280553007687
+    bits = (bits ^ ((bits >> 27) & ((1 << 37) - 1))) * -7723592293110705685
+    return bits ^ ((bits >> 31) & ((1 << 33) - 1))
+
+
+class NeverSaid(LogitsProcessor):
+    """Bars tokens that would break what comes after: image placeholders, and rows of the table that stand for no token."""
+
+    def __init__(self, banned: list[int]):
+        self.banned = banned
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores.index_fill(1, torch.tensor(self.banned, device=scores.device), -torch.inf)
+
+
+def choosers(seeds: list[int], starts: list[int], style: tuple[float, float], banned: list[int]) -> LogitsProcessorList:
+    """What is done to the logits of rows of one style (temperature, top-p) before the largest wins."""
+    temperature, top_p = style
+    steps: list[LogitsProcessor] = [NeverSaid(banned)] if banned else []
+    if temperature > 0:
+        steps.append(TemperatureLogitsWarper(float(temperature)))
+        if top_p < 1:
+            steps.append(TopPLogitsWarper(float(top_p)))
+        steps.append(GumbelNoise(seeds, starts))
+    return LogitsProcessorList(steps)
