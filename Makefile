@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: quickstart install install-dev test test-fast test-vllm lint types bench bench-verifier bench-client bench-early-stop tiny clean
+.PHONY: quickstart install install-dev test test-fast test-vllm lint types bench bench-verifier bench-client bench-early-stop bench-prefill tiny clean
 
 quickstart: install
 	bash recipes/quickstart.sh
@@ -71,6 +71,10 @@ bench-client: install-dev .venv-clients/installed
 # What early stop spares on the embedded world; remakes the table in docs/servers.md. Half an hour.
 bench-early-stop: install-dev
 	$(BIN)/python benchmarks/early_stop.py --write
+
+# Whether a real vLLM computes a prompt once for all its samples; remakes the table in docs/servers.md.
+bench-prefill: install-dev .venv-vllm/installed
+	$(BIN)/python benchmarks/prefill.py --vllm .venv-vllm/bin --write
 
 .venv-clients/installed: benchmarks/client-peers.txt
 	$(PYTHON) -m venv .venv-clients
