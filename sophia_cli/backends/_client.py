@@ -16,13 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 import orjson
 
 from sophia_cli.arrivals import Arrivals, Channel
 from sophia_cli.backends._chat import Unusable, body_of, complaint, exceeds_context, has_images, outcome_of
 from sophia_cli.backends._fleet import Fleet, Server, Trouble
-from sophia_cli.backends._wire import CONNECT_SECONDS, proxy_of, read_whole, seconds_of, timeout_of, watched_socket
+from sophia_cli.backends._http import Lost, NoConnection, Pool, TooLong
+from sophia_cli.backends._wire import proxy_of, seconds_of
 from sophia_cli.errors import RecordError, SophiaError
 from sophia_cli.progress import notice
 from sophia_cli.sampling import Completion, Failure, Job
@@ -36,8 +36,6 @@ UNTAKEN = 2048
 SECONDS_BEFORE, SECONDS_A_TOKEN = 120.0, 0.2
 """A request's longest: time in the server's queue, and twice what a loaded server takes for a token (design.md: 88 ms)."""
 HELLO_SECONDS = 10.0
-IDLE_SECONDS = 4.0
-"""Servers close an idle connection after 5 s (uvicorn); one that we close before is never lost under a request."""
 TURNS = 10
 """For each try of its own, how often a request may be turned away by servers that say that they are unwell."""
 MOST_BYTES, MOST_BYTES_A_TOKEN = 1 << 20, 64
@@ -168,21 +166,18 @@ class Client:
         headers = {"Content-Type": "application/json"}
         if self.manners.key:
             headers["Authorization"] = f"Bearer {self.manners.key}"
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS, socket_factory=watched_socket)
-        async with aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), headers=headers
-        ) as session:
-            self.session = session
-            self.served = await self._hello()
-            self.takers, self.readers = ThreadPoolExecutor(1), ThreadPoolExecutor(4)
-            feeding = asyncio.create_task(self._feed(jobs))
-            self._look()
-            await self.finished.wait()
-            for task in (feeding, *self.tasks):
-                task.cancel()
-            await asyncio.gather(feeding, *self.tasks, return_exceptions=True)
-            for pool in (self.takers, self.readers):
-                pool.shutdown(wait=False, cancel_futures=True)
+        self.pool = Pool(headers)
+        self.served = await self._hello()
+        self.takers, self.readers = ThreadPoolExecutor(1), ThreadPoolExecutor(4)
+        feeding = asyncio.create_task(self._feed(jobs))
+        self._look()
+        await self.finished.wait()
+        for task in (feeding, *self.tasks):
+            task.cancel()
+        await asyncio.gather(feeding, *self.tasks, return_exceptions=True)
+        for pool in (self.takers, self.readers):
+            pool.shutdown(wait=False, cancel_futures=True)
+        self.pool.close()
 
     def _look(self) -> None:
         """Sees whether all is done, or nobody wants what is left, or no server takes it."""
@@ -212,18 +207,16 @@ class Client:
 
     async def _models(self, server: Server) -> list[dict[str, Any]]:
         """The models that a server lists; none, with a notice, where it does not within `HELLO_SECONDS`."""
-        address = f"{server.url}/models"
         try:
-            async with asyncio.timeout(HELLO_SECONDS):
-                async with self.session.get(address, proxy=self.proxies[server.url]) as answer:
-                    if answer.status != 200:
-                        return []
-                    data = orjson.loads(await read_whole(answer, MOST_BYTES))["data"]
-                    return [entry for entry in data if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+            answer = await self.pool.get(f"{server.url}/models", self.proxies[server.url], HELLO_SECONDS, MOST_BYTES)
+            if answer.status != 200:
+                return []
+            data = orjson.loads(answer.body)["data"]
+            return [entry for entry in data if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
         except TimeoutError:
             trouble = f"no answer within {HELLO_SECONDS:.0f} s"
-        except (aiohttp.ClientError, Unusable, OSError, ValueError, LookupError, TypeError) as error:
-            trouble = str(getattr(error, "strerror", None) or error or type(error).__name__)
+        except (NoConnection, Lost, TooLong, ValueError, LookupError, TypeError) as error:
+            trouble = str(error) or type(error).__name__
         notice(f"{server.url}: does not say what models it has ({' '.join(trouble.split())[:200]})")
         return []
 
@@ -324,25 +317,23 @@ class Client:
         sampling = attempt.job.request.sampling
         body = await self._body(attempt)
         limit = self.manners.seconds(sampling.max_tokens)
-        timeout = timeout_of(limit)
+        most = MOST_BYTES + MOST_BYTES_A_TOKEN * sampling.max_tokens
         try:
-            post = self.session.post(server.endpoint, data=body, timeout=timeout, proxy=self.proxies[server.url])
-            async with post as answer:
-                status, headers = answer.status, answer.headers
-                text = await read_whole(answer, MOST_BYTES + MOST_BYTES_A_TOKEN * sampling.max_tokens)
-            if status == 200:
-                return outcome_of(text)
-        except aiohttp.ConnectionTimeoutError:
-            raise Again(Trouble(f"no connection within {min(CONNECT_SECONDS, limit):.0f} s", sick=True)) from None
+            answer = await self.pool.post(server.endpoint, self.proxies[server.url], body, limit, most)
+            if answer.status == 200:
+                return outcome_of(answer.body)
+        except NoConnection as error:
+            raise Again(Trouble(str(error), sick=True)) from None
         except TimeoutError:
             raise Again(Trouble(f"no answer within {limit:.0f} s")) from None
-        except aiohttp.ClientConnectorError as error:
-            raise Again(Trouble(f"no connection: {getattr(error, 'strerror', None) or error}", sick=True)) from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise Again(Trouble(f"connection lost: {str(error) or type(error).__name__}")) from None
-        except Unusable as unusable:
-            raise Again(Trouble(f"unusable answer: {unusable}")) from None
-        return self._refused(attempt, server, status, complaint(status, text), headers.get("Retry-After"))
+        except Lost as error:
+            raise Again(Trouble(f"connection lost: {error}")) from None
+        except (TooLong, Unusable) as error:
+            raise Again(Trouble(f"unusable answer: {error}")) from None
+        message = complaint(answer.status, answer.body)
+        if "location" in answer.headers:
+            message += f" (moved to {answer.headers['location'][:100]}: give that as --base-url)"
+        return self._refused(attempt, server, answer.status, message, answer.headers.get("retry-after"))
 
     async def _body(self, attempt: Try) -> bytes:
         """The request's body; images are read in another thread, as a disk may be slow. Raises RecordError."""

@@ -1,0 +1,334 @@
+"""HTTP/1.1 as far as a client of chat servers needs it: one request at a time on a connection, which is kept for the next.
+
+llhttp (httptools) reads the answers, asyncio holds the sockets and TLS. aiohttp's client can do far more and takes twice the
+CPU, which is what bounds a step with a thousand requests in flight (`make bench-client`). Left out on purpose: redirects (an
+address that moved is said, and no key follows it), cookies, compressed answers.
+"""
+
+import asyncio
+import base64
+import contextlib
+import functools
+import socket
+import ssl
+from collections import deque
+from dataclasses import dataclass
+from urllib.parse import quote, unquote, urlsplit
+
+import httptools
+
+CONNECT_SECONDS = 30.0
+IDLE_SECONDS = 4.0
+"""Servers close an idle connection after 5 s (uvicorn); one that we close before is never lost under a request."""
+ADDRESS_SECONDS = 60.0
+"""How long a name's addresses are believed."""
+LONGEST_HEAD = 1 << 16
+PORTS = {"http": 80, "https": 443}
+
+
+class NoConnection(Exception):
+    """Nobody listens there, the name is not known, or TLS is refused."""
+
+
+class Lost(Exception):
+    """The connection ended before the answer did, or what came is no HTTP."""
+
+
+class TooLong(Exception):
+    """The answer is longer than the caller takes."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Status, headers (names in small letters) and the whole body."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where to connect, what to ask for there (`path`: the whole address for a proxy), and the name for TLS.
+
+    through: what a proxy's tunnel is to reach (`host:port`); authorization: the proxy's own header, or nothing.
+    """
+
+    host: str
+    port: int
+    name: str
+    path: str
+    tls: str | None = None
+    through: str | None = None
+    authorization: str = ""
+
+    @property
+    def place(self) -> tuple[str, int, str | None, str | None]:
+        """What two requests that may share a connection have in common."""
+        return self.host, self.port, self.tls, self.through
+
+
+@functools.lru_cache(maxsize=1024)
+def route_to(url: str, proxy: str | None = None) -> Route:
+    """The way to a URL, through a proxy if there is one: http asks the proxy for it, https tunnels through."""
+    to = urlsplit(url)
+    host, port = to.hostname or "", to.port or PORTS[to.scheme]
+    written = f"[{host}]" if ":" in host else host.encode("idna").decode()
+    name = written if port == PORTS[to.scheme] else f"{written}:{port}"
+    path = quote(to.path or "/", safe="/%:@!$&'()*+,;=~") + (f"?{to.query}" if to.query else "")
+    tls = host if to.scheme == "https" else None
+    if not proxy:
+        return Route(host, port, name, path, tls)
+    via = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    if via.scheme != "http":
+        raise NoConnection(f"no connection: a proxy at {via.scheme}:// is not spoken to; name one at http://")
+    key = ""
+    if via.username:
+        pair = f"{unquote(via.username)}:{unquote(via.password or '')}"
+        key = f"Proxy-Authorization: Basic {base64.b64encode(pair.encode()).decode()}\r\n"
+    if tls:
+        return Route(via.hostname or "", via.port or 80, name, path, tls, f"{written}:{port}", key)
+    return Route(via.hostname or "", via.port or 80, name, f"http://{name}{path}", None, None, key)
+
+
+class Connection(asyncio.Protocol):
+    """One connection. `ask` sends a request and gives the future of its answer; there is one at a time."""
+
+    def __init__(self) -> None:
+        self.parser = httptools.HttpResponseParser(self)
+        self.transport: asyncio.Transport | None = None
+        self.answer: asyncio.Future[Answer] | None = None
+        self.idle_since = 0.0
+
+    def ask(self, request: bytes, most: int) -> "asyncio.Future[Answer]":
+        """Sends a request. The future raises Lost, and TooLong for an answer of more than `most` bytes."""
+        self.answer = asyncio.get_running_loop().create_future()
+        self.most, self.size, self.parts, self.begun = most, 0, list[bytes](), False
+        if self.transport is None or self.transport.is_closing():
+            self.answer.set_exception(Lost("closed by the server before the request"))
+        else:
+            self.transport.write(request)
+        return self.answer
+
+    @property
+    def usable(self) -> bool:
+        """Whether another request may be sent."""
+        return self.transport is not None and not self.transport.is_closing()
+
+    def abort(self) -> None:
+        """Ends the connection at once."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _end(self, error: Exception) -> None:
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_exception(error)
+        self.abort()
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        watch(transport.get_extra_info("socket"))
+
+    def data_received(self, data: bytes) -> None:
+        if self.answer is None or self.answer.done():
+            self.abort()  # nobody asked: a server's farewell
+            return
+        self.size += len(data)
+        if self.size > self.most:
+            self._end(TooLong(f"longer than {self.most} bytes"))
+            return
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._end(Lost(f"no HTTP: {error}"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        ends_here = self.answer is not None and not self.answer.done() and self.begun and self.open_end
+        if ends_here and error is None:
+            self._complete()
+        self._end(Lost(getattr(error, "strerror", None) or "closed by the server before the answer's end"))
+
+    # What llhttp calls
+
+    def on_message_begin(self) -> None:
+        self.headers: dict[str, str] = {}
+        if self.answer is None or self.answer.done():
+            self.abort()  # a second answer to one request: nothing that follows can be told apart
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        self.begun = True
+        self.open_end = "content-length" not in self.headers and "transfer-encoding" not in self.headers
+
+    def on_body(self, data: bytes) -> None:
+        self.parts.append(data)
+
+    def on_message_complete(self) -> None:
+        if self.parser.get_status_code() >= 200:
+            self._complete()
+        else:
+            self.begun = False  # "continue", "early hints": the answer is yet to come
+
+    def _complete(self) -> None:
+        if self.answer is None or self.answer.done():
+            return
+        body = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
+        self.answer.set_result(Answer(self.parser.get_status_code(), self.headers, body))
+        if self.open_end or not self.parser.should_keep_alive():
+            self.abort()
+
+
+class _Proxy(asyncio.Protocol):
+    """A proxy that is asked for a tunnel. said: the head of its answer; OSError when there is none."""
+
+    def __init__(self, ask: bytes):
+        self.ask, self.heard = ask, b""
+        self.said: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(self.ask)
+
+    def data_received(self, data: bytes) -> None:
+        self.heard += data
+        if not self.said.done() and (b"\r\n\r\n" in self.heard or len(self.heard) > LONGEST_HEAD):
+            self.said.set_result(self.heard)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.said.done():
+            self.said.set_exception(OSError("the proxy closed the connection"))
+
+
+class Pool:
+    """Connections to any number of servers, as many as there are requests in flight. For one event loop."""
+
+    def __init__(self, headers: dict[str, str]):
+        self.fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.idle: dict[object, deque[Connection]] = {}
+        self.resolved: dict[tuple[str, int], tuple[float, asyncio.Task[list[str]]]] = {}
+        self.loop = asyncio.get_running_loop()
+
+    async def get(self, url: str, proxy: str | None, seconds: float, most: int) -> Answer:
+        """A GET; see `post`."""
+        return await self._request("GET", route_to(url, proxy), b"", seconds, most)
+
+    async def post(self, url: str, proxy: str | None, body: bytes, seconds: float, most: int) -> Answer:
+        """The answer to a POST, whatever its status.
+
+        seconds: the longest from now to its last byte. most: its longest in bytes. Raises NoConnection, Lost, TooLong and
+        TimeoutError.
+        """
+        return await self._request("POST", route_to(url, proxy), body, seconds, most)
+
+    async def _request(self, method: str, route: Route, body: bytes, seconds: float, most: int) -> Answer:
+        end = self.loop.time() + seconds
+        connection = self._kept(route) or await self._connected(route, min(seconds, CONNECT_SECONDS))
+        own = "" if route.through else route.authorization
+        head = (
+            f"{method} {route.path} HTTP/1.1\r\nHost: {route.name}\r\n{own}{self.fields}Content-Length: {len(body)}\r\n\r\n"
+        )
+        answer = connection.ask(head.encode("latin-1") + body, most)
+        timer = self.loop.call_at(end, connection._end, TimeoutError())
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            connection.abort()
+            raise
+        finally:
+            timer.cancel()
+            if connection.usable:
+                connection.idle_since = self.loop.time()
+                self.idle.setdefault(route.place, deque()).append(connection)
+
+    def _kept(self, route: Route) -> Connection | None:
+        """The connection that was used last; those that have been idle for long are closed."""
+        idle = self.idle.get(route.place)
+        while idle and (not idle[0].usable or idle[0].idle_since < self.loop.time() - IDLE_SECONDS):
+            idle.popleft().abort()
+        while idle:
+            connection = idle.pop()
+            if connection.usable:
+                return connection
+        return None
+
+    async def _connected(self, route: Route, seconds: float) -> Connection:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._connect(route)
+        except TimeoutError:
+            raise NoConnection(f"no connection within {seconds:.0f} s") from None
+        except (OSError, UnicodeError) as error:
+            raise NoConnection(f"no connection: {getattr(error, 'strerror', None) or error}") from None
+
+    async def _connect(self, route: Route) -> Connection:
+        """A new connection, to the first of the host's addresses that takes it."""
+        tls = _tls() if route.tls else None
+        trouble = OSError(f"{route.host} has no address")
+        addresses = await self._addresses(route.host, route.port)
+        for address in addresses:
+            try:
+                async with asyncio.timeout(CONNECT_SECONDS / len(addresses)):
+                    if route.through:
+                        return await self._tunnel(route, address)
+                    to = (Connection, address, route.port)
+                    _, made = await self.loop.create_connection(*to, ssl=tls, server_hostname=route.tls)
+                    return made
+            except OSError as error:
+                trouble = error
+        raise trouble
+
+    async def _addresses(self, host: str, port: int) -> list[str]:
+        """The addresses of a host, asked for once for all connections that begin at about the same time."""
+        asked, task = self.resolved.get((host, port), (float("-inf"), None))
+        failed = task is not None and task.done() and (task.cancelled() or task.exception() is not None)
+        if task is None or failed or asked < self.loop.time() - ADDRESS_SECONDS:
+            task = self.loop.create_task(self._resolve(host, port))
+            self.resolved[host, port] = self.loop.time(), task
+        return await asyncio.shield(task)
+
+    async def _resolve(self, host: str, port: int) -> list[str]:
+        found = await self.loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+    async def _tunnel(self, route: Route, address: str) -> Connection:
+        """A TLS connection through a proxy (CONNECT)."""
+        ask = f"CONNECT {route.through} HTTP/1.1\r\nHost: {route.through}\r\n{route.authorization}\r\n"
+        transport, proxy = await self.loop.create_connection(lambda: _Proxy(ask.encode("latin-1")), address, route.port)
+        try:
+            status = (await proxy.said).split(b"\r\n")[0].split(maxsplit=1)[1:]
+            if not status or not status[0].startswith(b"200"):
+                raise OSError(f"the proxy {route.host}:{route.port} says {b''.join(status)[:80].decode('latin-1')}")
+            connection = Connection()
+            made = await self.loop.start_tls(transport, connection, _tls(), server_hostname=route.tls)
+            assert made is not None
+            connection.connection_made(made)
+            return connection
+        except BaseException:
+            transport.abort()
+            raise
+
+    def close(self) -> None:
+        """Ends the idle connections."""
+        for idle in self.idle.values():
+            while idle:
+                idle.pop().abort()
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
+def watch(made: socket.socket) -> None:
+    """Has a connection be lost two minutes after its other end has vanished without a word, as a node does that loses its
+    power: an answer may take an hour, and its timeout even longer."""
+    with contextlib.suppress(OSError):  # a socket that is lost already
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+            if hasattr(socket, name):
+                made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
