@@ -109,7 +109,7 @@ class Arrivals(Generic[T]):
         """Between one and `most` items, as many as arrive in time; none at the end. Raises what the iterator raised.
 
         linger: how many seconds it waits for the next item once it has one. wait: for the first, as long as it takes; else
-        there may be none yet.
+        there may be none yet, and nothing is raised.
         """
         taken, self._back = self._back[:most], self._back[most:]
         while len(taken) < most and self._end is None:
@@ -121,7 +121,7 @@ class Arrivals(Generic[T]):
                 self._end = item
             else:
                 taken.append(item)
-        if not taken and self._end and self._end.error:
+        if not taken and wait and self._end and self._end.error:
             error, self._end.error = self._end.error, None
             raise error
         return taken

@@ -226,3 +226,9 @@ def test_an_image_that_is_no_file_fails_alone(lab: Path, tmp_path: Path) -> None
         done = sophia("caption", "items.jsonl", "-k", "1", "-m", "m", "--base-url", server.url, cwd=tmp_path, code=3)
     failed = [row for row in records_of(done.stdout) if "error" in row]
     assert [row["id"] for row in failed] == ["1"] and "not a file" in failed[0]["error"]
+
+
+def test_a_host_name_that_is_none_does_not_swallow_what_the_others_would_answer(tmp_path: Path) -> None:
+    write_lines(tmp_path / "caps.jsonl", captions(60))
+    with ChatServer(delay=0.01) as server:
+        assert len(reason(tmp_path, "http://gpu1..cluster:8000/v1", server, options=("--concurrency", "8"))) == 120

@@ -1,6 +1,7 @@
 """The HTTP client against servers that write what they like, byte by byte, on real sockets; TLS and proxies too."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -125,6 +126,7 @@ def test_a_connection_that_a_server_closes_is_not_used_again(how: str, monkeypat
         (b"HTTP/1.1 100 Continue\r\n\r\n", True, Lost),
         (b"SSH-2.0-OpenSSH_9.6\r\n", False, Lost),
         (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", False, Lost),
+        (b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: ws\r\n\r\n", False, Lost),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + b"a" * 100_000, False, TooLong),
         (b"HTTP/1.1 200 OK\r\nX-Long: " + b"a" * 100_000, False, TooLong),
         (b"HTTP/1.1 200 OK\r\n" + b"X-More: a\r\n" * 10_000, False, TooLong),
@@ -144,20 +146,25 @@ def test_a_second_answer_to_one_request_is_never_taken_for_the_next() -> None:
 
 
 def test_nobody_there_and_no_such_name_are_no_connection() -> None:
-    for url in ("http://127.0.0.1:9/v1", "http://no-such-host.invalid/v1"):
+    for url in (
+        "http://127.0.0.1:9/v1",
+        "http://no-such-host.invalid/v1",
+        "http://gpu1..cluster/v1",
+        f"http://{'a' * 64}.b/v1",
+    ):
         (found,) = posts(answers(WHOLE), url=url)
         assert isinstance(found, NoConnection) and "no connection" in str(found)
 
 
 def test_a_name_is_looked_up_once_for_many_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     async def work() -> int:
-        loop, asked, real = asyncio.get_running_loop(), [], asyncio.get_running_loop().getaddrinfo
+        asked, real = [], socket.getaddrinfo
 
-        async def counted(host: Any, *rest: Any, **more: Any) -> Any:
+        def counted(host: Any, *rest: Any, **more: Any) -> Any:
             asked.append(host)
-            return await real(host, *rest, **more)
+            return real(host, *rest, **more)
 
-        monkeypatch.setattr(loop, "getaddrinfo", counted)
+        monkeypatch.setattr(socket, "getaddrinfo", counted)
         server = await asyncio.start_server(answers(WHOLE), "127.0.0.1", 0)
         url = f"http://localhost:{server.sockets[0].getsockname()[1]}/v1"
         pool = Pool({})
@@ -228,3 +235,63 @@ def test_addresses_are_written_as_servers_want_them() -> None:
     assert route_to("https://h/v1").port == 443 and route_to("http://h/v1").port == 80
     with pytest.raises(NoConnection):
         route_to("http://h/v1", "socks5://proxy:1080")
+
+
+def test_a_kept_connection_that_the_server_has_closed_meanwhile_costs_nothing() -> None:
+    """It closes as the next request comes, without a word: the request goes out once more, on another connection."""
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await heard(reader)
+        writer.write(WHOLE)
+        await reader.read(1)
+        writer.transport.abort()
+
+    assert all(isinstance(answer, Answer) for answer in posts(serve, 4)) and connections == 4
+
+
+def test_an_answer_before_the_end_of_a_large_upload_ends_its_connection() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(WHOLE.replace(b"200 OK", b"413 Too Large"))
+        await asyncio.sleep(60)
+
+    async def work() -> list[int]:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        pool = Pool({})
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        found = [(await pool.post(url, None, b"a" * 20_000_000, 5.0, 1000)).status for _ in range(3)]
+        pool.close()
+        server.close()
+        return found
+
+    assert asyncio.run(work()) == [413] * 3
+
+
+def test_an_address_that_nobody_answers_at_does_not_keep_from_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_http, "NEXT_SECONDS", 0.2)
+
+    async def work() -> list[str]:
+        server = await asyncio.start_server(answers(WHOLE), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        pool, tried, real = Pool({}), list[str](), asyncio.get_running_loop().create_connection
+
+        async def resolve(host: str, port: int) -> list[str]:
+            return ["192.0.2.1", "127.0.0.1"]
+
+        async def connect(made: Any, host: str, *rest: Any, **more: Any) -> Any:
+            tried.append(host)
+            await asyncio.sleep(60 if host == "192.0.2.1" else 0)
+            return await real(made, host, *rest, **more)
+
+        monkeypatch.setattr(pool, "_resolve", resolve)
+        monkeypatch.setattr(pool.loop, "create_connection", connect)
+        await pool.post(f"http://gpu:{port}/v1", None, b"", 5.0, 1000)
+        await asyncio.gather(*(pool.post(f"http://gpu:{port}/v1", None, b"", 5.0, 1000) for _ in range(3)))
+        pool.close()
+        server.close()
+        return tried
+
+    assert asyncio.run(work()) == ["192.0.2.1", "127.0.0.1", "127.0.0.1", "127.0.0.1"]

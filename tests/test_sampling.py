@@ -313,3 +313,83 @@ def test_a_batch_is_kept_full(lab: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     jobs = [Job({}, {"place": place}, Request(messages, Sampling(max_tokens=most), 5)) for place, most in enumerate(limits)]
     order = [job.ids["place"] for job, _ in backend.stream(Arrivals(jobs))]
     assert order == [*range(1, 13), 0]
+
+
+def test_a_broken_line_costs_none_of_the_answers_under_way(lab: Path, tmp_path: Path) -> None:
+    whole = (lab / "caps.jsonl").read_bytes().splitlines(keepends=True)[:8]
+    (tmp_path / "caps.jsonl").write_bytes(b"".join(whole) + b"{broken\n")
+    done = sophia("reason", "caps.jsonl", "-n", "2", "-o", "raw.jsonl", cwd=tmp_path, code=2)
+    assert b"caps.jsonl:9" in done.stderr and len(records_of(tmp_path / "raw.jsonl")) == 16
+
+
+def test_rows_do_not_join_a_batch_that_would_be_held_at_many_times_its_tokens() -> None:
+    from sophia_cli.backends._batch import Batch
+    from sophia_cli.backends._cpu import new_cache
+    from sophia_cli.sampling import Job, Request, Sampling
+
+    def batch(*lengths: int) -> Batch:
+        width = max(lengths)
+        mask = torch.tensor([[0] * (width - length) + [1] * length for length in lengths])
+        cache = new_cache()
+        cache.update(torch.zeros(len(lengths), 1, width - 1, 4), torch.zeros(len(lengths), 1, width - 1, 4), 0)
+        jobs = [Job({}, {}, Request([], Sampling(max_tokens=1000), 0))] * len(lengths)
+        starts = [width - length + 20 for length in lengths]
+        return Batch(jobs, torch.zeros_like(mask), mask, cache, [20] * len(lengths), starts, [1000] * len(lengths))
+
+    assert batch(100, 60, 40).has_room_for(5, 40)
+    assert not batch(1600).has_room_for(15, 40)
+    assert not batch(1600, 60, 60).has_room_for(13, 40)
+    long = batch(1600, 60, 70)
+    long.keep([1, 2])
+    assert long.width == 70 and long.has_room_for(14, 40)
+
+
+def test_the_models_own_taste_is_left_out(tmp_path: Path) -> None:
+    """A checkpoint's repetition penalty is not asked for, and would count the padding that company brings."""
+    from sophia_cli.aliases import Model, resolve
+    from sophia_cli.backends.hf import Backend
+    from sophia_cli.place import Place
+    from sophia_cli.sampling import Request, Sampling
+
+    folder = tmp_path / "model"
+    shutil.copytree(resolve("tiny-reasoner").path, folder)
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "repetition_penalty": 1.7, "top_k": 3, "do_sample": True}))
+    requests = [Request([{"role": "user", "content": "What is it?"}], Sampling(max_tokens=40), seed) for seed in range(12)]
+    plain = answers(Backend(resolve("tiny-reasoner"), Place()), requests)
+    assert plain == answers(Backend(Model("m", str(folder)), Place()), requests)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "mistral", "lfm2"])
+def test_models_of_other_kinds_say_the_same_in_any_company(kind: str, tmp_path: Path) -> None:
+    """Learned positions that end with the context, a cache that slides, and states that no row can be taken out of."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from sophia_cli.aliases import Model, resolve
+    from sophia_cli.backends.hf import Backend
+    from sophia_cli.place import Place
+    from sophia_cli.sampling import Request, Sampling
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve("tiny-reasoner").path)
+    sizes: dict[str, dict[str, Any]] = {
+        "gpt2": {"n_positions": 96, "n_embd": 32, "n_layer": 2, "n_head": 2},
+        "mistral": {"sliding_window": 16, "num_key_value_heads": 2},
+        "lfm2": {"num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]},
+    }
+    common = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    size = sizes[kind] if kind == "gpt2" else {**common, **sizes[kind], "max_position_embeddings": 96}
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, vocab_size=640, **size, **ends)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "sophia.json").write_text('{"hf": {"dtype": "float64", "threads": 1}}')
+    draw = random.Random(2)
+    requests = [
+        Request(
+            [{"role": "user", "content": "How many? " * draw.randint(1, 4)}], Sampling(max_tokens=draw.choice([9, 90])), seed
+        )
+        for seed in range(14)
+    ]
+    found = [answers(Backend(Model("m", str(tmp_path)), Place(concurrency=rows)), requests) for rows in (1, 5, 14)]
+    assert found[0] == found[1] == found[2]

@@ -14,19 +14,22 @@ from transformers.cache_utils import DynamicLayer
 from sophia_cli.backends._cpu import RoomyLayer
 from sophia_cli.sampling import Job
 
+PADDED = 4
+
 
 @dataclass
 class Batch:
     """Jobs under way, a row each. Shapes: ids and mask B x T (prompt and answer); the cache holds T - 1 positions a row.
 
-    starts: the column where each answer starts; limits: the most tokens of each answer. extra: the images' part of the
-    inputs, of models whose prompts are not encoded yet.
+    prompts: tokens of each prompt; starts: the column where each answer starts; limits: its most tokens. extra: the images'
+    part of the inputs, of models whose prompts are not encoded yet.
     """
 
     jobs: list[Job]
     ids: torch.Tensor
     mask: torch.Tensor
     cache: Any
+    prompts: list[int]
     starts: list[int]
     limits: list[int]
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -50,6 +53,19 @@ class Batch:
         """Whether rows may join: caches that slide or hold states of another kind cannot be padded."""
         return bool(self.cache.layers) and all(type(layer) in (DynamicLayer, RoomyLayer) for layer in self.cache.layers)
 
+    def has_room_for(self, rows: int, tokens: int) -> bool:
+        """Whether so many rows may join, if their answers come to so many tokens.
+
+        Padded to its longest row, the batch is held at no more than `PADDED` times the tokens in it: a very long answer ends
+        with those beside it, and does not have others padded to its length.
+        """
+        held = int(self.mask.sum()) + rows * (sum(self.prompts) // len(self) + tokens)
+        return self.joins and (len(self) + rows) * self.width <= PADDED * held
+
+    def until(self, context: int) -> int:
+        """Tokens until the first row has reached the end of the model's context."""
+        return min(start + context - prompt for start, prompt in zip(self.starts, self.prompts, strict=True)) - self.width
+
     @property
     def left(self) -> int:
         """Tokens until the last row has reached its limit."""
@@ -63,7 +79,8 @@ class Batch:
         self.ids, self.mask = torch.cat([self.ids, other.ids]), torch.cat([self.mask, other.mask])
         for layer, more in zip(self.cache.layers, other.cache.layers, strict=True):
             layer.keys, layer.values = torch.cat([layer.keys, more.keys]), torch.cat([layer.values, more.values])
-        self.jobs, self.starts, self.limits = self.jobs + other.jobs, self.starts + other.starts, self.limits + other.limits
+        self.jobs, self.prompts = self.jobs + other.jobs, self.prompts + other.prompts
+        self.starts, self.limits = self.starts + other.starts, self.limits + other.limits
 
     def _widen(self, columns: int) -> None:
         """Pads every row on the left."""
@@ -81,10 +98,12 @@ class Batch:
     def keep(self, rows: list[int]) -> None:
         """Lets all other rows go, and the columns that only they needed; what is kept is copied, so that memory is freed."""
         index = torch.tensor(rows, dtype=torch.int64, device=self.ids.device)
-        self.jobs = [self.jobs[row] for row in rows]
+        self.jobs, self.prompts = [self.jobs[row] for row in rows], [self.prompts[row] for row in rows]
         self.starts, self.limits = [self.starts[row] for row in rows], [self.limits[row] for row in rows]
         self.ids, self.mask = self.ids[index], self.mask[index]
-        if not (rows and self.joins):
+        if not rows:
+            return
+        if not self.joins:
             self.cache.batch_select_indices(index)
             return
         first = int(self.mask.any(dim=0).int().argmax())

@@ -54,10 +54,15 @@ class RoomyLayer(DynamicLayer):
         """Appends states (B x G x T x D); returns all states so far."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = key_states[..., :0, :], value_states[..., :0, :]
+            self.keys, self.values = _empty(key_states), _empty(value_states)
         self.keys = _appended(self.keys, key_states)
         self.values = _appended(self.values, value_states)
         return self.keys, self.values
+
+
+def _empty(states: torch.Tensor) -> torch.Tensor:
+    rows, groups, _, width = states.shape
+    return states.new_empty(rows, groups, 0, width)
 
 
 def _appended(held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:

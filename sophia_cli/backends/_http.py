@@ -12,17 +12,23 @@ import functools
 import socket
 import ssl
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit
 
 import httptools
 
+from sophia_cli import __version__
+
 CONNECT_SECONDS = 30.0
+NEXT_SECONDS = 3.0
+"""How long one of a host's addresses may keep us from the next."""
 IDLE_SECONDS = 4.0
 """Servers close an idle connection after 5 s (uvicorn); one that we close before is never lost under a request."""
 ADDRESS_SECONDS = 60.0
 """How long a name's addresses are believed."""
 LONGEST_HEAD = 1 << 16
+FIELDS = {"User-Agent": f"sophia/{__version__}", "Accept": "application/json", "Accept-Encoding": "identity"}
 PORTS = {"http": 80, "https": 443}
 
 
@@ -70,7 +76,17 @@ class Route:
 
 @functools.lru_cache(maxsize=1024)
 def route_to(url: str, proxy: str | None = None) -> Route:
-    """The way to a URL, through a proxy if there is one: http asks the proxy for it, https tunnels through."""
+    """The way to a URL, through a proxy if there is one: http asks the proxy for it, https tunnels through.
+
+    Raises NoConnection for what no connection can be made to.
+    """
+    try:
+        return _route(url, proxy)
+    except ValueError as error:  # a port that is none, a name that no name server takes
+        raise NoConnection(f"no connection: {url if not proxy else 'its proxy'} is no address ({error})") from None
+
+
+def _route(url: str, proxy: str | None) -> Route:
     to = urlsplit(url)
     host, port = to.hostname or "", to.port or PORTS[to.scheme]
     written = f"[{host}]" if ":" in host else host.encode("idna").decode()
@@ -142,7 +158,7 @@ class Connection(asyncio.Protocol):
             return
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._end(Lost(f"no HTTP: {error}"))
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -179,7 +195,8 @@ class Connection(asyncio.Protocol):
             return
         body = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
         self.answer.set_result(Answer(self.parser.get_status_code(), self.headers, body))
-        if self.open_end or not self.parser.should_keep_alive():
+        unsent = self.transport is not None and self.transport.get_write_buffer_size()
+        if self.open_end or unsent or not self.parser.should_keep_alive():
             self.abort()
 
 
@@ -208,10 +225,11 @@ class Pool:
     """Connections to any number of servers, as many as there are requests in flight. For one event loop."""
 
     def __init__(self, headers: dict[str, str]):
-        self.fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.fields = "".join(f"{name}: {value}\r\n" for name, value in {**FIELDS, **headers}.items())
         self.idle: dict[object, deque[Connection]] = {}
         self.resolved: dict[tuple[str, int], tuple[float, asyncio.Task[list[str]]]] = {}
         self.loop = asyncio.get_running_loop()
+        self.resolvers = ThreadPoolExecutor(4)  # of our own: the loop would wait for a silent name server in the end
 
     async def get(self, url: str, proxy: str | None, seconds: float, most: int) -> Answer:
         """A GET; see `post`."""
@@ -227,12 +245,23 @@ class Pool:
 
     async def _request(self, method: str, route: Route, body: bytes, seconds: float, most: int) -> Answer:
         end = self.loop.time() + seconds
-        connection = self._kept(route) or await self._connected(route, min(seconds, CONNECT_SECONDS))
         own = "" if route.through else route.authorization
         head = (
             f"{method} {route.path} HTTP/1.1\r\nHost: {route.name}\r\n{own}{self.fields}Content-Length: {len(body)}\r\n\r\n"
         )
-        answer = connection.ask(head.encode("latin-1") + body, most)
+        request = head.encode("latin-1") + body
+        if kept := self._kept(route):
+            try:
+                return await self._asked(kept, route, request, end, most)
+            except Lost:
+                if kept.size:
+                    raise  # else the server closed it, as it may, before it had read the request
+        connection = await self._connected(route, min(end - self.loop.time(), CONNECT_SECONDS))
+        return await self._asked(connection, route, request, end, most)
+
+    async def _asked(self, connection: Connection, route: Route, request: bytes, end: float, most: int) -> Answer:
+        """The answer to a request on this connection, which is kept for the next."""
+        answer = connection.ask(request, most)
         timer = self.loop.call_at(end, connection._end, TimeoutError())
         try:
             return await answer
@@ -263,21 +292,24 @@ class Pool:
         except TimeoutError:
             raise NoConnection(f"no connection within {seconds:.0f} s") from None
         except (OSError, UnicodeError) as error:
-            raise NoConnection(f"no connection: {getattr(error, 'strerror', None) or error}") from None
+            reason = getattr(error, "strerror", None) or error or type(error).__name__
+            raise NoConnection(f"no connection: {reason}") from None
 
     async def _connect(self, route: Route) -> Connection:
-        """A new connection, to the first of the host's addresses that takes it."""
+        """A new connection, to the first of the host's addresses that takes it; the next one tries that first."""
         tls = _tls() if route.tls else None
         trouble = OSError(f"{route.host} has no address")
         addresses = await self._addresses(route.host, route.port)
-        for address in addresses:
+        for number, address in enumerate(list(addresses), 1):
             try:
-                async with asyncio.timeout(CONNECT_SECONDS / len(addresses)):
+                async with asyncio.timeout(NEXT_SECONDS if number < len(addresses) else CONNECT_SECONDS):
                     if route.through:
-                        return await self._tunnel(route, address)
-                    to = (Connection, address, route.port)
-                    _, made = await self.loop.create_connection(*to, ssl=tls, server_hostname=route.tls)
-                    return made
+                        made = await self._tunnel(route, address)
+                    else:
+                        to = (Connection, address, route.port)
+                        _, made = await self.loop.create_connection(*to, ssl=tls, server_hostname=route.tls)
+                addresses.sort(key=lambda other: other != address)
+                return made
             except OSError as error:
                 trouble = error
         raise trouble
@@ -292,7 +324,8 @@ class Pool:
         return await asyncio.shield(task)
 
     async def _resolve(self, host: str, port: int) -> list[str]:
-        found = await self.loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        asked = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        found = await self.loop.run_in_executor(self.resolvers, asked)
         return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
     async def _tunnel(self, route: Route, address: str) -> Connection:
@@ -313,7 +346,8 @@ class Pool:
             raise
 
     def close(self) -> None:
-        """Ends the idle connections."""
+        """Ends the idle connections, and waits for no name server."""
+        self.resolvers.shutdown(wait=False, cancel_futures=True)
         for idle in self.idle.values():
             while idle:
                 idle.pop().abort()

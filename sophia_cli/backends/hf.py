@@ -75,8 +75,8 @@ class Backend:
         """Jobs of one style that begin now. Waits for them when none is under way: then, no jobs are the end."""
         if not batch:
             taken = jobs.take(self.rows)
-        elif batch.joins and SHARE * (self.rows - len(batch)) >= self.rows:
-            taken = jobs.take(self.rows - len(batch), linger=0.0, wait=False)
+        elif SHARE * (room := self.rows - len(batch)) >= self.rows and batch.has_room_for(room, STRIDE):
+            taken = jobs.take(room, linger=0.0, wait=False)
         else:
             taken = []
         if not taken:
@@ -117,13 +117,18 @@ class Engine:
             raise SophiaError(
                 f"{model.name}: cannot be loaded ({str(error)[:300]}); check the name, the network or HF_HUB_OFFLINE"
             ) from None
-        # Models that keep state of the whole batch outside the cache (Qwen-VL's rope deltas) generate in one go.
-        self.shares = not hasattr(getattr(self.lm, "model", None), "rope_deltas")
+        # Models that keep state of the whole batch outside the cache (Qwen-VL's rope deltas), or one whose rows cannot be
+        # taken out (linear attention), generate in one go.
+        whole = hasattr(getattr(self.lm, "model", None), "rope_deltas")
+        layers = DynamicCache(config=self.lm.config).layers
+        self.shares = not whole and all(hasattr(layer, "batch_select_indices") for layer in layers)
         text_config = config.get_text_config()
         self.context = int(getattr(text_config, "max_position_embeddings", 0) or 1 << 30)
         self.tokenizer.padding_side = "left"
         self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
         self.ends = _end_tokens(self.lm.generation_config.eos_token_id, self.tokenizer.eos_token_id)
+        # generate() fills what a request leaves open from this: a repetition penalty, say, which nobody asked for
+        self.lm.generation_config = GenerationConfig(eos_token_id=self.ends, pad_token_id=self.pad)
         names = ("image_token", "start_image_token", "end_image_token", "video_token")
         found = [getattr(self.processor, name, None) for name in names]
         self.placeholders = [token for token in found if isinstance(token, str)]
@@ -201,14 +206,14 @@ class Engine:
             self.lm(**start, past_key_values=cache, use_cache=True, logits_to_keep=1, **extra)
             cache.batch_select_indices(rows)
             extra = {}
-        return Batch(jobs, ids[rows], mask[rows], cache, [ids.shape[1]] * len(jobs), limits, extra)
+        return Batch(jobs, ids[rows], mask[rows], cache, lengths, [ids.shape[1]] * len(jobs), limits, extra)
 
     @torch.inference_mode()
     def write(self, batch: Batch) -> list[Outcome]:
         """Writes up to `STRIDE` tokens of every row. The rows that have ended leave the batch: these are returned."""
         width = batch.width
         config = GenerationConfig(
-            max_length=width + (min(STRIDE, batch.left) if self.shares else batch.left),
+            max_length=width + (min(STRIDE, batch.left, batch.until(self.context)) if self.shares else batch.left),
             do_sample=False,
             eos_token_id=self.ends,
             pad_token_id=self.pad,
