@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: quickstart install install-dev test test-fast test-vllm lint types bench bench-verifier bench-client bench-early-stop bench-prefill tiny clean
+.PHONY: quickstart install install-dev test test-fast test-vllm lint types bench bench-verifier bench-client bench-early-stop bench-prefill bench-propagate tiny clean
 
 quickstart: install
 	bash recipes/quickstart.sh
@@ -72,6 +72,15 @@ bench-client: install-dev .venv-clients/installed
 bench-early-stop: install-dev
 	$(BIN)/python benchmarks/early_stop.py --write
 
+# `sophia propagate` beside DuckDB and orjson on 1.2 GB; remakes the table in docs/propagate.md.
+bench-propagate: install-dev .venv-duckdb/installed
+	$(BIN)/python benchmarks/propagate.py --peers .venv-duckdb/bin/python --write
+
+.venv-duckdb/installed: benchmarks/propagate-peers.txt
+	$(PYTHON) -m venv .venv-duckdb
+	.venv-duckdb/bin/python -m pip install --quiet -r benchmarks/propagate-peers.txt
+	touch $@
+
 # Whether a real vLLM computes a prompt once for all its samples; remakes the table in docs/servers.md.
 bench-prefill: install-dev .venv-vllm/installed
 	$(BIN)/python benchmarks/prefill.py --vllm .venv-vllm/bin --write
@@ -86,4 +95,4 @@ tiny: install-dev
 	bash recipes/tiny/build.sh
 
 clean:
-	rm -rf .venv .venv-peers .venv-clients .venv-vllm quickstart
+	rm -rf .venv .venv-peers .venv-clients .venv-duckdb .venv-vllm quickstart

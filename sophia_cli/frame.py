@@ -112,7 +112,7 @@ def run_step(
     key: str,
     common: Common,
     settings: dict[str, Any],
-    produce: Callable[[Output, Counter], Iterator[Record]],
+    produce: Callable[[Output, Counter], Iterator[Record] | Iterator[Record | bytes]],
     total: int | None = None,
     inputs: list[str] | None = None,
     ordered: bool = False,
@@ -123,7 +123,9 @@ def run_step(
     review: Review | None = None,
     report: Callable[[], dict[str, Any]] = dict,
 ) -> int:
-    """Runs `produce` to its end and writes what it yields; the exit code is 0, or 3 when some records carry `error`.
+    """Runs `produce` to its end and writes what it yields: records, and lines that go out as they are.
+
+    The exit code is 0, or 3 when some records carry `error`.
 
     settings: what makes the records what they are; a file begun with others is refused. inputs: the files read, none of
     which may be the file written. anew: a file begun with the same settings is not continued but written again.
@@ -156,6 +158,10 @@ def run_step(
         try:
             with progress.shown():
                 for record in produce(output, counter):
+                    if isinstance(record, bytes):
+                        output.pass_on(record)
+                        progress.advance(0, False)
+                        continue
                     output.write(record)
                     if has_failed(record):
                         notice(f"{step}: {name_of(record)} failed: {record['error']}")

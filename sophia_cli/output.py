@@ -213,16 +213,24 @@ class Output:
 
     def write(self, record: Record) -> None:
         """Writes one record as one flushed line. Raises SophiaError when the disk is full."""
-        line = to_line(record)
+        self._write(to_line(record), record)
+        self._count(record)
+
+    def pass_on(self, line: bytes) -> None:
+        """Writes a line, of a record on which nothing failed, as it is. Raises SophiaError when the disk is full."""
+        self._write(line, None)
+        self.written += 1
+
+    def _write(self, line: bytes, record: Record | None) -> None:
         if self.stream is not None:
             try:
                 self.stream.write(line)
                 self.stream.flush()
             except OSError as error:
                 mend = "make room and type the command again; it continues"
-                raise SophiaError(f"{self.file}: cannot write {name_of(record)} ({error.strerror}); {mend}") from None
+                name = name_of(record if record is not None else _parsed(line))
+                raise SophiaError(f"{self.file}: cannot write {name} ({error.strerror}); {mend}") from None
         self._to_stdout(line)
-        self._count(record)
 
     def name_failure(self, record: Record) -> None:
         """Names a failed record that does not go out, and counts it."""

@@ -1,23 +1,31 @@
 """Step 4: the reward flows back to the description (Eq. 5), and the best trajectories are kept (Eq. 6).
 
-Two passes: the first keeps a few facts of each trajectory, the second writes the records, in the order they came. What
-comes from a pipe is spooled to a temporary file in between, so memory does not grow with the texts.
+The first pass reads a few facts of each line (`rewards.Ledger`), the second writes the lines, in the order they came. The
+texts are neither parsed nor held: a line goes out as it came, with three fields more.
 """
 
-import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
+import msgspec
+import numpy as np
+import orjson
+from xxhash import xxh3_64_intdigest
+
+from sophia_cli.arriving import DROPPED, KEPT, PASSED, Arriving
 from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.frame import Common, Counter, run_step
+from sophia_cli.lines import Lines
 from sophia_cli.output import Output
 from sophia_cli.progress import notice
 from sophia_cli.records import AFTER_CAPTION, Record, failed, has_failed, name_of
-from sophia_cli.rewards import Caption, Ledger, Rule, Trajectory, caption_rewards, refuse_what_was_stopped, select
-from sophia_cli.streams import Shard, loads, read_records, to_line
+from sophia_cli.rewards import BARE, FAILED, LARGE, Bools, Ledger, Lookup, Rule, Trajectory, choose, read_trajectory, view
+from sophia_cli.streams import Shard, read_records, record_of
 
 SELECTIONS = ("shortest", "random", "all")
+AT_ONCE = 1024
+"""Rows that are noted together."""
 
 
 def run(common: Common, files: list[str], rule: Rule, only_selected: bool, only_unsolved: bool) -> int:
@@ -34,92 +42,202 @@ def run(common: Common, files: list[str], rule: Rule, only_selected: bool, only_
         return 0
     key = "caption_id" if emit == "unsolved" else "trajectory_id"
 
-    def produce(output: Output, counter: Counter) -> Iterator[Record]:
-        return propagate(counter.over(read_records(files)), rule, common.part, common.limit, emit, output)
+    def produce(output: Output, counter: Counter) -> Iterator[Record | bytes]:
+        return propagate(Lines(files), rule, common.part, common.limit, emit, output, counter)
 
     return run_step("propagate", key, common, {**asdict(rule), "emit": emit}, produce, inputs=files, anew=True)
 
 
-@dataclass
-class Choice:
-    """The outcome: R(c) of each caption, the names kept, and the items in which anything was."""
+class Line(Trajectory, frozen=True, gc=False):
+    """The facts of a line, and whether it was propagated before."""
 
-    rewards: dict[Caption, float | None]
-    kept: set[str]
-    solved: set[str]
+    caption_reward: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    selected: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    weight: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 def propagate(
-    records: Iterable[Record], rule: Rule, part: Shard, limit: int | None, emit: str, output: Output
-) -> Iterator[Record]:
+    lines: Lines, rule: Rule, part: Shard, limit: int | None, emit: str, output: Output, counter: Counter
+) -> Iterator[Record | bytes]:
     """The records in their order with `caption_reward`, `selected` and `weight`.
 
     emit: `all`; `selected`, only the kept ones; or `unsolved`, the captions of items in which nothing qualified. Records
     with a bad field go out with `error`; where only some records are asked for, they are named and counted instead.
     """
-    ledger, items = Ledger(), Items(part, limit)
-    with tempfile.TemporaryFile(prefix="sophia-") as spool:
-        for record in records:
-            if not items.mine(record):
-                continue
-            if not has_failed(record):
-                try:
-                    refuse_what_was_stopped(ledger.add(record), rule)
-                except RecordError as error:
-                    record = failed(record, str(error), {})
-                    if emit != "all":
-                        output.name_failure(record)
-            spool.write(to_line([record.where, record]))
-        choice = choose(ledger.trajectories, rule)
-        spool.seek(0)
-        spooled = (Record(fields, where) for where, fields in map(loads, spool))
-        yield from _captions(spooled, choice) if emit == "unsolved" else _annotated(spooled, choice, emit == "selected")
+    ledger = Ledger(rule)
+    if lines.flow and emit != "unsolved":
+        yield from _as_they_come(lines, ledger, Arriving(ledger, lookup(lines, ledger), part, limit), emit, output, counter)
+        return
+    bad = dict(read_all(lines, ledger, counter))
+    mine = rows_of(ledger, part, limit)
+    if emit != "all":
+        ours = [row for row in bad if mine[row]]
+        for row, line in zip(ours, lines.at(ledger.places[row] for row in ours), strict=True):
+            output.name_failure(_with_error(record_of(line, bad[row])))
+    choice = choose(ledger, mine, lookup(lines, ledger))
+    if emit == "unsolved":
+        yield from _captions(lines, ledger, np.flatnonzero(mine & ~choice.solved))
+        return
+    rows = np.flatnonzero(mine & choice.selected if emit == "selected" else mine)
+    rewards, kept = choice.rewards[rows].tolist(), choice.selected[rows].tolist()
+    yield from _annotated(lines, ledger, rows.tolist(), rewards, kept, bad)
 
 
-def choose(trajectories: list[Trajectory], rule: Rule) -> Choice:
-    """Eq. 5 and Eq. 6 over all trajectories."""
-    kept = select(trajectories, rule)
-    solved = {trajectory.item for trajectory in trajectories if trajectory.name in kept}
-    return Choice(caption_rewards(trajectories), kept, solved)
+def read_all(lines: Lines, ledger: Ledger, counter: Counter) -> Iterator[tuple[int, str]]:
+    """Fills the ledger, a row for each record; yields the rows of which no facts can be read, and where they stand."""
+    facts, places, contents = list[Trajectory](), list[int](), list[int]()
 
+    def settle() -> None:
+        ledger.add(facts, places, contents)
+        for column in (facts, places, contents):
+            column.clear()
 
-@dataclass
-class Items:
-    """Which items are of this shard, and among the first `limit` of it; items are counted as they come."""
-
-    part: Shard
-    limit: int | None
-    numbers: dict[str, int] = field(default_factory=dict)
-
-    def mine(self, record: Record) -> bool:
-        """Whether a record's item is."""
-        number = self.numbers.setdefault(str(record.get("id")), len(self.numbers))
-        return number % self.part.count == self.part.index and (self.limit is None or number // self.part.count < self.limit)
-
-
-def _annotated(records: Iterable[Record], choice: Choice, only_selected: bool) -> Iterator[Record]:
-    left = set(choice.kept)
-    for record in records:
-        if has_failed(record):
-            if not only_selected:
-                yield record
+    for place, content, row in read_facts(lines):
+        counter.count += 1
+        if isinstance(row, Record):
+            settle()
+            ledger.add_bare(row, place)
+            if not content:
+                yield len(ledger) - 1, row.where
             continue
-        name = record["trajectory_id"]
-        caption = (record["caption_id"], str(record.get("reason_model", "")))
-        selected = name in left
-        left.discard(name)
-        fields: dict[str, Any] = {"caption_reward": choice.rewards[caption], "selected": selected, "weight": float(selected)}
-        if selected or not only_selected:
-            yield Record({**record, **fields}, record.where)
+        facts.append(row)
+        places.append(place)
+        contents.append(content)
+        if len(facts) == AT_ONCE:
+            settle()
+    settle()
 
 
-def _captions(records: Iterable[Record], choice: Choice) -> Iterator[Record]:
+def _as_they_come(
+    lines: Lines, ledger: Ledger, arriving: Arriving, emit: str, output: Output, counter: Counter
+) -> Iterator[Record | bytes]:
+    """From a pipe: an item leaves when it is complete."""
+
+    def leaving() -> Iterator[Record | bytes]:
+        wanted = (KEPT,) if emit == "selected" else (KEPT, DROPPED, PASSED)
+        out = [(row, reward, state == KEPT) for row, state, reward in arriving.leave() if state in wanted]
+        if out:
+            rows, rewards, kept = map(list, zip(*out, strict=True))
+            yield from _annotated(lines, ledger, rows, rewards, kept, bad)
+
+    bad: dict[int, str] = {}
+    for place, content, row in read_facts(lines):
+        counter.count += 1
+        if isinstance(row, Record):
+            ledger.add_bare(row, place)
+            if not content:
+                bad[len(ledger) - 1] = row.where
+        else:
+            ledger.add([row], [place], [content])
+        arriving.come()
+        if isinstance(row, Record) and not content and emit != "all" and arriving.states[-1] == PASSED:
+            output.name_failure(row)
+        yield from leaving()
+    arriving.end()
+    yield from leaving()
+
+
+def read_facts(lines: Lines) -> Iterator[tuple[int, int, Trajectory | Record]]:
+    """Place, hash and facts of each record.
+
+    Where no facts can be read, the record itself: an earlier step's failure as it came, and 1 for a hash; any other with
+    `error`, and 0. Raises InputError for a line that is no JSON object.
+    """
+    decode = msgspec.json.Decoder(Line).decode
+    for place, number, line in lines:
+        try:
+            row: Trajectory = decode(line)
+            if _is_sound(row) and (line.isascii() or line.decode()):
+                yield place, xxh3_64_intdigest(line), row
+                continue
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            if line.isspace():
+                continue
+        record = record_of(line, lines.where(number))
+        try:
+            yield place, xxh3_64_intdigest(line), read_trajectory(record)
+        except RecordError as error:
+            if has_failed(record):
+                yield place, 1, record
+            else:
+                yield place, 0, failed(record, str(error), {})
+
+
+def _is_sound(facts: Trajectory) -> bool:
+    """Whether the facts are what `read_trajectory` takes; it says what is wrong with others."""
+    planned = facts.planned
+    sizes = 0 < facts.tokens < LARGE and (planned is msgspec.UNSET or 0 < planned < LARGE)
+    return bool(sizes and facts.name and facts.item and facts.caption and not facts.error)
+
+
+def rows_of(ledger: Ledger, part: Shard, limit: int | None) -> Bools:
+    """Which rows are of this shard's items, and of the first `limit` of them; items are counted as they come."""
+    items = view(ledger.items)
+    if part.count == 1 and limit is None:
+        return np.ones(len(items), dtype=np.bool_)
+    _, first, of = np.unique(items, return_index=True, return_inverse=True)
+    number = np.empty(len(first), dtype=np.int64)
+    number[np.argsort(first)] = np.arange(len(first))
+    number = number[of]
+    mine: Bools = number % part.count == part.index
+    return mine if limit is None else mine & (number // part.count < limit)
+
+
+def lookup(lines: Lines, ledger: Ledger) -> Lookup:
+    """What the columns do not hold is read again."""
+
+    def names(rows: list[int]) -> Iterator[str]:
+        return (record_of(line, "")["trajectory_id"] for line in lines.at(ledger.places[row] for row in rows))
+
+    def same(one: int, other: int) -> bool:
+        pair = sorted((ledger.places[one], ledger.places[other]))
+        first, second = (dict(record_of(line, "")) for line in lines.at(pair))
+        return first == second
+
+    return Lookup(names, same, lambda row: lines.where_of(ledger.places[row]))
+
+
+def _annotated(
+    lines: Lines, ledger: Ledger, rows: list[int], rewards: list[float], kept: list[bool], bad: dict[int, str]
+) -> Iterator[Record | bytes]:
+    """The lines of these rows with three fields more; failures without.
+
+    rewards: R(c) of each, NaN where there is none. bad: where rows stand of which no facts can be read.
+    """
+    decode = msgspec.json.Decoder(Line).decode
+    found = lines.at(ledger.places[row] for row in rows)
+    for row, line, reward, selected in zip(rows, found, rewards, kept, strict=True):
+        if ledger.marks[row] & (BARE | FAILED):
+            record = record_of(line, bad.get(row, ""))
+            yield _with_error(record) if row in bad else record
+            continue
+        fields = {"caption_reward": None if reward != reward else reward, "selected": selected, "weight": float(selected)}
+        try:
+            facts = decode(line)
+            if facts.caption_reward is facts.selected is facts.weight is msgspec.UNSET:
+                yield line.rstrip()[:-1] + b"," + orjson.dumps(fields)[1:] + b"\n"
+                continue
+        except msgspec.MsgspecError:
+            pass
+        yield Record({**record_of(line, ""), **fields})
+
+
+def _with_error(record: Record) -> Record:
+    """A record of which no facts can be read, with the reason."""
+    try:
+        read_trajectory(record)
+    except RecordError as error:
+        return failed(record, str(error), {})
+    raise AssertionError(f"{record.where}: no facts before, and now there are")
+
+
+def _captions(lines: Lines, ledger: Ledger, rows: Any) -> Iterator[Record]:
     """The captions of unsolved items, once each, as `caption` wrote them."""
     seen = set()
-    for record in records:
+    for line in lines.at(view(ledger.places)[rows].tolist()):
+        record = record_of(line, "")
         name = record.get("caption_id")
-        if not isinstance(name, str) or name in seen or "caption" not in record or str(record.get("id")) in choice.solved:
+        if not isinstance(name, str) or name in seen or "caption" not in record:
             continue
         seen.add(name)
-        kept = {field: value for field, value in record.items() if field not in AFTER_CAPTION and field != "error"}
-        yield Record(kept, record.where)
+        yield Record({field: value for field, value in record.items() if field not in AFTER_CAPTION and field != "error"})

@@ -20,6 +20,8 @@ from sophia_cli.errors import InputError, SophiaError, UsageError
 from sophia_cli.records import Record
 
 T = TypeVar("T")
+BUFFER = 1 << 20
+"""Bytes of a file that are read at once: lines are long."""
 
 
 def loads(text: str | bytes) -> Any:
@@ -76,8 +78,8 @@ def open_binary(path: Path) -> IO[bytes]:
     if path.suffix == ".gz":
         return cast(IO[bytes], gzip.open(path, "rb"))
     if path.suffix == ".zst":
-        return cast(IO[bytes], io.BufferedReader(_ZstReader(path), 1 << 20))
-    return path.open("rb")
+        return cast(IO[bytes], io.BufferedReader(_ZstReader(path), BUFFER))
+    return path.open("rb", buffering=BUFFER)
 
 
 class _ZstReader(io.RawIOBase):
@@ -130,41 +132,54 @@ class _Numbered:
                 yield next(lines)
             except StopIteration:
                 return
-            except (EOFError, OSError, ValueError) as error:  # gzip and zstandard raise all of these
-                raise InputError(
-                    f"{self.where}: cannot be read on ({error}); the file is cut off or damaged, make it again"
-                ) from None
-            except Exception as error:
-                if type(error).__module__.startswith(("zlib", "zstandard")):
-                    raise InputError(f"{self.where}: cannot be decompressed ({error}); make the file again") from None
-                raise
+            except Exception as error:  # noqa: BLE001  (raised again, some with better words)
+                raise unreadable(error, self.where) from None
 
 
-def parse_records(stream: Iterable[bytes], name: str) -> Iterator[Record]:
-    """The records of a stream of lines. Raises InputError that names the first line that is no JSON object."""
+def unreadable(error: Exception, where: str) -> Exception:
+    """An InputError for what gzip and zstandard raise where a stream is cut off or damaged; any other error as it is."""
+    if isinstance(error, EOFError | OSError | ValueError):
+        return InputError(f"{where}: cannot be read on ({error}); the file is cut off or damaged, make it again")
+    if type(error).__module__.startswith(("zlib", "zstandard")):
+        return InputError(f"{where}: cannot be decompressed ({error}); make the file again")
+    return error
+
+
+def record_of(line: bytes, where: str) -> Record:
+    """The record on a line. Raises InputError where there is no JSON object."""
+    return next(parse_records([line], where, alone=True))
+
+
+def parse_records(stream: Iterable[bytes], name: str, alone: bool = False) -> Iterator[Record]:
+    """The records of a stream of lines. Raises InputError that names the first line that is no JSON object.
+
+    alone: the stream is one line, and `name` says where it stands.
+    """
     lines = _Numbered(stream, name)
     try:
         for fields in jsonlines.Reader(lines, loads=loads).iter(type=dict, skip_empty=True):
-            yield Record(fields, lines.where)
+            yield Record(fields, name if alone else lines.where)
     except (jsonlines.InvalidLineError, RecursionError) as error:
         reason = str(error).split(" (line")[0]
-        raise InputError(f"{lines.where}: not a JSON object ({reason}); mend or delete the line") from None
+        place = name if alone else lines.where
+        raise InputError(f"{place}: not a JSON object ({reason}); mend or delete the line") from None
 
 
 def read_records(paths: list[str]) -> Iterator[Record]:
     """The records of the files in order; `-` is stdin. Raises InputError for what cannot be opened or read."""
     for path in paths:
-        if path == "-":
-            yield from parse_records(os.fdopen(0, "rb", closefd=False), "stdin")
-            continue
-        try:
-            stream = open_binary(Path(path))
-        except OSError as error:
-            raise InputError(
-                f"{path}: cannot be opened ({error.strerror}); give a file that exists, or - for stdin"
-            ) from None
-        with stream:
-            yield from parse_records(stream, path)
+        with open_input(path) as stream:
+            yield from parse_records(stream, "stdin" if path == "-" else path)
+
+
+def open_input(path: str) -> IO[bytes]:
+    """A file to read, decompressed by its name; `-` is stdin. Raises InputError for what cannot be opened."""
+    if path == "-":
+        return os.fdopen(0, "rb", buffering=BUFFER, closefd=False)
+    try:
+        return open_binary(Path(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened ({error.strerror}); give a file that exists, or - for stdin") from None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from xxhash import xxh3_64_intdigest
+
 from sophia_cli import registry
 from sophia_cli.aliases import Model, resolve
 from sophia_cli.descriptors import claim_stdout
@@ -20,7 +22,7 @@ from sophia_cli.errors import InputError, RecordError, SophiaError, UsageError
 from sophia_cli.frame import Common
 from sophia_cli.progress import Progress, notice
 from sophia_cli.records import Record, has_failed, name_of, where_of
-from sophia_cli.rewards import Ledger, Rule, refuse_what_was_stopped, select
+from sophia_cli.rewards import Rule, Trajectory, choose_in_memory, read_trajectory
 from sophia_cli.streams import Shard, read_records, to_line
 from sophia_cli.training.rows import Row, draw_rows, mixed_row, trajectory_row
 from sophia_cli.training.settings import Settings
@@ -200,17 +202,17 @@ def _weighted(source: Input, rule: Rule | None, left: Counter[str], tell: Notice
 
     The files are read twice: first the facts of all records, then the texts of the chosen ones.
     """
-    ledger, weighted, used = Ledger(), 0, 0
+    facts, weighted, used = list[tuple[Trajectory, int, str]](), 0, 0
     for record in _whole(source, left):
         if record.get("weight") is not None:
             weighted += 1
             used += record["weight"] != 0
         else:
             try:
-                refuse_what_was_stopped(ledger.add(record), rule or Rule())
+                facts.append((read_trajectory(record), xxh3_64_intdigest(to_line(record)), record.where))
             except RecordError as error:
                 raise InputError(str(error)) from None
-        if weighted and ledger.trajectories:
+        if weighted and facts:
             mend = "run `sophia propagate` over all of them"
             raise InputError(f"{where_of(record)}: records with and without `weight` in one run; {mend}")
     if weighted and rule is not None:
@@ -219,13 +221,12 @@ def _weighted(source: Input, rule: Rule | None, left: Counter[str], tell: Notice
         tell(f"train: {used} of {weighted} records carry a weight other than 0; they are used as they are")
         yield from (record for record in _whole(source, Counter()) if record["weight"] != 0)
         return
-    chosen, count = rule or Rule(), len(ledger.trajectories)
-    kept = select(ledger.trajectories, chosen)
+    chosen, count = rule or Rule(), len(facts)
+    kept = choose_in_memory(facts, chosen)
     settings = f"alpha {chosen.alpha}, keep {chosen.keep}"
     tell(f"train: nobody propagated these records; propagated here ({settings}): {len(kept)} of {count} kept")
-    for record in _whole(source, Counter()):
-        if record["trajectory_id"] in kept:
-            kept.remove(record["trajectory_id"])
+    for number, record in enumerate(_whole(source, Counter())):
+        if number in kept:
             yield Record({**record, "weight": 1.0}, record.where)
 
 

@@ -1,19 +1,26 @@
 """Eq. 5 and Eq. 6, against a brute-force reading of the paper and the contract."""
 
+import contextlib
+import gzip
 import json
 import random
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import records_of, sophia, write_lines
+import zstandard
+from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sophia_cli.errors import InputError
+from sophia_cli.frame import Counter
+from sophia_cli.lines import Lines
 from sophia_cli.output import Output
 from sophia_cli.propagate import propagate
-from sophia_cli.records import Record
 from sophia_cli.rewards import Rule
 from sophia_cli.streams import Shard
 
@@ -42,9 +49,13 @@ def data_sets(draw: st.DrawFn) -> list[dict[str, Any]]:
     return draw(st.permutations(records))
 
 
-def run(records: list[dict[str, Any]], rule: Rule, part: Shard | None = None, emit: str = "all") -> list[Record]:
-    rows = (Record(record, f"x:{number}") for number, record in enumerate(records))
-    return list(propagate(rows, rule, part or Shard(), None, emit, Output("trajectory_id", None)))
+def run(records: list[dict[str, Any]], rule: Rule, part: Shard | None = None, emit: str = "all") -> list[dict[str, Any]]:
+    with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
+        file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
+        file.flush()
+        lines = Lines([file.name])
+        out = propagate(lines, rule, part or Shard(), None, emit, Output("trajectory_id", None), Counter())
+        return [json.loads(record) if isinstance(record, bytes) else record for record in out]
 
 
 def brute_force(records: list[dict[str, Any]], alpha: float, keep: int) -> tuple[dict[str, float | None], set[str]]:
@@ -207,3 +218,124 @@ def test_one_trajectory_id_of_two_contents_is_refused_in_the_library_too() -> No
     rows = table(1.0, 1.0)
     with pytest.raises(InputError, match="other content"):
         run([rows[0], {**rows[0], "answer": "2"}], Rule())
+
+
+def piped(lines: bytes, *options: str, code: int = 0) -> tuple[list[dict[str, Any]], str]:
+    """What propagate writes, and says, when the lines come through a real pipe."""
+    done = subprocess.run([*SOPHIA, "propagate", *options], input=lines, capture_output=True, env=ENVIRONMENT)
+    assert done.returncode == code, done.stderr
+    return records_of(done.stdout), done.stderr.decode()
+
+
+@settings(max_examples=150, deadline=None)
+@given(data_sets(), st.data())
+def test_what_comes_from_a_pipe_is_chosen_as_from_a_file(records: list[dict[str, Any]], data: st.DataObject) -> None:
+    """Shuffled, with records that come again, captions that failed, and counts that some records do not say."""
+    again = data.draw(st.lists(st.sampled_from(records), max_size=3))
+    records = data.draw(st.permutations([*records, *again]))
+    records = [dict(record) for record in records]
+    if data.draw(st.booleans()):
+        records.insert(0, {"id": "q0", "caption_id": "q0/c9", "error": "no image"})
+    for record in records:
+        record["caption_count"] = len({other["caption_id"] for other in records if other["id"] == record["id"]})
+    for record in data.draw(st.lists(st.sampled_from(records), max_size=2)):
+        if data.draw(st.booleans()):
+            record["error"] = "no server"
+    part = Shard(data.draw(st.integers(0, 1)), 2) if data.draw(st.booleans()) else None
+    rule = Rule(alpha=data.draw(st.sampled_from([0.0, 0.5, 0.75])), keep=data.draw(st.integers(1, 3)))
+    for emit in ("all", "selected"):
+        whole: Any = trouble(lambda emit=emit: run(records, rule, part, emit))
+        with monkeypatched_pipe():
+            assert trouble(lambda emit=emit: run(records, rule, part, emit)) == whole
+
+
+def trouble(work: Callable[[], Any]) -> Any:
+    try:
+        return work()
+    except InputError as error:
+        return str(error).rpartition(": ")[2]
+
+
+@contextlib.contextmanager
+def monkeypatched_pipe() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Lines, "flow", property(lambda self: True))
+        yield
+
+
+def test_items_leave_a_pipe_as_soon_as_they_are_complete(tmp_path: Path) -> None:
+    rows = [
+        graded(item, caption, number, 1.0, 9 - number, 3)
+        for item in ("a", "b")
+        for caption in range(3)
+        for number in range(3)
+    ]
+    lines = [json.dumps(row).encode() + b"\n" for row in rows]
+    with subprocess.Popen(
+        [*SOPHIA, "propagate", "--selected"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT
+    ) as step:
+        assert step.stdin and step.stdout
+        step.stdin.write(b"".join(lines[:9]))
+        step.stdin.flush()
+        assert json.loads(step.stdout.readline())["trajectory_id"] == "a/c0/t2"
+        step.stdin.write(b"".join(lines[9:-1]))
+        step.stdin.close()
+        assert [row["trajectory_id"] for row in records_of(step.stdout.read())] == ["b/c0/t2"]
+    assert step.wait() == 0
+
+
+def test_what_comes_after_its_item_has_left_is_an_error_unless_it_came_before() -> None:
+    rows = [graded("a", caption, number, 1.0, 9 - number, 3) for caption in range(3) for number in range(3)]
+    lines = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    out, _ = piped(lines + json.dumps(rows[4]).encode() + b"\n")
+    assert len(out) == 10 and not out[-1]["selected"] and out[-1]["caption_reward"] == 1.0
+    out, said = piped(lines + json.dumps({**rows[4], "trajectory": "other"}).encode() + b"\n", code=2)
+    assert "stdin:5" in said and "stdin:10" in said
+    late = {**graded("a", 0, 7, 1.0, 1, 3), "reason_model": "r1"}
+    out, said = piped(lines + json.dumps(late).encode() + b"\n", code=2)
+    assert len(out) == 9 and "stdin:10" in said and "has left" in said
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_files_of_several_runs_are_joined_whatever_their_form(suffix: str, tmp_path: Path) -> None:
+    first = [graded("a", 0, number, 1.0, 20 - number, 3) for number in range(3)]
+    second = [{**graded("a", 0, number, 1.0, 10 - number, 3), "reason_model": "r1"} for number in range(3)]
+    for row in second:
+        row["trajectory_id"] = row["trajectory_id"].replace("/t", "/r1.t")
+    write_lines(tmp_path / "a.jsonl", first)
+    packed = b"".join(json.dumps(row).encode() + b"\n\n" for row in second)
+    pack = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}[suffix]
+    (tmp_path / f"b.jsonl{suffix}").write_bytes(pack(packed))
+    done = sophia("propagate", "a.jsonl", f"b.jsonl{suffix}", cwd=tmp_path)
+    out = records_of(done.stdout)
+    assert len(out) == 6 and [row["trajectory_id"] for row in out if row["selected"]] == ["a/c0/r1.t2"]
+
+
+def test_a_stdin_that_is_a_file_is_read_from_where_it_stands(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a.jsonl", [{"heading": 1}, *table(1.0, 1.0)])
+    command = f"python3 -c 'import os; os.lseek(0, {len(json.dumps({'heading': 1})) + 1}, 0)' < a.jsonl; "
+    command = f"{{ {command.split('<')[0]}; {' '.join(SOPHIA)} propagate --selected; }} < a.jsonl"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=ENVIRONMENT, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert [row["trajectory_id"] for row in records_of(done.stdout)] == ["q/c0/t1"]
+
+
+def test_a_line_goes_out_as_it_came_and_what_was_propagated_before_is_made_anew(tmp_path: Path) -> None:
+    odd = json.dumps(table(1.0)[0], indent=None, separators=(" ,  ", " : ")).replace('"?"', '"\\u00e9 \\/ 1.50"')
+    again = json.dumps({**table(1.0, item="p")[0], "weight": 7.0, "selected": None, "mine": 1})
+    (tmp_path / "a.jsonl").write_text(f"{odd}\r\n{again}\n\n", encoding="utf-8")
+    first, second = sophia("propagate", "a.jsonl", cwd=tmp_path).stdout.splitlines()
+    assert first == odd[:-1].encode() + b',"caption_reward":1.0,"selected":true,"weight":1.0}'
+    assert list(json.loads(second))[-4:] == ["weight", "selected", "mine", "caption_reward"]
+    assert json.loads(second)["weight"] == 1.0
+
+
+def test_bad_lines_are_named_and_nothing_is_lost(tmp_path: Path) -> None:
+    rows = [json.dumps(row).encode() for row in table(1.0, 1.0, 1.0)]
+    for bad in (rows[1][:-20], rows[1].replace(b'"a"', b'"\xff"'), rows[1].replace(b"1.0", b"NaN"), b"[1]"):
+        (tmp_path / "a.jsonl").write_bytes(b"\n".join([rows[0], bad, rows[2]]))
+        for options in ((), ("--selected",)):
+            done = sophia("propagate", "a.jsonl", *options, cwd=tmp_path, code=2)
+            assert "a.jsonl:2" in done.stderr.decode() and not done.stdout
+        out, said = piped(b"\n".join([rows[0], bad, rows[2]]), code=2)
+        assert "stdin:2" in said

@@ -1,0 +1,166 @@
+"""The lines of JSONL inputs, read once in order and then again by their places, without holding them.
+
+A plain file is sought in; a compressed one is read through again; what comes from a pipe is copied to a temporary file as it
+is read. A place is a line's first byte, counted through all inputs one after the other (decompressed).
+"""
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+from sophia_cli.errors import InputError, SophiaError
+from sophia_cli.streams import BUFFER, open_input, unreadable
+
+NOT_READ = 1 << 62
+
+
+class Input:
+    """One file, or stdin. start: the place of its first byte; size: its bytes, once it has been read.
+
+    begin: where in the file that is: whoever opened stdin may have read some of it.
+    """
+
+    def __init__(self, path: str, start: int):
+        self.path, self.start, self.size, self.begin = path, start, NOT_READ, 0
+        self.name = "stdin" if path == "-" else path
+        self.packed = Path(path).suffix in (".gz", ".zst")
+        self.spool: IO[bytes] | None = None
+        self.spooled: IO[bytes] | None = None
+
+    def open(self) -> IO[bytes]:
+        """Opened for the first time: what cannot be read twice is copied as it is read. Raises InputError."""
+        stream = open_input(self.path)
+        if self.packed or stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            self.begin = 0 if self.packed else stream.tell()
+        else:
+            descriptor, path = tempfile.mkstemp(prefix="sophia-")
+            self.spool, self.spooled = os.fdopen(descriptor, "wb", BUFFER), open_input(path)
+            os.unlink(path)
+        return stream
+
+    def reopened(self) -> IO[bytes]:
+        """Opened to be read again, from its first byte."""
+        if self.spool is not None and self.spooled is not None:
+            self.spool.flush()
+            self.spooled.seek(0)
+            return self.spooled
+        stream = open_input(self.path)
+        if not self.packed:
+            stream.seek(self.begin)
+        return stream
+
+    def again(self, places: Iterator[int]) -> Iterator[bytes]:
+        """The lines at these places, which ascend."""
+        stream = self.reopened()
+        try:
+            yield from self._passed_by(stream, places) if self.packed else self._sought(stream, places)
+        finally:
+            if stream is not self.spooled:
+                stream.close()
+
+    def _sought(self, stream: IO[bytes], places: Iterator[int]) -> Iterator[bytes]:
+        here = -1
+        for place in places:
+            if place != here:
+                stream.seek(self.begin + place - self.start)
+            line = stream.readline()
+            here = place + len(line)
+            yield line
+
+    def _passed_by(self, stream: IO[bytes], places: Iterator[int]) -> Iterator[bytes]:
+        here, wanted = self.start, next(places, None)
+        for line in stream:
+            if wanted is None:
+                return
+            if here == wanted:
+                yield line
+                wanted = next(places, None)
+            here += len(line)
+
+
+def _keep(spool: IO[bytes], line: bytes) -> None:
+    try:
+        spool.write(line)
+    except OSError as error:
+        raise SophiaError(
+            f"{tempfile.gettempdir()}: cannot hold what the pipe brings ({error.strerror}); make room, or set TMPDIR"
+        ) from None
+
+
+class Lines:
+    """The lines of several inputs, one after the other."""
+
+    def __init__(self, paths: list[str]):
+        self.paths = paths
+        self.inputs: list[Input] = []
+
+    @property
+    def flow(self) -> bool:
+        """Whether they come from a pipe, and so perhaps while somebody still makes them."""
+        return any(_is_pipe(path) for path in self.paths)
+
+    def __iter__(self) -> Iterator[tuple[int, int, bytes]]:
+        """Place, number in its input, and bytes of every line, in order, the first time.
+
+        Raises InputError where an input cannot be read on.
+        """
+        place = 0
+        for path in self.paths:
+            self.inputs.append(source := Input(path, place))
+            number = 0
+            with source.open() as stream:
+                try:
+                    for number, line in enumerate(stream, 1):
+                        if source.spool is not None:
+                            _keep(source.spool, line)
+                        yield place, number, line
+                        place += len(line)
+                except Exception as error:  # noqa: BLE001  (raised again, some with better words)
+                    raise unreadable(error, f"{source.name}:{number + 1}") from None
+            source.size = place - source.start
+
+    def where(self, number: int) -> str:
+        """Where a line of the input that is being read stands: `traj.jsonl:7`."""
+        return f"{self.inputs[-1].name}:{number}"
+
+    def at(self, places: Iterable[int]) -> Iterator[bytes]:
+        """The lines at these places, which ascend. Raises InputError when a file has changed meanwhile."""
+        rest = iter(places)
+        following = next(rest, None)
+
+        def within(end: int) -> Iterator[int]:
+            nonlocal following
+            while following is not None and following < end:
+                place, following = following, next(rest, None)
+                yield place
+
+        for source in self.inputs:
+            if following is not None and following < source.start + source.size:
+                for line in source.again(within(source.start + source.size)):
+                    if not line.strip():
+                        raise InputError(f"{source.name}: was changed while it was read; type the command again")
+                    yield line
+
+    def where_of(self, place: int) -> str:
+        """Where the line at a place stands; read through again, for messages."""
+        for source in self.inputs:
+            if source.start <= place < source.start + source.size:
+                break
+        stream = source.reopened()
+        number, here = 1, source.start
+        for line in stream:
+            if here == place:
+                break
+            number, here = number + 1, here + len(line)
+        return f"{source.name}:{number}"
+
+
+def _is_pipe(path: str) -> bool:
+    try:
+        mode = os.fstat(0).st_mode if path == "-" else Path(path).stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode)
