@@ -94,7 +94,7 @@ class Arriving:
         ours = rows[marks & BARE == 0]
         failed = len(np.unique(view(self.ledger.captions)[rows][(marks & BARE != 0) & (counts > 0)]))
         pairs, of = np.unique(view(self.ledger.captions)[ours], return_inverse=True)
-        distinct = np.unique(np.stack([of, view(self.ledger.names)[ours]]), axis=1)
+        distinct = np.unique(np.stack([of, view(self.ledger.names)[ours].view(np.int64)]), axis=1)
         planned = np.zeros(len(pairs), dtype=np.int64)
         np.maximum.at(planned, of, view(self.ledger.planned)[ours])
         full = (planned > 0) & (np.bincount(distinct[0], minlength=len(pairs)) >= planned)

@@ -15,6 +15,8 @@ from sophia_cli.errors import InputError, SophiaError
 from sophia_cli.streams import BUFFER, open_input, unreadable
 
 NOT_READ = 1 << 62
+SOUGHT = 1 << 15
+"""Bytes that are read at once where lines are sought: a few, as most of them may be passed over."""
 
 
 class Input:
@@ -37,9 +39,29 @@ class Input:
             self.begin = 0 if self.packed else stream.tell()
         else:
             descriptor, path = tempfile.mkstemp(prefix="sophia-")
-            self.spool, self.spooled = os.fdopen(descriptor, "wb", BUFFER), open_input(path)
+            self.spool, self.spooled = os.fdopen(descriptor, "wb", BUFFER), open_input(path, SOUGHT)
             os.unlink(path)
         return stream
+
+    def lines(self) -> Iterator[tuple[int, int, bytes]]:
+        """Place, number and bytes of every line, the first time. Raises InputError where it cannot be read on."""
+        place, number = self.start, 0
+        with self.open() as stream:
+            try:
+                for number, line in enumerate(stream, 1):
+                    if self.spool is not None:
+                        _keep(self.spool, line)
+                    yield place, number, line
+                    place += len(line)
+            except Exception as error:  # noqa: BLE001  (raised again, some with better words)
+                raise unreadable(error, f"{self.name}:{number + 1}") from None
+        self.size = place - self.start
+
+    @property
+    def named_size(self) -> int:
+        """Bytes of a plain file that others can open by its name, too; 0 for anything else."""
+        path = Path(self.path)
+        return path.stat().st_size if self.path != "-" and not self.packed and path.is_file() else 0
 
     def reopened(self) -> IO[bytes]:
         """Opened to be read again, from its first byte."""
@@ -47,7 +69,7 @@ class Input:
             self.spool.flush()
             self.spooled.seek(0)
             return self.spooled
-        stream = open_input(self.path)
+        stream = open_input(self.path, SOUGHT)
         if not self.packed:
             stream.seek(self.begin)
         return stream
@@ -102,29 +124,13 @@ class Lines:
         """Whether they come from a pipe, and so perhaps while somebody still makes them."""
         return any(_is_pipe(path) for path in self.paths)
 
-    def __iter__(self) -> Iterator[tuple[int, int, bytes]]:
-        """Place, number in its input, and bytes of every line, in order, the first time.
-
-        Raises InputError where an input cannot be read on.
-        """
+    def sources(self) -> Iterator[Input]:
+        """The inputs in order, each to be read before the next is asked for."""
         place = 0
         for path in self.paths:
             self.inputs.append(source := Input(path, place))
-            number = 0
-            with source.open() as stream:
-                try:
-                    for number, line in enumerate(stream, 1):
-                        if source.spool is not None:
-                            _keep(source.spool, line)
-                        yield place, number, line
-                        place += len(line)
-                except Exception as error:  # noqa: BLE001  (raised again, some with better words)
-                    raise unreadable(error, f"{source.name}:{number + 1}") from None
-            source.size = place - source.start
-
-    def where(self, number: int) -> str:
-        """Where a line of the input that is being read stands: `traj.jsonl:7`."""
-        return f"{self.inputs[-1].name}:{number}"
+            yield source
+            place += source.size
 
     def at(self, places: Iterable[int]) -> Iterator[bytes]:
         """The lines at these places, which ascend. Raises InputError when a file has changed meanwhile."""

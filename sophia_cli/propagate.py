@@ -4,7 +4,7 @@ The first pass reads a few facts of each line (`rewards.Ledger`), the second wri
 texts are neither parsed nor held: a line goes out as it came, with three fields more.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -14,18 +14,25 @@ import orjson
 from xxhash import xxh3_64_intdigest
 
 from sophia_cli.arriving import DROPPED, KEPT, PASSED, Arriving
+from sophia_cli.blocks import blocks_of, is_sound, lines_of, read_block, workers_for
 from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.frame import Common, Counter, run_step
-from sophia_cli.lines import Lines
+from sophia_cli.lines import Input, Lines
 from sophia_cli.output import Output
+from sophia_cli.processes import ordered_map
 from sophia_cli.progress import notice
 from sophia_cli.records import AFTER_CAPTION, Record, failed, has_failed, name_of
-from sophia_cli.rewards import BARE, FAILED, LARGE, Bools, Ledger, Lookup, Rule, Trajectory, choose, read_trajectory, view
+from sophia_cli.rewards import BARE, FAILED, Bools, Ledger, Lookup, Rule, Trajectory, choose, read_trajectory, view
 from sophia_cli.streams import Shard, read_records, record_of
 
 SELECTIONS = ("shortest", "random", "all")
 AT_ONCE = 1024
 """Rows that are noted together."""
+PATIENCE_SECONDS = 600.0
+"""How long a worker may take over a block; one that takes longer, or ends, has it read here."""
+
+Numbered = Iterable[tuple[int, int, bytes]]
+"""Place, number and bytes of lines."""
 
 
 def run(common: Common, files: list[str], rule: Rule, only_selected: bool, only_unsolved: bool) -> int:
@@ -85,6 +92,31 @@ def propagate(
 
 def read_all(lines: Lines, ledger: Ledger, counter: Counter) -> Iterator[tuple[int, str]]:
     """Fills the ledger, a row for each record; yields the rows of which no facts can be read, and where they stand."""
+    for source in lines.sources():
+        if (workers := workers_for(source.named_size)) > 1:
+            yield from _read_blocks(source, ledger, counter, workers)
+        else:
+            yield from _read(source.lines(), source.name, ledger, counter)
+
+
+def _read_blocks(source: Input, ledger: Ledger, counter: Counter, workers: int) -> Iterator[tuple[int, str]]:
+    """The rows of a large file, read by several processes; what they leave alone is read here."""
+    source.size, number = source.named_size, 0
+    blocks = blocks_of(source.path, source.start, source.size, ledger.rule)
+    read = ordered_map(read_block, blocks, workers, lambda block: block, PATIENCE_SECONDS, lambda block, reason: None)
+    for (path, begin, end, start, _), packed in read:
+        if packed is not None:
+            rows = ledger.extend(packed)
+            counter.count += rows
+            number += rows
+            continue
+        left = [(start + offset, line) for offset, line in lines_of(path, begin, end)]
+        numbered = ((place, number + index, line) for index, (place, line) in enumerate(left, 1))
+        yield from _read(numbered, source.name, ledger, counter)
+        number += len(left)
+
+
+def _read(lines: Numbered, name: str, ledger: Ledger, counter: Counter) -> Iterator[tuple[int, str]]:
     facts, places, contents = list[Trajectory](), list[int](), list[int]()
 
     def settle() -> None:
@@ -92,7 +124,7 @@ def read_all(lines: Lines, ledger: Ledger, counter: Counter) -> Iterator[tuple[i
         for column in (facts, places, contents):
             column.clear()
 
-    for place, content, row in read_facts(lines):
+    for place, content, row in read_facts(lines, name):
         counter.count += 1
         if isinstance(row, Record):
             settle()
@@ -121,7 +153,8 @@ def _as_they_come(
             yield from _annotated(lines, ledger, rows, rewards, kept, bad)
 
     bad: dict[int, str] = {}
-    for place, content, row in read_facts(lines):
+    found = (found for source in lines.sources() for found in read_facts(source.lines(), source.name))
+    for place, content, row in found:
         counter.count += 1
         if isinstance(row, Record):
             ledger.add_bare(row, place)
@@ -137,8 +170,8 @@ def _as_they_come(
     yield from leaving()
 
 
-def read_facts(lines: Lines) -> Iterator[tuple[int, int, Trajectory | Record]]:
-    """Place, hash and facts of each record.
+def read_facts(lines: Numbered, name: str) -> Iterator[tuple[int, int, Trajectory | Record]]:
+    """Place, hash and facts of each record of an input of this name.
 
     Where no facts can be read, the record itself: an earlier step's failure as it came, and 1 for a hash; any other with
     `error`, and 0. Raises InputError for a line that is no JSON object.
@@ -147,13 +180,13 @@ def read_facts(lines: Lines) -> Iterator[tuple[int, int, Trajectory | Record]]:
     for place, number, line in lines:
         try:
             row: Trajectory = decode(line)
-            if _is_sound(row) and (line.isascii() or line.decode()):
+            if is_sound(row) and (line.isascii() or line.decode()):
                 yield place, xxh3_64_intdigest(line), row
                 continue
         except (msgspec.MsgspecError, UnicodeDecodeError):
             if line.isspace():
                 continue
-        record = record_of(line, lines.where(number))
+        record = record_of(line, f"{name}:{number}")
         try:
             yield place, xxh3_64_intdigest(line), read_trajectory(record)
         except RecordError as error:
@@ -161,13 +194,6 @@ def read_facts(lines: Lines) -> Iterator[tuple[int, int, Trajectory | Record]]:
                 yield place, 1, record
             else:
                 yield place, 0, failed(record, str(error), {})
-
-
-def _is_sound(facts: Trajectory) -> bool:
-    """Whether the facts are what `read_trajectory` takes; it says what is wrong with others."""
-    planned = facts.planned
-    sizes = 0 < facts.tokens < LARGE and (planned is msgspec.UNSET or 0 < planned < LARGE)
-    return bool(sizes and facts.name and facts.item and facts.caption and not facts.error)
 
 
 def rows_of(ledger: Ledger, part: Shard, limit: int | None) -> Bools:

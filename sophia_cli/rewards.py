@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from xxhash import xxh3_64_intdigest
 
 from sophia_cli.errors import InputError, UsageError
 from sophia_cli.records import Record, has_failed, need_count, need_number, need_text
@@ -114,7 +115,7 @@ class Ledger:
 
     def __init__(self, rule: Rule):
         self.rule = rule
-        self.places, self.names, self.items, self.captions = array("q"), array("q"), array("q"), array("q")
+        self.places, self.names, self.items, self.captions = array("q"), array("Q"), array("Q"), array("Q")
         self.contents, self.keys = array("Q"), array("q")
         self.planned, self.counts, self.reasoners = array("i"), array("i"), array("i")
         self.rewards, self.marks = array("d"), array("B")
@@ -132,18 +133,29 @@ class Ledger:
                 refuse_what_was_stopped(row, self.rule)
         self.places.extend(places)
         self.contents.extend(contents)
-        self.names.extend([hash(row.name) for row in facts])
-        self.items.extend([hash(row.item) for row in facts])
-        self.captions.extend([hash((row.caption, row.reasoner)) for row in facts])
+        self.names.extend([short(row.name) for row in facts])
+        self.items.extend([short(row.item) for row in facts])
+        self.captions.extend([short(f"{row.caption}\x00{row.reasoner}") for row in facts])
         self.rewards.extend([NAN if row.reward is None else row.reward for row in facts])
         self.planned.extend([0 if row.planned is msgspec.UNSET else row.planned for row in facts])
         self.counts.extend([0 if row.captions is msgspec.UNSET else row.captions for row in facts])
-        self.reasoners.extend([hash(row.reasoner) >> 33 for row in facts])
+        self.reasoners.extend([short(row.reasoner) >> 33 for row in facts])
         self.marks.extend([_mark(row) for row in facts])
         if self.rule.select == "random":
             self.keys.extend([_lot(self.rule.seed, row.name) for row in facts])
         else:
             self.keys.extend([row.tokens for row in facts])
+
+    def packed(self) -> dict[str, bytes]:
+        """The columns, to be sent to another process."""
+        return {name: column.tobytes() for name, column in vars(self).items() if isinstance(column, array)}
+
+    def extend(self, packed: dict[str, bytes]) -> int:
+        """Takes in the rows of another ledger; returns how many."""
+        before = len(self)
+        for name, column in packed.items():
+            getattr(self, name).frombytes(column)
+        return len(self) - before
 
     def part(self, rows: Places) -> "Ledger":
         """These rows alone."""
@@ -160,13 +172,18 @@ class Ledger:
             count if isinstance(count, int) and 0 < count < LARGE and isinstance(caption, str) and has_failed(record) else 0
         )
         self.places.append(place)
-        self.items.append(hash(str(record.get("id"))))
-        self.captions.append(hash(caption) if count else 0)
+        self.items.append(short(str(record.get("id"))))
+        self.captions.append(short(str(caption)) if count else 0)
         self.counts.append(count)
         self.rewards.append(NAN)
         self.marks.append(BARE)
         for column in (self.names, self.contents, self.keys, self.planned, self.reasoners):
             column.append(0)
+
+
+def short(text: str) -> int:
+    """64 bits that stand for a text, the same in every process."""
+    return xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
 
 
 def _mark(facts: Trajectory) -> int:

@@ -73,13 +73,13 @@ def write_json(path: Path, fields: Any) -> None:
         raise SophiaError(f"{path}: cannot be written ({error.strerror}); make room or choose another place") from None
 
 
-def open_binary(path: Path) -> IO[bytes]:
-    """A file opened for reading, decompressed by its name (.gz, .zst)."""
+def open_binary(path: Path, buffering: int = BUFFER) -> IO[bytes]:
+    """A file opened for reading, decompressed by its name (.gz, .zst). buffering: bytes that are read at once."""
     if path.suffix == ".gz":
         return cast(IO[bytes], gzip.open(path, "rb"))
     if path.suffix == ".zst":
         return cast(IO[bytes], io.BufferedReader(_ZstReader(path), BUFFER))
-    return path.open("rb", buffering=BUFFER)
+    return path.open("rb", buffering=buffering)
 
 
 class _ZstReader(io.RawIOBase):
@@ -172,12 +172,12 @@ def read_records(paths: list[str]) -> Iterator[Record]:
             yield from parse_records(stream, "stdin" if path == "-" else path)
 
 
-def open_input(path: str) -> IO[bytes]:
+def open_input(path: str, buffering: int = BUFFER) -> IO[bytes]:
     """A file to read, decompressed by its name; `-` is stdin. Raises InputError for what cannot be opened."""
     if path == "-":
-        return os.fdopen(0, "rb", buffering=BUFFER, closefd=False)
+        return os.fdopen(0, "rb", buffering=buffering, closefd=False)
     try:
-        return open_binary(Path(path))
+        return open_binary(Path(path), buffering)
     except OSError as error:
         raise InputError(f"{path}: cannot be opened ({error.strerror}); give a file that exists, or - for stdin") from None
 

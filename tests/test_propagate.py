@@ -339,3 +339,44 @@ def test_bad_lines_are_named_and_nothing_is_lost(tmp_path: Path) -> None:
             assert "a.jsonl:2" in done.stderr.decode() and not done.stdout
         out, said = piped(b"\n".join([rows[0], bad, rows[2]]), code=2)
         assert "stdin:2" in said
+
+
+@settings(max_examples=12, deadline=None)
+@given(data_sets(), st.data())
+def test_a_large_file_is_read_in_blocks_by_several_as_by_one(records: list[dict[str, Any]], data: st.DataObject) -> None:
+    """Blocks that end anywhere, blank lines, records with bad fields and failures; no line break at the end."""
+    lines = [json.dumps(record).encode() for record in records]
+    for place in data.draw(st.lists(st.integers(0, len(lines) - 1), max_size=3)):
+        odd = [
+            b"",
+            b"  ",
+            lines[place].replace(b'"reward": ', b'"reward": "x", "was": '),
+            b'{"id": "q", "error": "no image"}',
+        ]
+        lines[place] = data.draw(st.sampled_from(odd))
+    emit = data.draw(st.sampled_from(["all", "selected", "unsolved"]))
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        file = Path(folder) / "x.jsonl"
+        file.write_bytes(b"\n".join(lines) + data.draw(st.sampled_from([b"", b"\n"])))
+        found = []
+        for workers in (1, 2):
+            patch.setattr("sophia_cli.propagate.workers_for", lambda size, workers=workers: workers)
+            patch.setattr("sophia_cli.blocks.BLOCK", data.draw(st.integers(60, 2000)))
+            counter, output = Counter(), Output("trajectory_id", None)
+            out = list(propagate(Lines([str(file)]), Rule(alpha=0.5), Shard(), None, emit, output, counter))
+            found.append((out, counter.count, output.failed))
+    assert found[0] == found[1]
+
+
+def test_a_line_that_is_no_record_is_named_in_a_large_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sophia_cli.propagate.workers_for", lambda size: 2)
+    monkeypatch.setattr("sophia_cli.blocks.BLOCK", 500)
+    lines = [json.dumps(row) for row in table(*[1.0] * 30)]
+    lines[20] = lines[20][:-9]
+    (tmp_path / "x.jsonl").write_text("\n".join(lines))
+    with pytest.raises(InputError, match="x.jsonl:21: not a JSON object"):
+        list(
+            propagate(
+                Lines([str(tmp_path / "x.jsonl")]), Rule(), Shard(), None, "all", Output("trajectory_id", None), Counter()
+            )
+        )
