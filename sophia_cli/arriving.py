@@ -23,7 +23,9 @@ from sophia_cli.rewards import (
     Lookup,
     Places,
     choose,
+    pairs,
     refuse_other_content,
+    short,
     view,
 )
 from sophia_cli.streams import Shard
@@ -31,6 +33,7 @@ from sophia_cli.streams import Shard
 WAITING, NOT_OURS, PASSED, DROPPED, KEPT = range(5)
 """What is known of a row: nothing; it is another shard's; it goes out as it is; it is not kept; it is."""
 NEVER = 1 << 62
+NOBODY = short("") >> 33
 
 
 @dataclass
@@ -50,6 +53,7 @@ class Arriving:
         self.items: dict[int, Item] = {}
         self.rewards, self.states = array("d"), array("b")
         self.head = 0
+        self.first: dict[int, int] | None = None
 
     def come(self) -> None:
         """Takes in the row that was added last. Raises InputError for one whose item has left."""
@@ -68,7 +72,7 @@ class Arriving:
             return
         item = self.items.setdefault(name, Item())
         item.rows.append(row)
-        if mark & BARE:
+        if mark & BARE and ledger.counts[row]:
             item.wanted = 0  # a caption that failed stands for its N trajectories
         elif item.wanted == NEVER and ledger.counts[row] and ledger.planned[row]:
             item.wanted = ledger.counts[row] * ledger.planned[row]
@@ -90,24 +94,32 @@ class Arriving:
         self._decide(rows)
 
     def _is_complete(self, rows: Places) -> bool:
+        """Whether each of the item's K captions has failed, or its N trajectories from each reasoner."""
         marks, counts = view(self.ledger.marks)[rows], view(self.ledger.counts)[rows]
-        ours = rows[marks & BARE == 0]
-        failed = len(np.unique(view(self.ledger.captions)[rows][(marks & BARE != 0) & (counts > 0)]))
-        pairs, of = np.unique(view(self.ledger.captions)[ours], return_inverse=True)
+        if (marks & STOPPED).any() or counts.min() == 0 or counts.min() != counts.max():
+            return False
+        bare = marks & BARE != 0
+        ours, captions = rows[~bare], view(self.ledger.captions)
+        reasoners = view(self.ledger.reasoners)[ours]
+        nameless = (marks[~bare] & FAILED != 0) & (reasoners == NOBODY)  # a failure names no reasoner: it is of the only one
+        known = np.unique(reasoners[~nameless])
+        if nameless.any() and len(known) > 1:
+            return False
+        reasoners[nameless] = known[0] if len(known) else NOBODY
+        names, of = np.unique(pairs(captions[ours], reasoners), return_inverse=True)
         distinct = np.unique(np.stack([of, view(self.ledger.names)[ours].view(np.int64)]), axis=1)
-        planned = np.zeros(len(pairs), dtype=np.int64)
+        planned = np.zeros(len(names), dtype=np.int64)
         np.maximum.at(planned, of, view(self.ledger.planned)[ours])
-        full = (planned > 0) & (np.bincount(distinct[0], minlength=len(pairs)) >= planned)
-        reasoners = max(len(np.unique(view(self.ledger.reasoners)[ours])), 1)
-        known = counts.min() > 0 and counts.min() == counts.max() and not (marks & STOPPED).any()
-        return bool(known and full.all() and len(pairs) + failed * reasoners == counts[0] * reasoners)
+        full = (planned > 0) & (np.bincount(distinct[0], minlength=len(names)) >= planned)
+        failed, each = len(np.unique(captions[rows[bare]])), max(len(known), 1)
+        return bool(full.all() and len(names) + failed * each == counts[0] * each)
 
     def _decide(self, rows: Places) -> None:
         part, look = self.ledger.part(rows), self.look
         there = rows.tolist()
         mapped = Lookup(
             lambda few: look.names([there[row] for row in few]),
-            lambda one, other: look.same(there[one], there[other]),
+            lambda few: look.digests([there[row] for row in few]),
             lambda row: look.where(there[row]),
         )
         every: Bools = np.ones(len(rows), dtype=np.bool_)
@@ -115,17 +127,21 @@ class Arriving:
         for row, reward, kept in zip(there, choice.rewards.tolist(), choice.selected.tolist(), strict=True):
             if self.states[row] == WAITING:
                 self.rewards[row], self.states[row] = reward, KEPT if kept else DROPPED
+                if self.first is not None:
+                    self.first.setdefault(self.ledger.names[row], row)
 
     def _come_late(self, row: int) -> None:
         """A row whose item has left: the same trajectory once more goes out, too; anything else comes too late."""
         if self.states[row] == PASSED:
             return
-        same = np.flatnonzero(view(self.ledger.names)[:-1] == self.ledger.names[row])
-        first = next((int(one) for one in same if self.states[one] in (KEPT, DROPPED)), None)
+        names = self.ledger.names
+        if self.first is None:
+            self.first = {names[one]: one for one, state in enumerate(self.states) if state in (KEPT, DROPPED)}
+        first = self.first.get(names[row])
         if first is None:
             raise InputError(
                 f"{self.look.where(row)}: is of an item that was complete (K captions, N trajectories each) and has left; "
                 "give propagate the files themselves, not a pipe: then it reads all before it chooses"
             )
-        refuse_other_content(self.ledger, first, row, self.look)
+        refuse_other_content(self.ledger, np.array([first]), np.array([row]), self.look)
         self.rewards[row], self.states[row] = self.rewards[first], DROPPED

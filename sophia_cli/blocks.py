@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 from xxhash import xxh3_64_intdigest
 
-from sophia_cli.errors import UsageError
 from sophia_cli.rewards import LARGE, Ledger, Rule, Trajectory
 from sophia_cli.streams import BUFFER
 
@@ -55,8 +54,9 @@ def lines_of(path: str, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
 
 def is_sound(facts: Trajectory) -> bool:
     """Whether the facts are what `read_trajectory` takes; it says what is wrong with others."""
-    planned = facts.planned
+    planned, captions = facts.planned, facts.captions
     sizes = 0 < facts.tokens < LARGE and (planned is msgspec.UNSET or 0 < planned < LARGE)
+    sizes = sizes and (captions is msgspec.UNSET or 0 < captions < LARGE)
     return bool(sizes and facts.name and facts.item and facts.caption and not facts.error)
 
 
@@ -75,7 +75,7 @@ def read_block(block: Block) -> Columns | None:
             places.append(start + offset)
             contents.append(xxh3_64_intdigest(line))
         ledger.add(facts, places, contents)
-    except (msgspec.MsgspecError, UnicodeDecodeError, UsageError, OSError):
+    except Exception:  # noqa: BLE001  (whatever it is, it is met again where it is named)
         return None
     return ledger.packed()
 

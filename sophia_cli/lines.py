@@ -4,6 +4,7 @@ A plain file is sought in; a compressed one is read through again; what comes fr
 is read. A place is a line's first byte, counted through all inputs one after the other (decompressed).
 """
 
+import contextlib
 import os
 import stat
 import tempfile
@@ -25,19 +26,21 @@ class Input:
     begin: where in the file that is: whoever opened stdin may have read some of it.
     """
 
-    def __init__(self, path: str, start: int):
+    def __init__(self, path: str, start: int, flow: bool = False):
         self.path, self.start, self.size, self.begin = path, start, NOT_READ, 0
         self.name = "stdin" if path == "-" else path
-        self.packed = Path(path).suffix in (".gz", ".zst")
+        self.copied = flow and Path(path).suffix in (".gz", ".zst") or _is_pipe(path)
+        self.packed = Path(path).suffix in (".gz", ".zst") and not self.copied
         self.spool: IO[bytes] | None = None
         self.spooled: IO[bytes] | None = None
 
     def open(self) -> IO[bytes]:
         """Opened for the first time: what cannot be read twice is copied as it is read. Raises InputError."""
         stream = open_input(self.path)
-        if self.packed or stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        if not self.copied:
             self.begin = 0 if self.packed else stream.tell()
-        else:
+            return stream
+        with _holding():
             descriptor, path = tempfile.mkstemp(prefix="sophia-")
             self.spool, self.spooled = os.fdopen(descriptor, "wb", BUFFER), open_input(path, SOUGHT)
             os.unlink(path)
@@ -50,7 +53,8 @@ class Input:
             try:
                 for number, line in enumerate(stream, 1):
                     if self.spool is not None:
-                        _keep(self.spool, line)
+                        with _holding():
+                            self.spool.write(line)
                     yield place, number, line
                     place += len(line)
             except Exception as error:  # noqa: BLE001  (raised again, some with better words)
@@ -66,7 +70,8 @@ class Input:
     def reopened(self) -> IO[bytes]:
         """Opened to be read again, from its first byte."""
         if self.spool is not None and self.spooled is not None:
-            self.spool.flush()
+            with _holding():
+                self.spool.flush()
             self.spooled.seek(0)
             return self.spooled
         stream = open_input(self.path, SOUGHT)
@@ -79,6 +84,8 @@ class Input:
         stream = self.reopened()
         try:
             yield from self._passed_by(stream, places) if self.packed else self._sought(stream, places)
+        except Exception as error:  # noqa: BLE001  (raised again, some with better words)
+            raise unreadable(error, self.name) from None
         finally:
             if stream is not self.spooled:
                 stream.close()
@@ -101,14 +108,23 @@ class Input:
                 yield line
                 wanted = next(places, None)
             here += len(line)
+        if wanted is not None:
+            raise self.changed()
+
+    def changed(self) -> InputError:
+        """What is wrong when a line is not where it was."""
+        return InputError(f"{self.name}: was changed while it was read; type the command again")
 
 
-def _keep(spool: IO[bytes], line: bytes) -> None:
+@contextlib.contextmanager
+def _holding() -> Iterator[None]:
+    """Says in words what the temporary file cannot hold. Raises SophiaError."""
     try:
-        spool.write(line)
+        yield
     except OSError as error:
+        place = tempfile.tempdir or "TMPDIR"
         raise SophiaError(
-            f"{tempfile.gettempdir()}: cannot hold what the pipe brings ({error.strerror}); make room, or set TMPDIR"
+            f"{place}: cannot hold what the pipe brings ({error.strerror}); make room, or set TMPDIR"
         ) from None
 
 
@@ -128,9 +144,14 @@ class Lines:
         """The inputs in order, each to be read before the next is asked for."""
         place = 0
         for path in self.paths:
-            self.inputs.append(source := Input(path, place))
+            self.inputs.append(source := Input(path, place, self.flow))
             yield source
             place += source.size
+
+    def changed(self) -> InputError:
+        """What is wrong when a line is not what it was."""
+        names = ", ".join(source.name for source in self.inputs)
+        return InputError(f"{names}: was changed while it was read; type the command again")
 
     def at(self, places: Iterable[int]) -> Iterator[bytes]:
         """The lines at these places, which ascend. Raises InputError when a file has changed meanwhile."""
@@ -147,7 +168,7 @@ class Lines:
             if following is not None and following < source.start + source.size:
                 for line in source.again(within(source.start + source.size)):
                     if not line.strip():
-                        raise InputError(f"{source.name}: was changed while it was read; type the command again")
+                        raise source.changed()
                     yield line
 
     def where_of(self, place: int) -> str:

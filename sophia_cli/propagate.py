@@ -15,7 +15,7 @@ from xxhash import xxh3_64_intdigest
 
 from sophia_cli.arriving import DROPPED, KEPT, PASSED, Arriving
 from sophia_cli.blocks import blocks_of, is_sound, lines_of, read_block, workers_for
-from sophia_cli.errors import RecordError, UsageError
+from sophia_cli.errors import InputError, RecordError, UsageError
 from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.lines import Input, Lines
 from sophia_cli.output import Output
@@ -23,7 +23,7 @@ from sophia_cli.processes import ordered_map
 from sophia_cli.progress import notice
 from sophia_cli.records import AFTER_CAPTION, Record, failed, has_failed, name_of
 from sophia_cli.rewards import BARE, FAILED, Bools, Ledger, Lookup, Rule, Trajectory, choose, read_trajectory, view
-from sophia_cli.streams import Shard, read_records, record_of
+from sophia_cli.streams import Shard, read_records, record_of, to_line
 
 SELECTIONS = ("shortest", "random", "all")
 AT_ONCE = 1024
@@ -183,7 +183,7 @@ def read_facts(lines: Numbered, name: str) -> Iterator[tuple[int, int, Trajector
             if is_sound(row) and (line.isascii() or line.decode()):
                 yield place, xxh3_64_intdigest(line), row
                 continue
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             if line.isspace():
                 continue
         record = record_of(line, f"{name}:{number}")
@@ -215,12 +215,10 @@ def lookup(lines: Lines, ledger: Ledger) -> Lookup:
     def names(rows: list[int]) -> Iterator[str]:
         return (record_of(line, "")["trajectory_id"] for line in lines.at(ledger.places[row] for row in rows))
 
-    def same(one: int, other: int) -> bool:
-        pair = sorted((ledger.places[one], ledger.places[other]))
-        first, second = (dict(record_of(line, "")) for line in lines.at(pair))
-        return first == second
+    def digests(rows: list[int]) -> Iterator[int]:
+        return (xxh3_64_intdigest(to_line(record_of(line, ""))) for line in lines.at(ledger.places[row] for row in rows))
 
-    return Lookup(names, same, lambda row: lines.where_of(ledger.places[row]))
+    return Lookup(names, digests, lambda row: lines.where_of(ledger.places[row]))
 
 
 def _annotated(
@@ -237,13 +235,15 @@ def _annotated(
             record = record_of(line, bad.get(row, ""))
             yield _with_error(record) if row in bad else record
             continue
+        if xxh3_64_intdigest(line) != ledger.contents[row]:
+            raise lines.changed()
         fields = {"caption_reward": None if reward != reward else reward, "selected": selected, "weight": float(selected)}
         try:
             facts = decode(line)
             if facts.caption_reward is facts.selected is facts.weight is msgspec.UNSET:
                 yield line.rstrip()[:-1] + b"," + orjson.dumps(fields)[1:] + b"\n"
                 continue
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             pass
         yield Record({**record_of(line, ""), **fields})
 
@@ -254,7 +254,7 @@ def _with_error(record: Record) -> Record:
         read_trajectory(record)
     except RecordError as error:
         return failed(record, str(error), {})
-    raise AssertionError(f"{record.where}: no facts before, and now there are")
+    raise InputError(f"{record.where}: was changed while it was read; type the command again")
 
 
 def _captions(lines: Lines, ledger: Ledger, rows: Any) -> Iterator[Record]:

@@ -8,7 +8,7 @@ import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -49,7 +49,7 @@ class Trajectory(msgspec.Struct, frozen=True, gc=False):
     mentions_caption: bool = False
     stop_alpha: float | None = None
     stop_length: float | None = None
-    error: None | bool = None
+    error: None | Literal["failed"] = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def read_trajectory(record: Record) -> Trajectory:
         mentions_caption=record.get("mentions_caption") is True,
         stop_alpha=need_number(record, "stop_alpha") if record.get("stop_alpha") is not None else None,
         stop_length=None if record.get("stop_length") is None else 0.0,
-        error=failure or None,
+        error="failed" if failure else None,
     )
 
 
@@ -135,7 +135,7 @@ class Ledger:
         self.contents.extend(contents)
         self.names.extend([short(row.name) for row in facts])
         self.items.extend([short(row.item) for row in facts])
-        self.captions.extend([short(f"{row.caption}\x00{row.reasoner}") for row in facts])
+        self.captions.extend([short(row.caption) for row in facts])
         self.rewards.extend([NAN if row.reward is None else row.reward for row in facts])
         self.planned.extend([0 if row.planned is msgspec.UNSET else row.planned for row in facts])
         self.counts.extend([0 if row.captions is msgspec.UNSET else row.captions for row in facts])
@@ -168,9 +168,8 @@ class Ledger:
     def add_bare(self, record: Record, place: int) -> None:
         """Notes a record that is no trajectory; it may be a caption's failure."""
         caption, count = record.get("caption_id"), record.get("caption_count")
-        count = (
-            count if isinstance(count, int) and 0 < count < LARGE and isinstance(caption, str) and has_failed(record) else 0
-        )
+        of_caption = isinstance(caption, str) and "trajectory_id" not in record and has_failed(record)
+        count = count if of_caption and isinstance(count, int) and 0 < count < LARGE else 0
         self.places.append(place)
         self.items.append(short(str(record.get("id"))))
         self.captions.append(short(str(caption)) if count else 0)
@@ -189,6 +188,12 @@ def short(text: str) -> int:
 def _mark(facts: Trajectory) -> int:
     stopped = STOPPED if facts.stop_alpha is not None else 0
     return (LEAKS if facts.mentions_caption else 0) | (FAILED if facts.error else 0) | stopped
+
+
+def pairs(captions: npt.NDArray[Any], reasoners: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """64 bits that stand for a caption and the reasoner that thought over it."""
+    mixed: npt.NDArray[Any] = captions ^ (reasoners.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    return mixed
 
 
 def view(column: "array[int] | array[float]") -> npt.NDArray[Any]:
@@ -213,12 +218,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Lookup:
-    """How the choice finds what the columns do not hold: the names of rows (which ascend), whether two have one content,
-    and where one stands.
+    """How the choice finds what the columns do not hold: the names of rows (which ascend), 64 bits that stand for their
+    contents however they are written, and where one stands.
     """
 
     names: Callable[[list[int]], Iterator[str]]
-    same: Callable[[int, int], bool]
+    digests: Callable[[list[int]], Iterator[int]]
     where: Callable[[int], str]
 
 
@@ -230,14 +235,15 @@ def choose(ledger: Ledger, mine: Bools, look: Lookup) -> Choice:
     marks = view(ledger.marks)
     rows = np.flatnonzero(mine & (marks & BARE == 0))
     rows = rows[_firsts(ledger, rows, look)]
-    captions, of = np.unique(view(ledger.captions)[rows], return_inverse=True)
+    of_rows = pairs(view(ledger.captions), view(ledger.reasoners))
+    captions, of = np.unique(of_rows[rows], return_inverse=True)
     _refuse_two_runs(ledger, rows, of, len(captions), look)
     means, eligible = _caption_rewards(ledger, rows, of, len(captions))
     kept = _select(ledger, rows, eligible[of], look)
     rewards, selected = np.full(len(ledger), np.nan), np.zeros(len(ledger), dtype=np.bool_)
     selected[kept] = True
     if len(captions):
-        found = np.searchsorted(captions, view(ledger.captions)).clip(max=len(captions) - 1)
+        found = np.searchsorted(captions, of_rows).clip(max=len(captions) - 1)
         known = mine & (marks & (BARE | FAILED) == 0)
         rewards[known] = means[found[known]]
     return Choice(rewards, selected, np.isin(view(ledger.items), view(ledger.items)[kept]))
@@ -248,23 +254,28 @@ def _firsts(ledger: Ledger, rows: Places, look: Lookup) -> Bools:
     names, failed = view(ledger.names)[rows], view(ledger.marks)[rows] & FAILED
     order = np.lexsort((failed, names))
     new = np.r_[True, names[order[1:]] != names[order[:-1]]] if len(rows) else np.empty(0, np.bool_)
-    heads = np.flatnonzero(new)[np.cumsum(new) - 1] if not new.all() else order
     firsts = np.ones(len(rows), dtype=np.bool_)
-    for place in np.flatnonzero(~new):
-        if not failed[order[place]]:
-            refuse_other_content(ledger, int(rows[order[heads[place]]]), int(rows[order[place]]), look)
+    if new.all():
+        return firsts
+    heads = np.flatnonzero(new)[np.cumsum(new) - 1]
+    again = np.flatnonzero(~new & (failed[order] == 0))
     firsts[order[~new]] = False
+    refuse_other_content(ledger, rows[order[heads[again]]], rows[order[again]], look)
     return firsts
 
 
-def refuse_other_content(ledger: Ledger, one: int, other: int, look: Lookup) -> None:
-    """Raises InputError unless two rows of one trajectory id have one content."""
+def refuse_other_content(ledger: Ledger, ones: Places, others: Places, look: Lookup) -> None:
+    """Raises InputError unless rows of one trajectory id have one content, pair by pair; read at once, if any are."""
     contents = view(ledger.contents)
-    if contents[one] == contents[other] or look.same(one, other):
-        return
-    name = next(look.names([other]))
-    fault = f"trajectory_id {name!r} stands at {look.where(one)} with other content"
-    raise InputError(f"{look.where(other)}: {fault}; drop one of them")
+    unequal = contents[ones] != contents[others]
+    ones, others = ones[unequal], others[unequal]
+    rows = np.unique(np.r_[ones, others]).tolist()
+    digests = dict(zip(rows, look.digests(rows), strict=True)) if rows else {}
+    for one, other in zip(ones.tolist(), others.tolist(), strict=True):
+        if digests[one] != digests[other]:
+            name = next(look.names([other]))
+            fault = f"trajectory_id {name!r} stands at {look.where(one)} with other content"
+            raise InputError(f"{look.where(other)}: {fault}; drop one of them")
 
 
 def _caption_rewards(ledger: Ledger, rows: Places, of: Places, count: int) -> tuple[Floats, Bools]:
@@ -342,5 +353,5 @@ def choose_in_memory(trajectories: Iterable[tuple[Trajectory, int, str]], rule: 
     facts, contents, places = zip(*trajectories, strict=True) if (trajectories := list(trajectories)) else ((), (), ())
     ledger = Ledger(rule)
     ledger.add(facts, range(len(facts)), contents)
-    look = Lookup(lambda rows: (facts[row].name for row in rows), lambda one, other: False, lambda row: places[row])
+    look = Lookup(lambda rows: (facts[row].name for row in rows), lambda rows: iter(rows), lambda row: places[row])
     return set(np.flatnonzero(choose(ledger, np.ones(len(ledger), dtype=np.bool_), look).selected).tolist())

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import json
+import os
 import random
 import subprocess
 import tempfile
@@ -238,9 +239,11 @@ def test_what_comes_from_a_pipe_is_chosen_as_from_a_file(records: list[dict[str,
         records.insert(0, {"id": "q0", "caption_id": "q0/c9", "error": "no image"})
     for record in records:
         record["caption_count"] = len({other["caption_id"] for other in records if other["id"] == record["id"]})
-    for record in data.draw(st.lists(st.sampled_from(records), max_size=2)):
-        if data.draw(st.booleans()):
-            record["error"] = "no server"
+    for failed in data.draw(st.lists(st.sampled_from([record for record in records if "answer" in record]), max_size=2)):
+        for record in records:
+            if record.get("trajectory_id") == failed["trajectory_id"]:  # tried again after its item has left: too late
+                record["error"] = "no server"
+                record.pop("reason_model", None)
     part = Shard(data.draw(st.integers(0, 1)), 2) if data.draw(st.booleans()) else None
     rule = Rule(alpha=data.draw(st.sampled_from([0.0, 0.5, 0.75])), keep=data.draw(st.integers(1, 3)))
     for emit in ("all", "selected"):
@@ -380,3 +383,60 @@ def test_a_line_that_is_no_record_is_named_in_a_large_file_too(tmp_path: Path, m
                 Lines([str(tmp_path / "x.jsonl")]), Rule(), Shard(), None, "all", Output("trajectory_id", None), Counter()
             )
         )
+
+
+def test_a_failure_names_no_reasoner_and_holds_nothing_up(tmp_path: Path) -> None:
+    """As `reason` writes it: the item is complete all the same, and leaves before the end of the input."""
+    rows = [graded(item, 0, number, 1.0, 9 - number, 3) for item in ("a", "b") for number in range(3)]
+    rows = [{**row, "caption_count": 1} for row in rows]
+    rows[1] = {name: rows[1][name] for name in ("id", "caption_id", "caption_count", "trajectory_id", "trajectory_count")}
+    rows[1]["error"] = "no server"
+    with subprocess.Popen(
+        [*SOPHIA, "propagate"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+    ) as step:
+        assert step.stdin and step.stdout
+        step.stdin.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows[:4]))
+        step.stdin.flush()
+        assert [json.loads(step.stdout.readline())["trajectory_id"] for _ in range(3)] == ["a/c0/t0", "a/c0/t1", "a/c0/t2"]
+        step.stdin.close()
+        assert len(records_of(step.stdout.read())) == 1
+    assert step.wait() == 3
+
+
+@pytest.mark.parametrize("field", ["trajectory_tokens", "caption_count", "deep", "error"])
+def test_odd_fields_are_the_same_from_a_pipe_and_from_a_file(field: str, tmp_path: Path) -> None:
+    rows = [{**graded("a", c, n, 1.0, 9 - n, 4), "caption_count": 2} for c in range(2) for n in range(4)]
+    deep: Any = 1
+    for _ in range(600):
+        deep = [deep]
+    rows[4] |= {"trajectory_tokens": 2.5} if field == "trajectory_tokens" else {}
+    rows[4] |= {"caption_count": 5_000_000_000} if field == "caption_count" else {}
+    rows[4] |= {"deep": deep} if field == "deep" else {}
+    rows[4] |= {"error": False} if field == "error" else {}
+    write_lines(tmp_path / "a.jsonl", rows)
+    code = 3 if field in ("trajectory_tokens", "error") else 0
+    whole = records_of(sophia("propagate", "a.jsonl", cwd=tmp_path, code=code).stdout)
+    out, _ = piped((tmp_path / "a.jsonl").read_bytes(), code=code)
+    assert len(whole) == 8 and [row.get("selected") for row in out] == [row.get("selected") for row in whole]
+    assert sum("error" in row for row in out) == (code == 3) and not (field == "error" and whole[4].get("selected"))
+
+
+def test_a_file_that_changes_between_the_passes_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    for change in (lambda text: text.replace(b'"a"', b'"b"'), lambda text: text[: len(text) // 2]):
+        write_lines(file, [{**row, "trajectory_tokens": 5} for row in table(*[1.0] * 2000)])
+        steps = propagate(Lines([str(file)]), Rule(), Shard(), None, "all", Output("trajectory_id", None), Counter())
+        next(steps)
+        file.write_bytes(change(file.read_bytes()))
+        with pytest.raises(InputError, match="was changed"):
+            list(steps)
+
+
+def test_a_packed_fifo_is_read_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.jsonl.gz")
+    packed = gzip.compress(b"".join(json.dumps(row).encode() + b"\n" for row in table(1.0, 1.0)))
+    with subprocess.Popen(["sh", "-c", "cat > x.jsonl.gz"], cwd=tmp_path, stdin=subprocess.PIPE) as writer:
+        assert writer.stdin
+        writer.stdin.write(packed)
+        writer.stdin.close()
+        assert len(records_of(sophia("propagate", "x.jsonl.gz", cwd=tmp_path).stdout)) == 2
