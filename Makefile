@@ -55,44 +55,35 @@ types: install-dev
 bench: install-dev
 	$(BIN)/python benchmarks/startup.py
 
-# Our verifier beside those of PyPI, which get an environment of their own; remakes the table in docs/verifier.md.
-bench-verifier: install-dev .venv-peers/installed
-	$(BIN)/python benchmarks/verifiers.py --peers .venv-peers/bin/python --write
-
-.venv-peers/installed: benchmarks/verifier-peers.txt
-	$(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip install --quiet -r benchmarks/verifier-peers.txt
+# What we are measured against, in environments of its own.
+.venv-%/installed: benchmarks/%-peers.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet -r $<
 	touch $@
 
+# Our verifier beside those of PyPI, in turn; remakes the table in docs/verifier.md.
+bench-verifier: install-dev .venv-verifier/installed
+	$(BIN)/python benchmarks/verifiers.py --peers .venv-verifier/bin/python --write
+
 # Our client of servers beside the official one and a bare loop; remakes the table in docs/servers.md.
-bench-client: install-dev .venv-clients/installed
-	$(BIN)/python benchmarks/client.py --peers .venv-clients/bin/python --write
+bench-client: install-dev .venv-client/installed
+	$(BIN)/python benchmarks/client.py --peers .venv-client/bin/python --write
 
 # What early stop spares on the embedded world; remakes the table in docs/servers.md. Half an hour.
 bench-early-stop: install-dev
 	$(BIN)/python benchmarks/early_stop.py --write
 
 # `sophia propagate` beside DuckDB and orjson on 1.2 GB; remakes the table in docs/propagate.md.
-bench-propagate: install-dev .venv-duckdb/installed
-	$(BIN)/python benchmarks/propagate.py --peers .venv-duckdb/bin/python --write
-
-.venv-duckdb/installed: benchmarks/propagate-peers.txt
-	$(PYTHON) -m venv .venv-duckdb
-	.venv-duckdb/bin/python -m pip install --quiet -r benchmarks/propagate-peers.txt
-	touch $@
+bench-propagate: install-dev .venv-propagate/installed
+	$(BIN)/python benchmarks/propagate.py --peers .venv-propagate/bin/python --write
 
 # Whether a real vLLM computes a prompt once for all its samples; remakes the table in docs/servers.md.
 bench-prefill: install-dev .venv-vllm/installed
 	$(BIN)/python benchmarks/prefill.py --vllm .venv-vllm/bin --write
-
-.venv-clients/installed: benchmarks/client-peers.txt
-	$(PYTHON) -m venv .venv-clients
-	.venv-clients/bin/python -m pip install --quiet -r benchmarks/client-peers.txt
-	touch $@
 
 # Rebuilds both embedded models from nothing: about 45 minutes on 2 cores.
 tiny: install-dev
 	bash recipes/tiny/build.sh
 
 clean:
-	rm -rf .venv .venv-peers .venv-clients .venv-duckdb .venv-vllm quickstart
+	rm -rf .venv .venv-* quickstart

@@ -12,22 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sophia_cli.errors import InputError
-from sophia_cli.rewards import (
-    BARE,
-    FAILED,
-    NAN,
-    STOPPED,
-    Bools,
-    Choice,
-    Ledger,
-    Lookup,
-    Places,
-    choose,
-    pairs,
-    refuse_other_content,
-    short,
-    view,
-)
+from sophia_cli.ledger import BARE, FAILED, NAN, STOPPED, Ledger, Rows, pairs, short, view
+from sophia_cli.rewards import Bools, Lookup, choose, planned_of, refuse_other_content
 from sophia_cli.streams import Shard
 
 WAITING, NOT_OURS, PASSED, DROPPED, KEPT = range(5)
@@ -61,8 +47,7 @@ class Arriving:
         name, mark = ledger.items[row], ledger.marks[row]
         known = name in self.numbers
         number = self.numbers.setdefault(name, len(self.numbers))
-        mine = number % self.part.count == self.part.index
-        mine = mine and (self.limit is None or number // self.part.count < self.limit)
+        mine = self.part.has(number, self.limit)
         self.rewards.append(NAN)
         self.states.append((PASSED if mark & (BARE | FAILED) else WAITING) if mine else NOT_OURS)
         if not mine:
@@ -93,7 +78,7 @@ class Arriving:
         self.items.clear()
         self._decide(rows)
 
-    def _is_complete(self, rows: Places) -> bool:
+    def _is_complete(self, rows: Rows) -> bool:
         """Whether each of the item's K captions has failed, or its N trajectories from each reasoner."""
         marks, counts = view(self.ledger.marks)[rows], view(self.ledger.counts)[rows]
         if (marks & STOPPED).any() or counts.min() == 0 or counts.min() != counts.max():
@@ -108,13 +93,12 @@ class Arriving:
         reasoners[nameless] = known[0] if len(known) else NOBODY
         names, of = np.unique(pairs(captions[ours], reasoners), return_inverse=True)
         distinct = np.unique(np.stack([of, view(self.ledger.names)[ours].view(np.int64)]), axis=1)
-        planned = np.zeros(len(names), dtype=np.int64)
-        np.maximum.at(planned, of, view(self.ledger.planned)[ours])
+        planned = planned_of(self.ledger, ours, of, len(names))
         full = (planned > 0) & (np.bincount(distinct[0], minlength=len(names)) >= planned)
         failed, each = len(np.unique(captions[rows[bare]])), max(len(known), 1)
         return bool(full.all() and len(names) + failed * each == counts[0] * each)
 
-    def _decide(self, rows: Places) -> None:
+    def _decide(self, rows: Rows) -> None:
         part, look = self.ledger.part(rows), self.look
         there = rows.tolist()
         mapped = Lookup(
@@ -123,7 +107,7 @@ class Arriving:
             lambda row: look.where(there[row]),
         )
         every: Bools = np.ones(len(rows), dtype=np.bool_)
-        choice: Choice = choose(part, every, mapped)
+        choice = choose(part, every, mapped)
         for row, reward, kept in zip(there, choice.rewards.tolist(), choice.selected.tolist(), strict=True):
             if self.states[row] == WAITING:
                 self.rewards[row], self.states[row] = reward, KEPT if kept else DROPPED

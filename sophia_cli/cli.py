@@ -248,7 +248,7 @@ def propagate(
 
     def work() -> int:
         from sophia_cli import propagate as step
-        from sophia_cli.rewards import Rule
+        from sophia_cli.facts import Rule
 
         rule = Rule(alpha, keep, select, not no_caption_reward, not no_correctness, min_graded, drop_leaks, seed)
         return step.run(_common(context), _inputs(context, files), rule, selected, unsolved)

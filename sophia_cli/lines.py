@@ -109,11 +109,12 @@ class Input:
                 wanted = next(places, None)
             here += len(line)
         if wanted is not None:
-            raise self.changed()
+            raise changed(self.name)
 
-    def changed(self) -> InputError:
-        """What is wrong when a line is not where it was."""
-        return InputError(f"{self.name}: was changed while it was read; type the command again")
+
+def changed(name: str) -> InputError:
+    """What is wrong when a line is not what it was, or not where."""
+    return InputError(f"{name}: was changed while it was read; type the command again")
 
 
 @contextlib.contextmanager
@@ -148,11 +149,6 @@ class Lines:
             yield source
             place += source.size
 
-    def changed(self) -> InputError:
-        """What is wrong when a line is not what it was."""
-        names = ", ".join(source.name for source in self.inputs)
-        return InputError(f"{names}: was changed while it was read; type the command again")
-
     def at(self, places: Iterable[int]) -> Iterator[bytes]:
         """The lines at these places, which ascend. Raises InputError when a file has changed meanwhile."""
         rest = iter(places)
@@ -168,7 +164,7 @@ class Lines:
             if following is not None and following < source.start + source.size:
                 for line in source.again(within(source.start + source.size)):
                     if not line.strip():
-                        raise source.changed()
+                        raise changed(source.name)
                     yield line
 
     def where_of(self, place: int) -> str:

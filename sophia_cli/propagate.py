@@ -1,38 +1,31 @@
 """Step 4: the reward flows back to the description (Eq. 5), and the best trajectories are kept (Eq. 6).
 
-The first pass reads a few facts of each line (`rewards.Ledger`), the second writes the lines, in the order they came. The
+The first pass reads a few facts of each line (`ledger.py`), the second writes the lines, in the order they came. The
 texts are neither parsed nor held: a line goes out as it came, with three fields more.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-import msgspec
 import numpy as np
 import orjson
 from xxhash import xxh3_64_intdigest
 
 from sophia_cli.arriving import DROPPED, KEPT, PASSED, Arriving
-from sophia_cli.blocks import blocks_of, is_sound, lines_of, read_block, workers_for
-from sophia_cli.errors import InputError, RecordError, UsageError
+from sophia_cli.errors import RecordError, UsageError
+from sophia_cli.facts import Rule, read_trajectory
 from sophia_cli.frame import Common, Counter, run_step
-from sophia_cli.lines import Input, Lines
+from sophia_cli.intake import read_all, read_facts
+from sophia_cli.ledger import BARE, BEFORE, FAILED, Ledger, view
+from sophia_cli.lines import Lines, changed
 from sophia_cli.output import Output
-from sophia_cli.processes import ordered_map
 from sophia_cli.progress import notice
-from sophia_cli.records import AFTER_CAPTION, Record, failed, has_failed, name_of
-from sophia_cli.rewards import BARE, FAILED, Bools, Ledger, Lookup, Rule, Trajectory, choose, read_trajectory, view
+from sophia_cli.records import AFTER_CAPTION, Record, failed, name_of
+from sophia_cli.rewards import Bools, Lookup, choose
 from sophia_cli.streams import Shard, read_records, record_of, to_line
 
 SELECTIONS = ("shortest", "random", "all")
-AT_ONCE = 1024
-"""Rows that are noted together."""
-PATIENCE_SECONDS = 600.0
-"""How long a worker may take over a block; one that takes longer, or ends, has it read here."""
-
-Numbered = Iterable[tuple[int, int, bytes]]
-"""Place, number and bytes of lines."""
 
 
 def run(common: Common, files: list[str], rule: Rule, only_selected: bool, only_unsolved: bool) -> int:
@@ -53,14 +46,6 @@ def run(common: Common, files: list[str], rule: Rule, only_selected: bool, only_
         return propagate(Lines(files), rule, common.part, common.limit, emit, output, counter)
 
     return run_step("propagate", key, common, {**asdict(rule), "emit": emit}, produce, inputs=files, anew=True)
-
-
-class Line(Trajectory, frozen=True, gc=False):
-    """The facts of a line, and whether it was propagated before."""
-
-    caption_reward: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    selected: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    weight: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 def propagate(
@@ -88,56 +73,6 @@ def propagate(
     rows = np.flatnonzero(mine & choice.selected if emit == "selected" else mine)
     rewards, kept = choice.rewards[rows].tolist(), choice.selected[rows].tolist()
     yield from _annotated(lines, ledger, rows.tolist(), rewards, kept, bad)
-
-
-def read_all(lines: Lines, ledger: Ledger, counter: Counter) -> Iterator[tuple[int, str]]:
-    """Fills the ledger, a row for each record; yields the rows of which no facts can be read, and where they stand."""
-    for source in lines.sources():
-        if (workers := workers_for(source.named_size)) > 1:
-            yield from _read_blocks(source, ledger, counter, workers)
-        else:
-            yield from _read(source.lines(), source.name, ledger, counter)
-
-
-def _read_blocks(source: Input, ledger: Ledger, counter: Counter, workers: int) -> Iterator[tuple[int, str]]:
-    """The rows of a large file, read by several processes; what they leave alone is read here."""
-    source.size, number = source.named_size, 0
-    blocks = blocks_of(source.path, source.start, source.size, ledger.rule)
-    read = ordered_map(read_block, blocks, workers, lambda block: block, PATIENCE_SECONDS, lambda block, reason: None)
-    for (path, begin, end, start, _), packed in read:
-        if packed is not None:
-            rows = ledger.extend(packed)
-            counter.count += rows
-            number += rows
-            continue
-        left = [(start + offset, line) for offset, line in lines_of(path, begin, end)]
-        numbered = ((place, number + index, line) for index, (place, line) in enumerate(left, 1))
-        yield from _read(numbered, source.name, ledger, counter)
-        number += len(left)
-
-
-def _read(lines: Numbered, name: str, ledger: Ledger, counter: Counter) -> Iterator[tuple[int, str]]:
-    facts, places, contents = list[Trajectory](), list[int](), list[int]()
-
-    def settle() -> None:
-        ledger.add(facts, places, contents)
-        for column in (facts, places, contents):
-            column.clear()
-
-    for place, content, row in read_facts(lines, name):
-        counter.count += 1
-        if isinstance(row, Record):
-            settle()
-            ledger.add_bare(row, place)
-            if not content:
-                yield len(ledger) - 1, row.where
-            continue
-        facts.append(row)
-        places.append(place)
-        contents.append(content)
-        if len(facts) == AT_ONCE:
-            settle()
-    settle()
 
 
 def _as_they_come(
@@ -170,32 +105,6 @@ def _as_they_come(
     yield from leaving()
 
 
-def read_facts(lines: Numbered, name: str) -> Iterator[tuple[int, int, Trajectory | Record]]:
-    """Place, hash and facts of each record of an input of this name.
-
-    Where no facts can be read, the record itself: an earlier step's failure as it came, and 1 for a hash; any other with
-    `error`, and 0. Raises InputError for a line that is no JSON object.
-    """
-    decode = msgspec.json.Decoder(Line).decode
-    for place, number, line in lines:
-        try:
-            row: Trajectory = decode(line)
-            if is_sound(row) and (line.isascii() or line.decode()):
-                yield place, xxh3_64_intdigest(line), row
-                continue
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            if line.isspace():
-                continue
-        record = record_of(line, f"{name}:{number}")
-        try:
-            yield place, xxh3_64_intdigest(line), read_trajectory(record)
-        except RecordError as error:
-            if has_failed(record):
-                yield place, 1, record
-            else:
-                yield place, 0, failed(record, str(error), {})
-
-
 def rows_of(ledger: Ledger, part: Shard, limit: int | None) -> Bools:
     """Which rows are of this shard's items, and of the first `limit` of them; items are counted as they come."""
     items = view(ledger.items)
@@ -205,8 +114,8 @@ def rows_of(ledger: Ledger, part: Shard, limit: int | None) -> Bools:
     number = np.empty(len(first), dtype=np.int64)
     number[np.argsort(first)] = np.arange(len(first))
     number = number[of]
-    mine: Bools = number % part.count == part.index
-    return mine if limit is None else mine & (number // part.count < limit)
+    mine: Bools = part.has(number, limit)
+    return mine
 
 
 def lookup(lines: Lines, ledger: Ledger) -> Lookup:
@@ -228,7 +137,6 @@ def _annotated(
 
     rewards: R(c) of each, NaN where there is none. bad: where rows stand of which no facts can be read.
     """
-    decode = msgspec.json.Decoder(Line).decode
     found = lines.at(ledger.places[row] for row in rows)
     for row, line, reward, selected in zip(rows, found, rewards, kept, strict=True):
         if ledger.marks[row] & (BARE | FAILED):
@@ -236,16 +144,12 @@ def _annotated(
             yield _with_error(record) if row in bad else record
             continue
         if xxh3_64_intdigest(line) != ledger.contents[row]:
-            raise lines.changed()
+            raise changed(", ".join(lines.paths))
         fields = {"caption_reward": None if reward != reward else reward, "selected": selected, "weight": float(selected)}
-        try:
-            facts = decode(line)
-            if facts.caption_reward is facts.selected is facts.weight is msgspec.UNSET:
-                yield line.rstrip()[:-1] + b"," + orjson.dumps(fields)[1:] + b"\n"
-                continue
-        except (msgspec.MsgspecError, RecursionError):
-            pass
-        yield Record({**record_of(line, ""), **fields})
+        if ledger.marks[row] & BEFORE:
+            yield Record({**record_of(line, ""), **fields})
+        else:
+            yield line.rstrip()[:-1] + b"," + orjson.dumps(fields)[1:] + b"\n"
 
 
 def _with_error(record: Record) -> Record:
@@ -254,7 +158,7 @@ def _with_error(record: Record) -> Record:
         read_trajectory(record)
     except RecordError as error:
         return failed(record, str(error), {})
-    raise InputError(f"{record.where}: was changed while it was read; type the command again")
+    raise changed(record.where)
 
 
 def _captions(lines: Lines, ledger: Ledger, rows: Any) -> Iterator[Record]:

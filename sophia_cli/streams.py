@@ -202,6 +202,11 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 
+    def has(self, number: Any, limit: int | None = None) -> Any:
+        """Whether rows of these numbers (one, or an array), counted from 0, are of this shard, and of its first `limit`."""
+        mine = number % self.count == self.index
+        return mine if limit is None else mine & (number // self.count < limit)
+
     def take(self, rows: Iterable[T], limit: int | None = None) -> Iterator[T]:
         """This shard's rows, and no more than `limit` of them."""
         return islice(islice(rows, self.index, None, self.count), limit)

@@ -19,10 +19,11 @@ from sophia_cli import registry
 from sophia_cli.aliases import Model, resolve
 from sophia_cli.descriptors import claim_stdout
 from sophia_cli.errors import InputError, RecordError, SophiaError, UsageError
+from sophia_cli.facts import Rule, Trajectory, read_trajectory
 from sophia_cli.frame import Common
 from sophia_cli.progress import Progress, notice
 from sophia_cli.records import Record, has_failed, name_of, where_of
-from sophia_cli.rewards import Rule, Trajectory, choose_in_memory, read_trajectory
+from sophia_cli.rewards import choose_in_memory
 from sophia_cli.streams import Shard, read_records, to_line
 from sophia_cli.training.rows import Row, draw_rows, mixed_row, trajectory_row
 from sophia_cli.training.settings import Settings

@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sophia_cli.errors import InputError
+from sophia_cli.facts import Rule
 from sophia_cli.frame import Counter
 from sophia_cli.lines import Lines
 from sophia_cli.output import Output
 from sophia_cli.propagate import propagate
-from sophia_cli.rewards import Rule
 from sophia_cli.streams import Shard
 
 
@@ -363,8 +363,8 @@ def test_a_large_file_is_read_in_blocks_by_several_as_by_one(records: list[dict[
         file.write_bytes(b"\n".join(lines) + data.draw(st.sampled_from([b"", b"\n"])))
         found = []
         for workers in (1, 2):
-            patch.setattr("sophia_cli.propagate.workers_for", lambda size, workers=workers: workers)
-            patch.setattr("sophia_cli.blocks.BLOCK", data.draw(st.integers(60, 2000)))
+            patch.setattr("sophia_cli.intake.workers_for", lambda size, workers=workers: workers)
+            patch.setattr("sophia_cli.intake.BLOCK", data.draw(st.integers(60, 2000)))
             counter, output = Counter(), Output("trajectory_id", None)
             out = list(propagate(Lines([str(file)]), Rule(alpha=0.5), Shard(), None, emit, output, counter))
             found.append((out, counter.count, output.failed))
@@ -372,8 +372,8 @@ def test_a_large_file_is_read_in_blocks_by_several_as_by_one(records: list[dict[
 
 
 def test_a_line_that_is_no_record_is_named_in_a_large_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sophia_cli.propagate.workers_for", lambda size: 2)
-    monkeypatch.setattr("sophia_cli.blocks.BLOCK", 500)
+    monkeypatch.setattr("sophia_cli.intake.workers_for", lambda size: 2)
+    monkeypatch.setattr("sophia_cli.intake.BLOCK", 500)
     lines = [json.dumps(row) for row in table(*[1.0] * 30)]
     lines[20] = lines[20][:-9]
     (tmp_path / "x.jsonl").write_text("\n".join(lines))

@@ -1,0 +1,127 @@
+"""The facts of all records of a data set, in columns: what is held of a file of any size.
+
+Names are kept as 64-bit hashes: two captions of millions that share one are a chance of one in millions of millions, and
+trajectories that do are told apart by their content.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from xxhash import xxh3_64_intdigest
+
+from sophia_cli.facts import LARGE, Rule, Trajectory, refuse_what_was_stopped
+from sophia_cli.records import Record, has_failed
+
+NAN = float("nan")
+Rows = npt.NDArray[np.int64]
+
+FAILED, LEAKS, STOPPED, BARE, BEFORE = 1, 2, 4, 8, 16
+"""Marks of a row: an earlier step failed on it; it mentions the caption; its caption was given up early; it is no
+trajectory; it was propagated before.
+"""
+
+
+class Ledger:
+    """The facts of all records of a data set, a row each, in columns: 73 bytes a record.
+
+    rule: what will be asked of them. A record that is no trajectory has a row, too, with the mark BARE, so that rows and
+    records run side by side. places: where the caller finds the record again; contents: a hash of all of it.
+    """
+
+    def __init__(self, rule: Rule):
+        self.rule = rule
+        self.places, self.names, self.items, self.captions = array("q"), array("Q"), array("Q"), array("Q")
+        self.contents, self.keys = array("Q"), array("q")
+        self.planned, self.counts, self.reasoners = array("i"), array("i"), array("i")
+        self.rewards, self.marks = array("d"), array("B")
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def add(self, facts: Sequence[Trajectory], places: Iterable[int], contents: Iterable[int]) -> None:
+        """Notes graded records, many at once: this is what a pass over a large file spends its time on.
+
+        contents: 64 bits of each. Raises UsageError where the rule cannot be served from them.
+        """
+        for row in facts:
+            if row.stop_alpha is not None or row.stop_length is not None:
+                refuse_what_was_stopped(row, self.rule)
+        self.places.extend(places)
+        self.contents.extend(contents)
+        self.names.extend([short(row.name) for row in facts])
+        self.items.extend([short(row.item) for row in facts])
+        self.captions.extend([short(row.caption) for row in facts])
+        self.rewards.extend([NAN if row.reward is None else row.reward for row in facts])
+        self.planned.extend([0 if row.planned is msgspec.UNSET else row.planned for row in facts])
+        self.counts.extend([0 if row.captions is msgspec.UNSET else row.captions for row in facts])
+        self.reasoners.extend([short(row.reasoner) >> 33 for row in facts])
+        self.marks.extend([_mark(row) for row in facts])
+        if self.rule.select == "random":
+            self.keys.extend([_lot(self.rule.seed, row.name) for row in facts])
+        else:
+            self.keys.extend([row.tokens for row in facts])
+
+    def packed(self) -> dict[str, bytes]:
+        """The columns, to be sent to another process."""
+        return {name: column.tobytes() for name, column in vars(self).items() if isinstance(column, array)}
+
+    def extend(self, packed: dict[str, bytes]) -> int:
+        """Takes in the rows of another ledger; returns how many."""
+        before = len(self)
+        for name, column in packed.items():
+            getattr(self, name).frombytes(column)
+        return len(self) - before
+
+    def part(self, rows: Rows) -> "Ledger":
+        """These rows alone."""
+        part = Ledger(self.rule)
+        for name, column in vars(part).items():
+            if isinstance(column, array):
+                column.frombytes(view(getattr(self, name))[rows].tobytes())
+        return part
+
+    def add_bare(self, record: Record, place: int) -> None:
+        """Notes a record that is no trajectory; it may be a caption's failure."""
+        caption, count = record.get("caption_id"), record.get("caption_count")
+        of_caption = isinstance(caption, str) and "trajectory_id" not in record and has_failed(record)
+        count = count if of_caption and isinstance(count, int) and 0 < count < LARGE else 0
+        self.places.append(place)
+        self.items.append(short(str(record.get("id"))))
+        self.captions.append(short(str(caption)) if count else 0)
+        self.counts.append(count)
+        self.rewards.append(NAN)
+        self.marks.append(BARE)
+        for column in (self.names, self.contents, self.keys, self.planned, self.reasoners):
+            column.append(0)
+
+
+def short(text: str) -> int:
+    """64 bits that stand for a text, the same in every process."""
+    return xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
+
+
+def _mark(facts: Trajectory) -> int:
+    stopped, before = facts.stop_alpha is not None, facts.propagated
+    return FAILED * bool(facts.error) | LEAKS * facts.mentions_caption | STOPPED * stopped | BEFORE * before
+
+
+def _lot(seed: int, name: str) -> int:
+    """A draw that depends on the seed and the trajectory alone, so that order and shards change nothing."""
+    digest = hashlib.sha256(f"{seed}\x00{name}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def pairs(captions: npt.NDArray[Any], reasoners: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """64 bits that stand for a caption and the reasoner that thought over it."""
+    mixed: npt.NDArray[Any] = captions ^ (reasoners.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    return mixed
+
+
+def view(column: "array[int] | array[float]") -> npt.NDArray[Any]:
+    """A column as numpy sees it; nothing can be added while the view lives."""
+    return np.frombuffer(column, dtype=column.typecode) if column else np.empty(0, column.typecode)
