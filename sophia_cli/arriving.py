@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sophia_cli.errors import InputError
-from sophia_cli.ledger import BARE, FAILED, NAN, STOPPED, Ledger, Rows, pairs, short, view
-from sophia_cli.rewards import Bools, Lookup, choose, planned_of, refuse_other_content
+from sophia_cli.ledger import BARE, FAILED, NAN, STOPPED, Ledger, short
+from sophia_cli.rewards import Bools, Lookup, Rows, choose, pairs, planned_of, refuse_other_content, view
 from sophia_cli.streams import Shard
 
 WAITING, NOT_OURS, PASSED, DROPPED, KEPT = range(5)
@@ -99,8 +99,8 @@ class Arriving:
         return bool(full.all() and len(names) + failed * each == counts[0] * each)
 
     def _decide(self, rows: Rows) -> None:
-        part, look = self.ledger.part(rows), self.look
-        there = rows.tolist()
+        look, there = self.look, rows.tolist()
+        part = self.ledger.part(there)
         mapped = Lookup(
             lambda few: look.names([there[row] for row in few]),
             lambda few: look.digests([there[row] for row in few]),

@@ -8,21 +8,24 @@ nothing, and that block is read here, where errors are named.
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xxhash import xxh3_64_intdigest
 
 from sophia_cli.errors import RecordError
 from sophia_cli.facts import Rule, Trajectory, facts_of, read_trajectory
-from sophia_cli.frame import Counter
 from sophia_cli.ledger import Ledger
 from sophia_cli.lines import Input, Lines
 from sophia_cli.processes import ordered_map
 from sophia_cli.records import Record, failed, has_failed
 from sophia_cli.streams import BUFFER, record_of
 
+if TYPE_CHECKING:  # a worker's start is part of what it costs
+    from sophia_cli.frame import Counter
+
 AT_ONCE = 1024
 """Rows that are noted together."""
-BLOCK = 1 << 22
+BLOCK = 1 << 20
 """Bytes of a block."""
 LARGE_FILE = 1 << 28
 """Bytes of a file that is worth the start of workers: a quarter of a second each."""
@@ -36,7 +39,7 @@ Block = tuple[str, int, int, int, Rule]
 """A file, where a block of it begins and ends, the place of the file's first byte among all inputs, and the rule."""
 
 
-def read_all(lines: Lines, ledger: Ledger, counter: Counter) -> Iterator[tuple[int, str]]:
+def read_all(lines: Lines, ledger: Ledger, counter: "Counter") -> Iterator[tuple[int, str]]:
     """Fills the ledger, a row for each record; yields the rows of which no facts can be read, and where they stand."""
     for source in lines.sources():
         if (workers := workers_for(source.named_size)) > 1:
@@ -45,7 +48,7 @@ def read_all(lines: Lines, ledger: Ledger, counter: Counter) -> Iterator[tuple[i
             yield from _read(source.lines(), source.name, ledger, counter)
 
 
-def _read_blocks(source: Input, ledger: Ledger, counter: Counter, workers: int) -> Iterator[tuple[int, str]]:
+def _read_blocks(source: Input, ledger: Ledger, counter: "Counter", workers: int) -> Iterator[tuple[int, str]]:
     """The rows of a large file, read by several processes; what they leave alone is read here."""
     source.size, number = source.named_size, 0
     blocks = blocks_of(source.path, source.start, source.size, ledger.rule)
@@ -62,7 +65,7 @@ def _read_blocks(source: Input, ledger: Ledger, counter: Counter, workers: int) 
         number += len(left)
 
 
-def _read(lines: Numbered, name: str, ledger: Ledger, counter: Counter) -> Iterator[tuple[int, str]]:
+def _read(lines: Numbered, name: str, ledger: Ledger, counter: "Counter") -> Iterator[tuple[int, str]]:
     facts, places, contents = list[Trajectory](), list[int](), list[int]()
 
     def settle() -> None:
@@ -121,7 +124,7 @@ def blocks_of(path: str, start: int, size: int, rule: Rule) -> Iterator[Block]:
 
 
 def lines_of(path: str, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Offset and bytes of the lines that begin in a block."""
+    """Offset and bytes of the lines that begin in a block; one by one, so that a block's memory is used again and again."""
     with Path(path).open("rb", buffering=BUFFER) as stream:
         stream.seek(max(begin - 1, 0))
         offset = begin if begin == 0 else begin - 1 + len(stream.readline())

@@ -7,18 +7,14 @@ trajectories that do are told apart by their content.
 import hashlib
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
 from sophia_cli.facts import LARGE, Rule, Trajectory, refuse_what_was_stopped
 from sophia_cli.records import Record, has_failed
 
 NAN = float("nan")
-Rows = npt.NDArray[np.int64]
 
 FAILED, LEAKS, STOPPED, BARE, BEFORE = 1, 2, 4, 8, 16
 """Marks of a row: an earlier step failed on it; it mentions the caption; its caption was given up early; it is no
@@ -54,12 +50,12 @@ class Ledger:
         self.places.extend(places)
         self.contents.extend(contents)
         self.names.extend([short(row.name) for row in facts])
-        self.items.extend([short(row.item) for row in facts])
-        self.captions.extend([short(row.caption) for row in facts])
+        self.items.extend(_shorts([row.item for row in facts]))
+        self.captions.extend(_shorts([row.caption for row in facts]))
+        self.reasoners.extend([name >> 33 for name in _shorts([row.reasoner for row in facts])])
         self.rewards.extend([NAN if row.reward is None else row.reward for row in facts])
         self.planned.extend([0 if row.planned is msgspec.UNSET else row.planned for row in facts])
         self.counts.extend([0 if row.captions is msgspec.UNSET else row.captions for row in facts])
-        self.reasoners.extend([short(row.reasoner) >> 33 for row in facts])
         self.marks.extend([_mark(row) for row in facts])
         if self.rule.select == "random":
             self.keys.extend([_lot(self.rule.seed, row.name) for row in facts])
@@ -77,12 +73,12 @@ class Ledger:
             getattr(self, name).frombytes(column)
         return len(self) - before
 
-    def part(self, rows: Rows) -> "Ledger":
+    def part(self, rows: Iterable[int]) -> "Ledger":
         """These rows alone."""
-        part = Ledger(self.rule)
+        part, rows = Ledger(self.rule), list(rows)
         for name, column in vars(part).items():
             if isinstance(column, array):
-                column.frombytes(view(getattr(self, name))[rows].tobytes())
+                column.extend(map(getattr(self, name).__getitem__, rows))
         return part
 
     def add_bare(self, record: Record, place: int) -> None:
@@ -105,6 +101,12 @@ def short(text: str) -> int:
     return xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
 
 
+def _shorts(texts: list[str]) -> list[int]:
+    """`short` of each, of texts that repeat."""
+    found = {text: short(text) for text in set(texts)}
+    return [found[text] for text in texts]
+
+
 def _mark(facts: Trajectory) -> int:
     stopped, before = facts.stop_alpha is not None, facts.propagated
     return FAILED * bool(facts.error) | LEAKS * facts.mentions_caption | STOPPED * stopped | BEFORE * before
@@ -114,14 +116,3 @@ def _lot(seed: int, name: str) -> int:
     """A draw that depends on the seed and the trajectory alone, so that order and shards change nothing."""
     digest = hashlib.sha256(f"{seed}\x00{name}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") >> 1
-
-
-def pairs(captions: npt.NDArray[Any], reasoners: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """64 bits that stand for a caption and the reasoner that thought over it."""
-    mixed: npt.NDArray[Any] = captions ^ (reasoners.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-    return mixed
-
-
-def view(column: "array[int] | array[float]") -> npt.NDArray[Any]:
-    """A column as numpy sees it; nothing can be added while the view lives."""
-    return np.frombuffer(column, dtype=column.typecode) if column else np.empty(0, column.typecode)

@@ -1,15 +1,18 @@
 """Rewards of captions and the choice of trajectories: Eq. 5 and Eq. 6, over the columns of a ledger."""
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sophia_cli.errors import InputError
 from sophia_cli.facts import Rule, Trajectory
-from sophia_cli.ledger import BARE, FAILED, LEAKS, STOPPED, Ledger, Rows, pairs, view
+from sophia_cli.ledger import BARE, FAILED, LEAKS, STOPPED, Ledger
 
+Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
@@ -54,6 +57,17 @@ def choose(ledger: Ledger, mine: Bools, look: Lookup) -> Choice:
         known = mine & (marks & (BARE | FAILED) == 0)
         rewards[known] = means[found[known]]
     return Choice(rewards, selected, np.isin(view(ledger.items), view(ledger.items)[kept]))
+
+
+def pairs(captions: npt.NDArray[Any], reasoners: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """64 bits that stand for a caption and the reasoner that thought over it."""
+    mixed: npt.NDArray[Any] = captions ^ (reasoners.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    return mixed
+
+
+def view(column: "array[int] | array[float]") -> npt.NDArray[Any]:
+    """A column as numpy sees it; nothing can be added while the view lives."""
+    return np.frombuffer(column, dtype=column.typecode) if column else np.empty(0, column.typecode)
 
 
 def _firsts(ledger: Ledger, rows: Rows, look: Lookup) -> Bools:
