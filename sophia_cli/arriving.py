@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sophia_cli.errors import InputError
-from sophia_cli.ledger import BARE, FAILED, NAN, STOPPED, Ledger, short
-from sophia_cli.rewards import Bools, Lookup, Rows, choose, pairs, planned_of, refuse_other_content, view
+from sophia_cli.ledger import BARE, FAILED, NAN, STOPPED, Ledger, Lookup, short
+from sophia_cli.rewards import Bools, Rows, choose, pairs, planned_of, refuse_other_content, view
 from sophia_cli.streams import Shard
 
 WAITING, NOT_OURS, PASSED, DROPPED, KEPT = range(5)

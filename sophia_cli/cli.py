@@ -380,6 +380,37 @@ def evaluate(
 
 
 @app.command()
+def stats(
+    context: typer.Context,
+    files: o.Files = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--by", metavar="FIELD", help="Also for each value of this field, as in --by subject.", show_default=False
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="As in propagate, for records that nobody propagated.", show_default="0.75"),
+    ] = None,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="As in propagate, for records that nobody propagated.", show_default="1")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables and bars.")] = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Show what a data set is worth: verdicts, R(c), what is solved and selected, lengths, tokens spent, leaks, repeats."""
+
+    def work() -> int:
+        from sophia_cli import stats as step
+
+        return step.run(_inputs(context, files), by or [], alpha, keep, as_json, quiet)
+
+    _run(work, debug)
+
+
+@app.command()
 def world(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to draw into.", show_default=False)],
     n: Annotated[int, typer.Option("-n", min=1, help="How many images.")] = 400,

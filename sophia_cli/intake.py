@@ -14,15 +14,14 @@ from xxhash import xxh3_64_intdigest
 
 from sophia_cli.errors import RecordError
 from sophia_cli.facts import Rule, Trajectory, facts_of, read_trajectory
-from sophia_cli.ledger import Ledger
+from sophia_cli.ledger import Ledger, Lookup
 from sophia_cli.lines import Input, Lines
 from sophia_cli.processes import ordered_map
 from sophia_cli.records import Record, failed, has_failed
-from sophia_cli.streams import BUFFER, record_of
+from sophia_cli.streams import BUFFER, record_of, to_line
 
 if TYPE_CHECKING:  # a worker's start is part of what it costs
     from sophia_cli.frame import Counter
-
 AT_ONCE = 1024
 """Rows that are noted together."""
 BLOCK = 1 << 20
@@ -151,3 +150,16 @@ def read_block(block: Block) -> dict[str, bytes] | None:
     except Exception:  # noqa: BLE001  (whatever it is, it is met again where it is named)
         return None
     return ledger.packed()
+
+
+def lookup(lines: Lines, ledger: Ledger) -> Lookup:
+    """What the columns do not hold is read again."""
+
+    def names(rows: list[int]) -> Iterator[str]:
+        return (record_of(line, "")["trajectory_id"] for line in lines.at(ledger.places[row] for row in rows))
+
+    def digests(rows: list[int]) -> Iterator[int]:
+        records = (record_of(line, "") for line in lines.at(ledger.places[row] for row in rows))
+        return (xxh3_64_intdigest(to_line(dict(sorted(record.items())))) for record in records)
+
+    return Lookup(names, digests, lambda row: lines.where_of(ledger.places[row]))

@@ -6,7 +6,8 @@ trajectories that do are told apart by their content.
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import msgspec
 from xxhash import xxh3_64_intdigest
@@ -94,6 +95,17 @@ class Ledger:
         self.marks.append(BARE)
         for column in (self.names, self.contents, self.keys, self.planned, self.reasoners):
             column.append(0)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """How the choice finds what the columns do not hold: the names of rows (which ascend), 64 bits that stand for their
+    contents however they are written, and where one stands.
+    """
+
+    names: Callable[[list[int]], Iterator[str]]
+    digests: Callable[[list[int]], Iterator[int]]
+    where: Callable[[int], str]
 
 
 def short(text: str) -> int:

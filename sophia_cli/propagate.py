@@ -16,14 +16,14 @@ from sophia_cli.arriving import DROPPED, KEPT, PASSED, Arriving
 from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.facts import Rule, read_trajectory
 from sophia_cli.frame import Common, Counter, run_step
-from sophia_cli.intake import read_all, read_facts
+from sophia_cli.intake import lookup, read_all, read_facts
 from sophia_cli.ledger import BARE, BEFORE, FAILED, Ledger
 from sophia_cli.lines import Lines, changed
 from sophia_cli.output import Output
 from sophia_cli.progress import notice
 from sophia_cli.records import AFTER_CAPTION, Record, failed, name_of
-from sophia_cli.rewards import Bools, Lookup, choose, view
-from sophia_cli.streams import Shard, read_records, record_of, to_line
+from sophia_cli.rewards import Bools, choose, view
+from sophia_cli.streams import Shard, read_records, record_of
 
 SELECTIONS = ("shortest", "random", "all")
 
@@ -116,18 +116,6 @@ def rows_of(ledger: Ledger, part: Shard, limit: int | None) -> Bools:
     number = number[of]
     mine: Bools = part.has(number, limit)
     return mine
-
-
-def lookup(lines: Lines, ledger: Ledger) -> Lookup:
-    """What the columns do not hold is read again."""
-
-    def names(rows: list[int]) -> Iterator[str]:
-        return (record_of(line, "")["trajectory_id"] for line in lines.at(ledger.places[row] for row in rows))
-
-    def digests(rows: list[int]) -> Iterator[int]:
-        return (xxh3_64_intdigest(to_line(record_of(line, ""))) for line in lines.at(ledger.places[row] for row in rows))
-
-    return Lookup(names, digests, lambda row: lines.where_of(ledger.places[row]))
 
 
 def _annotated(

@@ -1,7 +1,7 @@
 """Rewards of captions and the choice of trajectories: Eq. 5 and Eq. 6, over the columns of a ledger."""
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from sophia_cli.errors import InputError
 from sophia_cli.facts import Rule, Trajectory
-from sophia_cli.ledger import BARE, FAILED, LEAKS, STOPPED, Ledger
+from sophia_cli.ledger import BARE, FAILED, LEAKS, STOPPED, Ledger, Lookup
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -24,17 +24,6 @@ class Choice:
     rewards: Floats
     selected: Bools
     solved: Bools
-
-
-@dataclass(frozen=True)
-class Lookup:
-    """How the choice finds what the columns do not hold: the names of rows (which ascend), 64 bits that stand for their
-    contents however they are written, and where one stands.
-    """
-
-    names: Callable[[list[int]], Iterator[str]]
-    digests: Callable[[list[int]], Iterator[int]]
-    where: Callable[[int], str]
 
 
 def choose(ledger: Ledger, mine: Bools, look: Lookup) -> Choice:

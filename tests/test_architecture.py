@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "sophia_cli"
-STEPS = {"serve", "caption", "reason", "grade", "propagate", "train", "evaluate", "world", "models"}
+STEPS = {"serve", "caption", "reason", "grade", "propagate", "train", "evaluate", "world", "models", "stats"}
 CHOICES = {"backends", "verifiers", "objectives", "families"}
 HEAVY = {
     "torch": {"backends", "training", "objectives"},

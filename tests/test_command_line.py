@@ -24,7 +24,7 @@ HEAVY = (
     "PIL",
     "orjson",
 )
-STEPS = ("caption", "reason", "grade", "propagate", "train", "eval", "world", "models")
+STEPS = ("caption", "reason", "grade", "propagate", "train", "eval", "world", "models", "stats")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([step, "--help"] for step in STEPS)])
@@ -45,7 +45,7 @@ def test_help_shows_the_papers_defaults(tmp_path: Path) -> None:
         assert default in text
 
 
-@pytest.mark.parametrize("step", ["caption", "reason", "grade", "propagate", "train", "eval"])
+@pytest.mark.parametrize("step", ["caption", "reason", "grade", "propagate", "train", "eval", "stats"])
 def test_a_step_on_a_terminal_without_input_shows_its_help(step: str, tmp_path: Path) -> None:
     controller, terminal = pty.openpty()
     done = subprocess.run([*SOPHIA, step], stdin=terminal, capture_output=True, env=ENVIRONMENT, cwd=tmp_path)

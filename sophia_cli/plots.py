@@ -1,0 +1,126 @@
+"""The figures of `sophia stats` in a terminal: tables, and bars of R(c) and of lengths."""
+
+from typing import Any
+
+from rich.bar import Bar
+from rich.console import Console
+from rich.table import Table
+
+BAR = 40
+"""Cells of the longest bar."""
+MOST_LABELS = 20
+
+
+def show(figures: dict[str, Any], console: Console) -> None:
+    """Prints the figures; what no record tells of is left out."""
+    console.print(_summary(figures))
+    if figures["caption_reward"]["histogram"]:
+        console.print(_rewards(figures))
+    for name, title in (("trajectories", "trajectories, tokens"), ("captions", "captions, tokens")):
+        if figures["lengths"][name]:
+            console.print(_lengths(figures["lengths"], name, title))
+    for name, groups in figures["by"].items():
+        console.print(_groups(name, groups))
+
+
+def _summary(figures: dict[str, Any]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for name, text in _lines(figures):
+        table.add_row(f"[bold]{name}[/bold]", text)
+    return table
+
+
+def _lines(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    tokens, leaks, found, again = (figures[name] for name in ("tokens", "leaks", "caption_reward", "repeated"))
+    items, trajectories = figures["items"], figures["trajectories"]
+    lines = [
+        ("records", f"{figures['records']:,} ({figures['failed']:,} failed, {figures['unreadable']:,} unreadable)"),
+        ("items", f"{items:,}"),
+        ("captions", f"{figures['captions']:,}"),
+        ("trajectories", f"{trajectories:,}"),
+    ]
+    if not figures["captions"] and not trajectories:
+        return lines
+    if figures["verdicts"]:
+        parts = [f"{name} {number:,} ({number / trajectories:.1%})" for name, number in figures["verdicts"].items()]
+        lines.append(("verdicts", ", ".join(parts)))
+    if figures["graded"]:
+        over = f"over {figures['alpha']}: {found['over_alpha']:,} of {found['captions']:,}"
+        lines += [
+            ("right", f"{figures['accuracy']:.1%} of {figures['graded']:,} graded"),
+            ("R(c)", f"mean {found['mean']:.3f}, {over}" if found["captions"] else "no caption was graded"),
+            ("solved", f"{figures['solved']:,} items; {figures['items_right']:,} have a right trajectory"),
+            ("selected", f"{figures['selected']:,} trajectories"),
+        ]
+    spent = f"{tokens['total']:,} ({tokens['captions']:,} of captions, {tokens['trajectories']:,} of trajectories)"
+    lines.append(("tokens", spent + (f"; {tokens['per_selected']:,.0f} a selected one" if tokens["per_selected"] else "")))
+    if trajectories:
+        lines.append(("cut off", f"{figures['truncated']:.1%} by the token limit"))
+    if leaks["judged"]:
+        share = f"{leaks['rate']:.1%} ({leaks['count']:,} of {leaks['judged']:,}) mention a description"
+        lines.append(("leaks", f"{share}, {leaks['selected']:,} of the selected"))
+    same = f"{again['texts']:,} trajectories and {again['captions']:,} captions with the same words"
+    lines.append(("repeated", f"{again['trajectories']:,} records, {again['conflicting']:,} ids with two contents, {same}"))
+    return lines
+
+
+def _rewards(figures: dict[str, Any]) -> Table:
+    rows, alpha = figures["caption_reward"]["histogram"], figures["alpha"]
+    table = Table(title="captions by R(c)", title_justify="left", box=None, show_header=False)
+    most = max(row["count"] for row in rows)
+    for row in rows:
+        color = "green" if row["reward"] > alpha else "default"
+        table.add_row(f"{row['reward']:.3g}", f"{row['count']:,}", Bar(most, 0, row["count"], width=BAR, color=color))
+    return table
+
+
+def _lengths(lengths: dict[str, Any], name: str, title: str) -> Table:
+    """Bars of all lengths, and of the selected ones beside them, to a scale of their own."""
+    spread, kept = lengths[name], lengths["selected"] if name == "trajectories" else None
+    quantiles = f"median {spread['p50']:,.0f}, 5% under {spread['p5']:,.0f}, 5% over {spread['p95']:,.0f}"
+    table = Table(title=f"{title}: {quantiles}, longest {spread['max']:,}", title_justify="left", box=None)
+    columns = [("all", spread)] + ([("selected", kept)] if kept else [])
+    table.add_column("")
+    for column, _ in columns:
+        table.add_column("", justify="right")
+        table.add_column(column)
+    most = [max(bin["count"] for bin in figures["histogram"]) for _, figures in columns]
+    first = next(number for number, bin in enumerate(spread["histogram"]) if bin["count"])
+    for number, bin in enumerate(spread["histogram"][first:], first):
+        cells: list[Any] = [f"{bin['from']:,.0f}–{bin['to'] - 1:,.0f}"]
+        for (_, figures), highest in zip(columns, most, strict=True):
+            count = figures["histogram"][number]["count"] if number < len(figures["histogram"]) else 0
+            cells += [f"{count:,}", Bar(highest, 0, count, width=BAR // len(columns))]
+        table.add_row(*cells)
+    return table
+
+
+def _groups(name: str, groups: dict[str, Any]) -> Table:
+    """A row for each value. length: the median trajectory's tokens; tokens: all that was spent, a selected trajectory."""
+    columns = ("items", "traj.", "right", "R(c)", "solved", "kept", "length", "tokens", "leaks")
+    table = Table(title=f"by {name}", title_justify="left", box=None)
+    table.add_column("", overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    ordered = sorted(groups.items(), key=lambda group: -group[1]["trajectories"])
+    for label, figures in ordered[:MOST_LABELS]:
+        table.add_row(label, *_cells(figures))
+    if len(ordered) > MOST_LABELS:
+        table.caption = f"… and {len(ordered) - MOST_LABELS} more; --json has them all"
+    return table
+
+
+def _cells(figures: dict[str, Any]) -> list[str]:
+    spread, each = figures["lengths"]["trajectories"], figures["tokens"]["per_selected"]
+    found = figures["caption_reward"]["mean"]
+    return [
+        f"{figures['items']:,}",
+        f"{figures['trajectories']:,}",
+        "" if figures["accuracy"] is None else f"{figures['accuracy']:.1%}",
+        "" if found is None else f"{found:.3f}",
+        f"{figures['solved']:,}",
+        f"{figures['selected']:,}",
+        f"{spread['p50']:,.0f}" if spread else "",
+        "" if each is None else f"{each:,.0f}",
+        "" if figures["leaks"]["rate"] is None else f"{figures['leaks']['rate']:.1%}",
+    ]

@@ -1,0 +1,231 @@
+"""What is known of each record of a data set, in columns, and what a set of records is worth: the figures of `sophia stats`.
+
+A trajectory counts once, however often its record comes, and so do the tokens of its caption.
+"""
+
+from array import array
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from xxhash import xxh3_64_intdigest
+
+from sophia_cli.facts import Rule, Trajectory
+from sophia_cli.intake import AT_ONCE
+from sophia_cli.ledger import BARE, FAILED, LEAKS, NAN, Ledger, Lookup, short
+from sophia_cli.records import Record
+from sophia_cli.rewards import Bools, Choice, pairs, view
+
+BINS = 16
+"""Bars of a histogram of lengths."""
+VERDICTS = ("correct", "wrong", "no_answer", "truncated", "ungradable", "timeout", "error")
+NO_VERDICT = len(VERDICTS)
+_CODES = {name: code for code, name in enumerate(VERDICTS)}
+UNKNOWN, DROPPED, KEPT = -1, 0, 1
+
+
+class Seen(msgspec.Struct, gc=False):
+    """What the figures need of a record beside its facts. Texts stay as they are written."""
+
+    caption_id: str | None = None
+    caption: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    caption_tokens: int | None = None
+    trajectory: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    finish_reason: str | None = None
+    verdict: str | None = None
+    mentions_caption: bool | None = None
+    caption_reward: float | None = None
+    selected: bool | None = None
+
+
+class Columns:
+    """The facts of all records (`ledger`), and beside them, row by row, what else is measured: 120 bytes a record.
+
+    labels: for each column of the user's that was asked for, the values that it has, in the order they came.
+    """
+
+    def __init__(self, rule: Rule, by: list[str]):
+        self.ledger = Ledger(rule)
+        self.waiting: list[tuple[Trajectory, int, int]] = []
+        self.captions, self.texts, self.caption_texts = array("Q"), array("Q"), array("Q")
+        self.caption_tokens, self.rewards = array("i"), array("d")
+        self.verdicts, self.truncated, self.judged, self.kept = array("B"), array("B"), array("B"), array("b")
+        self.labels: dict[str, dict[str, int]] = {name: {} for name in by}
+        self.groups = {name: array("I") for name in by}
+
+    def add(self, facts: Trajectory | Record, content: int, place: int, seen: Seen, groups: Iterable[str]) -> None:
+        """Notes one record: a trajectory's facts, or the record itself where it is none (a caption, an item, a failure)."""
+        if isinstance(facts, Trajectory):
+            self.waiting.append((facts, place, content))
+        if isinstance(facts, Record) or len(self.waiting) == AT_ONCE:
+            self.settle()
+        if isinstance(facts, Record):
+            self.ledger.add_bare(facts, place)
+        self.captions.append(short(seen.caption_id) if seen.caption_id else 0)
+        self.texts.append(_short_of(seen.trajectory))
+        self.caption_texts.append(_short_of(seen.caption))
+        self.caption_tokens.append(seen.caption_tokens or 0)
+        self.rewards.append(NAN if seen.caption_reward is None else seen.caption_reward)
+        self.verdicts.append(_CODES.get(seen.verdict or "", NO_VERDICT))
+        self.truncated.append(seen.finish_reason == "length")
+        self.judged.append(seen.mentions_caption is not None)
+        self.kept.append(UNKNOWN if seen.selected is None else KEPT if seen.selected else DROPPED)
+        for (name, codes), label in zip(self.labels.items(), groups, strict=True):
+            self.groups[name].append(codes.setdefault(label, len(codes)))
+
+    def settle(self) -> None:
+        """Puts what waits into the ledger, which takes many rows at once more cheaply."""
+        if self.waiting:
+            facts, places, contents = zip(*self.waiting, strict=True)
+            self.ledger.add(facts, places, contents)
+            self.waiting.clear()
+
+    def trajectories(self) -> Bools:
+        """Which rows are trajectories on which nothing failed, each once."""
+        rows: Bools = view(self.ledger.marks) & (BARE | FAILED) == 0
+        return rows & firsts(view(self.ledger.names), rows)
+
+    def described(self) -> Bools:
+        """Which rows are the first of their caption."""
+        rows: Bools = (view(self.captions) != 0) & (view(self.caption_texts) != 0)
+        return firsts(view(self.captions), rows)
+
+
+def _short_of(text: msgspec.Raw | msgspec.UnsetType) -> int:
+    """64 bits that stand for a text as it is written; 0 for none."""
+    return 0 if isinstance(text, msgspec.UnsetType) else xxh3_64_intdigest(text) or 1
+
+
+def firsts(names: npt.NDArray[Any], among: Bools) -> Bools:
+    """Which rows are the first of their name, of those `among`."""
+    rows = np.flatnonzero(among)
+    first = np.zeros(len(names), dtype=np.bool_)
+    first[rows[np.unique(names[rows], return_index=True)[1]]] = True
+    return first
+
+
+def measure(columns: Columns, choice: Choice, mine: Bools, whole: bool = True) -> dict[str, Any]:
+    """The figures of the rows that are `mine`. choice: what Eq. 5 and 6 make of all rows. whole: with histograms."""
+    ledger, alpha = columns.ledger, columns.ledger.rule.alpha
+    items = view(ledger.items)
+    rows = columns.trajectories() & mine
+    captions = columns.described() & mine
+    rewards, tokens = view(ledger.rewards)[rows], view(ledger.keys)[rows]
+    graded, right, kept = rewards[~np.isnan(rewards)], rewards == 1.0, choice.selected[rows]
+    verdicts = np.bincount(view(columns.verdicts)[rows], minlength=NO_VERDICT)
+    found = caption_rewards(columns, choice, rows)
+    described, width = view(columns.caption_tokens)[captions], width_of(tokens) if whole else 0
+    spent = int(described.sum()), int(tokens.sum())
+    leaks, judged = (view(ledger.marks)[rows] & LEAKS) != 0, int(view(columns.judged)[rows].sum())
+    figures: dict[str, Any] = {
+        "records": int(mine.sum()),
+        "items": count(items[mine]),
+        "captions": int(captions.sum()),
+        "trajectories": int(rows.sum()),
+        "verdicts": {name: int(number) for name, number in zip(VERDICTS, verdicts, strict=False) if number},
+        "graded": len(graded),
+        "accuracy": mean(graded),
+        "caption_reward": {"captions": len(found), "mean": mean(found), "over_alpha": int((found > alpha).sum())},
+        "items_right": count(items[rows][right]),
+        "solved": count(items[rows][kept]),
+        "selected": int(kept.sum()),
+        "tokens": {
+            "captions": spent[0],
+            "trajectories": spent[1],
+            "total": sum(spent),
+            "per_selected": sum(spent) / int(kept.sum()) if kept.any() else None,
+        },
+        "truncated": mean(view(columns.truncated)[rows]),
+        "leaks": {
+            "judged": judged,
+            "count": int(leaks.sum()),
+            "rate": float(leaks.sum() / judged) if judged else None,
+            "selected": int((leaks & kept).sum()),
+        },
+        "lengths": {
+            "captions": spread(described, width_of(described) if whole else 0),
+            "trajectories": spread(tokens, width),
+            "right": spread(tokens[right], width),
+            "selected": spread(tokens[kept], width),
+        },
+    }
+    if whole:
+        figures["caption_reward"]["histogram"] = reward_histogram(found)
+    return figures
+
+
+def repeated(columns: Columns, look: Lookup) -> dict[str, int]:
+    """What comes more than once.
+
+    trajectories: the same record; conflicting: one trajectory id with other content; texts, captions: the same trajectory
+    or description, word for word, under two ids of one item.
+    """
+    ledger, rows, captions = columns.ledger, columns.trajectories(), columns.described()
+    names = view(ledger.names)
+    again = np.flatnonzero((view(ledger.marks) & (BARE | FAILED) == 0) & ~rows)
+    twice = np.flatnonzero((view(ledger.marks) & (BARE | FAILED) == 0) & np.isin(names, names[again]))
+    contents = np.fromiter(look.digests(twice.tolist()), dtype=np.uint64, count=len(twice))
+    conflicting = count(np.stack([names[twice], contents])) - count(names[twice])
+    items = view(ledger.items)
+    return {
+        "trajectories": len(again) - conflicting,
+        "conflicting": conflicting,
+        "texts": int(rows.sum()) - count(np.stack([items, view(columns.texts)])[:, rows]),
+        "captions": int(captions.sum()) - count(np.stack([items, view(columns.caption_texts)])[:, captions]),
+    }
+
+
+def caption_rewards(columns: Columns, choice: Choice, rows: Bools) -> npt.NDArray[np.float64]:
+    """R(c) of each caption, for each reasoner that thought over it: as the record carries it, else by Eq. 5."""
+    ledger = columns.ledger
+    carried = view(columns.rewards)
+    found = np.where(np.isnan(carried), choice.rewards, carried)
+    first = firsts(pairs(view(ledger.captions), view(ledger.reasoners)), rows & ~np.isnan(found))
+    each: npt.NDArray[np.float64] = found[first]
+    return each
+
+
+def count(values: npt.NDArray[Any]) -> int:
+    """How many different values there are; of an array of two rows, different columns."""
+    if values.ndim == 2:
+        order = np.lexsort(values)
+        ordered = values[:, order]
+        return int((ordered[:, 1:] != ordered[:, :-1]).any(axis=0).sum()) + bool(len(order))
+    return len(np.unique(values))
+
+
+def mean(values: npt.NDArray[Any]) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def spread(lengths: npt.NDArray[Any], width: int) -> dict[str, Any] | None:
+    """Mean, quantiles and extremes of lengths in tokens; None for no lengths. width: of the histogram's bins, 0 for none."""
+    if not len(lengths):
+        return None
+    p5, p50, p95 = np.quantile(lengths, [0.05, 0.5, 0.95]).tolist()
+    least, most = int(lengths.min()), int(lengths.max())
+    figures = {"mean": mean(lengths), "min": least, "p5": p5, "p50": p50, "p95": p95, "max": most}
+    return {**figures, "histogram": histogram(lengths, width)} if width else figures
+
+
+def width_of(lengths: npt.NDArray[Any]) -> int:
+    """The width of bins, a round number of tokens, that hold all these lengths."""
+    least = (int(lengths.max()) + 1) / BINS if len(lengths) else 1
+    scale = int(10 ** np.floor(np.log10(max(least, 1))))
+    return next(scale * step for step in (1, 2, 5, 10) if scale * step >= least)
+
+
+def histogram(lengths: npt.NDArray[Any], width: int) -> list[dict[str, int]]:
+    """Counts in bins, each with its first length and the one that it ends before."""
+    counts = np.bincount(lengths // width)
+    return [{"from": i * width, "to": (i + 1) * width, "count": number} for i, number in enumerate(counts.tolist())]
+
+
+def reward_histogram(rewards: npt.NDArray[np.float64]) -> list[dict[str, float]]:
+    """How many captions have each R(c), where there are few values (k/N); else by tenths, each from its lower bound."""
+    values, counts = np.unique(rewards.round(6), return_counts=True)
+    if len(values) > BINS + 1:
+        values, counts = np.unique(np.minimum(np.floor(rewards * 10) / 10, 0.9), return_counts=True)
+    return [{"reward": value, "count": number} for value, number in zip(values.tolist(), counts.tolist(), strict=True)]
