@@ -380,6 +380,55 @@ def evaluate(
 
 
 @app.command()
+def export(
+    context: typer.Context,
+    to: Annotated[
+        str,
+        typer.Option(
+            help="trl, trl-preference, llamafactory, swift, verl, openai-batch, datasets (fit for the hub), or parquet.",
+            show_default=False,
+        ),
+    ],
+    files: o.Files = None,
+    images: Annotated[
+        str | None,
+        typer.Option(help="path, or embed: the images themselves.", show_default="path; tables and openai-batch embed"),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="Whose prompts; for openai-batch, who is asked.", show_default="the paper's prompts"
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="As in propagate, for records that carry no weight.", show_default="0.75"),
+    ] = None,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="As in propagate, for records that carry no weight.", show_default="1")
+    ] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="trl-preference: most pairs of an item.")] = 1,
+    out: o.Out = None,
+    tee: o.Tee = None,
+    seed: o.Seed = 0,
+    limit: o.Limit = None,
+    shard: o.ShardOption = None,
+    dry_run: o.DryRun = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+    force: o.Force = False,
+) -> None:
+    """Write the kept trajectories, or preference pairs, as other trainers read them."""
+
+    def work() -> int:
+        from sophia_cli import export as step
+
+        return step.run(_common(context), _inputs(context, files), step.Asked(to, images, model, alpha, keep, pairs))
+
+    _run(work, debug)
+
+
+@app.command()
 def stats(
     context: typer.Context,
     files: o.Files = None,

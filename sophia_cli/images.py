@@ -33,17 +33,34 @@ def image_bytes(reference: str) -> bytes:
         raise RecordError(f"image {shorten(reference)} cannot be read ({reason}); mend the path or the file") from None
 
 
+def image_file(reference: str) -> bytes:
+    """The bytes of an image file, as they are. Raises RecordError when they cannot be read or are no image."""
+    from PIL import Image
+
+    data = image_bytes(reference)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.verify()
+        return data
+    except Exception as error:  # noqa: BLE001  (what PIL raises differs by format)
+        raise _unopened(reference, error) from None
+
+
 def open_image(reference: str) -> "Image":
     """The image, whole and in RGB. Raises RecordError when it cannot be read or is no image."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     data = image_bytes(reference)
     try:
         with Image.open(io.BytesIO(data)) as image:
             return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise RecordError(f"image {shorten(reference)} cannot be opened ({reason}); mend the file") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise _unopened(reference, error) from None
+
+
+def _unopened(reference: str, error: Exception) -> RecordError:
+    reason = "not an image" if type(error).__name__ == "UnidentifiedImageError" else str(error)
+    return RecordError(f"image {shorten(reference)} cannot be opened ({reason}); mend the file")
 
 
 def data_uri(data: bytes) -> str:

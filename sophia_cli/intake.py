@@ -14,11 +14,11 @@ from xxhash import xxh3_64_intdigest
 
 from sophia_cli.errors import RecordError
 from sophia_cli.facts import Rule, Trajectory, facts_of, read_trajectory
-from sophia_cli.ledger import Ledger, Lookup
+from sophia_cli.ledger import Ledger, Lookup, content_of
 from sophia_cli.lines import Input, Lines
 from sophia_cli.processes import ordered_map
 from sophia_cli.records import Record, failed, has_failed
-from sophia_cli.streams import BUFFER, record_of, to_line
+from sophia_cli.streams import BUFFER, record_of
 
 if TYPE_CHECKING:  # a worker's start is part of what it costs
     from sophia_cli.frame import Counter
@@ -160,6 +160,6 @@ def lookup(lines: Lines, ledger: Ledger) -> Lookup:
 
     def digests(rows: list[int]) -> Iterator[int]:
         records = (record_of(line, "") for line in lines.at(ledger.places[row] for row in rows))
-        return (xxh3_64_intdigest(to_line(dict(sorted(record.items())))) for record in records)
+        return map(content_of, records)
 
     return Lookup(names, digests, lambda row: lines.where_of(ledger.places[row]))

@@ -14,6 +14,7 @@ from xxhash import xxh3_64_intdigest
 
 from sophia_cli.facts import LARGE, Rule, Trajectory, refuse_what_was_stopped
 from sophia_cli.records import Record, has_failed
+from sophia_cli.streams import to_line
 
 NAN = float("nan")
 
@@ -106,6 +107,11 @@ class Lookup:
     names: Callable[[list[int]], Iterator[str]]
     digests: Callable[[list[int]], Iterator[int]]
     where: Callable[[int], str]
+
+
+def content_of(record: Record) -> int:
+    """64 bits that stand for a record, in whatever order its fields are written."""
+    return xxh3_64_intdigest(to_line(dict(sorted(record.items()))))
 
 
 def short(text: str) -> int:

@@ -22,7 +22,7 @@ from sophia_cli.lines import Lines, changed
 from sophia_cli.output import Output
 from sophia_cli.progress import notice
 from sophia_cli.records import AFTER_CAPTION, Record, failed, name_of
-from sophia_cli.rewards import Bools, choose, view
+from sophia_cli.rewards import choose, rows_of, view
 from sophia_cli.streams import Shard, read_records, record_of
 
 SELECTIONS = ("shortest", "random", "all")
@@ -103,19 +103,6 @@ def _as_they_come(
         yield from leaving()
     arriving.end()
     yield from leaving()
-
-
-def rows_of(ledger: Ledger, part: Shard, limit: int | None) -> Bools:
-    """Which rows are of this shard's items, and of the first `limit` of them; items are counted as they come."""
-    items = view(ledger.items)
-    if part.count == 1 and limit is None:
-        return np.ones(len(items), dtype=np.bool_)
-    _, first, of = np.unique(items, return_index=True, return_inverse=True)
-    number = np.empty(len(first), dtype=np.int64)
-    number[np.argsort(first)] = np.arange(len(first))
-    number = number[of]
-    mine: Bools = part.has(number, limit)
-    return mine
 
 
 def _annotated(

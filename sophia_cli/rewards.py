@@ -11,6 +11,7 @@ import numpy.typing as npt
 from sophia_cli.errors import InputError
 from sophia_cli.facts import Rule, Trajectory
 from sophia_cli.ledger import BARE, FAILED, LEAKS, STOPPED, Ledger, Lookup
+from sophia_cli.streams import Shard
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -46,6 +47,19 @@ def choose(ledger: Ledger, mine: Bools, look: Lookup) -> Choice:
         known = mine & (marks & (BARE | FAILED) == 0)
         rewards[known] = means[found[known]]
     return Choice(rewards, selected, np.isin(view(ledger.items), view(ledger.items)[kept]))
+
+
+def rows_of(ledger: Ledger, part: Shard, limit: int | None) -> Bools:
+    """Which rows are of this shard's items, and of the first `limit` of them; items are counted as they come."""
+    items = view(ledger.items)
+    if part.count == 1 and limit is None:
+        return np.ones(len(items), dtype=np.bool_)
+    _, first, of = np.unique(items, return_index=True, return_inverse=True)
+    number = np.empty(len(first), dtype=np.int64)
+    number[np.argsort(first)] = np.arange(len(first))
+    number = number[of]
+    mine: Bools = part.has(number, limit)
+    return mine
 
 
 def pairs(captions: npt.NDArray[Any], reasoners: npt.NDArray[Any]) -> npt.NDArray[Any]:

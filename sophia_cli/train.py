@@ -5,30 +5,25 @@ first, then one training run. Left out of this file: launching several processes
 """
 
 import os
-import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from xxhash import xxh3_64_intdigest
-
 from sophia_cli import registry
 from sophia_cli.aliases import Model, resolve
 from sophia_cli.descriptors import claim_stdout
-from sophia_cli.errors import InputError, RecordError, SophiaError, UsageError
-from sophia_cli.facts import Rule, Trajectory, read_trajectory
+from sophia_cli.errors import RecordError, SophiaError, UsageError
+from sophia_cli.facts import Rule
 from sophia_cli.frame import Common
+from sophia_cli.kept import Input, Notice, rereadable, rule_of, weighted, whole
 from sophia_cli.progress import Progress, notice
-from sophia_cli.records import Record, has_failed, name_of, where_of
-from sophia_cli.rewards import choose_in_memory
+from sophia_cli.records import Record, name_of
 from sophia_cli.streams import Shard, read_records, to_line
 from sophia_cli.training.rows import Row, draw_rows, mixed_row, trajectory_row
 from sophia_cli.training.settings import Settings
-
-Notice = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -63,9 +58,7 @@ def run(common: Common, files: list[str], model: str, mixes: list[str], asked: A
             f"--batch-size {settings.batch_size} is no multiple of --micro-batch-size {settings.micro_batch_size}"
         )
     _prepare(out, chosen, common.force)
-    rule = None
-    if asked.alpha is not None or asked.keep is not None:
-        rule = Rule(alpha=Rule.alpha if asked.alpha is None else asked.alpha, keep=asked.keep or Rule.keep)
+    rule = rule_of(asked.alpha, asked.keep)
     stdout = claim_stdout()
 
     def tell(text: str) -> None:
@@ -129,18 +122,6 @@ def _prepare(out: Path, model: Model, force: bool) -> None:
         raise UsageError(f"{out}: cannot be written ({error.strerror}); choose another folder with -o") from None
 
 
-@dataclass(frozen=True)
-class Input:
-    """The files that are read, twice, and which of their records: a shard of them, no more than `limit`."""
-
-    files: list[str]
-    part: Shard
-    limit: int | None
-
-    def records(self) -> Iterator[Record]:
-        return self.part.take(read_records(self.files), self.limit)
-
-
 @dataclass
 class Data:
     """The rows to train on, and what was left out: how many by cause."""
@@ -168,11 +149,11 @@ def read_rows(
     """
     left: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="sophia-") as folder:
-        source = Input(_rereadable(files, folder), part, limit)
-        if plain and not any("trajectory" in record for record in _whole(source, Counter())):
-            rows = _rows(_whole(source, left), lambda record: mixed_row(record, model.prompts), left, tell)
+        source = Input(rereadable(files, folder), part, limit)
+        if plain and not any("trajectory" in record for record in whole(source, Counter())):
+            rows = _rows(whole(source, left), lambda record: mixed_row(record, model.prompts), left, tell)
         else:
-            kept = _weighted(source, rule, left, tell)
+            kept = weighted(source, rule, left, "train", tell)
             rows = _rows(kept, lambda record: trajectory_row(record, model.prompts), left, tell)
     base = len(rows)
     for mix in mixes:
@@ -196,58 +177,6 @@ def split_mix(mix: str) -> tuple[str, float | None]:
     if not 0 < share < float("inf"):
         raise UsageError(f"--mix {mix}: the ratio after the colon is a positive number, as in caps.jsonl:0.25")
     return file, share
-
-
-def _weighted(source: Input, rule: Rule | None, left: Counter[str], tell: Notice) -> Iterator[Record]:
-    """The records with a weight other than 0; propagated here when they carry none.
-
-    The files are read twice: first the facts of all records, then the texts of the chosen ones.
-    """
-    facts, weighted, used = list[tuple[Trajectory, int, str]](), 0, 0
-    for record in _whole(source, left):
-        if record.get("weight") is not None:
-            weighted += 1
-            used += record["weight"] != 0
-        else:
-            try:
-                facts.append((read_trajectory(record), xxh3_64_intdigest(to_line(record)), record.where))
-            except RecordError as error:
-                raise InputError(str(error)) from None
-        if weighted and facts:
-            mend = "run `sophia propagate` over all of them"
-            raise InputError(f"{where_of(record)}: records with and without `weight` in one run; {mend}")
-    if weighted and rule is not None:
-        raise UsageError("--alpha and --keep go with records that carry no `weight`; these do, leave the options out")
-    if weighted:
-        tell(f"train: {used} of {weighted} records carry a weight other than 0; they are used as they are")
-        yield from (record for record in _whole(source, Counter()) if record["weight"] != 0)
-        return
-    chosen, count = rule or Rule(), len(facts)
-    kept = choose_in_memory(facts, chosen)
-    settings = f"alpha {chosen.alpha}, keep {chosen.keep}"
-    tell(f"train: nobody propagated these records; propagated here ({settings}): {len(kept)} of {count} kept")
-    for number, record in enumerate(_whole(source, Counter())):
-        if number in kept:
-            yield Record({**record, "weight": 1.0}, record.where)
-
-
-def _whole(source: Input, left: Counter[str]) -> Iterator[Record]:
-    """The records on which no earlier step failed; the others are counted."""
-    for record in source.records():
-        if has_failed(record):
-            left["failed before"] += 1
-        else:
-            yield record
-
-
-def _rereadable(files: list[str], folder: str) -> list[str]:
-    """The files, with stdin copied to one, since they are read twice."""
-    if "-" not in files:
-        return files
-    copy = Path(folder) / "stdin"
-    with copy.open("wb") as stream:
-        shutil.copyfileobj(os.fdopen(0, "rb", closefd=False), stream)
-    return [str(copy) if file == "-" else file for file in files]
 
 
 def _rows(records: Iterable[Record], make: Callable[[Record], Row], left: Counter[str], tell: Notice) -> list[Row]:

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "sophia_cli"
-STEPS = {"serve", "caption", "reason", "grade", "propagate", "train", "evaluate", "world", "models", "stats"}
-CHOICES = {"backends", "verifiers", "objectives", "families"}
+STEPS = {"serve", "caption", "reason", "grade", "propagate", "train", "evaluate", "world", "models", "stats", "export"}
+CHOICES = {"backends", "verifiers", "objectives", "families", "exporters"}
 HEAVY = {
     "torch": {"backends", "training", "objectives"},
-    "transformers": {"backends", "training", "families"},
+    "transformers": {"backends", "training", "families", "exporters"},
     "math_verify": {"verifiers"},
     "sympy": {"verifiers"},
     "datasets": set(),

@@ -68,8 +68,14 @@ def asked(text: str, images: list[str], answer: str, style: str) -> list[dict[st
     return [*_system(answer, style), *user]
 
 
+def system_for(answer: str, style: str) -> str:
+    """The system prompt that an answer calls for: the slow-thinking one when it thinks, else none (method.md, settings)."""
+    return load_prompt("slow_thinking", style) if THINK_OPEN in answer else ""
+
+
 def _system(answer: str, style: str) -> list[dict[str, Any]]:
-    return [{"role": "system", "content": load_prompt("slow_thinking", style)}] if THINK_OPEN in answer else []
+    prompt = system_for(answer, style)
+    return [{"role": "system", "content": prompt}] if prompt else []
 
 
 def _chat_row(record: Record, style: str) -> Row:

@@ -1,0 +1,273 @@
+"""Trajectories as others read them: `sophia export FILE --to trl|trl-preference|llamafactory|swift|verl|…`.
+
+What goes out: the records with a weight, or, where nobody propagated, those that Eq. 6 keeps; for preference data, pairs of
+graded ones. The caption is not part of what is asked (Eq. 7). An exporter is one file of `exporters/`.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter as Tally
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sophia_cli import registry
+from sophia_cli.aliases import resolve
+from sophia_cli.errors import RecordError, SophiaError, UsageError
+from sophia_cli.exporters._example import Example
+from sophia_cli.facts import Rule
+from sophia_cli.frame import SOME_FAILED, Common, Counter, run_step
+from sophia_cli.images import data_uri, image_file, shorten
+from sophia_cli.kept import Input, rereadable, rule_of, weighted, whole
+from sophia_cli.lines import Lines
+from sophia_cli.output import Manifest, Output
+from sophia_cli.pairs import preference_pairs
+from sophia_cli.progress import Progress, notice
+from sophia_cli.prompts import load_prompt, question_text
+from sophia_cli.records import Record, failed, image_list, name_of, need_text
+from sophia_cli.streams import Shard, read_records, to_line
+from sophia_cli.tables import card, stored, types_of, write, write_folder
+from sophia_cli.training.rows import system_for, weight_of
+
+STEP = "export"
+IMAGES = ("path", "embed")
+Pair = tuple[Record, Record | None]
+"""A record, and in preference data the wrong trajectory beside it."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user asked for. model: whose prompts, and who is asked; None: the paper's prompts."""
+
+    to: str
+    images: str | None
+    model: str | None
+    alpha: float | None
+    keep: int | None
+    pairs: int
+
+    @property
+    def exporter(self) -> ModuleType:
+        return registry.find("exporters", self.to)
+
+    @property
+    def embed(self) -> bool:
+        return bool(self.exporter.EMBED) if self.images is None else self.images == "embed"
+
+
+def run(common: Common, files: list[str], asked: Asked) -> int:
+    """`sophia export`: reads records, writes what others read. Returns the exit code."""
+    exporter = asked.exporter
+    if asked.images is not None and asked.images not in IMAGES:
+        raise UsageError(f"--images {asked.images}: choose from {', '.join(IMAGES)}")
+    if asked.to == "openai-batch" and asked.model is None:
+        raise UsageError("--to openai-batch: name who is asked with --model, as the provider does")
+    if exporter.FORM != "lines" and common.out is None:
+        raise UsageError(f"--to {asked.to}: say where to with -o; it is no stream of lines")
+    with tempfile.TemporaryDirectory(prefix="sophia-") as folder:
+        make = Examples(rereadable(files, folder), asked, common)
+        if common.dry_run:
+            return _show_plan(make, exporter)
+        if exporter.FORM == "lines":
+            return _lines(make, common, asked, files)
+        return _whole(make, common, asked, Path(folder))
+
+
+class Examples:
+    """The examples to export, in the order of the records."""
+
+    def __init__(self, files: list[str], asked: Asked, common: Common):
+        self.files, self.asked, self.common = files, asked, common
+        known = asked.model is not None and asked.to != "openai-batch"
+        self.style = resolve(asked.model).prompts if asked.model is not None and known else "full"
+
+    def records(self, counter: Counter) -> Iterator[Pair]:
+        """The records that go out, each with its fellow; `counter` counts the records read or kept."""
+        exporter, common = self.asked.exporter, self.common
+        if exporter.OF == "pairs":
+            rule = rule_of(self.asked.alpha, self.asked.keep) or Rule()
+            pairs = preference_pairs(Lines(self.files), rule, self.asked.pairs, common.part, counter)
+            yield from islice(pairs, common.limit)
+            return
+        source = Input(self.files, Shard(), None)
+        items = exporter.OF == "items" or (exporter.OF == "any" and not self._has_trajectories(source))
+        kept = _each_item(source) if items else self._kept(source)
+        yield from ((record, None) for record in counter.over(common.part.take(kept, common.limit)))
+
+    def _kept(self, source: Input) -> Iterator[Record]:
+        def tell(text: str) -> None:
+            notice(text, self.common.quiet)
+
+        return weighted(source, rule_of(self.asked.alpha, self.asked.keep), Tally(), STEP, tell)
+
+    def _has_trajectories(self, source: Input) -> bool:
+        first = next(whole(source, Tally()), None)
+        return first is not None and "trajectory" in first
+
+    def example(self, record: Record, fellow: Record | None, table: bool, look: bool = True) -> Example:
+        """One example. look: read its images, too. Raises RecordError."""
+        answer = need_text(record, "trajectory", "`sophia reason` writes it") if "trajectory" in record else None
+        rejected = need_text(fellow, "trajectory", "`sophia reason` writes it") if fellow is not None else None
+        one = answer is None or self.asked.exporter.OF == "items"
+        return Example(
+            record=record,
+            name=str(record["id"]) if one else name_of(record),
+            system=load_prompt("slow_thinking", self.style) if one else system_for(answer or "", self.style),
+            user=question_text(record),
+            images=[self._image(image, table) for image in image_list(record)] if look else [],
+            answer=answer,
+            weight=weight_of(record) if "weight" in record else 1.0,
+            rejected=rejected,
+            model=self.asked.model or "",
+        )
+
+    def _image(self, reference: str, table: bool) -> Any:
+        """An image as it goes out. Raises RecordError when it is not there."""
+        if not reference.startswith(("http://", "https://", "file://", "data:")):
+            if not os.path.isfile(reference):
+                raise RecordError(f"image {shorten(reference)} cannot be read (no such file); mend the path or the file")
+            reference = os.path.abspath(reference)
+        if table:
+            return stored(reference, self.asked.embed)
+        return data_uri(image_file(reference)) if self.asked.embed and not reference.startswith("data:") else reference
+
+
+def _each_item(source: Input) -> Iterator[Record]:
+    """The first record of each item on which nothing failed."""
+    seen: set[str] = set()
+    for record in whole(source, Tally()):
+        if (name := need_text(record, "id", "the source must give it")) not in seen:
+            seen.add(name)
+            yield record
+
+
+def _lines(make: Examples, common: Common, asked: Asked, files: list[str]) -> int:
+    """JSONL, to stdout or a file."""
+
+    def produce(output: Output, counter: Counter) -> Iterator[Record]:
+        for record, fellow in make.records(counter):
+            try:
+                yield Record(asked.exporter.fields(make.example(record, fellow, table=False)))
+            except RecordError as error:
+                output.name_failure(failed(record, str(error), {}))
+
+    return run_step(STEP, "id", common, _settings(asked), produce, inputs=files, anew=True)
+
+
+def _settings(asked: Asked) -> dict[str, Any]:
+    return {
+        "to": asked.to,
+        "embed": asked.embed,
+        "model": asked.model,
+        "alpha": asked.alpha,
+        "keep": asked.keep,
+        "pairs": asked.pairs,
+    }
+
+
+def _show_plan(make: Examples, exporter: ModuleType) -> int:
+    first = next(make.records(Counter()), None)
+    if first is None:
+        notice("export: nothing goes out")
+        return 0
+    fields = exporter.fields(make.example(*first, table=exporter.FORM in ("table", "hub"), look=False))
+    notice(
+        f"export: {make.asked}\n--- the first row, without its images\n{json.dumps(fields, indent=1, ensure_ascii=False)}"
+    )
+    return 0
+
+
+def _whole(make: Examples, common: Common, asked: Asked, folder: Path) -> int:
+    """A file or folder that is made whole or not at all, in a draft that takes its place in the end."""
+    exporter, out = asked.exporter, common.out or Path()
+    if common.tee:
+        raise UsageError(f"--to {asked.to}: is no stream of lines; give -o, not --tee")
+    if out.exists() and not common.force:
+        raise UsageError(f"{out} exists; choose another place with -o, or --force to replace it")
+    manifest = Manifest(out, STEP, _settings(asked) | {"seed": common.seed, "shard": str(common.part)})
+    counter, rows = Counter(), Rows(make, exporter.FORM in ("table", "hub"), folder / "kept.jsonl")
+    draft = out.with_name(out.name + ".draft")
+    _remove(draft)
+    with Progress(STEP, quiet=common.quiet).shown() as progress:
+        rows.gather(counter)
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            _write(exporter, rows.made(progress), rows, draft)
+            _remove(out)
+            os.replace(draft, out)
+        except OSError as error:
+            raise SophiaError(f"{out}: cannot be written ({error.strerror or error}); make room or choose another") from None
+        finally:
+            _remove(draft)
+    counts = {"in": counter.count, "out": progress.done - progress.failed, "failed": progress.failed}
+    manifest.save(finished=True, counts=counts)
+    return SOME_FAILED if progress.failed else 0
+
+
+class Rows:
+    """The rows of a table, gone through twice: the records that go out are put aside, without their images."""
+
+    def __init__(self, make: Examples, table: bool, aside: Path):
+        self.make, self.table, self.aside = make, table, aside
+
+    def gather(self, counter: Counter) -> None:
+        """Puts the records aside, each with the place that errors name."""
+        with self.aside.open("wb") as file:
+            for record, _ in self.make.records(counter):
+                file.write(to_line({"where": record.where, "record": record}))
+
+    def plain(self) -> Iterator[dict[str, Any]]:
+        """The rows without images, for the types of their columns; what cannot be a row is left out."""
+        for record in self._records():
+            try:
+                yield self._row(record, look=False)
+            except RecordError:
+                continue
+
+    def made(self, progress: Progress) -> Iterator[dict[str, Any]]:
+        """The rows; what cannot be one is named and counted."""
+        for record in self._records():
+            try:
+                row = self._row(record, look=True)
+            except RecordError as error:
+                notice(f"{name_of(record)} failed: {error}")
+                progress.advance(failed=True)
+                continue
+            progress.advance()
+            yield row
+
+    def _row(self, record: Record, look: bool) -> dict[str, Any]:
+        row: dict[str, Any] = self.make.asked.exporter.fields(self.make.example(record, None, self.table, look))
+        return row
+
+    def _records(self) -> Iterator[Record]:
+        return (Record(aside["record"], aside["where"]) for aside in read_records([str(self.aside)]))
+
+
+def _write(exporter: ModuleType, rows: Iterable[dict[str, Any]], source: Rows, draft: Path) -> None:
+    if exporter.FORM == "folder":
+        draft.mkdir()
+        with (draft / exporter.FILE).open("wb") as file:
+            file.writelines(map(to_line, rows))
+        for name, content in exporter.BESIDE.items():
+            (draft / name).write_text(json.dumps(content, indent=2) + "\n")
+        return
+    types = types_of(source.plain(), exporter.SHAPED)
+    if exporter.FORM == "table":
+        write(rows, types, draft)
+        return
+    draft.mkdir()
+    write_folder(rows, types, draft)
+    (draft / "README.md").write_text(card(types))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

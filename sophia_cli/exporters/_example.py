@@ -1,0 +1,67 @@
+"""What an exporter is given: one example, with its images ready to go out, and helpers for chats as others write them.
+
+An exporter is a file with
+- `FORM`: `lines` (JSONL), `folder` (JSONL with files beside it), `table` (one parquet file), `hub` (a folder of parquet);
+- `OF`: `trajectories` (those that are kept), `pairs` (right and wrong ones of an item), `items` (each once) or `any` (kept
+  trajectories, or items where there are none);
+- `EMBED`: whether images go out embedded unless the user says otherwise;
+- `fields(example)`: a row.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sophia_cli.errors import RecordError
+from sophia_cli.records import Record, where_of
+
+PLACEHOLDER = "<image>"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row to be: the record it is made of, the chat before the answer, and the answer with its weight.
+
+    images, in order: absolute paths, URLs or data URIs; in tables {bytes, path} as `datasets` stores them. answer: None for
+    an item that nobody answered. rejected: the answer of a wrong trajectory of the same item, in preference data. model:
+    who is to be asked (`--model`).
+    """
+
+    record: Record
+    name: str
+    system: str
+    user: str
+    images: list[Any]
+    answer: str | None = None
+    weight: float = 1.0
+    rejected: str | None = None
+    model: str = ""
+
+    @property
+    def chat(self) -> list[dict[str, str]]:
+        """The turns before the answer, images not in them."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, {"role": "user", "content": self.user}]
+
+    @property
+    def marked_chat(self) -> list[dict[str, str]]:
+        """The turns before the answer with `<image>` where an image stands: before the question, unless it says where.
+
+        Raises RecordError where the marks in a text are not those of its images.
+        """
+        count = self.user.count(PLACEHOLDER)
+        if count not in (0, len(self.images)) or any(PLACEHOLDER in (text or "") for text in (self.answer, self.rejected)):
+            fault = f"a text holds {PLACEHOLDER}, which stands for an image in this format"
+            raise RecordError(f"{where_of(self.record)}: {fault}; there are {len(self.images)}; mend the text")
+        marks = "" if count else PLACEHOLDER * len(self.images)
+        return [*self.chat[:-1], {"role": "user", "content": marks + self.user}]
+
+
+def assistant(text: str | None, **more: Any) -> dict[str, Any]:
+    """The turn of the model."""
+    return {"role": "assistant", "content": text, **more}
+
+
+def every_column(example: Example) -> dict[str, Any]:
+    """The record's own fields, with its images in `images`, and the conversation in `messages`."""
+    own = {name: value for name, value in example.record.items() if name not in ("image", "images", "messages")}
+    return {**own, "images": example.images, "messages": [*example.chat, assistant(example.answer)]}

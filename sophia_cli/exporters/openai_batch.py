@@ -1,0 +1,25 @@
+"""Requests for OpenAI's batch interface: each item's question with its images, asked once of `--model`.
+
+https://platform.openai.com/docs/guides/batch. `custom_id` is the item's id. Images go out embedded, as a provider sees no
+disk of ours; `--images path` leaves URLs as they are and names what is none.
+"""
+
+from typing import Any
+
+from sophia_cli.errors import RecordError
+from sophia_cli.exporters._example import Example
+from sophia_cli.images import shorten
+from sophia_cli.records import where_of
+
+FORM, OF, EMBED = "lines", "items", True
+
+
+def fields(example: Example) -> dict[str, Any]:
+    """One request. Raises RecordError for an image that a provider could not read."""
+    for image in example.images:
+        if not image.startswith(("http://", "https://", "data:")):
+            raise RecordError(f"{where_of(example.record)}: image {shorten(image)} is no URL; export with --images embed")
+    images = [{"type": "image_url", "image_url": {"url": image}} for image in example.images]
+    user = {"role": "user", "content": [*images, {"type": "text", "text": example.user}]}
+    body = {"model": example.model, "messages": [*example.chat[:-1], user]}
+    return {"custom_id": example.name, "method": "POST", "url": "/v1/chat/completions", "body": body}

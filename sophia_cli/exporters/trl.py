@@ -1,0 +1,17 @@
+"""TRL's supervised fine-tuning: `messages` and `images`, with the weight as a column.
+
+https://huggingface.co/docs/trl/dataset_formats: conversational language modelling; TRL itself puts the images before the
+first user's text. Its SFTTrainer knows no weights: the column is for those who do.
+"""
+
+from typing import Any
+
+from sophia_cli.exporters._example import Example, assistant
+
+FORM, OF, EMBED = "lines", "trajectories", False
+
+
+def fields(example: Example) -> dict[str, Any]:
+    """One conversation."""
+    messages = [*example.chat, assistant(example.answer)]
+    return {"id": example.name, "messages": messages, "images": example.images, "weight": example.weight}

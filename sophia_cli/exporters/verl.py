@@ -1,0 +1,34 @@
+"""verl: parquet with the columns that its RL data set reads (`prompt`, `images`, `reward_model`), and its SFT (`messages`).
+
+https://verl.readthedocs.io/en/latest/preparation/prepare_data.html, and its `examples/data_preprocess/geo3k.py`. `<image>`
+marks where an image stands; `images` holds bytes or a path each. Of items without trajectories the RL columns go out alone.
+"""
+
+from typing import Any
+
+from sophia_cli.exporters._example import Example, assistant
+
+FORM, OF, EMBED = "table", "any", True
+SHAPED = ("prompt", "images", "reward_model", "extra_info", "messages")
+
+
+def fields(example: Example) -> dict[str, Any]:
+    """One row. `ground_truth` is the first of the accepted answers; all of them stand in `extra_info`."""
+    gold = example.record.get("answer")
+    answers = [str(each) for each in (gold if isinstance(gold, list) else [gold]) if each is not None]
+    row = {
+        "data_source": "sophia",
+        "prompt": example.marked_chat,
+        "images": example.images,
+        "ability": "visual_reasoning",
+        "reward_model": {"style": "rule", "ground_truth": answers[0] if answers else ""},
+        "extra_info": {
+            "index": example.name,
+            "split": "train",
+            "question": str(example.record.get("question")),
+            "answer": answers,
+        },
+    }
+    if example.answer is None:
+        return row
+    return {**row, "messages": [*example.marked_chat, assistant(example.answer)], "weight": example.weight}

@@ -1,0 +1,90 @@
+"""The trajectories worth learning from: those with a weight, or, where nobody propagated, those that Eq. 6 keeps."""
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sophia_cli.errors import InputError, RecordError, UsageError
+from sophia_cli.facts import Rule, Trajectory, read_trajectory
+from sophia_cli.ledger import content_of
+from sophia_cli.records import Record, has_failed, where_of
+from sophia_cli.rewards import choose_in_memory
+from sophia_cli.streams import Shard, read_records
+
+Notice = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Input:
+    """The files that are read, twice, and which of their records: a shard of them, no more than `limit`."""
+
+    files: list[str]
+    part: Shard
+    limit: int | None
+
+    def records(self) -> Iterator[Record]:
+        return self.part.take(read_records(self.files), self.limit)
+
+
+def rule_of(alpha: float | None, keep: int | None) -> Rule | None:
+    """The rule that `--alpha` and `--keep` ask for; None where the user gave neither."""
+    if alpha is None and keep is None:
+        return None
+    return Rule(alpha=Rule.alpha if alpha is None else alpha, keep=keep or Rule.keep)
+
+
+def weighted(source: Input, rule: Rule | None, left: Counter[str], step: str, tell: Notice) -> Iterator[Record]:
+    """The records with a weight other than 0; propagated here, by `rule` or the paper's, when they carry none.
+
+    The files are read twice: first the facts of all records, then the texts of the chosen ones. left: counts what failed
+    before. step: who tells what was done. Raises UsageError when weights and a rule come together, InputError when some
+    records have weights and some not, or cannot be read.
+    """
+    facts, carried, used = list[tuple[Trajectory, int, str]](), 0, 0
+    for record in whole(source, left):
+        if record.get("weight") is not None:
+            carried += 1
+            used += record["weight"] != 0
+        else:
+            try:
+                facts.append((read_trajectory(record), content_of(record), record.where))
+            except RecordError as error:
+                raise InputError(str(error)) from None
+        if carried and facts:
+            mend = "run `sophia propagate` over all of them"
+            raise InputError(f"{where_of(record)}: records with and without `weight` in one run; {mend}")
+    if carried and rule is not None:
+        raise UsageError("--alpha and --keep go with records that carry no `weight`; these do, leave the options out")
+    if carried:
+        tell(f"{step}: {used} of {carried} records carry a weight other than 0; they are used as they are")
+        yield from (record for record in whole(source, Counter()) if record["weight"] != 0)
+        return
+    chosen, count = rule or Rule(), len(facts)
+    kept = choose_in_memory(facts, chosen)
+    settings = f"alpha {chosen.alpha}, keep {chosen.keep}"
+    tell(f"{step}: nobody propagated these records; propagated here ({settings}): {len(kept)} of {count} kept")
+    for number, record in enumerate(whole(source, Counter())):
+        if number in kept:
+            yield Record({**record, "weight": 1.0}, record.where)
+
+
+def whole(source: Input, left: Counter[str]) -> Iterator[Record]:
+    """The records on which no earlier step failed; the others are counted."""
+    for record in source.records():
+        if has_failed(record):
+            left["failed before"] += 1
+        else:
+            yield record
+
+
+def rereadable(files: list[str], folder: str) -> list[str]:
+    """The files, with stdin copied to one in `folder`, since they are read twice."""
+    if "-" not in files:
+        return files
+    copy = Path(folder) / "stdin"
+    with copy.open("wb") as stream:
+        shutil.copyfileobj(os.fdopen(0, "rb", closefd=False), stream)
+    return [str(copy) if file == "-" else file for file in files]

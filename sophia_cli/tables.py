@@ -1,0 +1,149 @@
+"""Parquet with images in it, written row by row: columns typed by a first pass, images as `datasets` stores them."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sophia_cli.images import image_file
+
+ROWS, BYTES = 1000, 64 << 20
+"""What of rows is written together: the first of the two that is reached."""
+FILE_BYTES = 400 << 20
+"""Bytes of images and texts after which a folder's next file is begun."""
+TEXT = "string"
+
+Row = dict[str, Any]
+
+
+def types_of(rows: Iterable[Row], shaped: tuple[str, ...]) -> dict[str, str]:
+    """The type of each column, in the order in which they come; what has several kinds of values is text.
+
+    shaped: columns whose type is known (`_shapes`).
+    """
+    types: dict[str, str] = {}
+    for row in rows:
+        for name, value in row.items():
+            kind = name if name in shaped else _type_of(value)
+            types[name] = _wider(types.get(name, ""), kind)
+    return {name: kind or TEXT for name, kind in types.items()}
+
+
+def _type_of(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return "int64" if -(1 << 63) <= value < 1 << 63 else TEXT
+    return {bool: "bool", float: "float64"}.get(type(value), TEXT)
+
+
+def _wider(one: str, other: str) -> str:
+    if one == other or not one or not other:
+        return one or other
+    return "float64" if {one, other} == {"int64", "float64"} else TEXT
+
+
+def _cell(value: Any, kind: str) -> Any:
+    if value is None or kind != TEXT or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def features_of(types: dict[str, str]) -> Any:
+    """The types as `datasets` knows them, images among them."""
+    from datasets import Features, Image, List, Value
+
+    chat = List({"role": Value("string"), "content": Value("string")})
+    text = Value("string")
+    shapes = {
+        "images": List(Image()),
+        "messages": chat,
+        "prompt": chat,
+        "reward_model": {"style": text, "ground_truth": text},
+        "extra_info": {"index": text, "split": text, "question": text, "answer": List(text)},
+    }
+    return Features({name: shapes[kind] if kind in shapes else Value(kind) for name, kind in types.items()})
+
+
+def write(rows: Iterable[Row], types: dict[str, str], path: Path) -> None:
+    """Writes one parquet file."""
+    for _ in _write_files(rows, types, lambda number: path, 1 << 62):
+        pass
+
+
+def write_folder(rows: Iterable[Row], types: dict[str, str], folder: Path) -> list[Path]:
+    """Writes `data/train-00000-of-00003.parquet` and so on, of bounded size; returns their paths."""
+    data = folder / "data"
+    data.mkdir(parents=True)
+    drafts = list(_write_files(rows, types, lambda number: data / f"draft-{number:05}", FILE_BYTES))
+    return [draft.rename(data / f"train-{i:05}-of-{len(drafts):05}.parquet") for i, draft in enumerate(drafts)]
+
+
+def _write_files(rows: Iterable[Row], types: dict[str, str], path_of: Callable[[int], Path], most: int) -> Iterator[Path]:
+    """Writes the rows in batches into one file after the other, none begun when it holds `most` bytes; yields each."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    schema = features_of(types).arrow_schema
+    batches = _batches(rows, types)
+    batch, size = next(batches, ([], 0))
+    number = 0
+    while batch or number == 0:
+        held = 0
+        with parquet.ParquetWriter(path_of(number), schema) as writer:
+            while batch and held < most:
+                writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+                held += size
+                batch, size = next(batches, ([], 0))
+            if not held:
+                writer.write_table(schema.empty_table())
+        yield path_of(number)
+        number += 1
+
+
+def _batches(rows: Iterable[Row], types: dict[str, str]) -> Iterator[tuple[list[Row], int]]:
+    batch: list[Row] = []
+    size = 0
+    for row in rows:
+        batch.append({name: _cell(row.get(name), kind) for name, kind in types.items()})
+        size += sum(len(image["bytes"] or b"") for image in row.get("images") or []) + sum(
+            len(value) for value in row.values() if isinstance(value, str)
+        )
+        if len(batch) == ROWS or size >= BYTES:
+            yield batch, size
+            batch, size = [], 0
+    if batch:
+        yield batch, size
+
+
+def stored(reference: str, embed: bool) -> dict[str, Any]:
+    """An image as `datasets` stores it: its bytes and a name, or where it is. Raises RecordError."""
+    if not embed and not reference.startswith("data:"):
+        return {"bytes": None, "path": reference}
+    name = None if reference.startswith("data:") else Path(reference.split("?")[0]).name
+    return {"bytes": image_file(reference), "path": name}
+
+
+def card(types: dict[str, str]) -> str:
+    """The card of a data set on the hub: where its files are, what its columns are."""
+    columns = "\n".join(f"- `{name}`" for name in types)
+    return f"""---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/train-*
+tags:
+- sophia
+- vision-language-reasoning
+---
+
+# Trajectories of SOPHIA
+
+Answers to questions about images: a vision-language model described each image, a text-only reasoner thought over the
+description, the answers were graded, and the best were kept (Eq. 5 and 6 of arXiv 2507.16814). Written by `sophia export`.
+
+Columns:
+
+{columns}
+"""
