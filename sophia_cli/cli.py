@@ -380,6 +380,68 @@ def evaluate(
 
 
 @app.command()
+def decontaminate(
+    context: typer.Context,
+    against: Annotated[
+        list[str],
+        typer.Option(
+            "--against",
+            metavar="SOURCE",
+            help="A benchmark, as `caption` takes it; give it again for each.",
+            show_default=False,
+        ),
+    ],
+    files: o.Files = None,
+    ngram: Annotated[int, typer.Option(min=1, help="Words in a row that two questions must share.")] = 8,
+    share: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="How much of the shorter question such runs must cover.")
+    ] = 0.5,
+    distance: Annotated[
+        int, typer.Option(min=0, max=256, help="Most bits, of 256, that differ between images that look the same.")
+    ] = 24,
+    match: Annotated[str, typer.Option(help="What an overlap is: any, both, text or image.")] = "any",
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="Write every pair there, too.", show_default=False)
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Ask this model about overlaps of texts; what it tells apart stays.", show_default=False
+        ),
+    ] = None,
+    backend: o.Backend = None,
+    concurrency: o.Concurrency = None,
+    base_url: o.BaseUrl = None,
+    timeout: o.Timeout = None,
+    retries: o.Retries = 8,
+    shared_disk: o.SharedDisk = False,
+    gpus: o.Gpus = None,
+    tensor_parallel: o.TensorParallel = 1,
+    server_options: o.ServerOptions = "",
+    start_timeout: o.StartTimeout = 1800.0,
+    out: o.Out = None,
+    tee: o.Tee = None,
+    seed: o.Seed = 0,
+    limit: o.Limit = None,
+    shard: o.ShardOption = None,
+    dry_run: o.DryRun = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+    force: o.Force = False,
+) -> None:
+    """Drop the items that overlap a benchmark, by words of the question and by what images look like; name each pair."""
+
+    def work() -> int:
+        from sophia_cli import decontaminate as step
+
+        rules = step.Rules(ngram, share, distance, match)
+        inputs = _inputs(context, files)
+        return step.run(_common(context), inputs, against, rules, report, judge, _place(context))
+
+    _run(work, debug)
+
+
+@app.command()
 def export(
     context: typer.Context,
     to: Annotated[

@@ -8,7 +8,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from aiohttp import web
@@ -34,7 +34,8 @@ def completion(body: dict[str, Any], **message: Any) -> dict[str, Any]:
 class ChatServer:
     """`with ChatServer(faults) as server`: serves at `server.url`, keeps the bodies that it answered well in `served`.
 
-    poison: a text on which the engine breaks, every time. models: the fault of the list of models.
+    poison: a text on which the engine breaks, every time. models: the fault of the list of models. says: what it answers
+    to a request that no fault befalls, instead of `answer_of`.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class ChatServer:
         context: int = 1 << 20,
         poison: str = "",
         models: str = "",
+        says: Callable[[dict[str, Any]], str] | None = None,
     ):
+        self.says = says
         self.context, self.poison, self.models = context, poison, models
         self.other_names: list[str] = []
         self.arrivals: dict[int, list[float]] = {}
@@ -122,7 +125,7 @@ class ChatServer:
             await asyncio.sleep(self.delay)
         if fault == "well":
             self.served.append(body)
-            return web.json_response(completion(body))
+            return web.json_response(completion(body, **({"content": self.says(body)} if self.says else {})))
         return await FAULTS[fault](request, body)
 
 

@@ -6,7 +6,20 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "sophia_cli"
-STEPS = {"serve", "caption", "reason", "grade", "propagate", "train", "evaluate", "world", "models", "stats", "export"}
+STEPS = {
+    "serve",
+    "caption",
+    "reason",
+    "grade",
+    "propagate",
+    "train",
+    "evaluate",
+    "world",
+    "models",
+    "stats",
+    "export",
+    "decontaminate",
+}
 CHOICES = {"backends", "verifiers", "objectives", "families", "exporters"}
 HEAVY = {
     "torch": {"backends", "training", "objectives"},

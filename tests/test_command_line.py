@@ -24,7 +24,7 @@ HEAVY = (
     "PIL",
     "orjson",
 )
-STEPS = ("caption", "reason", "grade", "propagate", "train", "eval", "world", "models", "stats", "export")
+STEPS = ("caption", "reason", "grade", "propagate", "train", "eval", "world", "models", "stats", "export", "decontaminate")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([step, "--help"] for step in STEPS)])

@@ -16,7 +16,7 @@ LONGEST = 4096
 SHOWN = 4000
 """Characters of a question, a gold, and an answer that a judge is shown."""
 
-_WORD = re.compile(r"verdict\W{0,4}(correct|wrong|unsure)\W*", re.IGNORECASE)
+_WORD = re.compile(r"verdict\W{0,4}(\w+)\W*", re.IGNORECASE)
 
 
 def question(item: Mapping[str, Any], extracted: str | None, prompt: str) -> str:
@@ -37,7 +37,13 @@ def _bounded(text: str) -> str:
 
 def read_verdict(text: str) -> str:
     """`correct`, `wrong`, or `ungradable`: the judge was unsure, or what it said is no verdict."""
+    word = last_word(text)
+    return word if word in ("correct", "wrong") else "ungradable"
+
+
+def last_word(text: str) -> str:
+    """What the last line of a response gives as its verdict, in small letters; empty where it gives none."""
     said = after_thinking(text) or ""
     lines = [line for line in said.splitlines() if line.strip()]
     match = _WORD.fullmatch(lines[-1].strip().strip("*_`# ")) if lines else None
-    return {"correct": "correct", "wrong": "wrong"}.get(match[1].lower(), "ungradable") if match else "ungradable"
+    return match[1].lower() if match else ""

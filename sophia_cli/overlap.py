@@ -1,0 +1,109 @@
+"""Whether an item is one of a benchmark's: by runs of words that both questions hold, and by images that look the same.
+
+Words are compared without case, width and punctuation; each Chinese, Japanese or Korean character is a word. Two questions
+overlap when runs of n words that both hold cover enough of the one or the other; one that is shorter than n words when it is
+the same as the other. Two images look the same when few bits of their perceptual hashes differ.
+"""
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
+_MARK = re.compile(r"<image(?:\s*\d+)?>", re.IGNORECASE)
+MOST_HOLDERS = 100
+"""Questions of a benchmark that may hold a run of words before it is taken for a phrase that tells nothing."""
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, without what differs between two copies of it."""
+    return _WORD.findall(unicodedata.normalize("NFKC", _MARK.sub(" ", text)).casefold())
+
+
+@dataclass(frozen=True)
+class Near:
+    """An overlap. number: the benchmark's item; share: of the words that are covered; distance: bits that differ."""
+
+    number: int
+    share: float | None = None
+    distance: int | None = None
+
+
+class Texts:
+    """The questions of a benchmark, and which of them a question overlaps with."""
+
+    def __init__(self, questions: Iterable[str], run: int, share: float):
+        self.run, self.share = run, share
+        self.lengths: list[int] = []
+        self.whole: dict[int, list[int]] = defaultdict(list)
+        self.holders: dict[int, list[int]] = defaultdict(list)
+        for number, question in enumerate(questions):
+            words = words_of(question)
+            self.lengths.append(len(words))
+            if words:
+                self.whole[hash(tuple(words))].append(number)
+            for name in set(self._runs(words)):
+                self.holders[name].append(number)
+
+    def near(self, question: str) -> list[Near]:
+        """The overlaps of a question, the greatest first."""
+        words = words_of(question)
+        found = {number: 1.0 for number in self.whole.get(hash(tuple(words)), ())} if words else {}
+        covered: dict[int, list[int]] = defaultdict(list)
+        for place, name in enumerate(self._runs(words)):
+            holders = self.holders.get(name, ())
+            if len(holders) <= MOST_HOLDERS:
+                for number in holders:
+                    covered[number].append(place)
+        for number, places in covered.items():
+            shared = _covered(places, self.run)
+            share = min(1.0, shared / min(len(words), self.lengths[number]))
+            if share >= self.share:
+                found[number] = max(share, found.get(number, 0.0))
+        return [Near(number, share=share) for number, share in sorted(found.items(), key=lambda each: (-each[1], each[0]))]
+
+    def _runs(self, words: list[str]) -> list[int]:
+        """A hash of each run of n words, in order."""
+        return [hash(tuple(words[start : start + self.run])) for start in range(len(words) - self.run + 1)]
+
+
+def _covered(places: list[int], run: int) -> int:
+    """How many words the runs that begin at these places, which ascend, cover together."""
+    total, end = 0, 0
+    for place in places:
+        total += place + run - max(place, end)
+        end = place + run
+    return total
+
+
+class Images:
+    """The perceptual hashes of a benchmark's images, and which of them an image looks like."""
+
+    def __init__(self, distance: int):
+        self.distance = distance
+        self.numbers: list[int] = []
+        self.hashes: list[bytes] = []
+        self.table: npt.NDArray[np.uint64] | None = None
+
+    def add(self, number: int, name: bytes) -> None:
+        """The hash of an image of the benchmark's item `number`."""
+        self.numbers.append(number)
+        self.hashes.append(name)
+
+    def near(self, names: Iterable[bytes]) -> list[Near]:
+        """The items that one of these hashes is near to, the nearest first, each once."""
+        if self.table is None:
+            self.table = np.frombuffer(b"".join(self.hashes), dtype=np.uint64).reshape(len(self.hashes), -1)
+        found: dict[int, int] = {}
+        for name in names:
+            bits = np.bitwise_count(self.table ^ np.frombuffer(name, dtype=np.uint64)).sum(axis=1, dtype=np.int64)
+            for place in np.flatnonzero(bits <= self.distance).tolist():
+                number = self.numbers[place]
+                found[number] = min(int(bits[place]), found.get(number, 1 << 30))
+        return [Near(number, distance=bits) for number, bits in sorted(found.items(), key=lambda each: (each[1], each[0]))]
