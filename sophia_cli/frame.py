@@ -11,16 +11,18 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sophia_cli import interrupts
 from sophia_cli.descriptors import claim_stdout
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.output import Manifest, Output, Review
-from sophia_cli.place import Lazy
 from sophia_cli.progress import Progress, hush, notice
 from sophia_cli.records import Record, has_failed, name_of
 from sophia_cli.streams import Shard
+
+if TYPE_CHECKING:  # most steps run no model
+    from sophia_cli.place import Lazy
 
 FAILED, SOME_FAILED, INTERRUPTED = 1, 3, 130
 
@@ -119,7 +121,7 @@ def run_step(
     anew: bool = False,
     tokens_field: str | None = None,
     observe: Callable[[Record], None] = lambda record: None,
-    backend: Lazy | None = None,
+    backend: "Lazy | None" = None,
     review: Review | None = None,
     report: Callable[[], dict[str, Any]] = dict,
 ) -> int:
