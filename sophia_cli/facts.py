@@ -1,7 +1,7 @@
 """What Eq. 5 and 6 need of a record, read from its line without the texts, and the rule that it is to serve."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -11,6 +11,8 @@ from sophia_cli.records import STEP_FIELDS, Record, has_failed, need_count, need
 LARGE = 1 << 31
 """Counts are below it."""
 GRADED = "`sophia grade` writes it"
+Name = Annotated[str, msgspec.Meta(min_length=1)]
+Count = Annotated[int, msgspec.Meta(gt=0, lt=LARGE)]
 
 
 class Trajectory(msgspec.Struct, frozen=True, gc=False):
@@ -22,13 +24,13 @@ class Trajectory(msgspec.Struct, frozen=True, gc=False):
     The last three are of a record that was propagated before.
     """
 
-    name: str = msgspec.field(name="trajectory_id")
-    item: str = msgspec.field(name="id")
-    caption: str = msgspec.field(name="caption_id")
+    name: Name = msgspec.field(name="trajectory_id")
+    item: Name = msgspec.field(name="id")
+    caption: Name = msgspec.field(name="caption_id")
     reward: float | None
-    tokens: int = msgspec.field(name="trajectory_tokens")
-    planned: int | msgspec.UnsetType = msgspec.field(name="trajectory_count", default=msgspec.UNSET)
-    captions: int | msgspec.UnsetType = msgspec.field(name="caption_count", default=msgspec.UNSET)
+    tokens: Count = msgspec.field(name="trajectory_tokens")
+    planned: Count | msgspec.UnsetType = msgspec.field(name="trajectory_count", default=msgspec.UNSET)
+    captions: Count | msgspec.UnsetType = msgspec.field(name="caption_count", default=msgspec.UNSET)
     reasoner: str = msgspec.field(name="reason_model", default="")
     mentions_caption: bool = False
     stop_alpha: float | None = None
@@ -89,16 +91,11 @@ def facts_of(line: bytes) -> Trajectory | None:
     """The facts of a line that are plainly sound; None for one that is to be read with care (`read_trajectory`)."""
     try:
         facts = _DECODE(line)
-        sound = 0 < facts.tokens < LARGE and _is_count(facts.planned) and _is_count(facts.captions)
-        if sound and facts.name and facts.item and facts.caption and not facts.error and (line.isascii() or line.decode()):
+        if facts.error is None and (line.isascii() or line.decode()):
             return facts
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass
     return None
-
-
-def _is_count(value: int | msgspec.UnsetType) -> bool:
-    return value is msgspec.UNSET or 0 < value < LARGE
 
 
 def refuse_what_was_stopped(facts: Trajectory, rule: Rule) -> None:

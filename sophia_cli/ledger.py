@@ -126,8 +126,12 @@ def _shorts(texts: list[str]) -> list[int]:
 
 
 def _mark(facts: Trajectory) -> int:
-    stopped, before = facts.stop_alpha is not None, facts.propagated
-    return FAILED * bool(facts.error) | LEAKS * facts.mentions_caption | STOPPED * stopped | BEFORE * before
+    mark = LEAKS if facts.mentions_caption else 0
+    if facts.error is not None:
+        mark |= FAILED
+    if facts.stop_alpha is not None:
+        mark |= STOPPED
+    return mark | BEFORE if facts.propagated else mark
 
 
 def _lot(seed: int, name: str) -> int:
