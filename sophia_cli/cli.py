@@ -37,6 +37,7 @@ def root(
 
 
 @app.command()
+@o.takes(o.where_a_model_runs, o.every_step)
 def caption(
     context: typer.Context,
     source: o.Source = None,
@@ -51,46 +52,24 @@ def caption(
         ),
     ] = None,
     prompt: o.Prompt = None,
-    backend: o.Backend = None,
-    concurrency: o.Concurrency = None,
-    base_url: o.BaseUrl = None,
-    timeout: o.Timeout = None,
-    retries: o.Retries = 8,
-    shared_disk: o.SharedDisk = False,
-    gpus: o.Gpus = None,
-    tensor_parallel: o.TensorParallel = 1,
-    server_options: o.ServerOptions = "",
-    start_timeout: o.StartTimeout = 1800.0,
-    out: o.Out = None,
-    tee: o.Tee = None,
-    seed: o.Seed = 0,
-    limit: o.Limit = None,
-    shard: o.ShardOption = None,
-    dry_run: o.DryRun = False,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
-    force: o.Force = False,
-) -> None:
+) -> int:
     """Sample K descriptions of each image from the model you train; the question is never shown to it."""
+    from sophia_cli import caption as step
+    from sophia_cli.sampling import Sampling
 
-    def work() -> int:
-        from sophia_cli import caption as step
-        from sophia_cli.sampling import Sampling
-
-        return step.run(
-            _common(context),
-            _one(context, source),
-            model,
-            k,
-            Sampling(temperature, top_p, max_tokens or 0),
-            prompt,
-            _place(context),
-        )
-
-    _run(work, debug)
+    return step.run(
+        _common(context),
+        _one(context, source),
+        model,
+        k,
+        Sampling(temperature, top_p, max_tokens or 0),
+        prompt,
+        _place(context),
+    )
 
 
 @app.command()
+@o.takes(o.where_a_model_runs, o.every_step)
 def reason(
     context: typer.Context,
     files: o.Files = None,
@@ -125,50 +104,28 @@ def reason(
             "--shortest", help="With --stop-early: also bound lengths by the shortest that qualifies; for Keep-1 only."
         ),
     ] = False,
-    backend: o.Backend = None,
-    concurrency: o.Concurrency = None,
-    base_url: o.BaseUrl = None,
-    timeout: o.Timeout = None,
-    retries: o.Retries = 8,
-    shared_disk: o.SharedDisk = False,
-    gpus: o.Gpus = None,
-    tensor_parallel: o.TensorParallel = 1,
-    server_options: o.ServerOptions = "",
-    start_timeout: o.StartTimeout = 1800.0,
-    out: o.Out = None,
-    tee: o.Tee = None,
-    seed: o.Seed = 0,
-    limit: o.Limit = None,
-    shard: o.ShardOption = None,
-    dry_run: o.DryRun = False,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
-    force: o.Force = False,
-) -> None:
+) -> int:
     """Let a text-only reasoner think over each description, N times, as if it saw the image."""
+    from sophia_cli import reason as step
+    from sophia_cli.sampling import Sampling
 
-    def work() -> int:
-        from sophia_cli import reason as step
-        from sophia_cli.sampling import Sampling
-
-        sampling = Sampling(temperature, top_p, max_tokens or 0)
-        return step.run(
-            _common(context),
-            _inputs(context, files),
-            llm,
-            n,
-            sampling,
-            prompt,
-            tag,
-            alpha if stop_early else None,
-            shortest,
-            _place(context),
-        )
-
-    _run(work, debug)
+    sampling = Sampling(temperature, top_p, max_tokens or 0)
+    return step.run(
+        _common(context),
+        _inputs(context, files),
+        llm,
+        n,
+        sampling,
+        prompt,
+        tag,
+        alpha if stop_early else None,
+        shortest,
+        _place(context),
+    )
 
 
 @app.command()
+@o.takes(o.where_a_model_runs, o.every_step)
 def grade(
     context: typer.Context,
     files: o.Files = None,
@@ -180,37 +137,15 @@ def grade(
         str | None, typer.Option(metavar="MODEL", help="Ask this model where the rules could not tell.", show_default=False)
     ] = None,
     judge_all: Annotated[bool, typer.Option("--judge-all", help="Ask the judge about every trajectory.")] = False,
-    backend: o.Backend = None,
-    concurrency: o.Concurrency = None,
-    base_url: o.BaseUrl = None,
-    timeout: o.Timeout = None,
-    retries: o.Retries = 8,
-    shared_disk: o.SharedDisk = False,
-    gpus: o.Gpus = None,
-    tensor_parallel: o.TensorParallel = 1,
-    server_options: o.ServerOptions = "",
-    start_timeout: o.StartTimeout = 1800.0,
-    out: o.Out = None,
-    tee: o.Tee = None,
-    seed: o.Seed = 0,
-    limit: o.Limit = None,
-    shard: o.ShardOption = None,
-    dry_run: o.DryRun = False,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
-    force: o.Force = False,
-) -> None:
+) -> int:
     """Judge each trajectory's final answer: right, wrong, or could not tell (Eq. 4)."""
+    from sophia_cli import grade as step
 
-    def work() -> int:
-        from sophia_cli import grade as step
-
-        return step.run(_common(context), _inputs(context, files), workers, limit_seconds, judge, judge_all, _place(context))
-
-    _run(work, debug)
+    return step.run(_common(context), _inputs(context, files), workers, limit_seconds, judge, judge_all, _place(context))
 
 
 @app.command()
+@o.takes(o.every_step)
 def propagate(
     context: typer.Context,
     files: o.Files = None,
@@ -234,29 +169,19 @@ def propagate(
     unsolved: Annotated[
         bool, typer.Option("--unsolved", help="Write the captions of items in which nothing qualified.")
     ] = False,
-    out: o.Out = None,
-    tee: o.Tee = None,
-    seed: o.Seed = 0,
-    limit: o.Limit = None,
-    shard: o.ShardOption = None,
-    dry_run: o.DryRun = False,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
-    force: o.Force = False,
-) -> None:
+) -> int:
     """Let the reward flow back to the descriptions (Eq. 5) and keep the best trajectories (Eq. 6)."""
+    from sophia_cli import propagate as step
+    from sophia_cli.facts import Rule
 
-    def work() -> int:
-        from sophia_cli import propagate as step
-        from sophia_cli.facts import Rule
-
-        rule = Rule(alpha, keep, select, not no_caption_reward, not no_correctness, min_graded, drop_leaks, seed)
-        return step.run(_common(context), _inputs(context, files), rule, selected, unsolved)
-
-    _run(work, debug)
+    rule = Rule(
+        alpha, keep, select, not no_caption_reward, not no_correctness, min_graded, drop_leaks, _common(context).seed
+    )
+    return step.run(_common(context), _inputs(context, files), rule, selected, unsolved)
 
 
 @app.command()
+@o.takes(o.a_run)
 def train(
     context: typer.Context,
     files: o.Files = None,
@@ -298,30 +223,20 @@ def train(
     ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many updates.")] = None,
     max_length: Annotated[int, typer.Option(min=1, help="Longer rows are left out whole.")] = 32768,
-    seed: o.Seed = 0,
-    limit: o.Limit = None,
-    shard: o.ShardOption = None,
-    dry_run: o.DryRun = False,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
-    force: o.Force = False,
-) -> None:
+) -> int:
     """Train the model on the kept trajectories (Eq. 7); records that nobody propagated are propagated first."""
+    from sophia_cli import train as step
 
-    def work() -> int:
-        from sophia_cli import train as step
-
-        asked = step.Asked(batch_size, micro_batch_size, lr, epochs, alpha, keep)
-        fixed: dict[str, Any] = {
-            "objective": objective, "weight_decay": weight_decay, "min_lr_ratio": min_lr_ratio, "normalise": normalise,
-            "max_steps": max_steps, "max_length": max_length,
-        }  # fmt: skip
-        return step.run(_common(context), _inputs(context, files), model, mix or [], asked, fixed)
-
-    _run(work, debug)
+    asked = step.Asked(batch_size, micro_batch_size, lr, epochs, alpha, keep)
+    fixed: dict[str, Any] = {
+        "objective": objective, "weight_decay": weight_decay, "min_lr_ratio": min_lr_ratio, "normalise": normalise,
+        "max_steps": max_steps, "max_length": max_length,
+    }  # fmt: skip
+    return step.run(_common(context), _inputs(context, files), model, mix or [], asked, fixed)
 
 
 @app.command(name="eval")
+@o.takes(o.where_a_model_runs, o.every_step)
 def evaluate(
     context: typer.Context,
     model: o.Policy = "tiny-vlm",
@@ -340,46 +255,24 @@ def evaluate(
         Path | None,
         typer.Option("--summary", metavar="FILE.json", help="Write accuracy, ci95, n, unreadable and more."),
     ] = None,
-    backend: o.Backend = None,
-    concurrency: o.Concurrency = None,
-    base_url: o.BaseUrl = None,
-    timeout: o.Timeout = None,
-    retries: o.Retries = 8,
-    shared_disk: o.SharedDisk = False,
-    gpus: o.Gpus = None,
-    tensor_parallel: o.TensorParallel = 1,
-    server_options: o.ServerOptions = "",
-    start_timeout: o.StartTimeout = 1800.0,
-    out: o.Out = None,
-    tee: o.Tee = None,
-    seed: o.Seed = 0,
-    limit: o.Limit = None,
-    shard: o.ShardOption = None,
-    dry_run: o.DryRun = False,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
-    force: o.Force = False,
-) -> None:
+) -> int:
     """Ask held-out questions and measure how often the model is right."""
+    from sophia_cli import evaluate as step
+    from sophia_cli.sampling import Sampling
 
-    def work() -> int:
-        from sophia_cli import evaluate as step
-        from sophia_cli.sampling import Sampling
-
-        return step.run(
-            _common(context),
-            model,
-            _one(context, data),
-            n,
-            Sampling(temperature, top_p, max_tokens or 0),
-            summary,
-            _place(context),
-        )
-
-    _run(work, debug)
+    return step.run(
+        _common(context),
+        model,
+        _one(context, data),
+        n,
+        Sampling(temperature, top_p, max_tokens or 0),
+        summary,
+        _place(context),
+    )
 
 
 @app.command()
+@o.takes(o.where_a_model_runs, o.every_step)
 def decontaminate(
     context: typer.Context,
     against: Annotated[
@@ -409,39 +302,17 @@ def decontaminate(
             metavar="MODEL", help="Ask this model about overlaps of texts; what it tells apart stays.", show_default=False
         ),
     ] = None,
-    backend: o.Backend = None,
-    concurrency: o.Concurrency = None,
-    base_url: o.BaseUrl = None,
-    timeout: o.Timeout = None,
-    retries: o.Retries = 8,
-    shared_disk: o.SharedDisk = False,
-    gpus: o.Gpus = None,
-    tensor_parallel: o.TensorParallel = 1,
-    server_options: o.ServerOptions = "",
-    start_timeout: o.StartTimeout = 1800.0,
-    out: o.Out = None,
-    tee: o.Tee = None,
-    seed: o.Seed = 0,
-    limit: o.Limit = None,
-    shard: o.ShardOption = None,
-    dry_run: o.DryRun = False,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
-    force: o.Force = False,
-) -> None:
+) -> int:
     """Drop the items that overlap a benchmark, by words of the question and by what images look like; name each pair."""
+    from sophia_cli import decontaminate as step
 
-    def work() -> int:
-        from sophia_cli import decontaminate as step
-
-        rules = step.Rules(ngram, share, distance, match)
-        inputs = _inputs(context, files)
-        return step.run(_common(context), inputs, against, rules, report, judge, _place(context))
-
-    _run(work, debug)
+    rules = step.Rules(ngram, share, distance, match)
+    inputs = _inputs(context, files)
+    return step.run(_common(context), inputs, against, rules, report, judge, _place(context))
 
 
 @app.command()
+@o.takes(o.every_step)
 def export(
     context: typer.Context,
     to: Annotated[
@@ -470,27 +341,15 @@ def export(
         int | None, typer.Option(min=1, help="As in propagate, for records that carry no weight.", show_default="1")
     ] = None,
     pairs: Annotated[int, typer.Option(min=1, help="trl-preference: most pairs of an item.")] = 1,
-    out: o.Out = None,
-    tee: o.Tee = None,
-    seed: o.Seed = 0,
-    limit: o.Limit = None,
-    shard: o.ShardOption = None,
-    dry_run: o.DryRun = False,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
-    force: o.Force = False,
-) -> None:
+) -> int:
     """Write the kept trajectories, or preference pairs, as other trainers read them."""
+    from sophia_cli import export as step
 
-    def work() -> int:
-        from sophia_cli import export as step
-
-        return step.run(_common(context), _inputs(context, files), step.Asked(to, images, model, alpha, keep, pairs))
-
-    _run(work, debug)
+    return step.run(_common(context), _inputs(context, files), step.Asked(to, images, model, alpha, keep, pairs))
 
 
 @app.command()
+@o.takes(o.debugging)
 def stats(
     context: typer.Context,
     files: o.Files = None,
@@ -509,19 +368,15 @@ def stats(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables and bars.")] = False,
     quiet: o.Quiet = False,
-    debug: o.Debug = False,
-) -> None:
+) -> int:
     """Show what a data set is worth: verdicts, R(c), what is solved and selected, lengths, tokens spent, leaks, repeats."""
+    from sophia_cli import stats as step
 
-    def work() -> int:
-        from sophia_cli import stats as step
-
-        return step.run(_inputs(context, files), by or [], alpha, keep, as_json, quiet)
-
-    _run(work, debug)
+    return step.run(_inputs(context, files), by or [], alpha, keep, as_json, quiet)
 
 
 @app.command()
+@o.takes(o.debugging)
 def world(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to draw into.", show_default=False)],
     n: Annotated[int, typer.Option("-n", min=1, help="How many images.")] = 400,
@@ -529,21 +384,17 @@ def world(
     difficulty: Annotated[
         str, typer.Option(help="easy, medium or hard: fewer or more shapes, less or more grain.")
     ] = "medium",
-    debug: o.Debug = False,
     force: o.Force = False,
-) -> None:
+) -> int:
     """Draw a data set of the embedded world: images of coloured shapes, questions and answers."""
+    from sophia_cli import world as step
 
-    def work() -> int:
-        from sophia_cli import world as step
-
-        step.draw_world(folder, n, seed, difficulty, force)
-        return 0
-
-    _run(work, debug)
+    step.draw_world(folder, n, seed, difficulty, force)
+    return 0
 
 
 @app.command()
+@o.takes(o.debugging)
 def serve(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Alias, folder or hub id of the model.", show_default=False)],
     gpus: o.Gpus = None,
@@ -556,36 +407,22 @@ def serve(
         int,
         typer.Option(min=0, max=65535, help="The first server's port, the next ones follow.", show_default="free ones"),
     ] = 0,
-    debug: o.Debug = False,
-) -> None:
+) -> int:
     """Start vLLM servers of a model and keep them until Ctrl-C; their addresses go to stdout."""
+    from sophia_cli import serve as step
+    from sophia_cli.serving.servers import Setup
 
-    def work() -> int:
-        from sophia_cli import serve as step
-        from sophia_cli.serving.servers import Setup
-
-        setup = Setup(gpus, tensor_parallel, server_options, start_timeout, shared_disk, host, port)
-        return step.run(model, setup)
-
-    _run(work, debug)
+    setup = Setup(gpus, tensor_parallel, server_options, start_timeout, shared_disk, host, port)
+    return step.run(model, setup)
 
 
 @app.command()
-def models(debug: o.Debug = False) -> None:
+@o.takes(o.debugging)
+def models() -> int:
     """List the aliases: what each stands for, and where it can run."""
+    from sophia_cli import models as step
 
-    def work() -> int:
-        from sophia_cli import models as step
-
-        return step.run()
-
-    _run(work, debug)
-
-
-def _run(work: Any, debug: bool) -> NoReturn:
-    from sophia_cli.frame import run
-
-    run(work, debug)
+    return step.run()
 
 
 def _inputs(context: typer.Context, files: list[str] | None) -> list[str]:

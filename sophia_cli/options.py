@@ -1,7 +1,10 @@
-"""The options that several commands share, each said once."""
+"""The options that several commands share, each said once, and how a command takes them."""
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
@@ -130,3 +133,71 @@ TopP = Annotated[
     ),
 ]
 Prompt = Annotated[Path | None, Option("--prompt", help="A text file instead of our prompt.", rich_help_panel=SAMPLING)]
+
+
+def where_a_model_runs(
+    backend: Backend = None,
+    concurrency: Concurrency = None,
+    base_url: BaseUrl = None,
+    timeout: Timeout = None,
+    retries: Retries = 8,
+    shared_disk: SharedDisk = False,
+    gpus: Gpus = None,
+    tensor_parallel: TensorParallel = 1,
+    server_options: ServerOptions = "",
+    start_timeout: StartTimeout = 1800.0,
+) -> None:
+    """Of the commands that run a model."""
+
+
+def every_step(
+    out: Out = None,
+    tee: Tee = None,
+    seed: Seed = 0,
+    limit: Limit = None,
+    shard: ShardOption = None,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+    force: Force = False,
+) -> None:
+    """Of the commands that read and write records."""
+
+
+def a_run(
+    seed: Seed = 0,
+    limit: Limit = None,
+    shard: ShardOption = None,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+    force: Force = False,
+) -> None:
+    """The same without a place to write to."""
+
+
+def debugging(debug: Debug = False) -> None:
+    """Of all commands."""
+
+
+def takes(*groups: Callable[..., None]) -> Callable[[Callable[..., int]], Callable[..., None]]:
+    """A command that takes the options of these groups after its own, and ends the process with the code that it returns.
+
+    It is called with its own options alone; the others stand in `context.params`.
+    """
+
+    def decorate(command: Callable[..., int]) -> Callable[..., None]:
+        own, shared = inspect.signature(command), map(inspect.signature, groups)
+        taken = [*own.parameters.values(), *(option for group in shared for option in group.parameters.values())]
+
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            from sophia_cli.frame import run
+
+            run(lambda: command(**{name: given[name] for name in own.parameters}), given["debug"])
+
+        run.__signature__ = own.replace(parameters=taken, return_annotation=None)  # type: ignore[attr-defined]
+        run.__annotations__ = {option.name: option.annotation for option in taken}
+        return run
+
+    return decorate
