@@ -6,7 +6,8 @@ from collections.abc import Callable
 from sophia_cli.records import LETTERS
 from sophia_cli.verifiers import _phrases as phrases
 from sophia_cli.verifiers import _words as words
-from sophia_cli.verifiers._numbers import read_quantity, same_quantity
+from sophia_cli.verifiers._nearness import same_quantity
+from sophia_cli.verifiers._numbers import read_quantity
 from sophia_cli.verifiers._tidy import compact, fold, tidy
 
 _PREFIX = (

@@ -1,37 +1,32 @@
-"""Numbers as people write them: separators, fractions, mixed, scientific, percent, money, units, words, clocks, ratios.
+"""Numbers as people write them: separators, fractions, mixed, scientific, percent, money, units, words.
 
-A tidy text becomes an exact `Quantity`; whether two of them are the same number is `same_quantity`, which rounds only
-where one side was rounded to begin with. No floating point: 1.6e-19 is not 3.2e-19, and 2^53 + 1 is not 2^53.
+A tidy text becomes an exact `Quantity`. No floating point: 1.6e-19 is not 3.2e-19, and 2^53 + 1 is not 2^53.
 """
 
 import re
 import unicodedata
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
 
 from sophia_cli.verifiers import _units
-from sophia_cli.verifiers._units import PERCENT, unit_of
+from sophia_cli.verifiers._units import unit_of
 
 ROUNDED_DIGITS = 6
 """An answer such as 0.333333 stands for 1/3 when it shows at least so many digits."""
 LARGEST_EXPONENT = 300
-LARGEST_TOLERANCE = 1e300
-TEMPERATURES = ("degC", "degF")
 
 _INT = r"(?:\d{1,3}(?:,\d{3}){1,40}|\d{1,3}(?:\.\d{3}){2,40}|\d{1,3}(?:[ ']\d{3}){1,40}|\d{1,256})(?!\d)"
-_DECIMAL = rf"(?:{_INT}(?:\.\d{{0,256}})?|\.\d{{1,256}})"
+DECIMAL = rf"(?:{_INT}(?:\.\d{{0,256}})?|\.\d{{1,256}})"
 _TEN = r"10\s*(?:\^|\*\*)\s*(?:\{\s*([-+]?\d{1,4})\s*\}|\(([-+]?\d{1,4})\)|([-+]?\d{1,4}))"
 _SCIENTIFIC = re.compile(
-    rf"({_DECIMAL})\s*(?:(?:\\times|\\cdot|\*|x|X)\s*{_TEN}|[eE]\s*([-+]?\d{{1,4}})(?![\dA-Za-z.]))|{_TEN}"
+    rf"({DECIMAL})\s*(?:(?:\\times|\\cdot|\*|x|X)\s*{_TEN}|[eE]\s*([-+]?\d{{1,4}})(?![\dA-Za-z.]))|{_TEN}"
 )
-_FRACTION = re.compile(rf"\\frac\s*\{{\s*([-+]?{_DECIMAL})\s*\}}\s*\{{\s*({_DECIMAL})\s*\}}|({_DECIMAL})\s*/\s*({_DECIMAL})")
+_FRACTION = re.compile(rf"\\frac\s*\{{\s*([-+]?{DECIMAL})\s*\}}\s*\{{\s*({DECIMAL})\s*\}}|({DECIMAL})\s*/\s*({DECIMAL})")
 _MIXED = re.compile(
     rf"({_INT})\s*\\frac\{{(\d{{1,256}})\}}\{{(\d{{1,256}})\}}|(\d{{1,256}}) (\d{{1,256}})\s*/\s*(\d{{1,256}})"
 )
-_PLAIN = re.compile(_DECIMAL)
+_PLAIN = re.compile(DECIMAL)
 _COMMA = re.compile(r"([-+]?)(\d{1,256}),(\d{1,256})(?![\d,])(.*)", re.DOTALL)
 _GROUPED_COMMA = re.compile(r"([-+]?\d{1,3}(?:\.\d{3}){1,40}),(\d{1,256}.*)", re.DOTALL)
 _LEADING = re.compile(
@@ -132,7 +127,7 @@ def _number(text: str) -> tuple[Quantity, str] | None:
         exponent = int(next(group for group in match.groups()[1:] if group))
         if abs(exponent) > LARGEST_EXPONENT:
             return None
-        mantissa = _decimal(match[1]) if match[1] else Quantity(Fraction(1), 0, 1)
+        mantissa = decimal(match[1]) if match[1] else Quantity(Fraction(1), 0, 1)
         return replace(mantissa, value=mantissa.value * Fraction(10) ** exponent, exponent=exponent), text[match.end() :]
     if match := _MIXED.match(text):
         whole, top, bottom = (_plain_int(group) for group in match.groups() if group)
@@ -140,18 +135,18 @@ def _number(text: str) -> tuple[Quantity, str] | None:
     if match := _FRACTION.match(text):
         top_text, bottom_text = (match[1], match[2]) if match[1] else (match[3], match[4])
         top_sign = -1 if top_text.startswith("-") else 1
-        bottom_value = _decimal(bottom_text).value
+        bottom_value = decimal(bottom_text).value
         return (
-            (Quantity(top_sign * _decimal(top_text.lstrip("+-")).value / bottom_value), text[match.end() :])
+            (Quantity(top_sign * decimal(top_text.lstrip("+-")).value / bottom_value), text[match.end() :])
             if bottom_value
             else None
         )
     if match := _PLAIN.match(text):
-        return _decimal(match[0]), text[match.end() :]
+        return decimal(match[0]), text[match.end() :]
     return None
 
 
-def _decimal(text: str) -> Quantity:
+def decimal(text: str) -> Quantity:
     whole, _, part = text.partition(".")
     if part and text.count(".") > 1:  # 1.234.567
         whole, part = text.replace(".", ""), ""
@@ -198,7 +193,7 @@ _TRAILING_REMARK = re.compile(
     r"\s*[(（](?:about|approximately|approx|roughly|约|i\.e|nearest|rounded|to \d|\\approx)[^()（）]*[)）]\s*$",
     re.IGNORECASE,
 )
-_PART = re.compile(rf"({_DECIMAL})\s*([^\d\s,]+(?:\s(?!and\b)[^\d\s,]+)?)\s*,?\s*(?:and\s+)?")
+_PART = re.compile(rf"({DECIMAL})\s*([^\d\s,]+(?:\s(?!and\b)[^\d\s,]+)?)\s*,?\s*(?:and\s+)?")
 
 
 _SEXAGESIMAL = re.compile(r"(-?)(\d{1,4})\s*°\s*(\d{1,2}(?:\.\d+)?)\s*'(?!')\s*(?:(\d{1,2}(?:\.\d+)?)\s*'')?")
@@ -224,7 +219,7 @@ def read_compound(text: str) -> Quantity | None:
     total = Fraction(0)
     for part in parts:
         unit = unit_of(part[2])
-        value = _units.convert(_decimal(part[1]).value, unit, last) if _units.is_known(unit) else None
+        value = _units.convert(decimal(part[1]).value, unit, last) if _units.is_known(unit) else None
         if value is None:
             return None
         total += value
@@ -322,169 +317,3 @@ def decimal_comma(text: str, european: bool) -> str | None:
     if not match or (not european and (len(match[3]) == 1 or (len(match[3]) == 3 and match[2] != "0"))):
         return None
     return f"{match[1]}{match[2]}.{match[3]}{match[4]}"
-
-
-def tolerance_of(item: Mapping[str, Any]) -> Fraction | None:
-    """The item's `tolerance`: how far, in the gold's unit, an answer may be from the gold."""
-    return _as_fraction(item.get("tolerance"))
-
-
-def _as_fraction(value: Any) -> Fraction | None:
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST_TOLERANCE:
-        return None
-    return Fraction(str(value))
-
-
-def precision_of(item: Mapping[str, Any]) -> int | None:
-    """The item's `precision`: the digits after the point that both sides are rounded to, as MathVista gives it."""
-    value = _as_fraction(item.get("precision"))
-    return None if value is None or value > 100 else int(value)
-
-
-def same_quantity(answer: Quantity, gold: Quantity, item: Mapping[str, Any]) -> bool:
-    """Whether an answer is the gold number, in its unit, within the item's `tolerance` or `precision`.
-
-    A missing unit is accepted on either side, a different one is not; known units are converted. A percent sign on one
-    side only: x% is x or x/100.
-    """
-    wanted = gold.unit or unit_of(str(item.get("unit") or ""))
-    if wanted in TEMPERATURES and answer.unit == _units.DEGREE:
-        answer = replace(answer, unit=wanted)
-    if answer.unit and wanted and answer.unit != wanted:
-        if PERCENT in (answer.unit, wanted):
-            return False
-        if not (_units.is_known(answer.unit) and _units.is_known(wanted)):
-            return _units.same_words(answer.unit, wanted) and same_value(answer, gold, item)
-        value = _units.convert(answer.value, answer.unit, wanted)
-        return value is not None and same_value(replace(answer, value=value), gold, item, converted=True)
-    if same_value(answer, gold, item):
-        return True
-    if wanted == PERCENT:
-        gold = replace(gold, unit=PERCENT)
-    if (answer.unit == PERCENT) != (gold.unit == PERCENT):
-        scale = Fraction(1, 100)
-        left = replace(answer, value=answer.value * scale) if answer.unit == PERCENT else answer
-        right = replace(gold, value=gold.value * scale) if gold.unit == PERCENT else gold
-        tolerance = tolerance_of(item) if gold.unit == PERCENT else None  # it is in the gold's unit
-        return same_value(left, right, item if tolerance is None else {**item, "tolerance": float(tolerance * scale)})
-    return False
-
-
-def same_value(answer: Quantity, gold: Quantity, item: Mapping[str, Any], converted: bool = False) -> bool:
-    """Whether two numbers are equal: within `tolerance`, at `precision`, or exactly but for what one side rounded."""
-    gap = abs(answer.value - gold.value)
-    tolerance, precision = tolerance_of(item), precision_of(item)
-    if tolerance is not None:
-        return gap <= tolerance
-    if precision is not None:
-        return gap <= Fraction(1, 2 * 10**precision) or round(answer.value, precision) == round(gold.value, precision)
-    if gap == 0:
-        return True
-    if converted:
-        return gap <= abs(gold.value) / 10**6
-    return (
-        rounding_of(answer, gold.value)
-        if _endless(gold.value)
-        else _endless(answer.value) and rounded_gold(gold, answer.value)
-    )
-
-
-def rounding_of(answer: Quantity, exact: Fraction) -> bool:
-    """Whether a decimal answer stands for an exact gold: at least six digits, rounded or cut at the last."""
-    if not answer.is_decimal or answer.decimals is None or answer.digits < ROUNDED_DIGITS:
-        return False
-    return abs(answer.value - exact) < Fraction(10) ** (answer.exponent - answer.decimals)
-
-
-def half_unit(written: Quantity) -> float:
-    """Half a unit in the last place of a number as it was written."""
-    return float(Fraction(10) ** (written.exponent - (written.decimals or 0)) / 2)
-
-
-def rounded_gold(gold: Quantity, exact: Fraction) -> bool:
-    """Whether an exact answer is what a gold of at least two decimals was rounded from."""
-    if gold.decimals is None or gold.decimals < 2 or gold.digits < 2:
-        return False
-    return abs(gold.value - exact) <= Fraction(10) ** (gold.exponent - gold.decimals) / 2
-
-
-def _endless(value: Fraction) -> bool:
-    """Whether the decimal expansion of a fraction never ends."""
-    bottom = value.denominator
-    for prime in (2, 5):
-        while bottom % prime == 0:
-            bottom //= prime
-    return bottom != 1
-
-
-_CLOCK = re.compile(
-    r"(?:at )?(\d{1,2})(?:[:.](\d{2})(?:[:](\d{2}))?)?\s*(o'?clock)?\s*([ap]\.?\s?m\.?)?"
-    r"(?: in the (morning|afternoon|evening))?"
-)
-_HAN_CLOCK = re.compile(r"(上午|早上|凌晨|下午|晚上|傍晚)?\s*(\d{1,2})\s*[点时]\s*(?:(\d{1,2})\s*分?|(半)|整)?")
-
-
-def read_clock(text: str) -> tuple[int, str] | None:
-    """A time of day as (seconds, half): half is `a`, `p`, or empty when it is not said."""
-    if match := _HAN_CLOCK.fullmatch(text):
-        half = {"上": "a", "早": "a", "凌": "a", "下": "p", "晚": "p", "傍": "p"}.get((match[1] or " ")[0], "")
-        minutes = 30 if match[4] else int(match[3] or 0)
-        return _seconds(int(match[2]), minutes, 0, half)
-    match = _CLOCK.fullmatch(text.lower())
-    if not match or not (match[2] or match[4] or match[5]) or (":" not in text and not (match[4] or match[5])):
-        return None
-    half = (match[5] or {"m": "a", "a": "p", "e": "p"}.get((match[6] or " ")[0], ""))[:1]
-    return _seconds(int(match[1]), int(match[2] or 0), int(match[3] or 0), half)
-
-
-def _seconds(hours: int, minutes: int, seconds: int, half: str) -> tuple[int, str] | None:
-    if hours > 24 or minutes > 59 or seconds > 59:
-        return None
-    if half and hours <= 12:
-        hours = hours % 12 + (12 if half == "p" else 0)
-    return 3600 * hours + 60 * minutes + seconds, half
-
-
-def same_clock(left: tuple[int, str], right: tuple[int, str]) -> bool:
-    """Whether two times of day are the same; one that does not say its half of the day may be in either."""
-    if bool(left[1]) == bool(right[1]):
-        return left[0] == right[0]
-    return (left[0] - right[0]) % (12 * 3600) == 0
-
-
-_RATIO = re.compile(rf"\s*({_DECIMAL})\s*(?::|\bto\b|比)\s*({_DECIMAL})(?:\s*(?::|\bto\b|比)\s*({_DECIMAL}))?\s*")
-
-
-def read_ratio(text: str) -> list[Fraction] | None:
-    """`7:32`, `1 to 2`, `1:2:3` as exact numbers."""
-    match = _RATIO.fullmatch(text)
-    return [_decimal(part).value for part in match.groups() if part] if match else None
-
-
-def same_ratio(left: list[Fraction], right: list[Fraction]) -> bool:
-    """Whether two ratios are proportional."""
-    if len(left) != len(right) or not any(left) or not any(right):
-        return left == right
-    return all(
-        a * right[index + 1] == left[index + 1] * b for index, (a, b) in enumerate(zip(left[:-1], right[:-1], strict=True))
-    )
-
-
-def slack(answer: str, gold: str, item: Mapping[str, Any]) -> float:
-    """How far apart algebra may find two numbers: the item's word, else what the decimal one of them rounds away."""
-    tolerance, precision = tolerance_of(item), precision_of(item)
-    if tolerance is not None:
-        return float(tolerance)
-    if precision is not None:
-        return 0.5 * 10.0**-precision
-    left, right = read_quantity(answer), read_quantity(gold)
-    if left and left.is_decimal and left.decimals is not None and left.digits >= ROUNDED_DIGITS:
-        return float(Fraction(10) ** (left.exponent - left.decimals))
-    if right and right.decimals is not None and right.decimals >= 2 and right.digits >= 2:
-        return half_unit(right)
-    return 0.0

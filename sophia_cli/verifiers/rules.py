@@ -13,7 +13,9 @@ from typing import Any
 
 from sophia_cli.records import choices_of
 from sophia_cli.verifiers import _algebra
+from sophia_cli.verifiers import _clocks as clocks
 from sophia_cli.verifiers import _letters as letters
+from sophia_cli.verifiers import _nearness as nearness
 from sophia_cli.verifiers import _numbers as numbers
 from sophia_cli.verifiers import _shapes as shapes
 from sophia_cli.verifiers import _units as units
@@ -267,32 +269,32 @@ def _number(answer: str, gold: str, case: Case) -> bool | None:
         return None
     right = numbers.read_quantity(gold)
     left = numbers.read_quantity(answer)
-    if left and right and numbers.same_quantity(left, right, case.item):
+    if left and right and nearness.same_quantity(left, right, case.item):
         return True
     for one, other in ((answer, gold), (gold, answer)):
         comma = numbers.decimal_comma(one, case.european)
         if comma and (quantity := numbers.read_quantity(comma)) and (fixed := numbers.read_quantity(other)):
             pair = (quantity, fixed) if one is answer else (fixed, quantity)
-            if numbers.same_quantity(*pair, case.item):
+            if nearness.same_quantity(*pair, case.item):
                 return True
     if (read := numbers.read_compound(answer)) or numbers.read_compound(gold):
         read, right = read or left, numbers.read_compound(gold) or right
-        return numbers.same_quantity(read, right, case.item) if read and right else None
+        return nearness.same_quantity(read, right, case.item) if read and right else None
     return False if left and right else None
 
 
 def _clock(answer: str, gold: str, case: Case) -> bool | None:
     """Two times of day, 3:30 PM and 15:30."""
-    left, right = numbers.read_clock(answer), numbers.read_clock(gold)
-    return None if left is None or right is None else numbers.same_clock(left, right)
+    left, right = clocks.read_clock(answer), clocks.read_clock(gold)
+    return None if left is None or right is None else clocks.same_clock(left, right)
 
 
 def _ratio(answer: str, gold: str, case: Case) -> bool | None:
     """Two ratios, 2:4 and 1:2; a ratio of two is also the fraction, unless it may be a time of day."""
-    left, right = numbers.read_ratio(answer), numbers.read_ratio(gold)
+    left, right = clocks.read_ratio(answer), clocks.read_ratio(gold)
     if left and right:
-        return numbers.same_ratio(left, right)
-    if numbers.read_clock(answer if left else gold):
+        return clocks.same_ratio(left, right)
+    if clocks.read_clock(answer if left else gold):
         return None
     ratio, other = (left, gold) if left else (right, answer)
     quantity = numbers.read_quantity(other)
@@ -328,7 +330,7 @@ def _approximation(answer: str, gold: str, case: Case) -> bool | None:
             return True
         if len(answer_sides) == 2 and exact != answer_sides[1] and _same(answer_sides[1], wanted, deeper):
             decimal = numbers.read_quantity(answer_sides[1])
-            return decimal is not None and _same(exact, answer_sides[1], case.part(tolerance=numbers.half_unit(decimal)))
+            return decimal is not None and _same(exact, answer_sides[1], case.part(tolerance=nearness.half_unit(decimal)))
     return False
 
 
@@ -495,7 +497,7 @@ def _algebra_rule(answer: str, gold: str, case: Case) -> bool | None:
         return False  # the same spelling was right before
     if ("°" in answer) != ("°" in gold) and "\\pi" in answer + gold:
         answer, gold = (text.replace("°", "\\cdot \\frac{\\pi}{180}") for text in (answer, gold))
-    slack = numbers.slack(answer, gold, case.item)
+    slack = nearness.slack(answer, gold, case.item)
     if (not slack and differ(_algebra.to_latex(answer), _algebra.to_latex(gold))) or _letter_and_constant(answer, gold):
         return False
     left = case.deadline - time.monotonic()
