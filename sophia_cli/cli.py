@@ -440,7 +440,7 @@ def _common(context: typer.Context) -> "Common":
     """The options that every step has, as they were given."""
     from sophia_cli.frame import Common
 
-    return Common(**{name: value for name, value in context.params.items() if name in Common.__dataclass_fields__})
+    return Common(**{name: value for name, value in context.obj.items() if name in Common.__dataclass_fields__})
 
 
 def _place(context: typer.Context) -> "Place":
@@ -448,7 +448,7 @@ def _place(context: typer.Context) -> "Place":
     from sophia_cli.place import Place
     from sophia_cli.serving.servers import Setup
 
-    given = context.params
+    given = context.obj
     setup = Setup(given["gpus"], given["tensor_parallel"], given["server_options"], given["start_timeout"])
     return Place(
         given["backend"],

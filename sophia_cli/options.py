@@ -183,7 +183,7 @@ def debugging(debug: Debug = False) -> None:
 def takes(*groups: Callable[..., None]) -> Callable[[Callable[..., int]], Callable[..., None]]:
     """A command that takes the options of these groups after its own, and ends the process with the code that it returns.
 
-    It is called with its own options alone; the others stand in `context.params`.
+    It is called with its own options alone; `context.obj` holds all of them.
     """
 
     def decorate(command: Callable[..., int]) -> Callable[..., None]:
@@ -194,6 +194,8 @@ def takes(*groups: Callable[..., None]) -> Callable[[Callable[..., int]], Callab
         def run(**given: Any) -> None:
             from sophia_cli.frame import run
 
+            if "context" in given:
+                given["context"].obj = given
             run(lambda: command(**{name: given[name] for name in own.parameters}), given["debug"])
 
         run.__signature__ = own.replace(parameters=taken, return_annotation=None)  # type: ignore[attr-defined]
