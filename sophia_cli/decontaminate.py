@@ -7,16 +7,17 @@ by what images look like, too. Every pair is named; what stays goes out as it ca
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from sophia_cli.errors import RecordError, SophiaError, UsageError
+from sophia_cli.errors import InputError, RecordError, SophiaError, UsageError
 from sophia_cli.frame import Common, Counter, refuse_input_as_output, run_step
 from sophia_cli.images import shorten
 from sophia_cli.ledger import short
 from sophia_cli.looks import Looks, cache_file, looks_of
-from sophia_cli.output import Output
+from sophia_cli.output import Output, appender
 from sophia_cli.overlap import Images, Near, Texts
 from sophia_cli.place import Lazy, Place
 from sophia_cli.processes import ordered_map
@@ -36,6 +37,10 @@ LONGEST = 4096
 """Tokens that a judge may think and answer in."""
 SHOWN = 4000
 """Characters of a question that a judge is shown."""
+MOST_ASKED = 8
+"""Overlaps of one item that a judge is asked about."""
+MOST_TOLD = 100
+"""Pairs of one item that are named."""
 MANY = 0.2
 """The share of records that are dropped by their text alone above which that is remarked on."""
 
@@ -62,20 +67,34 @@ class Judge:
 
 @dataclass
 class Checked:
-    """A record, the overlaps of its item, and why its images could not be looked at."""
+    """A record, the overlaps of its item, why it could not be compared, and what a judge said of each pair of texts."""
 
     record: Record
     texts: list[Near] = field(default_factory=list)
     images: list[Near] = field(default_factory=list)
     fault: str = ""
-    verdict: str | None = None
+    verdicts: dict[int, str] = field(default_factory=dict)
 
-    def is_dropped(self, match: str) -> bool:
-        """Whether its overlaps are what is dropped; a pair of texts that a judge told apart is none."""
-        texts = self.texts if self.verdict != "different" else []
+    def doubtful(self) -> list[Near]:
+        """The overlaps of words in which the questions are not one."""
+        return [near for near in self.texts if not near.same]
+
+    def settle(self) -> None:
+        """Where all that a judge was asked about are different, so are the lesser overlaps, which it was not asked about."""
+        if set(self.verdicts.values()) == {"different"}:
+            self.verdicts.update({near.number: "different" for near in self.doubtful()})
+
+    def overlaps(self, match: str) -> list[Near]:
+        """The pairs for which it is dropped; those that a judge told apart are none."""
+        if match == "both" and not self.images:
+            return []
+        texts = [near for near in self.texts if self.verdicts.get(near.number) != "different"]
         if match == "both":
-            return bool({near.number for near in texts} & {near.number for near in self.images})
-        return bool(texts and match != "image") or bool(self.images and match != "text")
+            looks = {near.number for near in self.images}
+            texts = [near for near in texts if near.number in looks]
+            words = {near.number for near in texts}
+            return texts + [near for near in self.images if near.number in words]
+        return texts + self.images
 
 
 def run(
@@ -90,7 +109,7 @@ def run(
     """`sophia decontaminate`: reads records, passes on those that overlap no benchmark. Returns the exit code."""
     if rules.match not in MATCHES:
         raise UsageError(f"--match {rules.match}: choose from {', '.join(MATCHES)}")
-    refuse_input_as_output(report, [*files, *against])
+    _refuse_report(report, common, [*files, *against])
     judge, judged_by = (None, {}) if judge_model is None else _judge(judge_model, common.seed, place)
     benchmark = Benchmark(against, rules)
     if common.dry_run:
@@ -107,10 +126,10 @@ def run(
                 if each.fault:
                     yield failed(each.record, each.fault, {})
                     continue
-                dropped = each.is_dropped(rules.match)
-                told.tell(each, dropped)
-                tally.note(each, dropped)
-                if not dropped:
+                pairs = each.overlaps(rules.match)
+                told.tell(each, pairs)
+                tally.note(pairs)
+                if not pairs:
                     yield each.record
         output.failed += benchmark.unreadable
 
@@ -120,6 +139,18 @@ def run(
     )
     notice(tally.line(rules), common.quiet)
     return code
+
+
+def _refuse_report(report: Path | None, common: Common, inputs: list[str]) -> None:
+    """Raises UsageError where the report would be written over what is read, or over what is left."""
+    if report is None:
+        return
+    refuse_input_as_output(report, inputs)
+    written = [path.resolve() for path in (common.out, common.tee) if path]
+    if report.resolve() in written or (report.exists() and any(path.exists() and path.samefile(report) for path in written)):
+        raise UsageError(f"--report {report}: is where the records go; name another file")
+    if any(Path(source).is_dir() and Path(source).resolve() in report.resolve().parents for source in inputs):
+        raise UsageError(f"--report {report}: lies in a folder that is read; name another place")
 
 
 def _judge(name: str, seed: int, place: Place) -> tuple[Judge, dict[str, Any]]:
@@ -139,12 +170,25 @@ class Benchmark:
 
     def __init__(self, sources: list[str], rules: Rules):
         self.rules, self.unreadable = rules, 0
-        self.items = [(source, item) for source in sources for item in read_items(source)]
+        self.items = [(source, item) for source in sources for item in read_items(source, distinct=False)]
+        self.refuse_what_cannot_be_compared(sources)
         self.looks, self.images = Looks(cache_file()), Images(rules.distance)
         questions = (str(item.get("question") or "") for _, item in self.items)
         self.texts = Texts(questions if rules.match != "image" else (), rules.run, rules.share)
         if rules.match != "text":
             self._look_at_images()
+
+    def refuse_what_cannot_be_compared(self, sources: list[str]) -> None:
+        """Raises InputError for a benchmark without items, or of whose items none has a question or an image."""
+        for source in sources:
+            items = [item for of, item in self.items if of == source]
+            bare = [item for item in items if not item.get("question") and not item.get("image")]
+            if len(bare) == len(items):
+                what = "no item in it" if not items else "no item in it has a `question` or an `image`"
+                raise InputError(f"{source}: {what}; name those columns so")
+            for item in bare:
+                notice(f"{STEP}: {where_of(item)}: has neither `question` nor `image` and is not compared")
+            self.unreadable += len(bare)
 
     def _look_at_images(self) -> None:
         for number, (item, looks) in enumerate(self._looked(item for _, item in self.items)):
@@ -158,19 +202,24 @@ class Benchmark:
 
     def check(self, records: Iterable[Record]) -> Iterator[Checked]:
         """The records in their order, with what they overlap. The same question and images are looked up once."""
-        known: dict[int, tuple[list[Near], list[Near], str]] = {}
-        for record, looks in self._looked(records) if self.images.hashes else ((record, []) for record in records):
-            if has_failed(record):
-                yield Checked(record)
+        texts: dict[int, list[Near]] = {}
+        images: dict[tuple[bytes, ...], list[Near]] = {}
+        for record, looks in (
+            self._looked(records) if self.images.hashes else ((record, _faults(record)) for record in records)
+        ):
+            question = record.get("question") or ""
+            fault = next((look for look in looks if isinstance(look, str)), "")
+            if not isinstance(question, str):
+                fault = f"{where_of(record)}: field `question` is no text; mend it"
+            if has_failed(record) or fault:
+                yield Checked(record, fault="" if has_failed(record) else fault)
                 continue
-            question = record.get("question")
-            name = short(f"{question}\0{record.get('image')}")
-            if name not in known:
-                fault = next((look for look in looks if isinstance(look, str)), "")
-                texts = self.texts.near(question) if isinstance(question, str) else []
-                images = self.images.near(look for look in looks if isinstance(look, bytes)) if self.images.hashes else []
-                known[name] = (texts, images, fault)
-            yield Checked(record, *known[name])
+            if (words := short(question)) not in texts:
+                texts[words] = self.texts.near(question)
+            seen = tuple(look for look in looks if isinstance(look, bytes))
+            if seen and seen not in images:
+                images[seen] = self.images.near(seen)
+            yield Checked(record, texts[words], images.get(seen, []))
 
     def _looked(self, records: Iterable[Record]) -> Iterator[tuple[Record, list[bytes | str]]]:
         """The records in order, with the hash of each of their images, or why it has none; all cores make new ones."""
@@ -179,19 +228,29 @@ class Benchmark:
             for reference, look in made.items():
                 if isinstance(look, bytes):
                     self.looks.put(reference, look)
-            looks = (made.get(reference) or self.looks.get(reference) for reference in _images_of(record))
-            yield record, [look or "its image changed while it was read" for look in looks]
+            looks = [made.get(reference, self.looks.get(reference)) for reference in _images_of(record)]
+            changed = "its image changed while it was read; type the command again"
+            yield record, _faults(record) + [changed if look is None else look for look in looks]
 
     def _missing(self, record: Record) -> list[str]:
         return [reference for reference in _images_of(record) if self.looks.get(reference) is None]
 
 
 def _images_of(record: Record) -> list[str]:
-    """The images of a record; none where something else is wrong with it, which is told elsewhere."""
+    """The images of a record; none where the field is bad (`_faults` tells)."""
     try:
         return [] if has_failed(record) else image_list(record)
     except RecordError:
         return []
+
+
+def _faults(record: Record) -> list[bytes | str]:
+    """What is wrong with the field `image`."""
+    try:
+        image_list(record)
+        return []
+    except RecordError as error:
+        return [str(error)]
 
 
 def _lost(record: Record, outcome: str) -> dict[str, bytes | str]:
@@ -200,29 +259,37 @@ def _lost(record: Record, outcome: str) -> dict[str, bytes | str]:
 
 
 def by_judge(checked: Iterable[Checked], judge: Judge, benchmark: Benchmark) -> Iterator[Checked]:
-    """The same in order; of each whose question overlaps another, what the judge says to the greatest overlap.
+    """The same in order, with what the judge says to the greatest overlaps of words; the same question needs no judge.
 
-    Where it fails the overlap stands, and the record carries no `error`: to drop too much is the safe side.
+    Where it fails an overlap stands: to drop too much is the safe side.
     """
 
-    def job(each: Checked) -> Job | None:
-        if not each.texts:
+    def asked() -> Iterator[tuple[Checked, Near | None]]:
+        for each in checked:
+            yield from ((each, near) for near in each.doubtful()[:MOST_ASKED])
+            yield each, None
+
+    def job(pair: tuple[Checked, Near | None]) -> Job | None:
+        each, near = pair
+        if near is None:
             return None
-        _, other = benchmark.items[each.texts[0].number]
-        shown = {"question": _shown(each.record), "other": _shown(other)}
-        text = fill(judge.prompt, shown)
+        _, other = benchmark.items[near.number]
+        text = fill(judge.prompt, {"question": _shown(each.record), "other": _shown(other)})
         request = Request([{"role": "user", "content": text}], judge.sampling, sample_seed(judge.seed, text, 0))
         return Job(each.record, {}, request)
 
-    def finish(each: Checked, outcome: Completion | Failure | None) -> Checked:
+    def finish(pair: tuple[Checked, Near | None], outcome: Completion | Failure | None) -> tuple[Checked, Near | None]:
+        each, near = pair
         if isinstance(outcome, Failure):
             notice(f"{STEP}: {name_of(each.record)}: the judge failed ({outcome.error}); its overlap stands")
-        if isinstance(outcome, Completion):
-            word = last_word(outcome.text)
-            each.verdict = word if word in ("same", "different") else "unsure"
-        return each
+        if near is not None and isinstance(outcome, Completion):
+            each.verdicts[near.number] = {"same": "same", "different": "different"}.get(last_word(outcome.text), "unsure")
+        return pair
 
-    return answer_in_order(checked, job, judge.backend, finish)
+    for each, near in answer_in_order(asked(), job, judge.backend, finish):
+        if near is None:
+            each.settle()
+            yield each
 
 
 def _shown(item: Record) -> str:
@@ -244,35 +311,43 @@ class Report:
         if self.file:
             try:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
-                self.stream = self.file.open("wb")
+                self.stream = appender(self.file, fresh=True)
             except OSError as error:
                 raise UsageError(f"--report {self.file}: cannot be written ({error.strerror}); choose another") from None
         return self
 
     def __exit__(self, *error: object) -> None:
         if self.stream:
-            self.stream.close()
+            with suppress(OSError):  # a full disk was told of when a line was flushed
+                self.stream.close()
 
-    def tell(self, each: Checked, dropped: bool) -> None:
-        """The pairs of an item that is dropped, or that a judge told apart, unless they were told. Raises SophiaError."""
-        item = str(each.record.get("id"))
-        if not (dropped or each.verdict == "different") or short(item) in self.told:
+    def tell(self, each: Checked, pairs: list[Near]) -> None:
+        """The pairs for which an item is dropped, and those that a judge told apart. Raises SophiaError on a full disk."""
+        record = each.record
+        apart = [near for near in each.texts if each.verdicts.get(near.number) == "different"]
+        item = short(f"{record.get('id')}\0{record.get('question')}\0{record.get('image')}")
+        if not (pairs or apart) or item in self.told:
             return
-        self.told.add(short(item))
-        for near in (*each.texts, *each.images):
-            source, other = self.benchmark.items[near.number]
-            by = "text" if near.share is not None else "image"
-            how = f"{near.share:.0%} of the words" if near.share is not None else f"{near.distance} of 256 bits differ"
-            judged = f", judge: {each.verdict}" if each.verdict and by == "text" else ""
-            outcome = "dropped" if dropped else "kept"
-            remark(f"{STEP}: {item} {outcome}: {by} as {other['id']} of {source} ({how}{judged})")
-            fields = {
-                "id": item, "dropped": dropped, "by": by, "share": near.share, "distance": near.distance,
-                "judge": each.verdict if by == "text" else None, "question": each.record.get("question"),
-                "image": each.record.get("image"), "against": source, "against_id": other["id"],
-                "against_question": other.get("question"), "against_image": other.get("image"),
-            }  # fmt: skip
-            self._write(to_line(fields))
+        self.told.add(item)
+        name = where_of(record) if record.get("id") is None else str(record["id"])
+        for near in [*pairs, *apart][:MOST_TOLD]:
+            self._tell_pair(name, record, near, bool(pairs), each.verdicts.get(near.number))
+        if len(pairs) + len(apart) > MOST_TOLD:
+            remark(f"{STEP}: {name}: {len(pairs) + len(apart) - MOST_TOLD} more pairs")
+
+    def _tell_pair(self, name: str, record: Record, near: Near, dropped: bool, verdict: str | None) -> None:
+        source, other = self.benchmark.items[near.number]
+        by = "image" if near.share is None else "text"
+        how = f"{near.distance} of 256 bits differ" if near.share is None else f"{near.share:.0%} of the words"
+        judged = f", judge: {verdict}" if verdict and by == "text" else ""
+        remark(f"{STEP}: {name} {'dropped' if dropped else 'kept'}: {by} as {other['id']} of {source} ({how}{judged})")
+        fields = {
+            "id": record.get("id"), "dropped": dropped, "by": by, "share": near.share, "distance": near.distance,
+            "judge": verdict if by == "text" else None, "question": record.get("question"), "image": record.get("image"),
+            "against": source, "against_id": other["id"], "against_question": other.get("question"),
+            "against_image": other.get("image"),
+        }  # fmt: skip
+        self._write(to_line(fields))
 
     def _write(self, line: bytes) -> None:
         if self.stream:
@@ -293,14 +368,14 @@ class Tally:
     by_image: int = 0
     by_both: int = 0
 
-    def note(self, each: Checked, dropped: bool) -> None:
+    def note(self, pairs: list[Near]) -> None:
+        """One more record, and the pairs for which it is dropped."""
+        texts, images = any(near.share is not None for near in pairs), any(near.share is None for near in pairs)
         self.records += 1
-        if dropped:
-            texts = bool(each.texts) and each.verdict != "different"
-            self.dropped += 1
-            self.by_both += texts and bool(each.images)
-            self.by_text += texts and not each.images
-            self.by_image += bool(each.images) and not texts
+        self.dropped += texts or images
+        self.by_both += texts and images
+        self.by_text += texts and not images
+        self.by_image += images and not texts
 
     def report(self) -> dict[str, Any]:
         """For the manifest."""

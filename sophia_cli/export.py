@@ -9,8 +9,9 @@ import os
 import shutil
 import tempfile
 from collections import Counter as Tally
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -18,20 +19,22 @@ from typing import Any
 
 from sophia_cli import registry
 from sophia_cli.aliases import resolve
-from sophia_cli.errors import RecordError, SophiaError, UsageError
+from sophia_cli.errors import InputError, RecordError, SophiaError, UsageError
 from sophia_cli.exporters._example import Example
 from sophia_cli.facts import Rule
-from sophia_cli.frame import SOME_FAILED, Common, Counter, run_step
+from sophia_cli.frame import SOME_FAILED, Common, Counter, refuse_input_as_output, run_step
 from sophia_cli.images import data_uri, image_file, shorten
 from sophia_cli.kept import Input, rereadable, rule_of, weighted, whole
+from sophia_cli.ledger import short
 from sophia_cli.lines import Lines
-from sophia_cli.output import Manifest, Output
+from sophia_cli.output import SUFFIX, Manifest, Output
 from sophia_cli.pairs import preference_pairs
 from sophia_cli.progress import Progress, notice
 from sophia_cli.prompts import load_prompt, question_text
-from sophia_cli.records import Record, failed, image_list, name_of, need_text
-from sophia_cli.streams import Shard, read_records, to_line
-from sophia_cli.tables import card, stored, types_of, write, write_folder
+from sophia_cli.records import Record, failed, has_failed, image_list, name_of, need_text
+from sophia_cli.sources import with_id
+from sophia_cli.streams import read_records, to_line
+from sophia_cli.tables import card, cells, stored, types_of, write, write_folder
 from sophia_cli.training.rows import system_for, weight_of
 
 STEP = "export"
@@ -69,6 +72,8 @@ def run(common: Common, files: list[str], asked: Asked) -> int:
         raise UsageError("--to openai-batch: name who is asked with --model, as the provider does")
     if exporter.FORM != "lines" and common.out is None:
         raise UsageError(f"--to {asked.to}: say where to with -o; it is no stream of lines")
+    if exporter.FORM != "lines":
+        _refuse_to_replace(common, files)
     with tempfile.TemporaryDirectory(prefix="sophia-") as folder:
         make = Examples(rereadable(files, folder), asked, common)
         if common.dry_run:
@@ -81,8 +86,8 @@ def run(common: Common, files: list[str], asked: Asked) -> int:
 class Examples:
     """The examples to export, in the order of the records."""
 
-    def __init__(self, files: list[str], asked: Asked, common: Common):
-        self.files, self.asked, self.common = files, asked, common
+    def __init__(self, files: list[tuple[str, str]], asked: Asked, common: Common):
+        self.source, self.asked, self.common = Input(files), asked, common
         known = asked.model is not None and asked.to != "openai-batch"
         self.style = resolve(asked.model).prompts if asked.model is not None and known else "full"
 
@@ -91,33 +96,41 @@ class Examples:
         exporter, common = self.asked.exporter, self.common
         if exporter.OF == "pairs":
             rule = rule_of(self.asked.alpha, self.asked.keep) or Rule()
-            pairs = preference_pairs(Lines(self.files), rule, self.asked.pairs, common.part, counter)
-            yield from islice(pairs, common.limit)
+            lines = Lines([path for _, path in self.source.files])
+            yield from islice(preference_pairs(lines, rule, self.asked.pairs, common.part, counter), common.limit)
             return
-        source = Input(self.files, Shard(), None)
-        items = exporter.OF == "items" or (exporter.OF == "any" and not self._has_trajectories(source))
-        kept = _each_item(source) if items else self._kept(source)
+        kept = _each_item(self.source) if self.are_items else self._kept()
         yield from ((record, None) for record in counter.over(common.part.take(kept, common.limit)))
 
-    def _kept(self, source: Input) -> Iterator[Record]:
+    @cached_property
+    def are_items(self) -> bool:
+        """Whether items go out, not trajectories."""
+        of = self.asked.exporter.OF
+        return bool(of == "items" or (of == "any" and not any("trajectory" in record for record in self.source.records())))
+
+    def _kept(self) -> Iterator[Record]:
         def tell(text: str) -> None:
             notice(text, self.common.quiet)
 
-        return weighted(source, rule_of(self.asked.alpha, self.asked.keep), Tally(), STEP, tell)
+        return weighted(self.source, rule_of(self.asked.alpha, self.asked.keep), Tally(), STEP, tell)
 
-    def _has_trajectories(self, source: Input) -> bool:
-        first = next(whole(source, Tally()), None)
-        return first is not None and "trajectory" in first
+    def name_failures(self) -> int:
+        """Names the records on which an earlier step failed, none of which goes out; returns how many."""
+        count = 0
+        for record in self.source.records():
+            if has_failed(record):
+                count += 1
+                notice(f"{STEP}: {name_of(record)} left out, it failed before: {record['error']}")
+        return count
 
     def example(self, record: Record, fellow: Record | None, table: bool, look: bool = True) -> Example:
         """One example. look: read its images, too. Raises RecordError."""
-        answer = need_text(record, "trajectory", "`sophia reason` writes it") if "trajectory" in record else None
+        answer = None if self.are_items else need_text(record, "trajectory", "`sophia reason` writes it")
         rejected = need_text(fellow, "trajectory", "`sophia reason` writes it") if fellow is not None else None
-        one = answer is None or self.asked.exporter.OF == "items"
         return Example(
             record=record,
-            name=str(record["id"]) if one else name_of(record),
-            system=load_prompt("slow_thinking", self.style) if one else system_for(answer or "", self.style),
+            name=str(record["id"]) if answer is None else name_of(record),
+            system=load_prompt("slow_thinking", self.style) if answer is None else system_for(answer, self.style),
             user=question_text(record),
             images=[self._image(image, table) for image in image_list(record)] if look else [],
             answer=answer,
@@ -138,12 +151,21 @@ class Examples:
 
 
 def _each_item(source: Input) -> Iterator[Record]:
-    """The first record of each item on which nothing failed."""
-    seen: set[str] = set()
-    for record in whole(source, Tally()):
-        if (name := need_text(record, "id", "the source must give it")) not in seen:
-            seen.add(name)
+    """The first record of each item on which nothing failed. Raises InputError for two items of one id."""
+    seen: dict[str, int] = {}
+    for row in whole(source, Tally()):
+        try:
+            record = with_id(row)
+        except RecordError as error:
+            raise InputError(str(error)) from None
+        content = short(str(record.get("question")))
+        if record["id"] not in seen:
+            seen[record["id"]] = content
             yield record
+        elif seen[record["id"]] != content:
+            raise InputError(
+                f"{record.where}: field `id` {record['id']!r} stands at another question; give it one of its own"
+            )
 
 
 def _lines(make: Examples, common: Common, asked: Asked, files: list[str]) -> int:
@@ -155,6 +177,7 @@ def _lines(make: Examples, common: Common, asked: Asked, files: list[str]) -> in
                 yield Record(asked.exporter.fields(make.example(record, fellow, table=False)))
             except RecordError as error:
                 output.name_failure(failed(record, str(error), {}))
+        output.failed += make.name_failures()
 
     return run_step(STEP, "id", common, _settings(asked), produce, inputs=files, anew=True)
 
@@ -187,39 +210,53 @@ def _whole(make: Examples, common: Common, asked: Asked, folder: Path) -> int:
     exporter, out = asked.exporter, common.out or Path()
     if common.tee:
         raise UsageError(f"--to {asked.to}: is no stream of lines; give -o, not --tee")
-    if out.exists() and not common.force:
-        raise UsageError(f"{out} exists; choose another place with -o, or --force to replace it")
     manifest = Manifest(out, STEP, _settings(asked) | {"seed": common.seed, "shard": str(common.part)})
     counter, rows = Counter(), Rows(make, exporter.FORM in ("table", "hub"), folder / "kept.jsonl")
-    draft = out.with_name(out.name + ".draft")
-    _remove(draft)
     with Progress(STEP, quiet=common.quiet).shown() as progress:
         rows.gather(counter)
+        if not rows.count:
+            raise InputError("nothing to export: no record is kept; look at --alpha, or at what `sophia stats` says")
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
-            _write(exporter, rows.made(progress), rows, draft)
-            _remove(out)
-            os.replace(draft, out)
+            with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
+                draft = Path(beside) / "draft"
+                _write(exporter, rows, progress, draft)
+                _remove(out)
+                os.replace(draft, out)
         except OSError as error:
             raise SophiaError(f"{out}: cannot be written ({error.strerror or error}); make room or choose another") from None
-        finally:
-            _remove(draft)
-    counts = {"in": counter.count, "out": progress.done - progress.failed, "failed": progress.failed}
-    manifest.save(finished=True, counts=counts)
-    return SOME_FAILED if progress.failed else 0
+    bad = progress.failed + make.name_failures()
+    manifest.save(finished=True, counts={"in": counter.count, "out": progress.done - progress.failed, "failed": bad})
+    return SOME_FAILED if bad else 0
+
+
+def _refuse_to_replace(common: Common, files: list[str]) -> None:
+    """Raises UsageError where something stands that is not to be replaced: an input, or what no export has made."""
+    out = common.out or Path()
+    if str(out) == "-" or not out.name or (out.exists() and not out.is_file() and not out.is_dir()):
+        raise UsageError(f"{out}: no place for a file or a folder; name one with -o")
+    if not out.exists():
+        return
+    if not common.force:
+        raise UsageError(f"{out} exists; choose another place with -o, or --force to replace it")
+    if out.is_file():
+        refuse_input_as_output(out, files)
+    elif not out.with_name(out.name + SUFFIX).exists():
+        raise UsageError(f"{out}: no folder that `sophia export` made ({out.name}{SUFFIX} is not beside it); choose another")
 
 
 class Rows:
     """The rows of a table, gone through twice: the records that go out are put aside, without their images."""
 
     def __init__(self, make: Examples, table: bool, aside: Path):
-        self.make, self.table, self.aside = make, table, aside
+        self.make, self.table, self.aside, self.count = make, table, aside, 0
 
     def gather(self, counter: Counter) -> None:
         """Puts the records aside, each with the place that errors name."""
         with self.aside.open("wb") as file:
             for record, _ in self.make.records(counter):
                 file.write(to_line({"where": record.where, "record": record}))
+                self.count += 1
 
     def plain(self) -> Iterator[dict[str, Any]]:
         """The rows without images, for the types of their columns; what cannot be a row is left out."""
@@ -229,11 +266,12 @@ class Rows:
             except RecordError:
                 continue
 
-    def made(self, progress: Progress) -> Iterator[dict[str, Any]]:
-        """The rows; what cannot be one is named and counted."""
+    def made(self, progress: Progress, types: dict[str, str] | None) -> Iterator[dict[str, Any]]:
+        """The rows, of a table those of these types; what cannot be one is named and counted."""
         for record in self._records():
             try:
                 row = self._row(record, look=True)
+                row = row if types is None else cells(row, types)
             except RecordError as error:
                 notice(f"{name_of(record)} failed: {error}")
                 progress.advance(failed=True)
@@ -249,20 +287,20 @@ class Rows:
         return (Record(aside["record"], aside["where"]) for aside in read_records([str(self.aside)]))
 
 
-def _write(exporter: ModuleType, rows: Iterable[dict[str, Any]], source: Rows, draft: Path) -> None:
+def _write(exporter: ModuleType, rows: Rows, progress: Progress, draft: Path) -> None:
     if exporter.FORM == "folder":
         draft.mkdir()
         with (draft / exporter.FILE).open("wb") as file:
-            file.writelines(map(to_line, rows))
+            file.writelines(map(to_line, rows.made(progress, None)))
         for name, content in exporter.BESIDE.items():
             (draft / name).write_text(json.dumps(content, indent=2) + "\n")
         return
-    types = types_of(source.plain(), exporter.SHAPED)
+    types = types_of(rows.plain(), exporter.SHAPED)
     if exporter.FORM == "table":
-        write(rows, types, draft)
+        write(rows.made(progress, types), types, draft)
         return
     draft.mkdir()
-    write_folder(rows, types, draft)
+    write_folder(rows.made(progress, types), types, draft)
     (draft / "README.md").write_text(card(types))
 
 

@@ -69,7 +69,7 @@ def run(work: Callable[[], int], debug: bool = False) -> NoReturn:
     try:
         code = work()
     except KeyboardInterrupt:
-        notice("interrupted; what was done is written, type the command again to go on")
+        notice("interrupted; what was written stays, type the command again to go on")
         code = INTERRUPTED
     except BrokenPipeError:
         code = INTERRUPTED if interrupts.seen else 0

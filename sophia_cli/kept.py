@@ -1,6 +1,5 @@
 """The trajectories worth learning from: those with a weight, or, where nobody propagated, those that Eq. 6 keeps."""
 
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,21 +11,29 @@ from sophia_cli.facts import Rule, Trajectory, read_trajectory
 from sophia_cli.ledger import content_of
 from sophia_cli.records import Record, has_failed, where_of
 from sophia_cli.rewards import choose_in_memory
-from sophia_cli.streams import Shard, read_records
+from sophia_cli.streams import Shard, open_input, parse_records
 
 Notice = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Input:
-    """The files that are read, twice, and which of their records: a shard of them, no more than `limit`."""
+    """The files that are read, more than once, and which of their records: a shard of them, no more than `limit`.
 
-    files: list[str]
-    part: Shard
-    limit: int | None
+    files: the name of each, and where it can be read again.
+    """
+
+    files: list[tuple[str, str]]
+    part: Shard = Shard()
+    limit: int | None = None
 
     def records(self) -> Iterator[Record]:
-        return self.part.take(read_records(self.files), self.limit)
+        return self.part.take(self._all(), self.limit)
+
+    def _all(self) -> Iterator[Record]:
+        for name, path in self.files:
+            with open_input(path) as stream:
+                yield from parse_records(stream, name)
 
 
 def rule_of(alpha: float | None, keep: int | None) -> Rule | None:
@@ -80,11 +87,14 @@ def whole(source: Input, left: Counter[str]) -> Iterator[Record]:
             yield record
 
 
-def rereadable(files: list[str], folder: str) -> list[str]:
-    """The files, with stdin copied to one in `folder`, since they are read twice."""
-    if "-" not in files:
-        return files
-    copy = Path(folder) / "stdin"
-    with copy.open("wb") as stream:
-        shutil.copyfileobj(os.fdopen(0, "rb", closefd=False), stream)
-    return [str(copy) if file == "-" else file for file in files]
+def rereadable(files: list[str], folder: str) -> list[tuple[str, str]]:
+    """The name of each file, and where it can be read again: a pipe is copied into `folder`. Raises InputError."""
+    found = []
+    for number, file in enumerate(files):
+        path = file
+        if file == "-" or Path(file).is_fifo() or Path(file).is_char_device():
+            path = str(Path(folder) / f"{number}{''.join(Path(file).suffixes)}")
+            with open_input(file) if file == "-" else Path(file).open("rb") as pipe, open(path, "wb") as copy:
+                shutil.copyfileobj(pipe, copy)
+        found.append(("stdin" if file == "-" else file, path))
+    return found

@@ -8,31 +8,55 @@ import io
 import os
 import sqlite3
 import threading
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from xxhash import xxh3_128_hexdigest
 
 from sophia_cli.errors import RecordError
 from sophia_cli.images import image_bytes, shorten
+from sophia_cli.progress import remark
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SIDE = 16
 """The hash has SIDE x SIDE bits."""
+FLAT = b""
 
 
 def look_of(reference: str) -> bytes:
-    """The perceptual hash of an image, 32 bytes. Raises RecordError when it cannot be read or is no image."""
+    """The perceptual hash of an image, 32 bytes; FLAT for one of a single colour, which looks like no other.
+
+    Raises RecordError when it cannot be read or is no image.
+    """
     import imagehash
     from PIL import Image
 
     data = image_bytes(reference)
     try:
         with Image.open(io.BytesIO(data)) as image:
-            flat = image.convert("RGBA") if image.mode in ("P", "LA", "PA") else image
-            if flat.mode == "RGBA":  # what is clear is white, as on a page
-                flat = Image.alpha_composite(Image.new("RGBA", flat.size, "white"), flat)
-            return bytes(_packed(imagehash.phash(flat.convert("L"), hash_size=SIDE).hash))
+            grey = _grey(image)
+            low, high = grey.getextrema()
+            return _packed(imagehash.phash(grey, hash_size=SIDE).hash) if low != high else FLAT
     except Exception as error:  # noqa: BLE001  (what PIL raises differs by format)
         raise RecordError(f"image {shorten(reference)} cannot be opened ({error}); mend the file") from None
+
+
+def _grey(image: "Image") -> "Image":
+    """The image in 8 bits of grey; what is clear is white, as on a page."""
+    from PIL import Image
+
+    if image.mode.startswith(("I", "F")):  # 16 bits and more: from the darkest to the brightest
+        deep = image.convert("F")
+        low, high = cast(tuple[float, float], deep.getextrema())
+        scale = 255 / ((high - low) or 1)
+        return deep.point(lambda value: value * scale - low * scale).convert("L")
+    if image.mode in ("P", "LA", "PA", "RGBA") or "transparency" in image.info:
+        clear = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("L")
+    return image.convert("L")
 
 
 def _packed(bits: "object") -> bytes:
@@ -59,32 +83,45 @@ def cache_file() -> Path:
 
 
 class Looks:
-    """Hashes that were made before, by the names of their images; held for this run alone where no file can be."""
+    """Hashes that were made before, by the names of their images.
+
+    A file that cannot be read or written costs time, no run: what is made then is held for this run alone.
+    """
 
     def __init__(self, file: Path):
-        self.lock = threading.Lock()
-        try:
+        self.lock, self.made = threading.Lock(), dict[str, bytes]()
+        self.base: sqlite3.Connection | None = None
+        with suppress(OSError, sqlite3.Error):
             file.parent.mkdir(parents=True, exist_ok=True)
-            self.base = self._opened(str(file))
-        except (OSError, sqlite3.Error):
-            self.base = self._opened(":memory:")
-
-    def _opened(self, name: str) -> sqlite3.Connection:
-        base = sqlite3.connect(name, isolation_level=None, timeout=60, check_same_thread=False)
-        base.execute("CREATE TABLE IF NOT EXISTS looks (name TEXT PRIMARY KEY, look BLOB) WITHOUT ROWID")
-        return base
+            base = sqlite3.connect(file, isolation_level=None, timeout=5, check_same_thread=False)
+            base.execute("CREATE TABLE IF NOT EXISTS looks (name TEXT PRIMARY KEY, look BLOB) WITHOUT ROWID")
+            self.base = base
 
     def get(self, reference: str) -> bytes | None:
         """The hash of an image, if it was made before."""
-        with self.lock:
-            row = self.base.execute("SELECT look FROM looks WHERE name = ?", (name_of_image(reference),)).fetchone()
-        return row[0] if row else None
+        name = name_of_image(reference)
+        if name in self.made:
+            return self.made[name]
+        rows = self._ask("SELECT look FROM looks WHERE name = ?", name)
+        look = rows[0][0] if rows else None
+        return look if isinstance(look, bytes) and len(look) in (len(FLAT), SIDE * SIDE // 8) else None
 
     def put(self, reference: str, look: bytes) -> None:
         """Keeps a hash."""
-        if name := name_of_image(reference):
-            with self.lock:
-                self.base.execute("INSERT OR REPLACE INTO looks VALUES (?, ?)", (name, look))
+        if not (name := name_of_image(reference)):
+            return
+        self._ask("INSERT OR REPLACE INTO looks VALUES (?, ?)", name, look)
+        if self.base is None:
+            self.made[name] = look
+
+    def _ask(self, question: str, *values: Any) -> list[Any]:
+        with self.lock:
+            try:
+                return self.base.execute(question, values).fetchall() if self.base else []
+            except sqlite3.Error as error:
+                remark(f"{cache_file()}: not used ({error}); images are hashed for this run alone")
+                self.base = None
+                return []
 
 
 def looks_of(references: list[str]) -> dict[str, bytes | str]:

@@ -144,7 +144,7 @@ class Output:
                 if self.review:
                     self.review.begins_anew()
             manifest.save()
-            self.stream = _appender(file)
+            self.stream = appender(file)
             self._lock(file)
         except OSError as error:
             raise UsageError(f"{file}: cannot be written ({error.strerror}); choose another place") from None
@@ -167,7 +167,7 @@ class Output:
         """
         good = self._survey(file, ordered)
         draft = file.with_name(file.name + ".tmp")
-        target = _appender(draft, fresh=True) if good is None else None
+        target = appender(draft, fresh=True) if good is None else None
         for line in _whole_lines(file):
             record = self._keep(line)
             if record is None and ordered:
@@ -301,7 +301,7 @@ def _whole_lines(file: Path) -> Iterator[bytes]:
             yield line
 
 
-def _appender(file: Path, fresh: bool = False) -> IO[bytes]:
+def appender(file: Path, fresh: bool = False) -> IO[bytes]:
     """A stream that appends to a file, compressed by the name of the file that it is or will become."""
     mode = "wb" if fresh else "ab"
     suffix = Path(file.name.removesuffix(".tmp")).suffix

@@ -18,7 +18,7 @@ _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
 _MARK = re.compile(r"<image(?:\s*\d+)?>", re.IGNORECASE)
 MOST_HOLDERS = 100
-"""Questions of a benchmark that may hold a run of words before it is taken for a phrase that tells nothing."""
+"""Questions of a benchmark that are looked at for one run of words: where more hold it, they are much alike."""
 
 
 def words_of(text: str) -> list[str]:
@@ -28,10 +28,15 @@ def words_of(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Near:
-    """An overlap. number: the benchmark's item; share: of the words that are covered; distance: bits that differ."""
+    """An overlap with the benchmark's item of this number.
+
+    share: of the shorter question's words that are covered; same: whether the questions are one; distance: bits of two
+    images that differ.
+    """
 
     number: int
     share: float | None = None
+    same: bool = False
     distance: int | None = None
 
 
@@ -52,21 +57,24 @@ class Texts:
                 self.holders[name].append(number)
 
     def near(self, question: str) -> list[Near]:
-        """The overlaps of a question, the greatest first."""
+        """The overlaps of a question: the same questions first, then those that share most, of like length first."""
         words = words_of(question)
-        found = {number: 1.0 for number in self.whole.get(hash(tuple(words)), ())} if words else {}
+        same = set(self.whole.get(hash(tuple(words)), ()) if words else ())
+        found = dict.fromkeys(same, 1.0)
         covered: dict[int, list[int]] = defaultdict(list)
         for place, name in enumerate(self._runs(words)):
-            holders = self.holders.get(name, ())
-            if len(holders) <= MOST_HOLDERS:
-                for number in holders:
-                    covered[number].append(place)
+            for number in self.holders.get(name, ())[:MOST_HOLDERS]:
+                covered[number].append(place)
         for number, places in covered.items():
             shared = _covered(places, self.run)
             share = min(1.0, shared / min(len(words), self.lengths[number]))
             if share >= self.share:
                 found[number] = max(share, found.get(number, 0.0))
-        return [Near(number, share=share) for number, share in sorted(found.items(), key=lambda each: (-each[1], each[0]))]
+        nears = [Near(number, share=share, same=number in same) for number, share in found.items()]
+        return sorted(nears, key=lambda near: (not near.same, -(near.share or 0), self._unlike(near, words), near.number))
+
+    def _unlike(self, near: Near, words: list[str]) -> int:
+        return abs(self.lengths[near.number] - len(words))
 
     def _runs(self, words: list[str]) -> list[int]:
         """A hash of each run of n words, in order."""
@@ -92,7 +100,9 @@ class Images:
         self.table: npt.NDArray[np.uint64] | None = None
 
     def add(self, number: int, name: bytes) -> None:
-        """The hash of an image of the benchmark's item `number`."""
+        """The hash of an image of the benchmark's item `number`; an empty one looks like nothing."""
+        if not name:
+            return
         self.numbers.append(number)
         self.hashes.append(name)
 
@@ -101,7 +111,7 @@ class Images:
         if self.table is None:
             self.table = np.frombuffer(b"".join(self.hashes), dtype=np.uint64).reshape(len(self.hashes), -1)
         found: dict[int, int] = {}
-        for name in names:
+        for name in filter(None, names):
             bits = np.bitwise_count(self.table ^ np.frombuffer(name, dtype=np.uint64)).sum(axis=1, dtype=np.int64)
             for place in np.flatnonzero(bits <= self.distance).tolist():
                 number = self.numbers[place]

@@ -5,6 +5,7 @@ from typing import Any
 from rich.bar import Bar
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 BAR = 40
 """Cells of the longest bar."""
@@ -98,13 +99,13 @@ def _lengths(lengths: dict[str, Any], name: str, title: str) -> Table:
 def _groups(name: str, groups: dict[str, Any]) -> Table:
     """A row for each value. length: the median trajectory's tokens; tokens: all that was spent, a selected trajectory."""
     columns = ("items", "traj.", "right", "R(c)", "solved", "kept", "length", "tokens", "leaks")
-    table = Table(title=f"by {name}", title_justify="left", box=None)
+    table = Table(title=Text(f"by {name}"), title_justify="left", box=None)
     table.add_column("", overflow="fold")
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     ordered = sorted(groups.items(), key=lambda group: -group[1]["trajectories"])
     for label, figures in ordered[:MOST_LABELS]:
-        table.add_row(label, *_cells(figures))
+        table.add_row(Text(label), *_cells(figures))
     if len(ordered) > MOST_LABELS:
         table.caption = f"… and {len(ordered) - MOST_LABELS} more; --json has them all"
     return table

@@ -14,10 +14,11 @@ from sophia_cli.streams import parse_records, read_records
 LAYOUT = "a folder needs metadata.jsonl or metadata.csv with `file_name`, `question` and `answer`"
 
 
-def read_items(source: str) -> Iterator[Record]:
-    """The items of a source, each with an `id` of its own.
+def read_items(source: str, distinct: bool = True) -> Iterator[Record]:
+    """The items of a source, each with an `id`.
 
-    Raises UsageError for a source that is not there, InputError for one that cannot be read or in which an id comes twice.
+    Raises UsageError for a source that is not there, InputError for one that cannot be read, or in which an id comes twice
+    where they are to be `distinct`.
     """
     seen: dict[str, str] = {}
     for row in _rows(source):
@@ -27,7 +28,7 @@ def read_items(source: str) -> Iterator[Record]:
             row.pop("id", None)
             yield Record({"id": where_of(row), **row, "error": str(error)}, where_of(row))
             continue
-        if item["id"] in seen:
+        if distinct and item["id"] in seen:
             twice = f"field `id` {item['id']!r}" if row.get("id") is not None else "the same image and question"
             raise InputError(f"{item.where}: {twice} stands at {seen[item['id']]} already; give each item an id of its own")
         seen[item["id"]] = item.where
@@ -176,8 +177,9 @@ def _embedded(rows: Iterable[dict[str, Any]], where: str) -> Iterator[Record]:
     """Rows whose image columns hold {bytes, path}: `image` becomes a data URI or a path; other columns stay."""
     for number, row in enumerate(rows, 1):
         fields = {name: _reference(value) for name, value in row.items()}
-        columns = [name for name in fields if name == "image" or _is_image(row[name])]
-        images = [fields[name] for name in columns if fields[name] is not None]
+        columns = [name for name in fields if name == "image" or _is_image(row[name]) or _are_images(row[name])]
+        found = [fields[name] for name in columns if fields[name] is not None]
+        images = [image for one in found for image in (one if isinstance(one, list) else [one])]
         if "image" not in fields and images:
             fields = {name: value for name, value in fields.items() if name not in columns}
             fields["image"] = images if len(images) > 1 else images[0]
@@ -188,8 +190,12 @@ def _is_image(value: Any) -> bool:
     return isinstance(value, dict) and set(value) == {"bytes", "path"}
 
 
+def _are_images(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_image, value))
+
+
 def _reference(value: Any) -> Any:
-    if isinstance(value, list) and value and all(isinstance(part, dict) and _is_image(part) for part in value):
+    if _are_images(value):
         return [_reference(part) for part in value]
     if isinstance(value, dict) and _is_image(value):
         return data_uri(value["bytes"]) if value["bytes"] is not None else value["path"]

@@ -9,12 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-import orjson
 from rich.console import Console
 from xxhash import xxh3_64_intdigest
 
 from sophia_cli.descriptors import claim_stdout
-from sophia_cli.errors import InputError, RecordError, UsageError
+from sophia_cli.errors import InputError, RecordError, SophiaError, UsageError
 from sophia_cli.facts import Rule, Trajectory, facts_of, read_trajectory
 from sophia_cli.frame import SOME_FAILED
 from sophia_cli.intake import lookup
@@ -24,10 +23,13 @@ from sophia_cli.plots import show
 from sophia_cli.progress import Progress, notice
 from sophia_cli.records import Record, has_failed
 from sophia_cli.rewards import Choice, choose, view
-from sophia_cli.streams import record_of, to_line
+from sophia_cli.streams import loads, record_of, to_line
 from sophia_cli.worth import KEPT, UNKNOWN, Columns, Seen, measure, repeated
 
 NO_LABEL = "(none)"
+MOST_LABELS = 1000
+TEXTS = frozenset(("caption", "trajectory"))
+"""Fields of `Seen` that stay as they are written."""
 _SEEN = msgspec.json.Decoder(Seen).decode
 Labels = Callable[[bytes], list[str]]
 
@@ -37,16 +39,27 @@ def run(files: list[str], by: list[str], alpha: float | None, keep: int | None, 
     rule = Rule(alpha=Rule.alpha if alpha is None else alpha, keep=Rule.keep if keep is None else keep)
     lines, columns, stdout = Lines(files), Columns(rule, by), claim_stdout()
     failed, unreadable = fill(columns, lines, Progress("stats", quiet=quiet))
-    refuse_unknown_labels(columns)
+    refuse_odd_labels(columns)
     look = lookup(lines, columns.ledger)
     choice = choice_of(columns, look, given=alpha is not None or keep is not None)
     figures = {"failed": failed, "unreadable": unreadable, "alpha": rule.alpha, **report(columns, choice, look)}
-    if as_json:
-        stdout.write(to_line(figures))
+    text = to_line(figures) if as_json else shown(figures, stdout.isatty())
+    try:
+        stdout.write(text)
         stdout.flush()
-    else:
-        show(figures, Console(file=io.TextIOWrapper(stdout, "utf-8"), highlight=False))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise SophiaError(f"stdout: cannot be written ({error.strerror}); make room and type the command again") from None
     return SOME_FAILED if unreadable else 0
+
+
+def shown(figures: dict[str, Any], colours: bool) -> bytes:
+    """The tables and bars, as wide as the terminal."""
+    console = Console(file=io.StringIO(), force_terminal=colours, highlight=False)
+    with console.capture() as captured:
+        show(figures, console)
+    return captured.get().encode("utf-8", "replace")
 
 
 def fill(columns: Columns, lines: Lines, progress: Progress) -> tuple[int, int]:
@@ -80,21 +93,29 @@ def read(line: bytes, where: str) -> tuple[Trajectory | Record, Seen]:
     """The facts of a line and what else is measured. Raises InputError where it is no JSON object, RecordError."""
     try:
         if facts := facts_of(line):
-            return facts, _SEEN(line)
+            return without_stop(facts, seen := _SEEN(line)), seen
     except msgspec.MsgspecError:
         pass
     return with_care(record_of(line, where))
 
 
+def without_stop(facts: Trajectory, seen: Seen) -> Trajectory:
+    """Of a record that says itself whether it was selected, nobody asks what else its sampling could serve."""
+    stopped = seen.selected is not None and (facts.stop_alpha is not None or facts.stop_length is not None)
+    return msgspec.structs.replace(facts, stop_alpha=None, stop_length=None) if stopped else facts
+
+
 def with_care(record: Record) -> tuple[Trajectory | Record, Seen]:
     """The same of any record; one that is no trajectory stands for itself. Raises RecordError that names the field."""
     try:
-        seen = _SEEN(to_line(record))
+        seen = msgspec.convert({name: value for name, value in record.items() if name not in TEXTS}, Seen)
     except msgspec.ValidationError as error:
         fault, _, place = str(error).partition(" - at `$.")
         raise RecordError(f"{record.where}: field `{place.strip('`')}`: {fault}; mend it, or make the file again") from None
+    for name in TEXTS & record.keys():
+        setattr(seen, name, msgspec.Raw(to_line(record[name]).strip()))
     if "trajectory_id" in record:
-        return read_trajectory(Record({"reward": None, **record}, record.where)), seen
+        return without_stop(read_trajectory(Record({"reward": None, **record}, record.where)), seen), seen
     name = record.get("id") or f"{record.get('image')} {record.get('question')}"
     return Record({**record, "id": str(name)}, record.where), seen
 
@@ -105,17 +126,28 @@ def labels_of(by: list[str]) -> Labels:
         return lambda line: []
     fields = [(f"f{i}", msgspec.Raw, msgspec.field(name=name, default=msgspec.Raw(b"null"))) for i, name in enumerate(by)]
     decode = msgspec.json.Decoder(msgspec.defstruct("Labels", fields)).decode
-    return lambda line: [_label(bytes(raw)) for raw in msgspec.structs.astuple(decode(line))]
+
+    def labels(line: bytes) -> list[str]:
+        try:
+            return [_label(loads(bytes(raw))) for raw in msgspec.structs.astuple(decode(line))]
+        except msgspec.MsgspecError:  # half of a surrogate pair, which it does not read
+            record = record_of(line, "")
+            return [_label(record.get(name)) for name in by]
+
+    return labels
 
 
-def _label(raw: bytes) -> str:
-    value = orjson.loads(raw)
-    return NO_LABEL if value is None else value if isinstance(value, str) else raw.decode()
+def _label(value: Any) -> str:
+    return NO_LABEL if value is None else value if isinstance(value, str) else to_line(value).decode().strip()
 
 
-def refuse_unknown_labels(columns: Columns) -> None:
-    """Raises UsageError for a column that no record has."""
+def refuse_odd_labels(columns: Columns) -> None:
+    """Raises UsageError for a column that no record has, and for one with as many values as an id has."""
     for name, codes in columns.labels.items():
+        if len(codes) > MOST_LABELS:
+            raise UsageError(
+                f"--by {name}: has {len(codes):,} values, and {MOST_LABELS:,} at most make a table; name another"
+            )
         if list(codes) == [NO_LABEL]:
             raise UsageError(f"--by {name}: no record has a value in that field; name one that they have")
 

@@ -5,13 +5,16 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from sophia_cli.errors import RecordError
 from sophia_cli.images import image_file
 
 ROWS, BYTES = 1000, 64 << 20
 """What of rows is written together: the first of the two that is reached."""
 FILE_BYTES = 400 << 20
 """Bytes of images and texts after which a folder's next file is begun."""
-TEXT = "string"
+TEXT, LONG = "string", "long"
+EXACT = 1 << 53
+"""Whole numbers up to it are numbers of a column with fractions, too; a column that mixes longer ones with those is text."""
 
 Row = dict[str, Any]
 
@@ -26,24 +29,40 @@ def types_of(rows: Iterable[Row], shaped: tuple[str, ...]) -> dict[str, str]:
         for name, value in row.items():
             kind = name if name in shaped else _type_of(value)
             types[name] = _wider(types.get(name, ""), kind)
-    return {name: kind or TEXT for name, kind in types.items()}
+    return {name: "int64" if kind == LONG else kind or TEXT for name, kind in types.items()}
 
 
 def _type_of(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, int) and not isinstance(value, bool):
-        return "int64" if -(1 << 63) <= value < 1 << 63 else TEXT
+        return "int64" if abs(value) <= EXACT else LONG if -(1 << 63) <= value < 1 << 63 else TEXT
     return {bool: "bool", float: "float64"}.get(type(value), TEXT)
 
 
 def _wider(one: str, other: str) -> str:
     if one == other or not one or not other:
         return one or other
+    if {one, other} == {"int64", LONG}:
+        return LONG
     return "float64" if {one, other} == {"int64", "float64"} else TEXT
 
 
+def cells(row: Row, types: dict[str, str]) -> Row:
+    """A row as its table holds it. Raises RecordError for a text that cannot be written."""
+    made = {name: _cell(row.get(name), kind) for name, kind in types.items()}
+    for name, value in made.items():
+        try:
+            if name != "images":
+                json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise RecordError(f"field `{name}` holds half of a surrogate pair; mend the text") from None
+    return made
+
+
 def _cell(value: Any, kind: str) -> Any:
+    if kind == "float64" and value is not None:
+        return float(value)
     if value is None or kind != TEXT or isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False)
@@ -66,7 +85,7 @@ def features_of(types: dict[str, str]) -> Any:
 
 
 def write(rows: Iterable[Row], types: dict[str, str], path: Path) -> None:
-    """Writes one parquet file."""
+    """Writes one parquet file of rows that `cells` made."""
     for _ in _write_files(rows, types, lambda number: path, 1 << 62):
         pass
 
@@ -85,7 +104,7 @@ def _write_files(rows: Iterable[Row], types: dict[str, str], path_of: Callable[[
     from pyarrow import parquet
 
     schema = features_of(types).arrow_schema
-    batches = _batches(rows, types)
+    batches = _batches(rows)
     batch, size = next(batches, ([], 0))
     number = 0
     while batch or number == 0:
@@ -101,11 +120,11 @@ def _write_files(rows: Iterable[Row], types: dict[str, str], path_of: Callable[[
         number += 1
 
 
-def _batches(rows: Iterable[Row], types: dict[str, str]) -> Iterator[tuple[list[Row], int]]:
+def _batches(rows: Iterable[Row]) -> Iterator[tuple[list[Row], int]]:
     batch: list[Row] = []
     size = 0
     for row in rows:
-        batch.append({name: _cell(row.get(name), kind) for name, kind in types.items()})
+        batch.append(row)
         size += sum(len(image["bytes"] or b"") for image in row.get("images") or []) + sum(
             len(value) for value in row.values() if isinstance(value, str)
         )
@@ -125,14 +144,13 @@ def stored(reference: str, embed: bool) -> dict[str, Any]:
 
 
 def card(types: dict[str, str]) -> str:
-    """The card of a data set on the hub: where its files are, what its columns are."""
+    """The card of a data set on the hub: what it is, what its columns are.
+
+    It does not say where its files are, as `datasets` finds them: where a card says so, `load_dataset` takes two folders of
+    one name for one, and gives what it read of the first.
+    """
     columns = "\n".join(f"- `{name}`" for name in types)
     return f"""---
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: data/train-*
 tags:
 - sophia
 - vision-language-reasoning

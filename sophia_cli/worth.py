@@ -5,18 +5,19 @@ A trajectory counts once, however often its record comes, and so do the tokens o
 
 from array import array
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
-from sophia_cli.facts import Rule, Trajectory
+from sophia_cli.facts import LARGE, Rule, Trajectory
 from sophia_cli.intake import AT_ONCE
 from sophia_cli.ledger import BARE, FAILED, LEAKS, NAN, Ledger, Lookup, short
 from sophia_cli.records import Record
 from sophia_cli.rewards import Bools, Choice, pairs, view
+from sophia_cli.streams import loads, to_line
 
 BINS = 16
 """Bars of a histogram of lengths."""
@@ -31,7 +32,7 @@ class Seen(msgspec.Struct, gc=False):
 
     caption_id: str | None = None
     caption: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    caption_tokens: int | None = None
+    caption_tokens: Annotated[int, msgspec.Meta(ge=0, lt=LARGE)] | None = None
     trajectory: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     finish_reason: str | None = None
     verdict: str | None = None
@@ -94,8 +95,11 @@ class Columns:
 
 
 def _short_of(text: msgspec.Raw | msgspec.UnsetType) -> int:
-    """64 bits that stand for a text as it is written; 0 for none."""
-    return 0 if isinstance(text, msgspec.UnsetType) else xxh3_64_intdigest(text) or 1
+    """64 bits that stand for a text, however it is written; 0 for none."""
+    if isinstance(text, msgspec.UnsetType):
+        return 0
+    written = bytes(text)
+    return xxh3_64_intdigest(to_line(loads(written)).strip() if b"\\" in written else written) or 1
 
 
 def firsts(names: npt.NDArray[Any], among: Bools) -> Bools:

@@ -169,7 +169,97 @@ def test_a_judge_keeps_what_it_tells_apart(tmp_path: Path) -> None:
         options = ("--judge", "m", "--base-url", server.url, "--report", "pairs.jsonl")
         assert kept(tmp_path, items, [item("b", QUESTION)], *options) == ["numbers"]
     judged = {pair["id"]: (pair["judge"], pair["dropped"]) for pair in records_of(tmp_path / "pairs.jsonl")}
-    assert judged == {"same": ("same", True), "numbers": ("different", False), "odd": ("unsure", True)}
+    assert judged == {"same": (None, True), "numbers": ("different", False), "odd": ("unsure", True)}
+
+
+def test_what_a_judge_tells_apart_from_one_question_may_still_be_another(tmp_path: Path) -> None:
+    stem = QUESTION.removesuffix(" What is the angle at B?")
+    bench = [item("stem", stem), item("exact", QUESTION), item("near", QUESTION + " Give a number.")]
+    options = ("--base-url", "{}", "--judge", "m", "--report", "pairs.jsonl")
+    with ChatServer(says=lambda body: "Verdict: different") as server:
+        options = tuple(option.format(server.url) for option in options)
+        assert kept(tmp_path, [item("copy", QUESTION)], bench, *options) == []
+        assert kept(tmp_path, [item("copy", QUESTION)], [bench[0], bench[2]], *options) == ["copy"]
+    said = {pair["against_id"]: pair["judge"] for pair in records_of(tmp_path / "pairs.jsonl")}
+    assert said == {"stem": "different", "near": "different"}
+
+
+def test_a_benchmark_that_cannot_be_compared_is_no_clean_bill(tmp_path: Path) -> None:
+    write_lines(tmp_path / "items.jsonl", [item("a", QUESTION)])
+    for name, rows, words in (
+        ("empty.jsonl", [], "no item in it"),
+        ("problem.jsonl", [{"id": "1", "problem": QUESTION}], "`question` or an `image`"),
+    ):
+        write_lines(tmp_path / name, rows)
+        done = sophia("decontaminate", "items.jsonl", "--against", name, cwd=tmp_path, code=2)
+        assert words in done.stderr.decode()
+    drawing(tmp_path / "a.png", 1)
+    bad = [item("dict", "?", image={"path": "a.png"}), item("null", "?", image=["a.png", None]), item("question", 5)]
+    assert kept(tmp_path, bad, [item("b", "Which?", image="a.png")], code=3) == ["dict", "null", "question"]
+    some = [item("b", QUESTION, image="a.png"), {"id": "bare"}, item("c", "What?", image=5)]
+    assert kept(tmp_path, [item("a", QUESTION), item("x", "Why?")], some, code=3) == ["x"]
+    twice = [item("b", QUESTION), item("b", QUESTION)]
+    assert kept(tmp_path, [item("a", QUESTION)], twice) == []
+
+
+def test_every_drop_is_named_though_ids_are_missing_or_come_twice(tmp_path: Path) -> None:
+    other = QUESTION.replace("triangle", "figure")
+    items = [item("same", QUESTION), item("same", other), {"question": QUESTION + "!"}, {"question": other + "!"}]
+    assert kept(tmp_path, items, [item("b", QUESTION), item("c", other)], "--report", "pairs.jsonl") == []
+    pairs = records_of(tmp_path / "pairs.jsonl")
+    assert {(pair["id"], pair["question"]) for pair in pairs} == {(row.get("id"), row["question"]) for row in items}
+
+
+def test_a_parquet_file_of_our_own_making_is_a_benchmark(lab: Path, tmp_path: Path) -> None:
+    sophia("export", "traj.jsonl", "--to", "parquet", "--alpha", "0.4", "-o", str(tmp_path / "x.parquet"), cwd=lab)
+    done = sophia("decontaminate", "traj.jsonl", "--against", str(tmp_path / "x.parquet"), "--match", "image", cwd=lab)
+    kept_rows = records_of(sophia("propagate", "traj.jsonl", "--alpha", "0.4", "--selected", cwd=lab).stdout)
+    solved = {row["id"] for row in kept_rows}
+    assert {row["id"] for row in records_of(done.stdout)} == {row["id"] for row in records_of(lab / "caps.jsonl")} - solved
+
+
+def test_deep_and_plain_images_are_told_apart(tmp_path: Path) -> None:
+    import numpy as np
+
+    looks = []
+    for seed in range(3):
+        pixels = np.random.default_rng(seed).integers(0, 60000, (8, 8), dtype=np.uint16).repeat(20, 0).repeat(20, 1)
+        Image.fromarray(pixels).save(tmp_path / f"{seed}.png")
+        looks.append(look_of(str(tmp_path / f"{seed}.png")))
+    assert len(set(looks)) == 3
+    Image.new("RGB", (60, 60), "white").save(tmp_path / "white.png")
+    assert look_of(str(tmp_path / "white.png")) == b""
+    rows = [item("a", "One?", image="white.png")]
+    assert kept(tmp_path, rows, [item("b", "Two?", image="white.png"), item("c", "Three?", image="0.png")]) == ["a"]
+
+
+@pytest.mark.parametrize("kind", ["garbage", "schema", "blob", "folder"])
+def test_a_broken_cache_costs_time_and_no_run(kind: str, tmp_path: Path, cache: Path) -> None:
+    import sqlite3
+
+    path = cache / "sophia" / "looks.sqlite"
+    path.parent.mkdir(parents=True)
+    if kind == "garbage":
+        path.write_bytes(b"garbage" * 1000)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        base = sqlite3.connect(path)
+        base.execute("CREATE TABLE looks (name TEXT PRIMARY KEY, look BLOB)" if kind == "blob" else "CREATE TABLE looks (x)")
+        if kind == "blob":
+            stat = (drawing(tmp_path / "a.png", 1)).stat()
+            base.execute("INSERT INTO looks VALUES (?, ?)", (f"{tmp_path}/a.png:{stat.st_size}:{stat.st_mtime_ns}", "abc"))
+        base.commit()
+    for seed, name in ((1, "a.png"), (2, "b.png")):
+        if not (tmp_path / name).exists():
+            drawing(tmp_path / name, seed)
+    rows = [item("a", "One?", image="a.png"), item("b", "Two?", image="b.png")]
+    assert kept(tmp_path, rows, [item("x", "Three?", image="a.png")]) == ["b"]
+
+
+def test_a_near_copy_of_a_template_that_many_items_hold_is_found(tmp_path: Path) -> None:
+    bench = [item(str(number), f"{QUESTION} Number {number}.") for number in range(150)]
+    assert kept(tmp_path, [item("a", f"{QUESTION} Number 1000.")], bench) == []
 
 
 def test_a_judge_that_is_away_lets_the_overlap_stand(tmp_path: Path) -> None:
@@ -200,6 +290,7 @@ def test_wrong_usage_names_the_mend(tmp_path: Path) -> None:
         (("--against", "items.jsonl", "--match", "none"), "any, both, text, image"),
         (("--against", "gone.jsonl"), "gone.jsonl: no such file"),
         (("--against", "items.jsonl", "--report", "items.jsonl"), "read and written at once"),
+        (("--against", "items.jsonl", "-o", "out.jsonl", "--report", "out.jsonl"), "is where the records go"),
         ((), "--against"),
     ):
         assert words in sophia("decontaminate", "items.jsonl", *options, cwd=tmp_path, code=2).stderr.decode()

@@ -3,13 +3,14 @@
 import base64
 import io
 import json
+import subprocess
 import tempfile
 from collections import Counter as Tally
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import records_of, sophia, write_lines
+from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 from datasets import load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -97,9 +98,11 @@ def test_a_folder_for_the_hub_loads_with_its_images_and_every_column(kept: Path,
         assert data[0]["images"][0].size == image.size
         assert data[0]["images"][0].convert("RGB").tobytes() == image.convert("RGB").tobytes()
     assert 0 < one_step("SFT", data.select_columns(["messages", "images"]).select([0, 1])) < 20
+    export(kept, "datasets", "-o", str(tmp_path / "set"), "--force", "--limit", "2")
+    assert len(load_dataset(str(tmp_path / "set"), split="train")) == 2
 
 
-def test_parquet_is_one_file_that_our_own_steps_read(kept: Path, tmp_path: Path) -> None:
+def test_parquet_is_one_file_with_images_in_it_or_beside_it(kept: Path, tmp_path: Path) -> None:
     export(kept, "parquet", "-o", str(tmp_path / "x.parquet"))
     data = load_dataset("parquet", data_files=str(tmp_path / "x.parquet"), split="train")
     assert len(data) == len(records_of(kept / "kept.jsonl"))
@@ -228,10 +231,24 @@ def test_what_is_there_is_not_replaced_unless_asked(kept: Path, tmp_path: Path) 
     (tmp_path / "set" / "mine.txt").write_text("mine")
     done = sophia("export", "kept.jsonl", "--to", "datasets", "-o", str(tmp_path / "set"), cwd=kept, code=2)
     assert b"--force" in done.stderr
+    done = sophia("export", "kept.jsonl", "--to", "datasets", "-o", str(tmp_path / "set"), "--force", cwd=kept, code=2)
+    assert b"no folder that `sophia export` made" in done.stderr
     assert (tmp_path / "set" / "mine.txt").read_text() == "mine"
-    export(kept, "datasets", "-o", str(tmp_path / "set"), "--force")
-    assert not (tmp_path / "set" / "mine.txt").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "set.manifest.json"]
+    (tmp_path / "ours.draft").mkdir()
+    for force in ((), ("--force",)):
+        export(kept, "datasets", "-o", str(tmp_path / "ours"), *force)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ours", "ours.draft", "ours.manifest.json", "set"]
+    before = (kept / "kept.jsonl").read_bytes()
+    for to, out in (
+        ("parquet", "kept.jsonl"),
+        ("llamafactory", "imgs"),
+        ("parquet", "-"),
+        ("parquet", "."),
+        ("verl", "/dev/full"),
+    ):
+        sophia("export", "kept.jsonl", "--to", to, "-o", out, "--force", cwd=kept, code=2)
+    assert (kept / "kept.jsonl").read_bytes() == before
+    assert (kept / "imgs" / "metadata.jsonl").exists()
 
 
 def test_graded_records_are_propagated_and_weights_are_taken_as_they_are(lab: Path, kept: Path) -> None:
@@ -242,6 +259,57 @@ def test_graded_records_are_propagated_and_weights_are_taken_as_they_are(lab: Pa
     sophia("export", "kept.jsonl", "--to", "trl", "--alpha", "0.4", cwd=kept, code=2)
     from_pipe = sophia("export", "--to", "trl", "--limit", "2", cwd=kept, stdin=(kept / "kept.jsonl").read_bytes())
     assert len(records_of(from_pipe.stdout)) == 2
+
+
+def test_a_pipe_is_read_as_a_file_is(kept: Path) -> None:
+    command = f"{' '.join(SOPHIA)} export <(cat kept.jsonl) --to trl"
+    done = subprocess.run(["bash", "-c", command], cwd=kept, env=ENVIRONMENT, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert len(records_of(done.stdout)) == len(records_of(kept / "kept.jsonl"))
+
+
+def test_what_failed_before_is_named_and_counted(kept: Path, tmp_path: Path) -> None:
+    rows = [*records_of(kept / "kept.jsonl")[:2], {"id": "z", "caption_id": "z/c0", "error": "no caption"}]
+    write_lines(kept / "some.jsonl", rows)
+    lines = sophia("export", "some.jsonl", "--to", "trl", cwd=kept, code=3)
+    table = sophia("export", "some.jsonl", "--to", "parquet", "-o", str(tmp_path / "x.parquet"), cwd=kept, code=3)
+    assert len(records_of(lines.stdout)) == 2
+    assert b"z/c0 left out, it failed before: no caption" in lines.stderr
+    assert b"z/c0 left out, it failed before: no caption" in table.stderr
+    write_lines(kept / "none.jsonl", rows[2:])
+    done = sophia("export", "none.jsonl", "--to", "parquet", "-o", str(tmp_path / "y.parquet"), cwd=kept, code=2)
+    assert b"nothing to export" in done.stderr
+
+
+def test_odd_values_cost_their_record_at_most(kept: Path, tmp_path: Path) -> None:
+    rows = [dict(row) for row in records_of(kept / "kept.jsonl")[:5]]
+    rows[0]["number"], rows[1]["number"], rows[2]["question"] = 2**60 + 1, 0.5, "half \ud800?"
+    rows[3]["messages"], rows[4]["answer"] = "mine", None
+    (kept / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = sophia("export", "odd.jsonl", "--to", "datasets", "-o", str(tmp_path / "set"), cwd=kept, code=3)
+    assert f"{rows[2]['trajectory_id']} failed: field `question` holds half".encode() in done.stderr
+    data = load_dataset(str(tmp_path / "set"), split="train")
+    assert data["number"] == [str(2**60 + 1), "0.5", None, None]
+    assert data["own_messages"] == [None, None, "mine", None]
+
+
+def test_items_are_known_by_number_too_and_two_of_one_id_are_refused(tmp_path: Path) -> None:
+    write_lines(tmp_path / "x.jsonl", [{"id": 7, "question": "1 + 1?", "answer": 2}, {"question": "2 + 2?", "answer": "4"}])
+    rows = records_of(sophia("export", "x.jsonl", "--to", "openai-batch", "-m", "m", cwd=tmp_path).stdout)
+    assert rows[0]["custom_id"] == "7" and len(rows[1]["custom_id"]) == 16
+    write_lines(tmp_path / "y.jsonl", [{"id": "7", "question": "1 + 1?"}, {"id": "7", "question": "2 + 2?"}])
+    done = sophia("export", "y.jsonl", "--to", "openai-batch", "-m", "m", cwd=tmp_path, code=2)
+    assert b"y.jsonl:2: field `id` '7' stands at another question" in done.stderr
+
+
+def test_a_record_without_a_trajectory_is_never_an_answer(kept: Path, tmp_path: Path) -> None:
+    first, wrong = {"id": "i", "question": "1?", "answer": "1"}, {**records_of(kept / "kept.jsonl")[0], "reward": 0.0}
+    del wrong["weight"], wrong["selected"], wrong["caption_reward"]
+    write_lines(kept / "mixed.jsonl", [first, wrong])
+    sophia("export", "mixed.jsonl", "--to", "verl", "-o", str(tmp_path / "x.parquet"), cwd=kept, code=2)
+    write_lines(kept / "bare.jsonl", [{"id": "i", "question": "1?", "weight": 1.0}])
+    done = sophia("export", "bare.jsonl", "--to", "trl", cwd=kept, code=3)
+    assert done.stdout == b"" and b"field `trajectory` is missing" in done.stderr
 
 
 def test_what_is_exported_for_trl_can_be_mixed_in_again(kept: Path, tmp_path: Path) -> None:

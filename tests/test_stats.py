@@ -22,7 +22,7 @@ from sophia_cli.intake import lookup
 from sophia_cli.lines import Lines
 from sophia_cli.progress import Progress
 from sophia_cli.stats import choice_of, fill, report
-from sophia_cli.worth import Columns
+from sophia_cli.worth import Columns, repeated
 
 
 def figures_of(records: list[dict[str, Any]], by: tuple[str, ...] = (), rule: Rule | None = None) -> dict[str, Any]:
@@ -122,6 +122,58 @@ def test_a_bad_field_is_named_and_the_rest_is_counted(tmp_path: Path) -> None:
         assert words in done.stderr.decode()
     (tmp_path / "cut.jsonl").write_text(json.dumps(rows[0]) + "\n" + json.dumps(rows[0])[:-9])
     assert b"cut.jsonl:2" in sophia("stats", "cut.jsonl", cwd=tmp_path, code=2).stderr
+
+
+def test_odd_records_are_named_and_never_end_it(tmp_path: Path) -> None:
+    good = table(1.0, 1.0)
+    odd = [
+        {**good[0], "trajectory_id": "\ud800"},
+        {**good[0], "caption_tokens": -5},
+        {**good[0], "caption_tokens": 3 * 10**9},
+    ]
+    subjects = [{**good[0], "subject": "[/b]"}, {**good[1], "subject": "half \ud800"}]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*odd, *subjects]))
+    done = sophia("stats", "x.jsonl", "--by", "subject", cwd=tmp_path, code=3)
+    assert b"[/b]" in done.stdout and b"half ?" in done.stdout
+    for number in (2, 3):
+        assert f"x.jsonl:{number}: field `caption_tokens`".encode() in done.stderr
+    found = sophia("stats", "x.jsonl", "--json", cwd=tmp_path, code=3)
+    assert (json.loads(found.stdout)["trajectories"], json.loads(found.stdout)["unreadable"]) == (3, 2)
+
+
+def test_an_early_stopped_file_that_was_propagated_has_figures(tmp_path: Path) -> None:
+    rows = [{**row, "stop_alpha": 0.9, "selected": False, "weight": 0.0, "caption_reward": None} for row in table(0.0, 0.0)]
+    write_lines(tmp_path / "x.jsonl", rows)
+    found = json.loads(sophia("stats", "x.jsonl", "--json", cwd=tmp_path).stdout)
+    assert (found["trajectories"], found["selected"], found["caption_reward"]["captions"]) == (2, 0, 0)
+
+
+def test_a_closed_pipe_is_quiet_and_a_full_disk_is_named(lab: Path) -> None:
+    command = f"{' '.join(SOPHIA)} stats traj.jsonl --quiet"
+    for line, code, words in (
+        (f"{command} | head -1; exit ${{PIPESTATUS[0]}}", 0, b""),
+        (f"{command} > /dev/full", 1, b"stdout: "),
+    ):
+        done = subprocess.run(["bash", "-c", line], cwd=lab, env=ENVIRONMENT, capture_output=True, timeout=60)
+        assert done.returncode == code
+        assert words in done.stderr and b"Traceback" not in done.stderr
+
+
+def test_the_same_words_are_the_same_however_they_are_escaped() -> None:
+    rows = table(1.0, 1.0)
+    rows[0]["trajectory"] = rows[1]["trajectory"] = "答案\n7"
+    with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
+        for row, plain in zip(rows, (True, False), strict=True):
+            file.write(json.dumps(row, ensure_ascii=plain).encode() + b"\n")
+        file.flush()
+        lines, columns = Lines([file.name]), Columns(Rule(), [])
+        fill(columns, lines, Progress("stats", quiet=True))
+        assert repeated(columns, lookup(lines, columns.ledger))["texts"] == 1
+
+
+def test_a_column_with_as_many_values_as_records_is_refused(tmp_path: Path) -> None:
+    write_lines(tmp_path / "x.jsonl", [{"id": str(number), "question": "?"} for number in range(1001)])
+    assert b"1,001 values" in sophia("stats", "x.jsonl", "--by", "id", cwd=tmp_path, code=2).stderr
 
 
 def test_a_column_that_nobody_has_is_a_usage_error(lab: Path, tmp_path: Path) -> None:

@@ -62,6 +62,10 @@ def assistant(text: str | None, **more: Any) -> dict[str, Any]:
 
 
 def every_column(example: Example) -> dict[str, Any]:
-    """The record's own fields, with its images in `images`, and the conversation in `messages`."""
-    own = {name: value for name, value in example.record.items() if name not in ("image", "images", "messages")}
+    """The record's own fields, with its images in `images`, and the conversation in `messages`.
+
+    Columns of the user's that have these names go out as `own_images` and `own_messages`.
+    """
+    taken = ("images", "messages")
+    own = {f"own_{name}" if name in taken else name: value for name, value in example.record.items() if name != "image"}
     return {**own, "images": example.images, "messages": [*example.chat, assistant(example.answer)]}

@@ -1,0 +1,58 @@
+"""Times of day and ratios: `7:32` may be either."""
+
+import re
+from fractions import Fraction
+
+from sophia_cli.verifiers._numbers import DECIMAL, decimal
+
+_CLOCK = re.compile(
+    r"(?:at )?(\d{1,2})(?:[:.](\d{2})(?:[:](\d{2}))?)?\s*(o'?clock)?\s*([ap]\.?\s?m\.?)?"
+    r"(?: in the (morning|afternoon|evening))?"
+)
+_HAN_CLOCK = re.compile(r"(上午|早上|凌晨|下午|晚上|傍晚)?\s*(\d{1,2})\s*[点时]\s*(?:(\d{1,2})\s*分?|(半)|整)?")
+
+
+def read_clock(text: str) -> tuple[int, str] | None:
+    """A time of day as (seconds, half): half is `a`, `p`, or empty when it is not said."""
+    if match := _HAN_CLOCK.fullmatch(text):
+        half = {"上": "a", "早": "a", "凌": "a", "下": "p", "晚": "p", "傍": "p"}.get((match[1] or " ")[0], "")
+        minutes = 30 if match[4] else int(match[3] or 0)
+        return _seconds(int(match[2]), minutes, 0, half)
+    match = _CLOCK.fullmatch(text.lower())
+    if not match or not (match[2] or match[4] or match[5]) or (":" not in text and not (match[4] or match[5])):
+        return None
+    half = (match[5] or {"m": "a", "a": "p", "e": "p"}.get((match[6] or " ")[0], ""))[:1]
+    return _seconds(int(match[1]), int(match[2] or 0), int(match[3] or 0), half)
+
+
+def _seconds(hours: int, minutes: int, seconds: int, half: str) -> tuple[int, str] | None:
+    if hours > 24 or minutes > 59 or seconds > 59:
+        return None
+    if half and hours <= 12:
+        hours = hours % 12 + (12 if half == "p" else 0)
+    return 3600 * hours + 60 * minutes + seconds, half
+
+
+def same_clock(left: tuple[int, str], right: tuple[int, str]) -> bool:
+    """Whether two times of day are the same; one that does not say its half of the day may be in either."""
+    if bool(left[1]) == bool(right[1]):
+        return left[0] == right[0]
+    return (left[0] - right[0]) % (12 * 3600) == 0
+
+
+_RATIO = re.compile(rf"\s*({DECIMAL})\s*(?::|\bto\b|比)\s*({DECIMAL})(?:\s*(?::|\bto\b|比)\s*({DECIMAL}))?\s*")
+
+
+def read_ratio(text: str) -> list[Fraction] | None:
+    """`7:32`, `1 to 2`, `1:2:3` as exact numbers."""
+    match = _RATIO.fullmatch(text)
+    return [decimal(part).value for part in match.groups() if part] if match else None
+
+
+def same_ratio(left: list[Fraction], right: list[Fraction]) -> bool:
+    """Whether two ratios are proportional."""
+    if len(left) != len(right) or not any(left) or not any(right):
+        return left == right
+    return all(
+        a * right[index + 1] == left[index + 1] * b for index, (a, b) in enumerate(zip(left[:-1], right[:-1], strict=True))
+    )

@@ -1,0 +1,126 @@
+"""Whether two numbers are the same: within the item's tolerance, across units, rounded only where one side was rounded."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+from sophia_cli.verifiers import _units
+from sophia_cli.verifiers._numbers import ROUNDED_DIGITS, Quantity, read_quantity
+from sophia_cli.verifiers._units import PERCENT, unit_of
+
+LARGEST_TOLERANCE = 1e300
+TEMPERATURES = ("degC", "degF")
+
+
+def tolerance_of(item: Mapping[str, Any]) -> Fraction | None:
+    """The item's `tolerance`: how far, in the gold's unit, an answer may be from the gold."""
+    return _as_fraction(item.get("tolerance"))
+
+
+def _as_fraction(value: Any) -> Fraction | None:
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST_TOLERANCE:
+        return None
+    return Fraction(str(value))
+
+
+def precision_of(item: Mapping[str, Any]) -> int | None:
+    """The item's `precision`: the digits after the point that both sides are rounded to, as MathVista gives it."""
+    value = _as_fraction(item.get("precision"))
+    return None if value is None or value > 100 else int(value)
+
+
+def same_quantity(answer: Quantity, gold: Quantity, item: Mapping[str, Any]) -> bool:
+    """Whether an answer is the gold number, in its unit, within the item's `tolerance` or `precision`.
+
+    A missing unit is accepted on either side, a different one is not; known units are converted. A percent sign on one
+    side only: x% is x or x/100.
+    """
+    wanted = gold.unit or unit_of(str(item.get("unit") or ""))
+    if wanted in TEMPERATURES and answer.unit == _units.DEGREE:
+        answer = replace(answer, unit=wanted)
+    if answer.unit and wanted and answer.unit != wanted:
+        if PERCENT in (answer.unit, wanted):
+            return False
+        if not (_units.is_known(answer.unit) and _units.is_known(wanted)):
+            return _units.same_words(answer.unit, wanted) and same_value(answer, gold, item)
+        value = _units.convert(answer.value, answer.unit, wanted)
+        return value is not None and same_value(replace(answer, value=value), gold, item, converted=True)
+    if same_value(answer, gold, item):
+        return True
+    if wanted == PERCENT:
+        gold = replace(gold, unit=PERCENT)
+    if (answer.unit == PERCENT) != (gold.unit == PERCENT):
+        scale = Fraction(1, 100)
+        left = replace(answer, value=answer.value * scale) if answer.unit == PERCENT else answer
+        right = replace(gold, value=gold.value * scale) if gold.unit == PERCENT else gold
+        tolerance = tolerance_of(item) if gold.unit == PERCENT else None  # it is in the gold's unit
+        return same_value(left, right, item if tolerance is None else {**item, "tolerance": float(tolerance * scale)})
+    return False
+
+
+def same_value(answer: Quantity, gold: Quantity, item: Mapping[str, Any], converted: bool = False) -> bool:
+    """Whether two numbers are equal: within `tolerance`, at `precision`, or exactly but for what one side rounded."""
+    gap = abs(answer.value - gold.value)
+    tolerance, precision = tolerance_of(item), precision_of(item)
+    if tolerance is not None:
+        return gap <= tolerance
+    if precision is not None:
+        return gap <= Fraction(1, 2 * 10**precision) or round(answer.value, precision) == round(gold.value, precision)
+    if gap == 0:
+        return True
+    if converted:
+        return gap <= abs(gold.value) / 10**6
+    return (
+        rounding_of(answer, gold.value)
+        if _endless(gold.value)
+        else _endless(answer.value) and rounded_gold(gold, answer.value)
+    )
+
+
+def rounding_of(answer: Quantity, exact: Fraction) -> bool:
+    """Whether a decimal answer stands for an exact gold: at least six digits, rounded or cut at the last."""
+    if not answer.is_decimal or answer.decimals is None or answer.digits < ROUNDED_DIGITS:
+        return False
+    return abs(answer.value - exact) < Fraction(10) ** (answer.exponent - answer.decimals)
+
+
+def half_unit(written: Quantity) -> float:
+    """Half a unit in the last place of a number as it was written."""
+    return float(Fraction(10) ** (written.exponent - (written.decimals or 0)) / 2)
+
+
+def rounded_gold(gold: Quantity, exact: Fraction) -> bool:
+    """Whether an exact answer is what a gold of at least two decimals was rounded from."""
+    if gold.decimals is None or gold.decimals < 2 or gold.digits < 2:
+        return False
+    return abs(gold.value - exact) <= Fraction(10) ** (gold.exponent - gold.decimals) / 2
+
+
+def _endless(value: Fraction) -> bool:
+    """Whether the decimal expansion of a fraction never ends."""
+    bottom = value.denominator
+    for prime in (2, 5):
+        while bottom % prime == 0:
+            bottom //= prime
+    return bottom != 1
+
+
+def slack(answer: str, gold: str, item: Mapping[str, Any]) -> float:
+    """How far apart algebra may find two numbers: the item's word, else what the decimal one of them rounds away."""
+    tolerance, precision = tolerance_of(item), precision_of(item)
+    if tolerance is not None:
+        return float(tolerance)
+    if precision is not None:
+        return 0.5 * 10.0**-precision
+    left, right = read_quantity(answer), read_quantity(gold)
+    if left and left.is_decimal and left.decimals is not None and left.digits >= ROUNDED_DIGITS:
+        return float(Fraction(10) ** (left.exponent - left.decimals))
+    if right and right.decimals is not None and right.decimals >= 2 and right.digits >= 2:
+        return half_unit(right)
+    return 0.0
