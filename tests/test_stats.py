@@ -15,7 +15,7 @@ from typing import Any
 from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_propagate import brute_force, data_sets, graded, table
+from test_propagate import brute_force, data_sets, graded, run, table
 
 from sophia_cli.facts import Rule
 from sophia_cli.intake import lookup
@@ -96,6 +96,22 @@ def test_records_that_were_propagated_are_taken_at_their_word(lab: Path, tmp_pat
     (tmp_path / "rest.jsonl").write_bytes(b"".join((tmp_path / "done.jsonl").read_bytes().splitlines(keepends=True)[:16]))
     both = sophia("stats", "rest.jsonl", "half.jsonl", cwd=tmp_path, code=2)
     assert b"some do not" in both.stderr
+
+
+def test_of_kept_records_alone_the_reward_is_that_of_all_their_captions_trajectories() -> None:
+    rows = run(table(*[1.0] * 7, 0.0), Rule(), emit="selected")
+    found = figures_of(rows)["caption_reward"]
+    assert (found["captions"], found["mean"], found["over_alpha"]) == (1, 0.875, 1)
+
+
+def test_leaks_are_a_share_of_the_trajectories_that_were_looked_at() -> None:
+    rows = [
+        {**row, "mentions_caption": mentions}
+        for row, mentions in zip(table(*[1.0] * 4), (True, False, None, 0), strict=True)
+    ]
+    del rows[3]["mentions_caption"]
+    leaks = figures_of(rows)["leaks"]
+    assert (leaks["judged"], leaks["count"], leaks["rate"]) == (2, 1, 0.5)
 
 
 def test_every_stage_has_figures(lab: Path, tmp_path: Path) -> None:
