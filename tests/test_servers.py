@@ -220,7 +220,13 @@ def test_an_alias_is_asked_for_by_the_name_that_the_server_knows(desk: Path) -> 
 
 def test_the_load_is_even_and_a_slow_server_does_not_hold_the_others_up(tmp_path: Path) -> None:
     write_lines(tmp_path / "caps.jsonl", captions(400))
-    with ChatServer() as a, ChatServer() as b, ChatServer() as c, ChatServer(delay=0.5) as slow:
+    fast = 0.05  # longer than what the threads of this process wait for each other
+    with (
+        ChatServer(delay=fast) as a,
+        ChatServer(delay=fast) as b,
+        ChatServer(delay=fast) as c,
+        ChatServer(delay=1.0) as slow,
+    ):
         reason(tmp_path, a, b, c, slow, options=("--concurrency", "32"))
         counts = [len(server.served) for server in (a, b, c)]
         assert sum(counts) + len(slow.served) == 800
