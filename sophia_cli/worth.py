@@ -182,12 +182,10 @@ def repeated(columns: Columns, look: Lookup) -> dict[str, int]:
 
 
 def caption_rewards(columns: Columns, choice: Choice, rows: Bools) -> npt.NDArray[np.float64]:
-    """R(c) of each caption, for each reasoner that thought over it: as the record carries it, else by Eq. 5."""
+    """R(c) of each caption, for each reasoner that thought over it."""
     ledger = columns.ledger
-    carried = view(columns.rewards)
-    found = np.where(np.isnan(carried), choice.rewards, carried)
-    first = firsts(pairs(view(ledger.captions), view(ledger.reasoners)), rows & ~np.isnan(found))
-    each: npt.NDArray[np.float64] = found[first]
+    first = firsts(pairs(view(ledger.captions), view(ledger.reasoners)), rows & ~np.isnan(choice.rewards))
+    each: npt.NDArray[np.float64] = choice.rewards[first]
     return each
 
 

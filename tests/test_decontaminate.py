@@ -184,6 +184,14 @@ def test_what_a_judge_tells_apart_from_one_question_may_still_be_another(tmp_pat
     assert said == {"stem": "different", "near": "different"}
 
 
+def test_overlaps_that_a_judge_was_not_asked_about_go_with_the_greater_ones_that_it_told_apart(tmp_path: Path) -> None:
+    bench = [item(str(number), f"{QUESTION} Say it {'again and ' * number}clearly.") for number in range(12)]
+    with ChatServer(says=lambda body: "Verdict: different") as server:
+        options = ("--base-url", server.url, "--judge", "m")
+        assert kept(tmp_path, [item("a", QUESTION + " Be brief.")], bench, *options) == ["a"]
+        assert len(server.served) == 8
+
+
 def test_a_benchmark_that_cannot_be_compared_is_no_clean_bill(tmp_path: Path) -> None:
     write_lines(tmp_path / "items.jsonl", [item("a", QUESTION)])
     for name, rows, words in (

@@ -287,6 +287,20 @@ def test_items_leave_a_pipe_as_soon_as_they_are_complete(tmp_path: Path) -> None
     assert step.wait() == 0
 
 
+def test_a_caption_that_failed_does_not_hold_its_item_in_the_pipe() -> None:
+    rows = [graded("a", caption, number, 1.0, 9 - number, 3) for caption in range(2) for number in range(3)]
+    rows.insert(3, {"id": "a", "caption_id": "a/c2", "caption_count": 3, "error": "no caption"})
+    with subprocess.Popen(
+        [*SOPHIA, "propagate", "--selected"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT
+    ) as step:
+        assert step.stdin and step.stdout
+        step.stdin.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+        step.stdin.flush()
+        assert json.loads(step.stdout.readline())["trajectory_id"] == "a/c0/t2"
+        step.stdin.close()
+    assert step.wait() == 0
+
+
 def test_what_comes_after_its_item_has_left_is_an_error_unless_it_came_before() -> None:
     rows = [graded("a", caption, number, 1.0, 9 - number, 3) for caption in range(3) for number in range(3)]
     lines = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
