@@ -37,7 +37,7 @@ def root(
 
 
 @app.command()
-@o.takes(o.where_a_model_runs, o.every_step)
+@o.takes(o.where_a_model_runs, o.writing, o.every_step)
 def caption(
     context: typer.Context,
     source: o.Source = None,
@@ -69,7 +69,7 @@ def caption(
 
 
 @app.command()
-@o.takes(o.where_a_model_runs, o.every_step)
+@o.takes(o.where_a_model_runs, o.writing, o.every_step)
 def reason(
     context: typer.Context,
     files: o.Files = None,
@@ -125,7 +125,7 @@ def reason(
 
 
 @app.command()
-@o.takes(o.where_a_model_runs, o.every_step)
+@o.takes(o.where_a_model_runs, o.writing, o.every_step)
 def grade(
     context: typer.Context,
     files: o.Files = None,
@@ -145,7 +145,7 @@ def grade(
 
 
 @app.command()
-@o.takes(o.every_step)
+@o.takes(o.writing, o.every_step)
 def propagate(
     context: typer.Context,
     files: o.Files = None,
@@ -181,7 +181,7 @@ def propagate(
 
 
 @app.command()
-@o.takes(o.a_run)
+@o.takes(o.every_step)
 def train(
     context: typer.Context,
     files: o.Files = None,
@@ -236,7 +236,7 @@ def train(
 
 
 @app.command(name="eval")
-@o.takes(o.where_a_model_runs, o.every_step)
+@o.takes(o.where_a_model_runs, o.writing, o.every_step)
 def evaluate(
     context: typer.Context,
     model: o.Policy = "tiny-vlm",
@@ -272,7 +272,7 @@ def evaluate(
 
 
 @app.command()
-@o.takes(o.where_a_model_runs, o.every_step)
+@o.takes(o.where_a_model_runs, o.writing, o.every_step)
 def decontaminate(
     context: typer.Context,
     against: Annotated[
@@ -312,7 +312,7 @@ def decontaminate(
 
 
 @app.command()
-@o.takes(o.every_step)
+@o.takes(o.writing, o.every_step)
 def export(
     context: typer.Context,
     to: Annotated[

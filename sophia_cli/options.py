@@ -150,9 +150,11 @@ def where_a_model_runs(
     """Of the commands that run a model."""
 
 
+def writing(out: Out = None, tee: Tee = None) -> None:
+    """Of the commands that write records."""
+
+
 def every_step(
-    out: Out = None,
-    tee: Tee = None,
     seed: Seed = 0,
     limit: Limit = None,
     shard: ShardOption = None,
@@ -161,19 +163,7 @@ def every_step(
     debug: Debug = False,
     force: Force = False,
 ) -> None:
-    """Of the commands that read and write records."""
-
-
-def a_run(
-    seed: Seed = 0,
-    limit: Limit = None,
-    shard: ShardOption = None,
-    dry_run: DryRun = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-    force: Force = False,
-) -> None:
-    """The same without a place to write to."""
+    """Of the commands that read records."""
 
 
 def debugging(debug: Debug = False) -> None:
