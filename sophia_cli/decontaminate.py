@@ -30,7 +30,13 @@ from sophia_cli.streams import read_records, to_line
 from sophia_cli.verifiers.judge import last_word
 
 STEP = "decontaminate"
-MATCHES = ("any", "both", "text", "image")
+NEEDED = {
+    "any": ("question", "image"),
+    "both": ("question", "image"),
+    "text": ("question",),
+    "image": ("image",),
+}
+"""What is compared, by `--match`: of a benchmark's item one of them is enough for `any`, else all are needed."""
 PATIENCE_SECONDS = 600.0
 """How long a worker may take over the images of one record: they may come from the network."""
 LONGEST = 4096
@@ -107,8 +113,8 @@ def run(
     place: Place,
 ) -> int:
     """`sophia decontaminate`: reads records, passes on those that overlap no benchmark. Returns the exit code."""
-    if rules.match not in MATCHES:
-        raise UsageError(f"--match {rules.match}: choose from {', '.join(MATCHES)}")
+    if rules.match not in NEEDED:
+        raise UsageError(f"--match {rules.match}: choose from {', '.join(NEEDED)}")
     _refuse_report(report, common, [*files, *against])
     judge, judged_by = (None, {}) if judge_model is None else _judge(judge_model, common.seed, place)
     benchmark = Benchmark(against, rules)
@@ -179,15 +185,18 @@ class Benchmark:
             self._look_at_images()
 
     def refuse_what_cannot_be_compared(self, sources: list[str]) -> None:
-        """Raises InputError for a benchmark without items, or of whose items none has a question or an image."""
+        """Raises InputError for a benchmark without items, or of whose items none has what is to be compared."""
+        needed = NEEDED[self.rules.match]
+        wanted = f" {'or' if self.rules.match == 'any' else 'and'} ".join(f"`{name}`" for name in needed)
+        enough = any if self.rules.match == "any" else all
         for source in sources:
             items = [item for of, item in self.items if of == source]
-            bare = [item for item in items if not item.get("question") and not item.get("image")]
+            bare = [item for item in items if not enough(item.get(name) for name in needed)]
             if len(bare) == len(items):
-                what = "no item in it" if not items else "no item in it has a `question` or an `image`"
-                raise InputError(f"{source}: {what}; name those columns so")
+                what = "no item in it" if not items else f"no item in it has {wanted}"
+                raise InputError(f"{source}: {what}; name the columns so, and give an ImageFolder as the folder")
             for item in bare:
-                notice(f"{STEP}: {where_of(item)}: has neither `question` nor `image` and is not compared")
+                notice(f"{STEP}: {where_of(item)}: lacks {wanted} and is not compared")
             self.unreadable += len(bare)
 
     def _look_at_images(self) -> None:

@@ -196,11 +196,15 @@ def test_a_benchmark_that_cannot_be_compared_is_no_clean_bill(tmp_path: Path) ->
     write_lines(tmp_path / "items.jsonl", [item("a", QUESTION)])
     for name, rows, words in (
         ("empty.jsonl", [], "no item in it"),
-        ("problem.jsonl", [{"id": "1", "problem": QUESTION}], "`question` or an `image`"),
+        ("problem.jsonl", [{"id": "1", "problem": QUESTION}], "`question` or `image`"),
     ):
         write_lines(tmp_path / name, rows)
         done = sophia("decontaminate", "items.jsonl", "--against", name, cwd=tmp_path, code=2)
         assert words in done.stderr.decode()
+    write_lines(tmp_path / "words.jsonl", [item("b", QUESTION)])
+    for match in ("image", "both"):
+        done = sophia("decontaminate", "items.jsonl", "--against", "words.jsonl", "--match", match, cwd=tmp_path, code=2)
+        assert b"words.jsonl: no item in it has" in done.stderr
     drawing(tmp_path / "a.png", 1)
     bad = [item("dict", "?", image={"path": "a.png"}), item("null", "?", image=["a.png", None]), item("question", 5)]
     assert kept(tmp_path, bad, [item("b", "Which?", image="a.png")], code=3) == ["dict", "null", "question"]
