@@ -14,23 +14,24 @@ from xxhash import xxh3_64_intdigest
 
 from sophia_cli.errors import RecordError
 from sophia_cli.facts import Rule, Trajectory, facts_of, read_trajectory
+from sophia_cli.forked import forked_map
 from sophia_cli.ledger import Ledger, Lookup, content_of
 from sophia_cli.lines import Input, Lines
-from sophia_cli.processes import ordered_map
 from sophia_cli.records import Record, failed, has_failed
-from sophia_cli.streams import BUFFER, record_of
+from sophia_cli.streams import record_of
 
 if TYPE_CHECKING:  # a worker's start is part of what it costs
     from sophia_cli.frame import Counter
 AT_ONCE = 1024
 """Rows that are noted together."""
+BUFFER = 1 << 18
+"""Bytes that are read at once: no more than stays in a core's own cache."""
 BLOCK = 1 << 20
-"""Bytes of a block."""
-LARGE_FILE = 1 << 28
-"""Bytes of a file that is worth the start of workers: a quarter of a second each."""
+"""Bytes of a block, at least."""
+MOST_BLOCKS = 1 << 13
+LARGE_FILE = 1 << 26
+"""Bytes of a file that is worth the start of workers."""
 MOST_WORKERS = 8
-PATIENCE_SECONDS = 600.0
-"""How long a worker may take over a block; one that takes longer, or ends, has it read here."""
 
 Numbered = Iterable[tuple[int, int, bytes]]
 """Place, number and bytes of lines."""
@@ -50,9 +51,11 @@ def read_all(lines: Lines, ledger: Ledger, counter: "Counter") -> Iterator[tuple
 def _read_blocks(source: Input, ledger: Ledger, counter: "Counter", workers: int) -> Iterator[tuple[int, str]]:
     """The rows of a large file, read by several processes; what they leave alone is read here."""
     source.size, number = source.named_size, 0
-    blocks = blocks_of(source.path, source.start, source.size, ledger.rule)
-    read = ordered_map(read_block, blocks, workers, lambda block: block, PATIENCE_SECONDS, lambda block, reason: None)
-    for (path, begin, end, start, _), packed in read:
+    blocks = list(blocks_of(source.path, source.start, source.size, ledger.rule))
+    read = forked_map(read_block, blocks, workers)
+    import sophia_cli.rewards  # noqa: F401  (needed next, and it takes a while: the others read meanwhile)
+
+    for (path, begin, end, start, _), packed in zip(blocks, read, strict=True):
         if packed is not None:
             rows = ledger.extend(packed)
             counter.count += rows
@@ -113,13 +116,14 @@ def read_facts(lines: Numbered, name: str) -> Iterator[tuple[int, int, Trajector
 def workers_for(size: int) -> int:
     """How many processes read a file of so many bytes; 1: this one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 1 if size < LARGE_FILE else min(cores, MOST_WORKERS)
+    return min(cores, MOST_WORKERS) if size >= LARGE_FILE and hasattr(os, "fork") else 1
 
 
 def blocks_of(path: str, start: int, size: int, rule: Rule) -> Iterator[Block]:
     """A file in blocks. A line belongs to the block in which it begins."""
-    for begin in range(0, size, BLOCK):
-        yield path, begin, min(begin + BLOCK, size), start, rule
+    step = max(BLOCK, size // MOST_BLOCKS + 1)
+    for begin in range(0, size, step):
+        yield path, begin, min(begin + step, size), start, rule
 
 
 def lines_of(path: str, begin: int, end: int) -> Iterator[tuple[int, bytes]]:

@@ -6,13 +6,10 @@ texts are neither parsed nor held: a line goes out as it came, with three fields
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
 
-import numpy as np
 import orjson
 from xxhash import xxh3_64_intdigest
 
-from sophia_cli.arriving import DROPPED, KEPT, PASSED, Arriving
 from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.facts import Rule, read_trajectory
 from sophia_cli.frame import Common, Counter, run_step
@@ -22,7 +19,6 @@ from sophia_cli.lines import Lines, changed
 from sophia_cli.output import Output
 from sophia_cli.progress import notice
 from sophia_cli.records import AFTER_CAPTION, Record, failed, name_of
-from sophia_cli.rewards import choose, rows_of, view
 from sophia_cli.streams import Shard, read_records, record_of
 
 SELECTIONS = ("shortest", "random", "all")
@@ -58,9 +54,13 @@ def propagate(
     """
     ledger = Ledger(rule)
     if lines.flow and emit != "unsolved":
-        yield from _as_they_come(lines, ledger, Arriving(ledger, lookup(lines, ledger), part, limit), emit, output, counter)
+        yield from _as_they_come(lines, ledger, part, limit, emit, output, counter)
         return
     bad = dict(read_all(lines, ledger, counter))
+    import numpy as np  # only now, so that those who read start at once
+
+    from sophia_cli.rewards import choose, rows_of
+
     mine = rows_of(ledger, part, limit)
     if emit != "all":
         ours = [row for row in bad if mine[row]]
@@ -68,7 +68,7 @@ def propagate(
             output.name_failure(_with_error(record_of(line, bad[row])))
     choice = choose(ledger, mine, lookup(lines, ledger))
     if emit == "unsolved":
-        yield from _captions(lines, ledger, np.flatnonzero(mine & ~choice.solved))
+        yield from _captions(lines, [ledger.places[row] for row in np.flatnonzero(mine & ~choice.solved)])
         return
     rows = np.flatnonzero(mine & choice.selected if emit == "selected" else mine)
     rewards, kept = choice.rewards[rows].tolist(), choice.selected[rows].tolist()
@@ -76,9 +76,10 @@ def propagate(
 
 
 def _as_they_come(
-    lines: Lines, ledger: Ledger, arriving: Arriving, emit: str, output: Output, counter: Counter
+    lines: Lines, ledger: Ledger, part: Shard, limit: int | None, emit: str, output: Output, counter: Counter
 ) -> Iterator[Record | bytes]:
     """From a pipe: an item leaves when it is complete."""
+    from sophia_cli.arriving import DROPPED, KEPT, PASSED, Arriving
 
     def leaving() -> Iterator[Record | bytes]:
         wanted = (KEPT,) if emit == "selected" else (KEPT, DROPPED, PASSED)
@@ -87,6 +88,7 @@ def _as_they_come(
             rows, rewards, kept = map(list, zip(*out, strict=True))
             yield from _annotated(lines, ledger, rows, rewards, kept, bad)
 
+    arriving = Arriving(ledger, lookup(lines, ledger), part, limit)
     bad: dict[int, str] = {}
     found = (found for source in lines.sources() for found in read_facts(source.lines(), source.name))
     for place, content, row in found:
@@ -136,10 +138,10 @@ def _with_error(record: Record) -> Record:
     raise changed(record.where)
 
 
-def _captions(lines: Lines, ledger: Ledger, rows: Any) -> Iterator[Record]:
+def _captions(lines: Lines, places: list[int]) -> Iterator[Record]:
     """The captions of unsolved items, once each, as `caption` wrote them."""
     seen = set()
-    for line in lines.at(view(ledger.places)[rows].tolist()):
+    for line in lines.at(places):
         record = record_of(line, "")
         name = record.get("caption_id")
         if not isinstance(name, str) or name in seen or "caption" not in record:

@@ -13,7 +13,6 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
-import jsonlines
 import orjson
 
 from sophia_cli.errors import InputError, SophiaError, UsageError
@@ -155,6 +154,8 @@ def parse_records(stream: Iterable[bytes], name: str, alone: bool = False) -> It
 
     alone: the stream is one line, and `name` says where it stands.
     """
+    import jsonlines  # a tenth of the start of a step that needs no whole records
+
     lines = _Numbered(stream, name)
     try:
         for fields in jsonlines.Reader(lines, loads=loads).iter(type=dict, skip_empty=True):
