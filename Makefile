@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: quickstart install install-dev test test-fast test-vllm lint types bench bench-verifier bench-client bench-early-stop bench-prefill bench-propagate bench-decontaminate tiny clean
+.PHONY: quickstart install install-dev test test-fast test-long test-vllm lint types bench bench-verifier bench-client bench-early-stop bench-prefill bench-propagate bench-decontaminate tiny clean
 
 quickstart: install
 	bash recipes/quickstart.sh
@@ -31,7 +31,11 @@ test: install-dev lint types
 	$(BIN)/python -m pytest -n 2 tests
 
 test-fast: install-dev
-	$(BIN)/python -m pytest -n 2 -m "not slow and not vllm" tests
+	$(BIN)/python -m pytest -n 2 -m "not slow and not vllm and not long" tests
+
+# Training in several processes, killed and begun again.
+test-long: install-dev
+	$(BIN)/python -m pytest -n 2 -m long tests
 
 # The tests against a real vLLM, which gets an environment of its own (3.5 GB). Its CPU build finds a torchvision whose own
 # operators do not load; nothing here needs them.

@@ -223,16 +223,39 @@ def train(
     ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many updates.")] = None,
     max_length: Annotated[int, typer.Option(min=1, help="Longer rows are left out whole.")] = 32768,
+    save_every: Annotated[
+        int, typer.Option(min=1, metavar="STEPS", help="Checkpoints: killed and typed again, a run goes on from the last.")
+    ] = 50,
+    deepspeed: Annotated[
+        str,
+        typer.Option(help="zero1, zero2, zero3, zero3-offload, a JSON file, none, or auto.", rich_help_panel=o.MODEL),
+    ] = "auto",
+    gpus: o.Gpus = None,
+    cpu_ranks: Annotated[
+        int | None, typer.Option(min=1, help="Train in so many processes on CPUs.", rich_help_panel=o.MODEL)
+    ] = None,
+    hostfile: Annotated[
+        Path | None,
+        typer.Option(help="Train on these machines: lines of `name slots=8`.", show_default=False, rich_help_panel=o.MODEL),
+    ] = None,
+    lora_rank: Annotated[int, typer.Option(min=0, help="Train LoRA adapters of this rank; 0: all weights.")] = 0,
+    merge_lora: Annotated[bool, typer.Option("--merge-lora", help="Save the model with its adapters merged.")] = False,
+    train_vision: Annotated[bool, typer.Option("--train-vision", help="Train the vision tower, too.")] = False,
+    train_projector: Annotated[bool, typer.Option("--train-projector", help="Train the projector, too.")] = False,
 ) -> int:
     """Train the model on the kept trajectories (Eq. 7); records that nobody propagated are propagated first."""
     from sophia_cli import train as step
+    from sophia_cli.serving.gpus import chosen
+    from sophia_cli.training.launch import Place
 
     asked = step.Asked(batch_size, micro_batch_size, lr, epochs, alpha, keep)
     fixed: dict[str, Any] = {
         "objective": objective, "weight_decay": weight_decay, "min_lr_ratio": min_lr_ratio, "normalise": normalise,
-        "max_steps": max_steps, "max_length": max_length,
+        "max_steps": max_steps, "max_length": max_length, "deepspeed": deepspeed, "lora_rank": lora_rank,
+        "merge_lora": merge_lora, "train_vision": train_vision, "train_projector": train_projector, "save_every": save_every,
     }  # fmt: skip
-    return step.run(_common(context), _inputs(context, files), model, mix or [], asked, fixed)
+    place = Place(chosen(gpus) if gpus else None, cpu_ranks, hostfile)
+    return step.run(_common(context), _inputs(context, files), model, mix or [], asked, place, fixed)
 
 
 @app.command(name="eval")

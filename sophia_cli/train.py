@@ -1,10 +1,11 @@
-"""Step 5, off-policy: the policy learns from the kept trajectories (Eq. 7), through transformers' Trainer.
+"""Step 5, off-policy: the policy learns from the kept trajectories (Eq. 7).
 
 The input is image and question; the caption is not in it. Vision tower and projector stay frozen. One round: all sampling
-first, then one training run. Left out of this file: launching several processes, and resuming.
+first, then one training run. Here the rows are read and the run is planned; `training/` trains.
 """
 
 import os
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -22,8 +23,10 @@ from sophia_cli.kept import Input, Notice, rereadable, rule_of, weighted, whole
 from sophia_cli.progress import Progress, notice
 from sophia_cli.records import Record, name_of
 from sophia_cli.streams import Shard, read_records, to_line
+from sophia_cli.training.launch import Place, follow, joined, launch, leading, processes
+from sophia_cli.training.plan import Plan
 from sophia_cli.training.rows import Row, draw_rows, mixed_row, trajectory_row
-from sophia_cli.training.settings import Settings
+from sophia_cli.training.settings import Settings, World
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,13 @@ NORMALISATIONS = ("tokens", "trajectories")
 PAPER = {"batch_size": 512, "micro_batch_size": 1, "lr": 2e-5, "epochs": 1.0}
 
 
-def run(common: Common, files: list[str], model: str, mixes: list[str], asked: Asked, fixed: dict[str, Any]) -> int:
+def run(
+    common: Common, files: list[str], model: str, mixes: list[str], asked: Asked, place: Place, fixed: dict[str, Any]
+) -> int:
     """`sophia train`: reads rows, trains, saves to `common.out`; metrics go to stdout. Returns the exit code."""
+    world = joined(place)
+    if world and not world.leads:
+        return 0 if common.dry_run else follow(common.out or Path("runs/out"), world)
     chosen, out = resolve(model), common.out or Path("runs/out")
     given = {name: getattr(asked, name) for name in PAPER}
     given = {name: chosen.default("train", name, PAPER[name]) if value is None else value for name, value in given.items()}
@@ -53,10 +61,6 @@ def run(common: Common, files: list[str], model: str, mixes: list[str], asked: A
         registry.find("objectives", settings.objective)
     if settings.normalise not in NORMALISATIONS:
         raise UsageError(f"--normalise {settings.normalise}: choose from {', '.join(NORMALISATIONS)}")
-    if settings.batch_size % settings.micro_batch_size:
-        raise UsageError(
-            f"--batch-size {settings.batch_size} is no multiple of --micro-batch-size {settings.micro_batch_size}"
-        )
     _prepare(out, chosen, common.force)
     rule = rule_of(asked.alpha, asked.keep)
     stdout = claim_stdout()
@@ -64,12 +68,25 @@ def run(common: Common, files: list[str], model: str, mixes: list[str], asked: A
     def tell(text: str) -> None:
         notice(text, common.quiet)
 
-    data = read_rows(files, mixes, rule, chosen, common.seed, tell, settings.objective == "sft", common.part, common.limit)
-    if common.dry_run:
-        notice(f"train: {chosen.name} ({chosen.path}), {len(data.rows)} rows, {settings}; nothing trained")
-        return 0
-    from sophia_cli.training.fit import train
+    def rows() -> Data:
+        plain = settings.objective == "sft"
+        return read_rows(files, mixes, rule, chosen, common.seed, tell, plain, common.part, common.limit)
 
+    if common.dry_run:
+        notice(f"train: {chosen.name} ({chosen.path}), {len(rows().rows)} rows, {settings}; nothing trained")
+        return 0
+    from sophia_cli.training import checkpoints
+    from sophia_cli.training.preflight import size_rows
+    from sophia_cli.training.stages import settled
+
+    count = world.size if world else processes(place)
+    with leading(world) as ready:
+        data = rows()
+        plan = size_rows(Plan([], data.left, chosen, settings, out), data.rows, tell)
+        plan = settled(plan, count, bool(place.cpu_ranks), tell)
+        plan.begin(common.force)
+        checkpoints.last(plan.draft, count)  # refused here, by one, if it was written by other many
+        ready()
     progress, metrics = Progress("train", quiet=common.quiet, unit="steps"), Metrics(stdout)
 
     def emit(fields: dict[str, Any]) -> None:
@@ -80,7 +97,13 @@ def run(common: Common, files: list[str], model: str, mixes: list[str], asked: A
             progress.advance()
 
     with progress.shown():
-        train(data.rows, data.left, chosen, out, settings, emit, tell)
+        if count == 1 or world:
+            from sophia_cli.training.fit import fit
+
+            fit(plan, world or World(), emit)
+        else:
+            launch(plan, place, count, emit)
+    shutil.rmtree(plan.draft, ignore_errors=True)
     metrics.settle()
     return 0
 

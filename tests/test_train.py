@@ -1,20 +1,27 @@
 """Training: the loss and its gradient, what is supervised, what is left out, what is saved."""
 
 import json
+import math
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import torch
 from conftest import records_of, sophia, write_lines
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sophia_cli.aliases import resolve
 from sophia_cli.families import internvl
-from sophia_cli.objectives import sft
+from sophia_cli.objectives import sft, truncated
 from sophia_cli.objectives import sophia as sophia_objective
 from sophia_cli.records import Record
 from sophia_cli.training.batches import IGNORED, Encoder
+from sophia_cli.training.order import learning_rate, share, updates
 from sophia_cli.training.rows import Row, asked, mixed_row, tags_balance
+from sophia_cli.training.scores import log_probabilities
+from sophia_cli.training.settings import Settings, World
 
 TRACE = "<think>\nI see red circle 3.\n</think>\nThe answer is \\boxed{3}."
 
@@ -72,28 +79,30 @@ def naive_gradient(records: list[dict[str, Any]], normalise: str) -> dict[str, t
 def test_the_gradient_of_a_step_is_autograds_of_the_naive_loss_for_any_split(
     normalise: str, micro: int, lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from transformers import TrainerCallback
-
     from sophia_cli import train as step
-    from sophia_cli.training import fit, trainer
-    from sophia_cli.training.settings import Settings
+    from sophia_cli.training import engines
+    from sophia_cli.training.fit import fit
+    from sophia_cli.training.plan import Plan
+    from sophia_cli.training.preflight import size_rows
 
     records = kept_records(lab)
     wanted = naive_gradient(records, normalise)
     seen: dict[str, torch.Tensor] = {}
 
-    class Catch(trainer.Report):
-        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-            seen.update({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    def catch(engine: engines.Plain, rate: float) -> float:
+        parameters = engine.policy.named_parameters()
+        seen.update({name: p.grad.clone() for name, p in parameters if p.grad is not None})
+        return 0.0
 
-    assert issubclass(Catch, TrainerCallback)
-    monkeypatch.setattr(fit, "Report", Catch)
-    monkeypatch.setattr("accelerate.Accelerator.clip_grad_norm_", lambda *a, **k: torch.zeros(()))
-    settings = Settings("sophia", 6, micro, 1e-3, 0.05, 0.25, normalise, 1.0, 1, 1024, 0)
+    monkeypatch.setattr(engines.Plain, "step", catch)
+    monkeypatch.setattr("sophia_cli.training.scores.BLOCK", 3000)  # twenty tokens at a time
+    asked_for = Settings("sophia", 6, micro, 1e-3, 0.05, 0.25, normalise, 1.0, 1, 1024, 0)
     write_lines(tmp_path / "kept.jsonl", records)
     model = resolve("tiny-vlm")
     data = step.read_rows([str(tmp_path / "kept.jsonl")], [], None, model, 0, lambda text: None)
-    fit.train(data.rows, data.left, model, tmp_path / "out", settings, lambda fields: None, lambda text: None)
+    plan = size_rows(Plan([], data.left, model, asked_for, tmp_path / "out"), data.rows, lambda text: None)
+    plan.begin(force=False)
+    fit(plan, World(), lambda fields: None)
     assert set(seen) == set(wanted)
     for name, gradient in wanted.items():
         assert (seen[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-9, name
@@ -101,9 +110,62 @@ def test_the_gradient_of_a_step_is_autograds_of_the_naive_loss_for_any_split(
 
 def test_the_objectives_are_the_equations() -> None:
     logps, mask = torch.tensor([[-1.0, -2.0, -4.0], [-3.0, -5.0, -7.0]]), torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
-    weights = torch.tensor([2.0, 0.5])
-    assert sophia_objective.loss(logps, mask, weights, 4).item() == pytest.approx((2 * 3 + 0.5 * 12) / 4)
-    assert sft.loss(logps, mask, weights, 4).item() == pytest.approx((3 + 12) / 4)
+    weights, behaviour = torch.tensor([2.0, 0.5]), torch.tensor([-2.0, math.nan])
+    assert sophia_objective.loss(logps, mask, weights, behaviour, 4).item() == pytest.approx((2 * 3 + 0.5 * 12) / 4)
+    assert sft.loss(logps, mask, weights, behaviour, 4).item() == pytest.approx((3 + 12) / 4)
+    ratio = math.exp((-3 + 2) / 2)
+    assert truncated.loss(logps, mask, weights, behaviour, 4).item() == pytest.approx((2 * ratio * 3 + 0.5 * 12) / 4)
+    assert truncated.ratios(logps, mask, torch.tensor([-9.0, -12.0])).tolist() == [truncated.MOST, 1.0]
+
+
+def test_importance_ratios_are_constants_to_the_gradient() -> None:
+    logps = torch.tensor([[-1.0, -2.0]], requires_grad=True)
+    truncated.loss(logps, torch.ones(1, 2), torch.ones(1), torch.tensor([-2.0]), 1).backward()
+    assert logps.grad is not None
+    assert logps.grad.tolist() == [[pytest.approx(-math.exp(-0.5))] * 2]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 60), st.booleans())
+def test_log_probabilities_in_blocks_are_those_of_all_logits(seed: int, block: int, some: bool) -> None:
+    """Values, and gradients of what is hidden and of the weights, for blocks of any size and any choice of tokens."""
+    draw = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(2, 6, 5, generator=draw, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(7, 5, generator=draw, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(0, 7, (2, 6), generator=draw)
+    labels[torch.rand(2, 6, generator=draw) < (0.5 if some else 0.0)] = IGNORED
+    out = torch.randn(2, 5, generator=draw, dtype=torch.float64)
+    wanted = torch.log_softmax(hidden @ weight.T, -1)[:, :-1].gather(2, labels[:, 1:, None].clamp(min=0))[..., 0]
+    wanted = wanted * (labels[:, 1:] != IGNORED)
+    by_hand = torch.autograd.grad((wanted * out).sum(), (hidden, weight))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sophia_cli.training.scores.BLOCK", block)
+        found = log_probabilities(hidden, weight, labels)
+        ours = torch.autograd.grad((found * out).sum(), (hidden, weight))
+    assert torch.allclose(found.double(), wanted, atol=1e-5)
+    for mine, theirs in zip(ours, by_hand, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-5)
+
+
+@given(st.integers(1, 50), st.integers(1, 20), st.integers(1, 7), st.integers(1, 5), st.integers(0, 99))
+def test_every_row_of_an_epoch_is_in_one_micro_batch_of_one_process(
+    count: int, batch: int, micro: int, size: int, seed: int
+) -> None:
+    lengths = [Random(seed + row).randrange(9) for row in range(count)]
+    steps = updates(count, batch, 1.0, None, seed)
+    assert sorted(row for step in steps for row in step) == list(range(count))
+    for step in steps:
+        shares = [share(step, lengths, micro, rank, size) for rank in range(size)]
+        assert len({len(parts) for parts in shares}) == 1
+        assert sorted(row for parts in shares for part in parts if not part.filler for row in part.rows) == sorted(step)
+        assert all(1 <= len(part.rows) <= micro for parts in shares for part in parts)
+        assert sum(part.filler for parts in shares for part in parts) < size
+
+
+def test_the_learning_rate_is_a_cosine_that_ends_at_its_share() -> None:
+    rates = [learning_rate(step, 100, 2e-5, 0.25) for step in range(101)]
+    assert rates[0] == 2e-5 and rates[50] == pytest.approx(1.25e-5) and rates[100] == pytest.approx(0.5e-5)
+    assert rates == sorted(rates, reverse=True)
 
 
 def test_only_the_answer_and_its_end_token_are_supervised(encoder: Encoder, lab: Path) -> None:

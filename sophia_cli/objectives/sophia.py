@@ -10,12 +10,17 @@ import torch
 
 
 def loss(
-    logps_BT: torch.Tensor, mask_BT: torch.Tensor, weights_B: torch.Tensor, denominator: torch.Tensor | float
+    logps_BT: torch.Tensor,
+    mask_BT: torch.Tensor,
+    weights_B: torch.Tensor,
+    behaviour_B: torch.Tensor,
+    denominator: torch.Tensor | float,
 ) -> torch.Tensor:
     """The loss of one micro-batch, a scalar.
 
     logps_BT: log-probability of each target token; mask_BT: 1 where a token is supervised, else 0; weights_B: the
-    trajectories' weights (Eq. 6); denominator: D, of the global batch.
+    trajectories' weights (Eq. 6); behaviour_B: log µ(y), of the whole trajectory, NaN where sampling did not store it;
+    denominator: D, of the global batch.
     """
     sums_B = (logps_BT * mask_BT).sum(dim=1)
     return -(weights_B * sums_B).sum() / denominator

@@ -1,9 +1,12 @@
 """Rows to tokens: input ids, and labels that supervise the answer's own tokens and its end token alone."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
+from PIL import Image
 
 from sophia_cli.errors import RecordError
 from sophia_cli.images import open_image
@@ -12,16 +15,34 @@ from sophia_cli.training.rows import Row, tags_balance, texts_of
 
 IGNORED = -100
 """The label of a token that is not supervised."""
+BLANK = 56
+"""Pixels each way of a blank image: a whole patch of any family, after merging."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row in tokens: ids and labels (T each), pixels (tiles x 3 x H x W) or None, and the weight."""
+    """One row in tokens: ids and labels (T each), the processor's other inputs, and the weight.
+
+    by_token: inputs with a value for each token (T); by_image: inputs of the images, which a batch joins. behaviour: log µ
+    of the whole answer, NaN where it is not known. unattended: tokens at the end that nobody attends to.
+    """
 
     input_ids: torch.Tensor
     labels: torch.Tensor
-    pixel_values: torch.Tensor | None
+    by_token: dict[str, torch.Tensor]
+    by_image: dict[str, torch.Tensor]
     weight: float
+    behaviour: float
+    unattended: int = 0
+
+    @property
+    def attended(self) -> int:
+        return len(self.input_ids) - self.unattended
+
+    @property
+    def supervised(self) -> int:
+        """Tokens that the row is trained on."""
+        return int((self.labels != IGNORED).sum())
 
 
 class Left(Exception):
@@ -55,7 +76,10 @@ class Encoder:
         if len(prompt_ids) + len(answer_ids) > self.max_length:
             raise Left("too long")
         labels = torch.cat([torch.full_like(prompt_ids, IGNORED), answer_ids])
-        return Example(torch.cat([prompt_ids, answer_ids]), labels, inputs.get("pixel_values"), row.weight)
+        behaviour = math.nan if row.behaviour is None else row.behaviour
+        by_token, by_image = _others(inputs)
+        by_token = {name: _padded(values[0], len(labels), 0) for name, values in by_token.items()}
+        return Example(torch.cat([prompt_ids, answer_ids]), labels, by_token, by_image, row.weight, behaviour)
 
     def _check_texts(self, row: Row) -> None:
         texts = list(texts_of(row))
@@ -68,19 +92,68 @@ class Encoder:
         if not tags_balance(row.answer):
             raise Left("unbalanced thinking tags")
 
-    def collate(self, rows: list[Row]) -> dict[str, torch.Tensor]:
-        """A batch, padded on the right: input_ids, attention_mask, labels (B x T), weights (B), pixel_values if any."""
+    def collate(self, rows: list[Row], sees: bool = False, filler: bool = False) -> dict[str, torch.Tensor]:
+        """A batch, padded on the right: input_ids, attention_mask, labels (B x T), weights and behaviour (B), images if any.
+
+        sees: a batch without images gets a blank one, in the padding, where nobody attends to it: the vision tower then
+        runs in every process, and those that share its weights (ZeRO-3) wait for nobody. filler: nothing is supervised.
+        """
         examples = [self.encode(row) for row in rows]
+        if sees and not any(example.by_image for example in examples):
+            examples[0] = self._with_blank(examples[0])
         longest = max(len(example.input_ids) for example in examples)
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.end
+        labels = torch.stack([_padded(example.labels, longest, IGNORED) for example in examples])
+        attended = [torch.ones(example.attended, dtype=torch.long) for example in examples]
         batch = {
             "input_ids": torch.stack([_padded(example.input_ids, longest, pad) for example in examples]),
-            "attention_mask": torch.stack([_padded(torch.ones_like(example.input_ids), longest, 0) for example in examples]),
-            "labels": torch.stack([_padded(example.labels, longest, IGNORED) for example in examples]),
+            "attention_mask": torch.stack([_padded(ones, longest, 0) for ones in attended]),
+            "labels": torch.full_like(labels, IGNORED) if filler else labels,
             "weights": torch.tensor([example.weight for example in examples]),
+            "behaviour": torch.tensor([example.behaviour for example in examples], dtype=torch.float64),
         }
-        pixels = [example.pixel_values for example in examples if example.pixel_values is not None]
-        return {**batch, "pixel_values": torch.cat(pixels)} if pixels else batch
+        for name in {name for example in examples for name in example.by_token}:
+            nothing = torch.zeros(0, dtype=torch.long)
+            batch[name] = torch.stack([_padded(example.by_token.get(name, nothing), longest, 0) for example in examples])
+        for name in {name for example in examples for name in example.by_image}:
+            batch[name] = torch.cat([example.by_image[name] for example in examples if name in example.by_image])
+        return batch
+
+    def _with_blank(self, example: Example) -> Example:
+        """The example with the tokens of a blank image behind its end, not attended to."""
+        ids, by_token, by_image = self.blank
+        names = {*example.by_token, *by_token}
+        none = torch.zeros_like(example.input_ids)
+        return replace(
+            example,
+            input_ids=torch.cat([example.input_ids, ids]),
+            labels=torch.cat([example.labels, torch.full_like(ids, IGNORED)]),
+            by_token={
+                name: torch.cat([example.by_token.get(name, none), by_token.get(name, torch.zeros_like(ids))])
+                for name in names
+            },
+            by_image=by_image,
+            unattended=len(ids),
+        )
+
+    @cached_property
+    def blank(self) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """A blank image: the ids of its tokens, and the processor's other inputs, by token and by image."""
+        turn = [{"role": "user", "content": [{"type": "image"}]}]
+        text = self.tokenizer.apply_chat_template(turn, tokenize=False)
+        inputs = self.processor(images=[Image.new("RGB", (BLANK, BLANK))], text=[text], return_tensors="pt")
+        ids = inputs["input_ids"][0]
+        places = ids == self.processor.image_token_id
+        by_token, by_image = _others(inputs)
+        return ids[places], {name: values[0][places] for name, values in by_token.items()}, by_image
+
+
+def _others(inputs: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """A processor's inputs beside ids and mask: those with a value for each token, and those of the images."""
+    shape = inputs["input_ids"].shape
+    others = {name: values for name, values in inputs.items() if name not in ("input_ids", "attention_mask")}
+    by_token = {name: values for name, values in others.items() if values.shape[:2] == shape and values.dtype == torch.long}
+    return by_token, {name: values for name, values in others.items() if name not in by_token}
 
 
 def _padded(values: torch.Tensor, length: int, fill: int) -> torch.Tensor:

@@ -1,152 +1,143 @@
-"""The training run: a policy, its rows in tokens, frozen vision, the Trainer, and the folder that is saved.
+"""The training loop: updates over the planned rows, checkpoints on the way, a whole model in the end.
 
-Left out of this file on purpose: launching several processes, and resuming.
+Everything that an update depends on follows from the plan and the update's number (order.py), and the generators are
+seeded anew for each: so a run that goes on from a checkpoint is the run that was never interrupted.
 """
 
-import shutil
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from transformers import AutoConfig, AutoModelForImageTextToText, TrainingArguments, set_seed
-from transformers.trainer_callback import PrinterCallback
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Dataset
+from transformers import set_seed
 from transformers.utils import logging
 
 from sophia_cli import registry
-from sophia_cli.aliases import Model
-from sophia_cli.errors import InputError
-from sophia_cli.training.batches import Encoder, Left
-from sophia_cli.training.rows import Row
-from sophia_cli.training.settings import Settings
-from sophia_cli.training.trainer import Report, WeightedTrainer
+from sophia_cli.errors import SophiaError
+from sophia_cli.training import checkpoints
+from sophia_cli.training.batches import IGNORED, Encoder, Left
+from sophia_cli.training.curve import Curve
+from sophia_cli.training.engines import DeepSpeed, Engine, Plain, config_of, device_of, join
+from sophia_cli.training.order import MicroBatch, learning_rate, share, updates
+from sophia_cli.training.plan import Plan
+from sophia_cli.training.policy import encoder_of, load_policy
+from sophia_cli.training.ratios import Ratios
+from sophia_cli.training.saved import save_model
+from sophia_cli.training.settings import World
 
-Notice = Callable[[str], None]
+Emit = Callable[[dict[str, Any]], None]
+LOADERS = 2
+"""Processes that prepare batches, beside a GPU."""
 
 
-def train(
-    rows: list[Row],
-    left: Counter[str],
-    model: Model,
-    out: Path,
-    settings: Settings,
-    emit: Callable[[dict[str, Any]], None],
-    tell: Notice,
-) -> None:
-    """Trains and saves to `out`, a folder that `--model` takes everywhere; `emit` gets one record per logged step.
-
-    `left` counts the rows left out, by cause. The folder is written beside itself and put in place when it is whole.
-    """
+def fit(plan: Plan, world: World, emit: Emit) -> None:
+    """Trains and saves to `plan.out`; `emit` gets one record for each update. Every process calls it."""
     logging.disable_progress_bar()
+    settings, steps = plan.settings, _updates(plan)
+    config = config_of(settings, world)
+    join(world, config is not None)
+    spread = _spread_when_read(config) if config else None  # while this lives
     set_seed(settings.seed)
-    config = AutoConfig.from_pretrained(model.path)
-    family = registry.find("families", str(config.model_type).replace("_", "-"))
-    context = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or settings.max_length)
-    encoder = Encoder(family.load_processor(model.path), min(settings.max_length, context))
-    kept = trainable(rows, left, encoder, tell)
-    policy = AutoModelForImageTextToText.from_pretrained(model.path, dtype="float32")
-    freeze(policy, (*family.VISION, *family.PROJECTOR))
-    draft = out.with_name(out.name + ".tmp")
-    trainer = WeightedTrainer(
-        loss=registry.find("objectives", settings.objective).loss,
-        normalise=settings.normalise,
-        model=policy,
-        args=_arguments(draft, settings),
-        train_dataset=kept,
-        data_collator=encoder.collate,
-        callbacks=[Report(emit)],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    steps = trainer.state.global_step
-    save(policy.to(dtype=config.dtype or "float32"), model, draft, card(left, kept, model, settings, steps))
-    if out.exists():
-        shutil.rmtree(out)
-    draft.rename(out)
-    emit({"model": str(out), "rows": len(kept), "steps": steps, "left_out": dict(left)})
+    encoder = encoder_of(plan)
+    policy = load_policy(plan, bf16=config is not None and device_of(world).type == "cuda")
+    engine: Engine = DeepSpeed(policy, settings, world, config) if config else Plain(policy, settings, world)
+    del spread
+    begun = checkpoints.last(plan.draft, world.size)
+    if begun:
+        engine.load(begun[1])
+    first = begun[0] if begun else 0
+    curve = Curve(plan.draft, first, world)
+    for told in curve.past:
+        emit(told)
+    batches = _batches(plan, world, encoder, first, steps)
+    ratios = Ratios()
+    for number in range(first, len(steps)):
+        curve.add(told := _update(plan, world, engine, policy, number, steps, batches, ratios))
+        emit(told)
+        if (number + 1) % settings.save_every == 0 and number + 1 < len(steps):
+            checkpoints.save(engine, plan.draft, number + 1, world)
+    save_model(plan, world, engine, policy, len(steps))
+    if world.leads:
+        emit({"model": str(plan.out), "rows": len(plan.rows), "steps": len(steps), "left_out": dict(plan.left)})
 
 
-def trainable(rows: list[Row], left: Counter[str], encoder: Encoder, tell: Notice) -> list[Row]:
-    """The rows that can be trained on whole; the others are named, and counted by cause. Raises InputError when none is."""
-    kept = []
-    for row in rows:
+def _spread_when_read(config: dict[str, Any]) -> Any:
+    """Under ZeRO-3, transformers spreads weights over the processes as it reads them, while what this returns lives."""
+    from transformers.integrations import HfDeepSpeedConfig
+
+    return HfDeepSpeedConfig(config)
+
+
+def _updates(plan: Plan) -> list[list[int]]:
+    settings = plan.settings
+    return updates(len(plan.rows), settings.batch_size, settings.epochs, settings.max_steps, settings.seed)
+
+
+class _MicroBatches(Dataset[dict[str, torch.Tensor]]):
+    """The inputs of each forward pass of this process."""
+
+    def __init__(self, plan: Plan, encoder: Encoder, parts: list[MicroBatch], sees: bool):
+        self.plan, self.encoder, self.parts, self.sees = plan, encoder, parts, sees
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        part = self.parts[number]
+        rows = [self.plan.rows[row].row for row in part.rows]
         try:
-            encoder.encode(row)
+            return self.encoder.collate(rows, self.sees, part.filler)
         except Left as reason:
-            left[str(reason)] += 1
-            tell(f"train: {row.name} left out: {reason}")
-            continue
-        kept.append(row)
-    causes = ", ".join(f"{count} {cause}" for cause, count in sorted(left.items())) or "none"
-    tell(f"train: {len(kept)} rows to train on; left out: {causes}")
-    if not kept:
-        raise InputError("no row to train on; look at what was left out, or lower --alpha")
-    return kept
+            names = ", ".join(row.name for row in rows)
+            raise SophiaError(f"{names}: {reason}, which it did not before the training; mend it and go on") from None
 
 
-def freeze(policy: Any, frozen: tuple[str, ...]) -> None:
-    """Only the language backbone trains: parameters whose names begin with one of `frozen` do not."""
-    for name, parameter in policy.named_parameters():
-        parameter.requires_grad = not name.startswith(frozen)
+def _batches(plan: Plan, world: World, encoder: Encoder, first: int, steps: list[list[int]]) -> Iterator[Any]:
+    """The inputs of this process's forward passes from update `first` on."""
+    parts = [part for batch in steps[first:] for part in _share(plan, world, batch)]
+    cuda = device_of(world).type == "cuda"
+    data = _MicroBatches(plan, encoder, parts, sees=world.size > 1)
+    return iter(DataLoader(data, batch_size=None, shuffle=False, num_workers=LOADERS if cuda else 0, pin_memory=cuda))
 
 
-def _arguments(out: Path, settings: Settings) -> Any:
-    cuda = torch.cuda.is_available()
-    return TrainingArguments(
-        output_dir=str(out),
-        per_device_train_batch_size=settings.micro_batch_size,
-        gradient_accumulation_steps=settings.batch_size // settings.micro_batch_size,
-        learning_rate=settings.lr,
-        weight_decay=settings.weight_decay,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": settings.min_lr_ratio},
-        num_train_epochs=settings.epochs,
-        max_steps=settings.max_steps or -1,
-        seed=settings.seed,
-        data_seed=settings.seed,
-        bf16=cuda,
-        use_cpu=not cuda,
-        gradient_checkpointing=cuda,
-        logging_steps=1,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=cuda,
-    )
+def _share(plan: Plan, world: World, batch: list[int]) -> list[MicroBatch]:
+    return share(batch, [sized.tokens for sized in plan.rows], plan.settings.micro_batch_size, world.rank, world.size)
 
 
-def save(policy: Any, model: Model, out: Path, text: str) -> None:
-    """Weights and config as transformers writes them; every other file of the model's folder byte for byte; the card."""
-    policy.save_pretrained(out)
-    for file in _source_folder(model).iterdir():
-        if (
-            file.is_file()
-            and file.suffix != ".safetensors"
-            and file.name not in ("model.safetensors.index.json", "README.md")
-        ):
-            shutil.copyfile(file, out / file.name)
-    (out / "README.md").write_text(text, encoding="utf-8")
-
-
-def _source_folder(model: Model) -> Path:
-    if Path(model.path).is_dir():
-        return Path(model.path)
-    return Path(snapshot_download(model.path, allow_patterns=["*.json", "*.jinja", "*.txt", "*.model"]))
-
-
-def card(left: Counter[str], rows: list[Row], model: Model, settings: Settings, steps: int) -> str:
-    """The model card: what was trained, on what, how."""
-    causes = "".join(f"- left out, {cause}: {count}\n" for cause, count in sorted(left.items()))
-    listed = "".join(f"| {name} | {value} |\n" for name, value in asdict(settings).items())
-    base = f"base_model: {model.path}\n" if not Path(model.path).is_dir() else ""
-    return (
-        f"---\n{base}library_name: transformers\npipeline_tag: image-text-to-text\ntags: [sophia]\n---\n"
-        f"# {model.name}, trained with SOPHIA\n\n"
-        f"Trained with `sophia train` from `{model.name}` by semi-off-policy reinforcement learning (arXiv 2507.16814): "
-        f"the language backbone learnt from {len(rows)} rows in {steps} steps; vision tower and projector are unchanged.\n\n"
-        f"{causes}\n| setting | value |\n|---|---|\n{listed}"
-    )
+def _update(
+    plan: Plan,
+    world: World,
+    engine: Engine,
+    policy: Any,
+    number: int,
+    steps: list[list[int]],
+    batches: Iterator[Any],
+    ratios: Ratios,
+) -> dict[str, Any]:
+    """One update over one global batch: its loss, divided once, and what is told of it."""
+    settings, batch = plan.settings, steps[number]
+    set_seed(settings.seed + number * world.size + world.rank)
+    tokens = sum(plan.rows[row].supervised for row in batch)
+    denominator = float(tokens if settings.normalise == "tokens" else len(batch))
+    objective = registry.find("objectives", settings.objective).loss
+    parts = _share(plan, world, batch)
+    total = torch.zeros((), device=engine.device)
+    for place, part in enumerate(parts):
+        inputs = {name: values.to(engine.device) for name, values in next(batches).items()}
+        labels, weights, behaviour = (inputs.pop(name) for name in ("labels", "weights", "behaviour"))
+        policy.scored_labels = labels
+        logps = engine.model(**inputs).logits
+        mask = (labels[:, 1:] != IGNORED).to(logps.dtype)
+        loss = objective(logps, mask, weights, behaviour, denominator) * world.size
+        engine.backward(loss, last=place == len(parts) - 1)
+        total += loss.detach() / world.size
+        if not part.filler:
+            ratios.add(logps.detach(), mask, behaviour)
+    if world.size > 1:
+        dist.all_reduce(total)
+    rate = learning_rate(number, len(steps), settings.lr, settings.min_lr_ratio)
+    norm = engine.step(rate)
+    shares = -(-len(plan.rows) // settings.batch_size)
+    told = {"step": number + 1, "steps": len(steps), "loss": total.item(), "grad_norm": norm, "learning_rate": rate}
+    return {**told, "epoch": (number + 1) / shares, "tokens": tokens, **ratios.told(world, engine.device)}

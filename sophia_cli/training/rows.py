@@ -12,17 +12,22 @@ from typing import Any
 
 from sophia_cli.errors import RecordError
 from sophia_cli.prompts import load_prompt, question_text
-from sophia_cli.records import THINK_CLOSE, THINK_OPEN, Record, image_list, name_of, need_text, where_of
+from sophia_cli.records import THINK_CLOSE, THINK_OPEN, Record, image_list, name_of, need_number, need_text, where_of
 
 
 @dataclass(frozen=True)
 class Row:
-    """One training example. `messages` is the chat before the answer; images stand in it in order."""
+    """One training example. `messages` is the chat before the answer; images stand in it in order.
+
+    behaviour: log µ of the answer, None where sampling did not store it. source: the file it is from, for the plan.
+    """
 
     name: str
     messages: list[dict[str, Any]]
     answer: str
     weight: float
+    behaviour: float | None = None
+    source: str = ""
 
     @property
     def images(self) -> list[str]:
@@ -34,7 +39,9 @@ def trajectory_row(record: Record, style: str) -> Row:
     """A graded trajectory with its weight (Eq. 6). Raises RecordError."""
     answer = need_text(record, "trajectory", "`sophia reason` writes it")
     need_text(record, "question", "the source must give it")
-    return Row(name_of(record), asked(question_text(record), image_list(record), answer, style), answer, weight_of(record))
+    chat = asked(question_text(record), image_list(record), answer, style)
+    behaviour = need_number(record, "trajectory_logprob") if record.get("trajectory_logprob") is not None else None
+    return Row(name_of(record), chat, answer, weight_of(record), behaviour)
 
 
 def weight_of(record: Record) -> float:

@@ -1,11 +1,15 @@
-"""What makes a trained model what it is."""
+"""What makes a trained model what it is, and where it is trained."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What makes the trained model what it is. Batch size is global: all accumulation steps and ranks."""
+    """What makes the trained model what it is. Batch size is global: all accumulation steps and ranks.
+
+    deepspeed: zero1, zero2, zero3, zero3-offload, a JSON file, none, or auto, which is settled before training.
+    lora_rank: 0 trains all weights of the language model. save_every: steps between checkpoints.
+    """
 
     objective: str
     batch_size: int
@@ -18,3 +22,24 @@ class Settings:
     max_steps: int | None
     max_length: int
     seed: int
+    deepspeed: str = "none"
+    lora_rank: int = 0
+    merge_lora: bool = False
+    train_vision: bool = False
+    train_projector: bool = False
+    save_every: int = 50
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train together. cpu: they train on CPUs, though there may be GPUs."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    cpu: bool = False
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that speaks and writes for all."""
+        return self.rank == 0

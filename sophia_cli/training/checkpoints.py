@@ -1,0 +1,61 @@
+"""Checkpoints of a run, in the draft folder beside the model to be: `OUT.tmp/step-N`, the last whole one alone.
+
+A checkpoint counts once its mark is there, which is written last; what a crash or a full disk left half is deleted.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch.distributed as dist
+
+from sophia_cli.errors import SophiaError, UsageError
+from sophia_cli.streams import write_json
+from sophia_cli.training.engines import Engine
+from sophia_cli.training.settings import World
+
+MARK = "whole.json"
+
+
+def last(draft: Path, processes: int) -> tuple[int, Path] | None:
+    """Steps done and folder of the last whole checkpoint. Raises UsageError when other many processes wrote it."""
+    marks = [(json.loads(mark.read_text()), mark.parent) for mark in draft.glob(f"step-*/{MARK}")]
+    if not marks:
+        return None
+    mark, folder = max(marks, key=lambda pair: int(pair[0]["step"]))
+    if mark["processes"] != processes:
+        raise UsageError(
+            f"{folder}: was written by {mark['processes']} processes, these would be {processes}; a run goes on with as many "
+            "as it was begun with (--gpus, --cpu-ranks), or begins anew with --force"
+        )
+    return int(mark["step"]), folder
+
+
+def save(engine: Engine, draft: Path, step: int, world: World) -> None:
+    """Writes a checkpoint, and deletes the one before when it is whole. Every process calls it. Raises SophiaError."""
+    folder = draft / f"step-{step}"
+    try:
+        engine.save(folder)
+        _meet()
+        if world.leads:
+            write_json(folder / MARK, {"step": step, "processes": world.size})
+            tidy(draft, folder)
+    except (OSError, RuntimeError, SophiaError) as error:  # torch's writer raises RuntimeError where the disk is full
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        shutil.rmtree(folder, ignore_errors=True)
+        raise SophiaError(
+            f"{folder}: cannot be written ({reason}); the checkpoint before it stands: make room and type the command again"
+        ) from None
+    _meet()
+
+
+def tidy(draft: Path, keep: Path | None) -> None:
+    """Deletes every checkpoint but this one, half ones, too."""
+    for folder in draft.glob("step-*"):
+        if folder != keep:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _meet() -> None:
+    if dist.is_initialized():
+        dist.barrier()

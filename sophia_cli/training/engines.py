@@ -1,0 +1,216 @@
+"""Who holds the weights and takes the steps: one process, several that hold the same (DDP), or DeepSpeed.
+
+All three take the sum of the micro-batches' losses over all processes: gradients are averaged over processes, so losses
+come multiplied by their number.
+"""
+
+import contextlib
+import json
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from sophia_cli.errors import UsageError
+from sophia_cli.serving.servers import free_port
+from sophia_cli.training.settings import Settings, World
+
+CONFIGS = Path(__file__).parent / "deepspeed"
+PATIENCE = timedelta(hours=6)
+"""How long processes wait for one another: one of them may have many rows to read, or weights to write."""
+LARGEST_NORM = 1.0
+"""Gradients of a larger norm are scaled down to it."""
+
+
+class Engine(Protocol):
+    """model: what is called with inputs; device: where they are to be."""
+
+    model: Any
+    device: torch.device
+
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        """Adds a micro-batch's gradients; `last`: it is the step's last."""
+
+    def step(self, rate: float) -> float:
+        """Takes the step at this learning rate; returns the norm of the gradients before they were cut."""
+
+    def save(self, folder: Path) -> None:
+        """Writes weights that train and the optimizer's state; every process calls it."""
+
+    def load(self, folder: Path) -> None:
+        """Reads what `save` wrote, with as many processes."""
+
+    def weights(self) -> dict[str, torch.Tensor] | None:
+        """All weights, whole, in the process that leads; None in the others."""
+
+
+def device_of(world: World) -> torch.device:
+    return torch.device("cuda", world.local_rank) if torch.cuda.is_available() and not world.cpu else torch.device("cpu")
+
+
+def optimizer_of(policy: Any, settings: Settings, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW over what trains; matrices decay, vectors (norms, biases) do not."""
+    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trained if len(getattr(parameter, "ds_shape", parameter.shape)) > 1]
+    vectors = [parameter for parameter in trained if len(getattr(parameter, "ds_shape", parameter.shape)) <= 1]
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    filled = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(filled, lr=settings.lr, fused=device.type == "cuda")
+
+
+class Plain:
+    """Each process holds all weights; on GPUs it computes in bf16 and keeps the weights in fp32."""
+
+    def __init__(self, policy: Any, settings: Settings, world: World):
+        self.device = device_of(world)
+        self.policy = policy.to(self.device)
+        self.optimizer = optimizer_of(policy, settings, self.device)
+        self.model: Any = _Autocast(self.policy) if self.device.type == "cuda" else self.policy
+        if world.size > 1:
+            self.model = torch.nn.parallel.DistributedDataParallel(self.model)
+
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        together = isinstance(self.model, torch.nn.parallel.DistributedDataParallel)
+        with self.model.no_sync() if together and not last else contextlib.nullcontext():
+            loss.backward()  # type: ignore[no-untyped-call]
+
+    def step(self, rate: float) -> float:
+        norm = torch.nn.utils.clip_grad_norm_([p for p in self.policy.parameters() if p.requires_grad], LARGEST_NORM)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return float(norm)
+
+    def save(self, folder: Path) -> None:
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            trained = {name: value for name, value in self.policy.named_parameters() if value.requires_grad}
+            torch.save({"weights": trained, "optimizer": self.optimizer.state_dict()}, folder / "state.pt")
+
+    def load(self, folder: Path) -> None:
+        state = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
+        self.policy.load_state_dict(state["weights"], strict=False)
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def weights(self) -> dict[str, torch.Tensor] | None:
+        return self.policy.state_dict() if not dist.is_initialized() or dist.get_rank() == 0 else None
+
+
+class _Autocast(torch.nn.Module):
+    """A policy that computes in bf16."""
+
+    def __init__(self, policy: Any):
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, **inputs: Any) -> Any:
+        with torch.autocast("cuda", torch.bfloat16):
+            return self.policy(**inputs)
+
+
+class DeepSpeed:
+    """Optimizer states, gradients and weights are spread over the processes, by the stage."""
+
+    def __init__(self, policy: Any, settings: Settings, world: World, config: dict[str, Any]):
+        import deepspeed
+
+        self.device = device_of(world)
+        self.stage = config["zero_optimization"]["stage"]
+        self.model, self.optimizer, _, _ = deepspeed.initialize(
+            model=policy, optimizer=optimizer_of(policy, settings, self.device), config=config
+        )
+
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        self.model.set_gradient_accumulation_boundary(last)
+        self.model.backward(loss, scale_wrt_gas=False)
+
+    def step(self, rate: float) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.model.step()
+        return float(self.model.get_global_grad_norm())
+
+    def save(self, folder: Path) -> None:
+        self.model.save_checkpoint(str(folder), tag="state", exclude_frozen_parameters=True, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        self.model.load_checkpoint(str(folder), tag="state", load_module_strict=False)
+
+    def weights(self) -> dict[str, torch.Tensor] | None:
+        if self.stage == 3:
+            return self.model._zero3_consolidated_16bit_state_dict()  # type: ignore[no-any-return]
+        return self.model.module.state_dict() if dist.get_rank() == 0 else None
+
+
+def config_of(settings: Settings, world: World) -> dict[str, Any] | None:
+    """DeepSpeed's configuration, complete; None for `--deepspeed none`. Raises UsageError for a file that does not serve."""
+    if settings.deepspeed == "none":
+        return None
+    path = CONFIGS / f"{settings.deepspeed}.json"
+    path = path if path.is_file() else Path(settings.deepspeed)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["zero_optimization"]["stage"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        choices = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.json")))
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        mend = f"choose {choices}, none, or a JSON file that has zero_optimization.stage"
+        raise UsageError(f"--deepspeed {settings.deepspeed}: {reason}; {mend}") from None
+    if unfit := [name for name in ("optimizer", "scheduler", "fp16") if name in config]:
+        raise UsageError(f"{path}: `{unfit[0]}` is not for the file to give; delete it, `sophia train` has options for it")
+    cuda = torch.cuda.is_available() and not world.cpu
+    return {
+        **{name: value for name, value in config.items() if value != "auto"},
+        "bf16": {"enabled": cuda},
+        "gradient_clipping": LARGEST_NORM
+        if config.get("gradient_clipping", "auto") == "auto"
+        else config["gradient_clipping"],
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": {name: v for name, v in config["zero_optimization"].items() if v != "auto"},
+        "train_micro_batch_size_per_gpu": settings.micro_batch_size,
+        "gradient_accumulation_steps": 1,  # we say ourselves which micro-batch is a step's last
+        "train_batch_size": settings.micro_batch_size * world.size,
+        "steps_per_print": 1 << 62,
+    }
+
+
+def quiet_compilers() -> None:
+    """DeepSpeed on CPUs: what it would compile for a minute at the first start is left out; gloo does the same."""
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def meet(world: World) -> Any:
+    """Meets the other processes where the environment says (MASTER_ADDR, MASTER_PORT); the store that all can write to."""
+    cuda = device_of(world).type == "cuda"
+    if cuda:
+        torch.cuda.set_device(world.local_rank)
+    store, rank, size = next(rendezvous("env://"))
+    store.set_timeout(PATIENCE)
+    dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    return store
+
+
+def join(world: World, deepspeed: bool) -> None:
+    """Meets the other processes, unless that is done; DeepSpeed wants it done even by one alone."""
+    if deepspeed:
+        cuda = device_of(world).type == "cuda"
+        os.environ.setdefault("DS_ACCELERATOR", "cuda" if cuda else "cpu")
+        if not cuda:
+            quiet_compilers()
+    if (world.size > 1 or deepspeed) and not dist.is_initialized():
+        alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        if world.size == 1:
+            os.environ.update({**alone, "MASTER_PORT": str(free_port("127.0.0.1"))})
+        meet(world)
+    if deepspeed:
+        import deepspeed as library
+
+        library.init_distributed(dist.get_backend(), verbose=False)

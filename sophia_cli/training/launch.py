@@ -1,0 +1,173 @@
+"""Several processes that train together: how many, who starts them, and what they tell.
+
+`sophia train` starts them through DeepSpeed's launcher, on this machine or on those of a hostfile; under `torchrun`, `srun`
+or `deepspeed` it is itself one of them. They read the plan from the draft folder, which all machines must see.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sophia_cli.errors import SophiaError, UsageError
+from sophia_cli.progress import notice
+from sophia_cli.serving import guard
+from sophia_cli.serving.servers import free_port
+from sophia_cli.streams import loads
+from sophia_cli.training.plan import Plan, read
+from sophia_cli.training.settings import World
+
+PLAN, READY = "sophia/plan", b"ready"
+TOLD, LOG, ERRORS = "told.jsonl", "log.txt", "errors"
+LOOK_SECONDS = 0.1
+GRACE_SECONDS = 10.0
+TAIL = 2000
+SRUN = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to train: GPUs as CUDA_VISIBLE_DEVICES names them (None: all), processes on CPUs, or the machines of a file."""
+
+    gpus: list[str] | None = None
+    cpu_ranks: int | None = None
+    hostfile: Path | None = None
+
+
+def joined(place: Place) -> World | None:
+    """This process among those that somebody else has started (torchrun, srun, deepspeed); None when nobody has.
+
+    Raises UsageError when `--hostfile` or `--cpu-ranks` ask for others to be started.
+    """
+    names = {name: os.environ.get(name, os.environ.get(slurm)) for name, slurm in SRUN.items()}
+    if not all(names.values()) or int(names["WORLD_SIZE"] or 1) == 1:
+        return None
+    if place.hostfile or place.cpu_ranks:
+        raise UsageError("--hostfile and --cpu-ranks start processes, and here somebody has (RANK is set); leave them out")
+    if not os.environ.get("MASTER_ADDR"):
+        raise UsageError(
+            "MASTER_ADDR and MASTER_PORT are not set: say where the first process is, as in "
+            "MASTER_ADDR=$(scontrol show hostnames | head -1) MASTER_PORT=29500"
+        )
+    os.environ.setdefault("MASTER_PORT", "29500")
+    os.environ.update({name: str(value) for name, value in names.items()})
+    cpu = os.environ.get("SOPHIA_CPU_RANKS") == "1"
+    return World(int(names["RANK"] or 0), int(names["WORLD_SIZE"] or 1), int(names["LOCAL_RANK"] or 0), cpu)
+
+
+def follow(out: Path, world: World) -> int:
+    """What a process that does not lead does: waits for the plan, and trains. Returns the exit code."""
+    from sophia_cli.training.engines import meet
+    from sophia_cli.training.fit import fit
+
+    if meet(world).get(PLAN) != READY:
+        return 1  # the one that leads has said why
+    fit(read(out.with_name(out.name + ".tmp")), world, lambda told: None)
+    return 0
+
+
+@contextlib.contextmanager
+def leading(world: World | None) -> Iterator[Callable[[], None]]:
+    """For the process that leads among others: what it yields tells them that the plan is there; if it fails, they end."""
+    if world is None:
+        yield lambda: None
+        return
+    from sophia_cli.training.engines import meet
+
+    store = meet(world)
+    try:
+        yield lambda: store.set(PLAN, READY)
+    except BaseException:
+        store.set(PLAN, b"failed")
+        raise
+
+
+def processes(place: Place) -> int:
+    """How many are to train: one a GPU, or as many as asked for on CPUs."""
+    if place.cpu_ranks:
+        return place.cpu_ranks
+    if place.hostfile:
+        return sum(slots for _, slots in hosts(place.hostfile))
+    import torch
+
+    return len(place.gpus or []) or max(1, torch.cuda.device_count())
+
+
+def hosts(file: Path) -> list[tuple[str, int]]:
+    """The machines of a hostfile and how many GPUs each has: lines of `name slots=8`. Raises UsageError."""
+    found = []
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise UsageError(f"--hostfile {file}: cannot be read ({reason}); give lines of `name slots=8`") from None
+    for number, line in enumerate(lines, 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        slots = words[1].removeprefix("slots=") if len(words) == 2 and words[1].startswith("slots=") else ""
+        if not slots.isdigit() or int(slots) < 1:
+            raise UsageError(f"{file}:{number}: not `name slots=8`; mend the line")
+        found.append((words[0], int(slots)))
+    if not found:
+        raise UsageError(f"--hostfile {file}: names no machine; give lines of `name slots=8`")
+    return found
+
+
+def launch(plan: Plan, place: Place, count: int, emit: Callable[[dict[str, Any]], None]) -> None:
+    """Starts the processes and hands on what they tell until they end. Raises SophiaError when they do not end well."""
+    told, log, errors = plan.draft / TOLD, plan.draft / LOG, plan.draft / ERRORS
+    told.write_bytes(b"")
+    errors.unlink(missing_ok=True)
+    command = [sys.executable, "-I", str(Path(guard.__file__)), str(GRACE_SECONDS), *_command(plan, place, count)]
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=_environment(place), start_new_session=True
+        )
+    try:
+        for line in _followed(told, process):
+            emit(loads(line))
+    finally:
+        assert process.stdin
+        process.stdin.close()  # the guard ends them all
+        code = process.wait()
+    if code:
+        reason = errors.read_text(encoding="utf-8").splitlines()[:1] if errors.exists() else []
+        if not reason:
+            notice(log.read_bytes()[-TAIL:].decode(errors="replace"))
+        raise SophiaError(reason[0] if reason else f"the training processes ended with code {code}; their log is {log}")
+
+
+def _followed(file: Path, process: "subprocess.Popen[bytes]") -> Iterator[bytes]:
+    """The lines of a growing file, until the process has ended."""
+    with file.open("rb") as stream:
+        rest, ended = b"", False
+        while not ended:
+            ended = process.poll() is not None
+            *lines, rest = (rest + stream.read()).split(b"\n")
+            yield from lines
+            if not lines and not ended:
+                time.sleep(LOOK_SECONDS)
+
+
+def _command(plan: Plan, place: Place, count: int) -> list[str]:
+    """DeepSpeed's launcher, and what each process runs."""
+    start = ["--master_port", str(free_port("127.0.0.1"))]
+    start += ["--hostfile", str(place.hostfile)] if place.hostfile else ["--hostfile", os.devnull]
+    start += [] if place.hostfile else ["--num_gpus", str(count)]
+    ranks = ["--module", "sophia_cli.training.rank", str(plan.draft.absolute())]
+    return [sys.executable, "-m", "deepspeed.launcher.runner", *start, *ranks]
+
+
+def _environment(place: Place) -> dict[str, str]:
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join([path for path in sys.path if path])}
+    if place.gpus:
+        here["CUDA_VISIBLE_DEVICES"] = ",".join(place.gpus)
+    if place.cpu_ranks:
+        here |= {"SOPHIA_CPU_RANKS": "1", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    return here

@@ -1,0 +1,29 @@
+"""LoRA through peft: small matrices beside every linear layer of the language model; all else is frozen."""
+
+from typing import Any
+
+import torch
+
+from sophia_cli.training.settings import Settings
+
+
+def with_lora(policy: Any, family: Any, settings: Settings) -> Any:
+    """The policy with adapters of `settings.lora_rank`; what was to be trained beside the language model still is."""
+    from peft import LoraConfig, get_peft_model
+
+    beside = (*family.VISION, *family.PROJECTOR)
+    head = policy.get_output_embeddings()
+    layers = [
+        name
+        for name, module in policy.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head and not f"{name}.".startswith(beside)
+    ]
+    trained = [name for name, parameter in policy.named_parameters() if parameter.requires_grad and name.startswith(beside)]
+    config = LoraConfig(
+        r=settings.lora_rank, lora_alpha=2 * settings.lora_rank, target_modules=layers, task_type="CAUSAL_LM"
+    )
+    adapted = get_peft_model(policy, config)
+    for name, parameter in adapted.get_base_model().named_parameters():
+        if name in trained:
+            parameter.requires_grad = True
+    return adapted

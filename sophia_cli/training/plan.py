@@ -1,0 +1,86 @@
+"""A training run as it is handed from the process that reads to those that train: rows, settings, where to write.
+
+It lies in the draft folder `OUT.tmp`; a run that was killed finds it there and goes on, if it is still the same run.
+"""
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sophia_cli.aliases import Model
+from sophia_cli.errors import UsageError
+from sophia_cli.streams import loads, to_line, write_json
+from sophia_cli.training.rows import Row
+from sophia_cli.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Sized:
+    """A row and what it is in tokens: all of them, and those that are supervised."""
+
+    row: Row
+    tokens: int
+    supervised: int
+
+
+@dataclass
+class Plan:
+    """Rows, settings, the model to train and the folder for the result; `left` counts rows left out, by cause."""
+
+    rows: list[Sized]
+    left: Counter[str]
+    model: Model
+    settings: Settings
+    out: Path
+
+    @property
+    def draft(self) -> Path:
+        return self.out.with_name(self.out.name + ".tmp")
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a run to go on: settings, model, rows. Where it runs is not in it."""
+        rows = hashlib.sha256()
+        for sized in self.rows:
+            rows.update(_packed(sized))
+        settings = {name: value for name, value in asdict(self.settings).items() if name != "save_every"}
+        return {**settings, **self.model.identity, "rows": rows.hexdigest()[:16]}
+
+    def begin(self, force: bool) -> None:
+        """Makes the draft folder, or finds that of the same run. Raises UsageError that names what differs."""
+        file, identity = self.draft / "plan.json", json.loads(json.dumps(self.identity()))
+        if force:
+            shutil.rmtree(self.draft, ignore_errors=True)
+        if file.exists():
+            begun = json.loads(file.read_text(encoding="utf-8"))["identity"]
+            if differs := [name for name in identity if begun.get(name) != identity[name]]:
+                listed = ", ".join(f"{name} ({begun.get(name)}, now {identity[name]})" for name in differs)
+                raise UsageError(
+                    f"{self.draft}: holds a run begun with other settings: {listed}; give those again to go on with it, "
+                    "or --force to begin anew"
+                )
+        self.draft.mkdir(parents=True, exist_ok=True)
+        (self.draft / "rows.jsonl").write_bytes(b"".join(map(_packed, self.rows)))
+        shown = {"identity": identity, "settings": asdict(self.settings), "model": asdict(self.model)}
+        write_json(file, {**shown, "left": dict(self.left), "out": str(self.out)})
+
+    def with_settings(self, **changes: Any) -> "Plan":
+        return replace(self, settings=replace(self.settings, **changes))
+
+
+def _packed(sized: Sized) -> bytes:
+    return to_line({**asdict(sized.row), "tokens": sized.tokens, "supervised": sized.supervised})
+
+
+def read(draft: Path) -> Plan:
+    """The plan that `begin` wrote."""
+    plan = json.loads((draft / "plan.json").read_text(encoding="utf-8"))
+    rows = []
+    for line in (draft / "rows.jsonl").read_bytes().splitlines():
+        fields = loads(line)
+        tokens, supervised = fields.pop("tokens"), fields.pop("supervised")
+        rows.append(Sized(Row(**fields), tokens, supervised))
+    return Plan(rows, Counter(plan["left"]), Model(**plan["model"]), Settings(**plan["settings"]), Path(plan["out"]))

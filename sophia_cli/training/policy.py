@@ -1,0 +1,52 @@
+"""The policy: read from its folder, with what is to train made trainable, and its processor."""
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from sophia_cli import registry
+from sophia_cli.training.batches import Encoder
+from sophia_cli.training.lora import with_lora
+from sophia_cli.training.plan import Plan
+from sophia_cli.training.scores import score_in
+
+
+def encoder_of(plan: Plan) -> Encoder:
+    """What turns the plan's rows into tokens."""
+    config = AutoConfig.from_pretrained(plan.model.path)
+    context = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or plan.settings.max_length)
+    return Encoder(family_of(config).load_processor(plan.model.path), min(plan.settings.max_length, context))
+
+
+def family_of(config: Any) -> Any:
+    """The file of `families/` for a model's config."""
+    return registry.find("families", str(config.model_type).replace("_", "-"))
+
+
+def load_policy(plan: Plan, bf16: bool) -> Any:
+    """The policy, ready to be trained: what is frozen does not move, and its last layer gives log-probabilities."""
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    policy = AutoModelForImageTextToText.from_pretrained(plan.model.path, dtype=dtype)
+    if torch.cuda.is_available():
+        policy.gradient_checkpointing_enable({"use_reentrant": False})
+    score_in(policy)
+    policy.train()
+    return trainable(policy, plan)
+
+
+def trainable(policy: Any, plan: Plan) -> Any:
+    """Only the language backbone trains, and what is asked for beside it; with `--lora-rank`, adapters of it."""
+    settings, family = plan.settings, family_of(policy.config)
+    still = (*(() if settings.train_vision else family.VISION), *(() if settings.train_projector else family.PROJECTOR))
+    for name, parameter in policy.named_parameters():
+        parameter.requires_grad = not name.startswith(still)
+    return with_lora(policy, family, settings) if settings.lora_rank else policy
+
+
+def counts(plan: Plan) -> tuple[int, int]:
+    """How many weights the policy has, and how many of them train; nothing is read but its config."""
+    with torch.device("meta"):
+        policy = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(plan.model.path))
+    parameters = list(trainable(policy, plan).parameters())
+    return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)

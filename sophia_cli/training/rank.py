@@ -1,0 +1,43 @@
+"""What DeepSpeed's launcher runs in each training process: `python -m sophia_cli.training.rank DRAFT`."""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from sophia_cli.errors import SophiaError
+from sophia_cli.streams import to_line
+from sophia_cli.training.launch import ERRORS, TOLD, Place, joined
+from sophia_cli.training.plan import read
+from sophia_cli.training.settings import World
+
+
+def main(draft: Path) -> int:
+    """Trains by the plan in the draft folder; what the leading process has to tell goes to a file there."""
+    world = joined(Place()) or World(cpu=os.environ.get("SOPHIA_CPU_RANKS") == "1")
+    try:
+        from sophia_cli.training.fit import fit
+
+        with (draft / TOLD).open("ab") as told:
+
+            def emit(fields: dict[str, Any]) -> None:
+                if world.leads:
+                    told.write(to_line(fields))
+                    told.flush()
+
+            fit(read(draft), world, emit)
+    except BaseException as error:  # noqa: BLE001  (whoever started us reads it in a file)
+        traceback.print_exc()
+        reason = str(error) if isinstance(error, SophiaError) else f"{type(error).__name__}: {error}"
+        with (draft / ERRORS).open("a", encoding="utf-8") as file:
+            file.write(" ".join(reason.split())[:500] + "\n")
+        return error.exit_code if isinstance(error, SophiaError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    code = main(Path(next(word for word in sys.argv[1:] if not word.startswith("--local_rank"))))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # DeepSpeed's teardown aborts now and then after all is saved

@@ -1,0 +1,50 @@
+"""How far Lemma A.3's assumption is from the data: log π_θ(y) − log µ(y) over the kept trajectories.
+
+The lemma bounds the bias of taking the ratio as 1 by δ where |π_θ/µ − 1| ≤ δ. µ is the reasoner that saw the description;
+its log-probability is of its own tokens, π_θ's of the policy's. The text is the same, the tokens may differ: totals are
+compared as they are, and per token by the policy's count.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from sophia_cli.training.settings import World
+
+
+class Ratios:
+    """Gathers log π_θ(y) − log µ(y) of one update's trajectories."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[float, float]] = []
+
+    def add(self, logps_BT: torch.Tensor, mask_BT: torch.Tensor, behaviour_B: torch.Tensor) -> None:
+        """The trajectories of a micro-batch; those without log µ(y), NaN, are passed over."""
+        known = ~behaviour_B.isnan()
+        if known.any():
+            totals = (logps_BT * mask_BT).sum(dim=1).double()[known] - behaviour_B[known]
+            tokens = mask_BT.sum(dim=1)[known]
+            self.found += zip(totals.tolist(), (totals / tokens).tolist(), strict=True)
+
+    def told(self, world: World, device: torch.device) -> dict[str, Any]:
+        """Mean, deviation, least and most over all processes, in total and per token; nothing where none is known."""
+        found = self.found
+        if world.size > 1:
+            gathered: list[Any] = [None] * world.size
+            dist.all_gather_object(gathered, found)
+            found = [pair for part in gathered for pair in part]
+        self.found = []
+        if not found:
+            return {}
+        totals, each = zip(*found, strict=True)
+        return {"log_ratio": spread(totals), "log_ratio_per_token": spread(each)}
+
+
+def spread(values: tuple[float, ...]) -> dict[str, float]:
+    """Mean, standard deviation, least and most."""
+    ordered = sorted(values)  # a sum in one order, however the rows were shared out
+    mean = math.fsum(ordered) / len(ordered)
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in ordered) / len(ordered))
+    return {"mean": mean, "std": deviation, "min": ordered[0], "max": ordered[-1]}

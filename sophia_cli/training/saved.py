@@ -1,0 +1,87 @@
+"""The folder that a run leaves: weights, and every other file of the model's folder byte for byte; the card; the metrics.
+
+It is written whole in the draft folder and put in place then. The names of its tensors are those of the model's own files.
+"""
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from huggingface_hub import snapshot_download
+from transformers import AutoConfig
+
+from sophia_cli.aliases import Model
+from sophia_cli.errors import SophiaError
+from sophia_cli.training.curve import CURVE
+from sophia_cli.training.engines import Engine
+from sophia_cli.training.plan import Plan
+from sophia_cli.training.settings import World
+
+
+def save_model(plan: Plan, world: World, engine: Engine, policy: Any, steps: int) -> None:
+    """Writes the model and puts it in place of `plan.out`. Every process calls it. Raises SophiaError."""
+    weights = engine.weights()
+    if world.leads and weights is not None:
+        draft = plan.draft / "model"
+        shutil.rmtree(draft, ignore_errors=True)
+        try:
+            _write(plan, policy, weights, draft, steps)
+        except (OSError, RuntimeError) as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise SophiaError(
+                f"{draft}: cannot be written ({reason}); make room and type the command again, it goes on"
+            ) from None
+        if plan.out.exists():
+            shutil.rmtree(plan.out)
+        draft.rename(plan.out)
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def _write(plan: Plan, policy: Any, weights: dict[str, torch.Tensor], draft: Path, steps: int) -> None:
+    dtype = AutoConfig.from_pretrained(plan.model.path).dtype or torch.float32
+    if plan.settings.lora_rank and plan.settings.merge_lora:
+        policy.load_state_dict(weights)
+        policy = policy.merge_and_unload()
+        weights = policy.state_dict()
+    tied = getattr(policy, "all_tied_weights_keys", None) or {}  # the same weights under two names: the files hold one
+    weights = {
+        name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items() if name not in tied
+    }
+    policy.save_pretrained(draft, state_dict=weights)
+    for file in _source_folder(plan.model).iterdir():
+        if (
+            file.is_file()
+            and file.suffix != ".safetensors"
+            and file.name not in ("model.safetensors.index.json", "README.md")
+        ):
+            shutil.copyfile(file, draft / file.name)
+    shutil.copyfile(plan.draft / CURVE, draft / CURVE)
+    (draft / "README.md").write_text(card(plan, steps), encoding="utf-8")
+
+
+def _source_folder(model: Model) -> Path:
+    if Path(model.path).is_dir():
+        return Path(model.path)
+    return Path(snapshot_download(model.path, allow_patterns=["*.json", "*.jinja", "*.txt", "*.model"]))
+
+
+def card(plan: Plan, steps: int) -> str:
+    """The model card: what was trained, on what, how."""
+    model, settings = plan.model, plan.settings
+    causes = "".join(f"- left out, {cause}: {count}\n" for cause, count in sorted(plan.left.items()))
+    listed = "".join(f"| {name} | {value} |\n" for name, value in asdict(settings).items())
+    base = f"base_model: {model.path}\n" if not Path(model.path).is_dir() else ""
+    still = [] if settings.train_vision else ["vision tower"]
+    still += [] if settings.train_projector else ["projector"]
+    unchanged = f"; {' and '.join(still)} {'are' if len(still) > 1 else 'is'} unchanged" if still else ""
+    return (
+        f"---\n{base}library_name: transformers\npipeline_tag: image-text-to-text\ntags: [sophia]\n---\n"
+        f"# {model.name}, trained with SOPHIA\n\n"
+        f"Trained with `sophia train` from `{model.name}` by semi-off-policy reinforcement learning (arXiv 2507.16814): "
+        f"the language backbone learnt from {len(plan.rows)} rows in {steps} steps{unchanged}.\n\n"
+        f"{causes}\n| setting | value |\n|---|---|\n{listed}"
+    )

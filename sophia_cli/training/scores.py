@@ -1,0 +1,72 @@
+"""log π_θ of supervised tokens without the product of length and vocabulary in memory.
+
+The language model's last layer scores the supervised positions alone, some hundreds of them at a time, and scores them
+again in the backward pass: memory is one block of logits, whatever the length.
+"""
+
+from typing import Any
+
+import torch
+
+from sophia_cli.training.batches import IGNORED
+
+BLOCK = 1 << 27
+"""Logits that are in memory at once, at most."""
+
+
+class _LogProbabilities(torch.autograd.Function):
+    """log softmax(h Wᵀ)[target] of S positions; h: S x D, W: V x D, targets: S."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_SD: torch.Tensor, weight_VD: torch.Tensor, targets_S: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(hidden_SD, weight_VD, targets_S)
+        logps_S = torch.empty(len(hidden_SD), dtype=torch.float32, device=hidden_SD.device)
+        for rows in _blocks(hidden_SD, weight_VD):
+            logits = _logits(hidden_SD[rows], weight_VD)
+            logps_S[rows] = logits.gather(1, targets_S[rows, None])[:, 0] - logits.logsumexp(1)
+        return logps_S
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """d logp / d logits is one-hot − softmax."""
+        hidden_SD, weight_VD, targets_S = ctx.saved_tensors
+        by_hidden = torch.empty_like(hidden_SD) if ctx.needs_input_grad[0] else None
+        by_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        for rows in _blocks(hidden_SD, weight_VD):
+            by_logits = _logits(hidden_SD[rows], weight_VD).softmax(1).neg_()
+            by_logits.scatter_add_(1, targets_S[rows, None], torch.ones_like(by_logits[:, :1]))
+            by_logits = by_logits.mul_(gradients[0][rows, None]).to(hidden_SD.dtype)
+            if by_hidden is not None:
+                by_hidden[rows] = by_logits @ weight_VD.to(hidden_SD.dtype)
+            if by_weight is not None:
+                by_weight += by_logits.T @ hidden_SD[rows]
+        return by_hidden, None if by_weight is None else by_weight.to(weight_VD.dtype), None
+
+
+def _blocks(hidden_SD: torch.Tensor, weight_VD: torch.Tensor) -> list[slice]:
+    each = max(1, BLOCK // len(weight_VD))
+    return [slice(begin, begin + each) for begin in range(0, len(hidden_SD), each)]
+
+
+def _logits(hidden_SD: torch.Tensor, weight_VD: torch.Tensor) -> torch.Tensor:
+    return (hidden_SD @ weight_VD.to(hidden_SD.dtype).T).float()
+
+
+def log_probabilities(hidden_BTD: torch.Tensor, weight_VD: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
+    """log π_θ of each next token, B x (T−1), 0 where it is not supervised; what is hidden at t is of token t + 1."""
+    targets = labels_BT[:, 1:]
+    mask = targets != IGNORED
+    hidden_SD = hidden_BTD[:, :-1][mask]
+    if torch.is_autocast_enabled(hidden_SD.device.type):
+        hidden_SD = hidden_SD.to(torch.get_autocast_dtype(hidden_SD.device.type))
+    logps_S: torch.Tensor = _LogProbabilities.apply(hidden_SD, weight_VD, targets[mask])  # type: ignore[no-untyped-call]
+    return torch.zeros(targets.shape, dtype=logps_S.dtype, device=logps_S.device).masked_scatter(mask, logps_S)
+
+
+def score_in(policy: Any) -> None:
+    """Makes the policy give `log_probabilities` in place of logits, for the labels in `policy.scored_labels`.
+
+    Its own last layer does it, so that whoever gathers that layer's weights around its call (ZeRO-3) still does.
+    """
+    head = policy.get_output_embeddings()
+    head.forward = lambda hidden_BTD: log_probabilities(hidden_BTD, head.weight, policy.scored_labels)

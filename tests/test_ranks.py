@@ -1,0 +1,232 @@
+"""Training in several processes, on CPUs through DeepSpeed: the same model, the same names, exact resume, no hanging."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
+from safetensors.torch import load_file
+from test_train import kept_records
+
+from sophia_cli.aliases import resolve
+from sophia_cli.errors import UsageError
+from sophia_cli.training.launch import hosts
+from sophia_cli.training.stages import fitting
+
+STEPS = ["--batch-size", "5", "--micro-batch-size", "2", "--lr", "1e-3"]
+BASE = Path(resolve("tiny-vlm").path) / "model.safetensors"
+
+
+def difference(one: Path, other: Path, base: Path = BASE) -> float:
+    """The distance between two trained models, as a share of the distance that the first has moved."""
+    before, first, second = (load_file(file) for file in (base, one / "model.safetensors", other / "model.safetensors"))
+    assert set(before) == set(first) == set(second)
+    moved = sum((first[name].double() - before[name].double()).square().sum() for name in before)
+    apart = sum((first[name].double() - second[name].double()).square().sum() for name in before)
+    assert moved > 0
+    return float((apart / moved).sqrt())
+
+
+def curve(metrics: bytes | Path) -> list[Any]:
+    return [(row["step"], row["loss"], row["grad_norm"]) for row in records_of(metrics) if "loss" in row]
+
+
+@pytest.fixture(scope="module")
+def data(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten weighted trajectories, five questions without images, and `alone`, the model that one process makes of both."""
+    folder = tmp_path_factory.mktemp("ranks")
+    write_lines(folder / "kept.jsonl", kept_records(lab, 10))
+    write_lines(folder / "text.jsonl", [{"id": f"t{n}", "question": f"{n} + 1?", "answer": str(n + 1)} for n in range(5)])
+    (folder / "alone.jsonl").write_bytes(train(folder, "alone").stdout)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path) -> Path:
+    """What one process makes of the trajectories alone, undisturbed."""
+    sophia("train", "kept.jsonl", "--max-steps", "5", *STEPS, "-o", "whole", cwd=data)
+    return data / "whole"
+
+
+def train(folder: Path, out: str, *options: str, code: int = 0) -> subprocess.CompletedProcess[bytes]:
+    mixed = ["kept.jsonl", "--mix", "text.jsonl", "--max-steps", "5", *STEPS]
+    return sophia("train", *mixed, "-o", out, *options, cwd=folder, code=code)
+
+
+@pytest.mark.parametrize(
+    ("stage", "micro"),
+    [
+        pytest.param("zero1", "5", marks=pytest.mark.long),
+        ("zero2", "2"),
+        ("zero3", "1"),
+        pytest.param("none", "3", marks=pytest.mark.long),
+    ],
+)
+def test_two_processes_train_the_model_that_one_does(stage: str, micro: str, data: Path) -> None:
+    """Every stage, every split of the batches; rows with and without images in one: ZeRO-3 does not wait for ever."""
+    done = train(data, stage, "--cpu-ranks", "2", "--deepspeed", stage, "--micro-batch-size", micro)
+    assert difference(data / "alone", data / stage) < 0.01
+    for ours, theirs in zip(curve(done.stdout), curve(data / "alone.jsonl"), strict=True):
+        assert ours == (theirs[0], pytest.approx(theirs[1], rel=1e-3), pytest.approx(theirs[2], rel=1e-3))
+    assert not (data / f"{stage}.tmp").exists()
+    before, after = load_file(BASE), load_file(data / stage / "model.safetensors")
+    still = [name for name in before if "vision_tower" in name or "projector" in name]
+    assert still and all(torch.equal(before[name], after[name]) for name in still)
+
+
+@pytest.mark.long
+def test_under_torchrun_the_processes_join(data: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sophia_cli"]
+    command += ["train", "kept.jsonl", "--mix", "text.jsonl", "--max-steps", "5", *STEPS, "-o", "joined"]
+    done = subprocess.run(command, cwd=data, capture_output=True, env=ENVIRONMENT, timeout=600)
+    assert done.returncode == 0, done.stderr.decode()
+    assert difference(data / "alone", data / "joined") < 0.01
+    assert len(curve(done.stdout)) == 5  # the leading process alone speaks
+
+
+def killed(folder: Path, out: str, options: list[str], after: int) -> None:
+    """Begins a run, and kills it where its `after`-th figures come."""
+    command = [*SOPHIA, "train", "kept.jsonl", "--max-steps", "5", *STEPS, "-o", out, *options]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=ENVIRONMENT) as run:
+        assert run.stdout
+        for _ in range(after):
+            assert b"loss" in run.stdout.readline()
+        run.kill()
+    assert not (folder / out).exists()
+
+
+@pytest.mark.parametrize("after", [1, pytest.param(2, marks=pytest.mark.long), 4])
+def test_a_killed_run_goes_on_to_the_very_model_of_an_undisturbed_one(after: int, whole: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "kept.jsonl", records_of(whole.parent / "kept.jsonl"))
+    killed(tmp_path, "out", ["--save-every", "2"], after)
+    options = ["--max-steps", "5", *STEPS, "-o", "out", "--save-every", "2"]
+    again = sophia("train", "kept.jsonl", *options, cwd=tmp_path).stdout
+    assert curve(again) == curve(whole / "metrics.jsonl") == curve(tmp_path / "out" / "metrics.jsonl")
+    assert (tmp_path / "out/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert not (tmp_path / "out.tmp").exists()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", ["zero2", "zero3"])
+def test_a_killed_run_of_two_processes_goes_on_and_leaves_none_behind(stage: str, data: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "kept.jsonl", records_of(data / "kept.jsonl"))
+    options = ["--save-every", "2", "--cpu-ranks", "2", "--deepspeed", stage]
+    whole = sophia("train", "kept.jsonl", "--max-steps", "5", *STEPS, "-o", "whole", *options, cwd=tmp_path).stdout
+    killed(tmp_path, "out", options, after=3)
+    deadline = time.monotonic() + 60
+    while any(str(tmp_path) in line for line in commands()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(str(tmp_path) in line for line in commands())
+    again = sophia("train", "kept.jsonl", "--max-steps", "5", *STEPS, "-o", "out", *options, cwd=tmp_path).stdout
+    assert curve(again) == curve(whole)
+    assert (tmp_path / "out/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
+
+
+def commands() -> list[str]:
+    """The command lines of all processes."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.long
+def test_a_process_that_dies_ends_the_run_with_one_line(data: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "kept.jsonl", records_of(data / "kept.jsonl"))
+    command = [*SOPHIA, "train", "kept.jsonl", "--max-steps", "50", *STEPS, "-o", "out", "--cpu-ranks", "2"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT) as run:
+        assert run.stdout and run.stderr
+        run.stdout.readline()
+        ranks = [
+            int(file.parent.name)
+            for file in Path("/proc").glob("[0-9]*/cmdline")
+            if b"training.rank\0--local_rank=1" in file.read_bytes() and str(tmp_path).encode() in file.read_bytes()
+        ]
+        os.kill(ranks[0], signal.SIGKILL)
+        errors = run.stderr.read().decode()
+    assert run.returncode == 1 and "Traceback" not in errors
+    assert "sophia: " in errors.splitlines()[-1]
+
+
+def test_another_number_of_processes_does_not_go_on(data: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "kept.jsonl", records_of(data / "kept.jsonl"))
+    options = ["--deepspeed", "none", "--save-every", "1"]
+    killed(tmp_path, "out", options, after=3)
+    done = sophia(
+        "train", "kept.jsonl", "--max-steps", "5", *STEPS, "-o", "out", *options, "--cpu-ranks", "2", cwd=tmp_path, code=2
+    )
+    assert "1 processes, these would be 2" in done.stderr.decode()
+
+
+def test_a_run_begun_with_other_settings_is_refused_by_name(data: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "kept.jsonl", records_of(data / "kept.jsonl"))
+    killed(tmp_path, "out", [], after=1)
+    done = sophia("train", "kept.jsonl", *STEPS, "--max-steps", "6", "-o", "out", cwd=tmp_path, code=2)
+    assert "max_steps (5, now 6)" in done.stderr.decode()
+    write_lines(tmp_path / "kept.jsonl", records_of(data / "kept.jsonl")[1:])
+    done = sophia("train", "kept.jsonl", *STEPS, "--max-steps", "5", "-o", "out", cwd=tmp_path, code=2)
+    assert "rows (" in done.stderr.decode()
+    sophia("train", "kept.jsonl", *STEPS, "--max-steps", "1", "-o", "out", "--force", cwd=tmp_path)
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(whole: Path, tmp_path: Path) -> None:
+    """The second checkpoint does not fit; with room again the run goes on from the first."""
+    write_lines(tmp_path / "kept.jsonl", records_of(whole.parent / "kept.jsonl"))
+    options = ["train", "kept.jsonl", "--max-steps", "5", *STEPS, "--save-every", "2", "-o", "out"]
+    killed(tmp_path, "out", ["--save-every", "2"], after=3)
+    mark = tmp_path / "out.tmp/step-2/whole.json"
+    assert json.loads(mark.read_bytes())["step"] == 2
+    command = f"ulimit -f 200; exec {' '.join([*SOPHIA, *options])}"  # blocks of 512 or 1024 bytes
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, env=ENVIRONMENT, timeout=600)
+    assert done.returncode == 1
+    assert "step-4: cannot be written" in done.stderr.decode() and "Traceback" not in done.stderr.decode()
+    assert mark.exists() and not (tmp_path / "out.tmp/step-4").exists()
+    sophia(*options, cwd=tmp_path)
+    assert curve(tmp_path / "out/metrics.jsonl") == curve(whole / "metrics.jsonl")
+    assert (tmp_path / "out/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_hostfiles(tmp_path: Path) -> None:
+    file = tmp_path / "hosts"
+    file.write_text("# nodes\nnode-0 slots=8\n\nnode-1 slots=4  # half\n")
+    assert hosts(file) == [("node-0", 8), ("node-1", 4)]
+    for text, line in (("node-0\n", 1), ("a slots=8\nb slots=x\n", 2), ("a slots=0\n", 1)):
+        file.write_text(text)
+        with pytest.raises(UsageError, match=f"hosts:{line}: "):
+            hosts(file)
+    with pytest.raises(UsageError, match="cannot be read"):
+        hosts(tmp_path / "none")
+
+
+def test_the_stage_that_fits_is_chosen() -> None:
+    """An 8B model whose vision tower is still, on GPUs of 80 GB."""
+    gpu, weights, trained = 80 * 10**9, 8 * 10**9, 76 * 10**8
+    stages = [fitting(weights, trained, processes, gpu) for processes in (1, 2, 4, 8, 64)]
+    assert stages == ["zero3-offload", "zero3-offload", "zero1", "zero1", "zero1"]
+    assert [fitting(weights, trained, processes, gpu) for processes in (3, 8)] == ["zero2", "zero1"]
+    assert fitting(38 * 10**9, 32 * 10**9, 16, gpu) == "zero3"
+    with pytest.raises(UsageError, match="--lora-rank"):
+        fitting(72 * 10**9, 72 * 10**9, 2, gpu)
+
+
+def test_a_deepspeed_file_of_ones_own(data: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "kept.jsonl", records_of(data / "kept.jsonl"))
+    options = ["train", "kept.jsonl", "--max-steps", "1", *STEPS, "--cpu-ranks", "1", "--deepspeed", "own.json"]
+    for text, fault in (("{", "own.json"), ('{"bf16": {}}', "zero_optimization"), ("[]", "own.json")):
+        (tmp_path / "own.json").write_text(text)
+        assert fault in sophia(*options, cwd=tmp_path, code=2).stderr.decode()
+    stage = {"stage": 2, "reduce_bucket_size": "auto"}
+    (tmp_path / "own.json").write_text(json.dumps({"zero_optimization": stage, "optimizer": {"type": "Adam"}}))
+    assert "`optimizer`" in sophia(*options, cwd=tmp_path, code=2).stderr.decode()
+    (tmp_path / "own.json").write_text(json.dumps({"zero_optimization": stage, "train_batch_size": "auto"}))
+    assert len(curve(sophia(*options, cwd=tmp_path).stdout)) == 1
