@@ -118,6 +118,9 @@ def resolve(name: str) -> Model:
     path = known[name].target if name in known else name
     folder = Path(path).expanduser()
     if folder.is_dir():
+        if (folder / "adapter_config.json").exists():
+            mend = "train with --merge-lora, or give peft or a vLLM of your own (--lora-modules) the folder"
+            raise UsageError(f"{name}: the folder holds LoRA adapters, no model; {mend}")
         if not (folder / "config.json").exists():
             raise UsageError(f"{name}: the folder holds no config.json; give a folder that a model was saved to")
         return Model(name, str(folder), _defaults(folder / DEFAULTS_FILE))

@@ -239,7 +239,7 @@ def train(
         typer.Option(help="Train on these machines: lines of `name slots=8`.", show_default=False, rich_help_panel=o.MODEL),
     ] = None,
     lora_rank: Annotated[int, typer.Option(min=0, help="Train LoRA adapters of this rank; 0: all weights.")] = 0,
-    merge_lora: Annotated[bool, typer.Option("--merge-lora", help="Save the model with its adapters merged.")] = False,
+    merge_lora: Annotated[bool, typer.Option("--merge-lora", help="Save a whole model, with its adapters merged.")] = False,
     train_vision: Annotated[bool, typer.Option("--train-vision", help="Train the vision tower, too.")] = False,
     train_projector: Annotated[bool, typer.Option("--train-projector", help="Train the projector, too.")] = False,
 ) -> int:

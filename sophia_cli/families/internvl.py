@@ -2,17 +2,14 @@
 
 from typing import Any
 
+from sophia_cli.families._images_only import load_images_only
+
 VISION = ("model.vision_tower.",)
 PROJECTOR = ("model.multi_modal_projector.",)
 
 
 def load_processor(path: str) -> Any:
-    """The model's processor, with Pillow's image processing and without a video processor.
-
-    Both on purpose: `AutoProcessor` needs torchvision, which has no CPU build to match every torch, and pixels are the
-    same on every machine this way (torchvision's differ from Pillow's by up to one level).
-    """
-    from transformers import AutoTokenizer
+    """The model's processor, for images alone."""
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
     from transformers.models.internvl.processing_internvl import InternVLProcessor
     from transformers.processing_utils import ProcessorMixin
@@ -38,11 +35,4 @@ def load_processor(path: str) -> Any:
                 f"(?P<image>{re.escape(self.image_token)})|(?P<video>{re.escape(self.video_token)})"
             )
 
-    fields, _ = ProcessorMixin.get_processor_dict(path)
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    return ImagesOnly(
-        GotOcr2ImageProcessorPil.from_pretrained(path),
-        tokenizer,
-        image_seq_length=fields.get("image_seq_length", 256),
-        chat_template=tokenizer.chat_template,
-    )
+    return load_images_only(ImagesOnly, GotOcr2ImageProcessorPil, path)

@@ -18,15 +18,15 @@ MARK = "whole.json"
 
 
 def last(draft: Path, processes: int) -> tuple[int, Path] | None:
-    """Steps done and folder of the last whole checkpoint. Raises UsageError when other many processes wrote it."""
+    """Steps done and folder of the last whole checkpoint. Raises UsageError where another number wrote it."""
     marks = [(json.loads(mark.read_text()), mark.parent) for mark in draft.glob(f"step-*/{MARK}")]
     if not marks:
         return None
     mark, folder = max(marks, key=lambda pair: int(pair[0]["step"]))
     if mark["processes"] != processes:
         raise UsageError(
-            f"{folder}: was written by {mark['processes']} processes, these would be {processes}; a run goes on with as many "
-            "as it was begun with (--gpus, --cpu-ranks), or begins anew with --force"
+            f"{folder}: was written by {mark['processes']} processes, these would be {processes}; a run goes on with as "
+            "many as it was begun with (--gpus, --cpu-ranks), or begins anew with --force"
         )
     return int(mark["step"]), folder
 

@@ -24,6 +24,7 @@ from sophia_cli.training.plan import Plan
 from sophia_cli.training.policy import encoder_of, load_policy
 from sophia_cli.training.ratios import Ratios
 from sophia_cli.training.saved import save_model
+from sophia_cli.training.scores import Scorer
 from sophia_cli.training.settings import World
 
 Emit = Callable[[dict[str, Any]], None]
@@ -40,7 +41,7 @@ def fit(plan: Plan, world: World, emit: Emit) -> None:
     spread = _spread_when_read(config) if config else None  # while this lives
     set_seed(settings.seed)
     encoder = encoder_of(plan)
-    policy = load_policy(plan, bf16=config is not None and device_of(world).type == "cuda")
+    policy, scorer = load_policy(plan, bf16=config is not None and device_of(world).type == "cuda")
     engine: Engine = DeepSpeed(policy, settings, world, config) if config else Plain(policy, settings, world)
     del spread
     begun = checkpoints.last(plan.draft, world.size)
@@ -53,7 +54,7 @@ def fit(plan: Plan, world: World, emit: Emit) -> None:
     batches = _batches(plan, world, encoder, first, steps)
     ratios = Ratios()
     for number in range(first, len(steps)):
-        curve.add(told := _update(plan, world, engine, policy, number, steps, batches, ratios))
+        curve.add(told := _update(plan, world, engine, scorer, number, steps, batches, ratios))
         emit(told)
         if (number + 1) % settings.save_every == 0 and number + 1 < len(steps):
             checkpoints.save(engine, plan.draft, number + 1, world)
@@ -109,7 +110,7 @@ def _update(
     plan: Plan,
     world: World,
     engine: Engine,
-    policy: Any,
+    scorer: Scorer,
     number: int,
     steps: list[list[int]],
     batches: Iterator[Any],
@@ -126,8 +127,7 @@ def _update(
     for place, part in enumerate(parts):
         inputs = {name: values.to(engine.device) for name, values in next(batches).items()}
         labels, weights, behaviour = (inputs.pop(name) for name in ("labels", "weights", "behaviour"))
-        policy.scored_labels = labels
-        logps = engine.model(**inputs).logits
+        logps = scorer.score(engine.model, inputs, labels)
         mask = (labels[:, 1:] != IGNORED).to(logps.dtype)
         loss = objective(logps, mask, weights, behaviour, denominator) * world.size
         engine.backward(loss, last=place == len(parts) - 1)

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from sophia_cli.families import part_of
 from sophia_cli.training.settings import Settings
 
 
@@ -11,14 +12,13 @@ def with_lora(policy: Any, family: Any, settings: Settings) -> Any:
     """The policy with adapters of `settings.lora_rank`; what was to be trained beside the language model still is."""
     from peft import LoraConfig, get_peft_model
 
-    beside = (*family.VISION, *family.PROJECTOR)
     head = policy.get_output_embeddings()
     layers = [
         name
         for name, module in policy.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not head and not f"{name}.".startswith(beside)
+        if isinstance(module, torch.nn.Linear) and module is not head and part_of(f"{name}.", family) == "language"
     ]
-    trained = [name for name, parameter in policy.named_parameters() if parameter.requires_grad and name.startswith(beside)]
+    trained = [name for name, p in policy.named_parameters() if p.requires_grad and part_of(name, family) != "language"]
     config = LoraConfig(
         r=settings.lora_rank, lora_alpha=2 * settings.lora_rank, target_modules=layers, task_type="CAUSAL_LM"
     )

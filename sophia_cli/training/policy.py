@@ -6,10 +6,11 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from sophia_cli import registry
+from sophia_cli.families import part_of
 from sophia_cli.training.batches import Encoder
 from sophia_cli.training.lora import with_lora
 from sophia_cli.training.plan import Plan
-from sophia_cli.training.scores import score_in
+from sophia_cli.training.scores import Scorer
 
 
 def encoder_of(plan: Plan) -> Encoder:
@@ -24,23 +25,23 @@ def family_of(config: Any) -> Any:
     return registry.find("families", str(config.model_type).replace("_", "-"))
 
 
-def load_policy(plan: Plan, bf16: bool) -> Any:
-    """The policy, ready to be trained: what is frozen does not move, and its last layer gives log-probabilities."""
+def load_policy(plan: Plan, bf16: bool) -> tuple[Any, Scorer]:
+    """The policy, ready to be trained: what is frozen does not move. Its logits are to be had from the scorer alone."""
     dtype = torch.bfloat16 if bf16 else torch.float32
     policy = AutoModelForImageTextToText.from_pretrained(plan.model.path, dtype=dtype)
     if torch.cuda.is_available():
         policy.gradient_checkpointing_enable({"use_reentrant": False})
-    score_in(policy)
+    scorer = Scorer(policy)
     policy.train()
-    return trainable(policy, plan)
+    return trainable(policy, plan), scorer
 
 
 def trainable(policy: Any, plan: Plan) -> Any:
     """Only the language backbone trains, and what is asked for beside it; with `--lora-rank`, adapters of it."""
     settings, family = plan.settings, family_of(policy.config)
-    still = (*(() if settings.train_vision else family.VISION), *(() if settings.train_projector else family.PROJECTOR))
+    trained = {"language": True, "vision": settings.train_vision, "projector": settings.train_projector}
     for name, parameter in policy.named_parameters():
-        parameter.requires_grad = not name.startswith(still)
+        parameter.requires_grad = trained[part_of(name, family)]
     return with_lora(policy, family, settings) if settings.lora_rank else policy
 
 

@@ -43,8 +43,8 @@ def save_model(plan: Plan, world: World, engine: Engine, policy: Any, steps: int
 
 def _write(plan: Plan, policy: Any, weights: dict[str, torch.Tensor], draft: Path, steps: int) -> None:
     dtype = AutoConfig.from_pretrained(plan.model.path).dtype or torch.float32
+    adapters = plan.settings.lora_rank > 0 and not plan.settings.merge_lora
     if plan.settings.lora_rank and plan.settings.merge_lora:
-        policy.load_state_dict(weights)
         policy = policy.merge_and_unload()
         weights = policy.state_dict()
     tied = getattr(policy, "all_tied_weights_keys", None) or {}  # the same weights under two names: the files hold one
@@ -52,12 +52,11 @@ def _write(plan: Plan, policy: Any, weights: dict[str, torch.Tensor], draft: Pat
         name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items() if name not in tied
     }
     policy.save_pretrained(draft, state_dict=weights)
+    others = {"model.safetensors.index.json", "README.md"} | (
+        {"config.json", "generation_config.json"} if adapters else set()
+    )
     for file in _source_folder(plan.model).iterdir():
-        if (
-            file.is_file()
-            and file.suffix != ".safetensors"
-            and file.name not in ("model.safetensors.index.json", "README.md")
-        ):
+        if file.is_file() and file.suffix != ".safetensors" and file.name not in others:
             shutil.copyfile(file, draft / file.name)
     shutil.copyfile(plan.draft / CURVE, draft / CURVE)
     (draft / "README.md").write_text(card(plan, steps), encoding="utf-8")

@@ -63,10 +63,19 @@ def log_probabilities(hidden_BTD: torch.Tensor, weight_VD: torch.Tensor, labels_
     return torch.zeros(targets.shape, dtype=logps_S.dtype, device=logps_S.device).masked_scatter(mask, logps_S)
 
 
-def score_in(policy: Any) -> None:
-    """Makes the policy give `log_probabilities` in place of logits, for the labels in `policy.scored_labels`.
+class Scorer:
+    """Has a policy's own last layer give log-probabilities in place of logits.
 
-    Its own last layer does it, so that whoever gathers that layer's weights around its call (ZeRO-3) still does.
+    Its own, so that whoever gathers that layer's weights around its call (ZeRO-3) still does.
     """
-    head = policy.get_output_embeddings()
-    head.forward = lambda hidden_BTD: log_probabilities(hidden_BTD, head.weight, policy.scored_labels)
+
+    def __init__(self, policy: Any):
+        head = policy.get_output_embeddings()
+        self.labels_BT = torch.empty(0, 0)
+        head.forward = lambda hidden_BTD: log_probabilities(hidden_BTD, head.weight, self.labels_BT)
+
+    def score(self, model: Any, inputs: dict[str, torch.Tensor], labels_BT: torch.Tensor) -> torch.Tensor:
+        """`log_probabilities` of a batch by `model`: the policy, or what an engine has wrapped it in."""
+        self.labels_BT = labels_BT
+        logps: torch.Tensor = model(**inputs).logits
+        return logps

@@ -1,0 +1,20 @@
+"""Qwen3-VL: `Qwen3VLForConditionalGeneration`."""
+
+from typing import Any
+
+from sophia_cli.families._images_only import load_images_only
+
+VISION = ("model.visual.",)
+PROJECTOR = ("model.visual.merger.", "model.visual.deepstack_merger_list.")
+
+
+def load_processor(path: str) -> Any:
+    """The model's processor, for images alone."""
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+    from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+
+    class ImagesOnly(Qwen3VLProcessor):
+        def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None):
+            super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+    return load_images_only(ImagesOnly, Qwen2VLImageProcessorPil, path)

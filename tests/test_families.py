@@ -1,0 +1,156 @@
+"""Every family, with a tiny random model of its real class: trained, saved, loaded again; adapters; what does not train."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import records_of, sophia, write_lines
+from safetensors.torch import load_file
+from small_models import FAMILIES, make_model
+from test_train import kept_records
+
+from sophia_cli import registry
+from sophia_cli.families import part_of
+
+MOST_LATER = [FAMILIES[0], *(pytest.param(family, marks=pytest.mark.long) for family in FAMILIES[1:])]
+STEPS = ["--batch-size", "5", "--micro-batch-size", "2", "--lr", "1e-3", "--max-steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def data(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("families")
+    write_lines(folder / "kept.jsonl", kept_records(lab, 6))
+    write_lines(folder / "text.jsonl", [{"id": f"t{n}", "question": f"{n} + 1?", "answer": str(n + 1)} for n in range(4)])
+    for family in FAMILIES:
+        make_model(family, folder / family)
+    return folder
+
+
+def train(data: Path, family: str, out: Path, *options: str) -> list[dict[str, Any]]:
+    mixed = ["kept.jsonl", "--mix", "text.jsonl", "--model", family, "-o", str(out), *STEPS]
+    return records_of(sophia("train", *mixed, *options, cwd=data).stdout)
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: value for file in folder.glob("model*.safetensors") for name, value in load_file(file).items()}
+
+
+def moved(before: Path, after: Path, family: str) -> set[str]:
+    """The parts of which weights have changed; names, shapes and types must not have."""
+    from transformers import AutoModelForImageTextToText
+
+    first, second = tensors(before), tensors(after)
+    assert {name: (v.shape, v.dtype) for name, v in first.items()} == {n: (v.shape, v.dtype) for n, v in second.items()}
+    models = [AutoModelForImageTextToText.from_pretrained(folder) for folder in (before, after)]
+    weights = [dict(model.named_parameters()) for model in models]
+    kind = registry.find("families", family.replace("_", "-"))
+    return {part_of(name, kind) for name in weights[0] if not torch.equal(weights[0][name], weights[1][name])}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_family_trains_and_its_folder_is_the_models_own(family: str, data: Path, tmp_path: Path) -> None:
+    """Names, shapes and types of the tensors; every other file byte for byte; the language model alone has moved."""
+    told = train(data, family, tmp_path / "out")
+    assert told[1]["loss"] < told[0]["loss"]
+    assert moved(data / family, tmp_path / "out", family) == {"language"}
+    for file in (data / family).iterdir():
+        if file.suffix != ".safetensors":
+            assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_saved_answers_like_what_was_trained(
+    family: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sophia_cli import train as step
+    from sophia_cli.aliases import resolve
+    from sophia_cli.training import fit
+    from sophia_cli.training.plan import Plan
+    from sophia_cli.training.preflight import size_rows
+    from sophia_cli.training.settings import Settings, World
+
+    kept: list[Any] = []
+    save = fit.save_model
+
+    def catch(plan: Plan, world: World, engine: Any, policy: Any, steps: int) -> None:
+        kept.append(policy)
+        save(plan, world, engine, policy, steps)
+
+    monkeypatch.setattr(fit, "save_model", catch)
+    model = resolve(str(data / family))
+    rows = step.read_rows([str(data / "kept.jsonl")], [], None, model, 0, lambda text: None)
+    settings = Settings("sophia", 6, 2, 1e-3, 0.05, 0.25, "tokens", 1.0, 1, 1024, 0)
+    plan = size_rows(Plan([], rows.left, model, settings, tmp_path / "out"), rows.rows, lambda text: None)
+    plan.begin(force=False)
+    fit.fit(plan, World(), lambda told: None)
+    assert answers(kept[0], data / family, plan.rows[0].row, trained=True) == answers(
+        None, tmp_path / "out", plan.rows[0].row
+    )
+
+
+def answers(policy: Any, folder: Path, row: Any, trained: bool = False) -> list[int]:
+    """A greedy answer in bf16, with the image; `trained`: by the policy as it came out of training."""
+    from transformers import AutoModelForImageTextToText
+
+    from sophia_cli.training.batches import IGNORED, Encoder
+
+    kind = registry.find("families", str(folder.name if trained else _family(folder)).replace("_", "-"))
+    example = Encoder(kind.load_processor(str(folder)), 1024)
+    batch = example.collate([row])
+    prompt = int((batch["labels"] == IGNORED).sum())
+    inputs = {name: v for name, v in batch.items() if name not in ("labels", "weights", "behaviour")}
+    inputs = {
+        name: v[:, :prompt] if name in ("input_ids", "attention_mask", "mm_token_type_ids") else v
+        for name, v in inputs.items()
+    }
+    if policy is None:
+        policy = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.bfloat16)
+    else:
+        vars(policy.get_output_embeddings()).pop("forward")
+        policy = policy.to(torch.bfloat16)
+    inputs = {name: v.to(torch.bfloat16) if v.is_floating_point() else v for name, v in inputs.items()}
+    out = policy.eval().generate(**inputs, max_new_tokens=12, do_sample=False)
+    return list(out[0, prompt:].tolist())
+
+
+def _family(folder: Path) -> str:
+    from transformers import AutoConfig
+
+    return str(AutoConfig.from_pretrained(folder).model_type)
+
+
+@pytest.mark.parametrize("family", MOST_LATER)
+def test_vision_and_projector_train_where_asked(family: str, data: Path, tmp_path: Path) -> None:
+    train(data, family, tmp_path / "projector", "--train-projector")
+    assert moved(data / family, tmp_path / "projector", family) == {"language", "projector"}
+    train(data, family, tmp_path / "all", "--train-projector", "--train-vision")
+    assert moved(data / family, tmp_path / "all", family) == {"language", "projector", "vision"}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("family", FAMILIES)
+def test_zero3_of_rows_with_and_without_images(family: str, data: Path, tmp_path: Path) -> None:
+    one = train(data, family, tmp_path / "one", "--micro-batch-size", "1")
+    two = train(data, family, tmp_path / "two", "--micro-batch-size", "1", "--cpu-ranks", "2", "--deepspeed", "zero3")
+    assert [row["loss"] for row in two[:-1]] == [pytest.approx(row["loss"], rel=1e-3) for row in one[:-1]]
+    assert moved(data / family, tmp_path / "two", family) == {"language"}
+
+
+@pytest.mark.parametrize("family", MOST_LATER)
+def test_adapters_alone_or_merged(family: str, data: Path, tmp_path: Path) -> None:
+    """peft loads the adapters onto the base; merged, they are a model of the base's own tensor names."""
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    train(data, family, tmp_path / "lora", "--lora-rank", "4")
+    train(data, family, tmp_path / "merged", "--lora-rank", "4", "--merge-lora")
+    assert moved(data / family, tmp_path / "merged", family) == {"language"}
+    base = AutoModelForImageTextToText.from_pretrained(data / family, dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(base, tmp_path / "lora").merge_and_unload()
+    merged = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    theirs = dict(adapted.named_parameters())
+    for name, weight in merged.named_parameters():
+        assert torch.allclose(weight, theirs[name], atol=1e-2), name
+    done = sophia("caption", "kept.jsonl", "--model", str(tmp_path / "lora"), cwd=data, code=2)
+    assert "--merge-lora" in done.stderr.decode()
