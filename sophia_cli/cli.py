@@ -104,12 +104,18 @@ def reason(
             "--shortest", help="With --stop-early: also bound lengths by the shortest that qualifies; for Keep-1 only."
         ),
     ] = False,
+    logprobs: Annotated[
+        bool,
+        typer.Option(
+            "--logprobs", help="Store each trajectory's log-probability: `train` then measures what Lemma A.3 assumes."
+        ),
+    ] = False,
 ) -> int:
     """Let a text-only reasoner think over each description, N times, as if it saw the image."""
     from sophia_cli import reason as step
     from sophia_cli.sampling import Sampling
 
-    sampling = Sampling(temperature, top_p, max_tokens or 0)
+    sampling = Sampling(temperature, top_p, max_tokens or 0, logprobs)
     return step.run(
         _common(context),
         _inputs(context, files),

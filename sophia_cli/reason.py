@@ -116,6 +116,8 @@ def reason(
             "trajectory_tokens": completion.tokens,
             "finish_reason": completion.finish,
         }
+        if completion.logprob is not None:
+            fields["trajectory_logprob"] = completion.logprob
         return Record({**job.record, **fields}, where_of(job.record))
 
     if thinking.stop_alpha is None:

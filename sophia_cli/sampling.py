@@ -23,11 +23,15 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Sampling:
-    """Temperature 0 means greedy; `max_tokens` counts the end token. 0 tokens: the model's own default of the step."""
+    """Temperature 0 means greedy; `max_tokens` counts the end token. 0 tokens: the model's own default of the step.
+
+    logprobs: completions come with their log-probability.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
     max_tokens: int = 0
+    logprobs: bool = False
 
     def with_defaults(self, model: Model, step: str, longest: int) -> "Sampling":
         """With `max_tokens` from the model's folder, else `longest`, when the user gave none."""
@@ -35,7 +39,7 @@ class Sampling:
 
     def settings(self) -> dict[str, Any]:
         """For the manifest."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "logprobs" or value}
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model said: the whole text, its length in tokens (the end token counted), and why it ended (stop, length)."""
+    """What a model said: the whole text, its length in tokens (the end token counted), and why it ended (stop, length).
+
+    logprob: the sum over its tokens of log µ(token), by the model itself: before temperature and top-p; where asked for.
+    """
 
     text: str
     tokens: int
     finish: str
+    logprob: float | None = None
 
 
 @dataclass(frozen=True)

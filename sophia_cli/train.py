@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -50,51 +50,52 @@ def run(
     common: Common, files: list[str], model: str, mixes: list[str], asked: Asked, place: Place, fixed: dict[str, Any]
 ) -> int:
     """`sophia train`: reads rows, trains, saves to `common.out`; metrics go to stdout. Returns the exit code."""
-    world = joined(place)
+    world, out = joined(place), common.out or Path("runs/out")
     if world and not world.leads:
-        return 0 if common.dry_run else follow(common.out or Path("runs/out"), world)
-    chosen, out = resolve(model), common.out or Path("runs/out")
-    given = {name: getattr(asked, name) for name in PAPER}
-    given = {name: chosen.default("train", name, PAPER[name]) if value is None else value for name, value in given.items()}
-    settings = Settings(**given, **fixed, seed=common.seed % 2**32)
-    if settings.objective not in registry.names("objectives"):
-        registry.find("objectives", settings.objective)
-    if settings.normalise not in NORMALISATIONS:
-        raise UsageError(f"--normalise {settings.normalise}: choose from {', '.join(NORMALISATIONS)}")
+        return 0 if common.dry_run else follow(out, world)
+    if place.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(place.gpus)
+    chosen = resolve(model)
+    settings = _settings(chosen, asked, fixed, common.seed)
     _prepare(out, chosen, common.force)
-    rule = rule_of(asked.alpha, asked.keep)
     stdout = claim_stdout()
+    count = world.size if world else processes(place)
 
     def tell(text: str) -> None:
         notice(text, common.quiet)
 
-    def rows() -> Data:
-        plain = settings.objective == "sft"
-        return read_rows(files, mixes, rule, chosen, common.seed, tell, plain, common.part, common.limit)
+    def planned() -> Plan:
+        plain, rule = settings.objective == "sft", rule_of(asked.alpha, asked.keep)
+        data = read_rows(files, mixes, rule, chosen, common.seed, tell, plain, common.part, common.limit)
+        if settings.objective == "truncated" and all(row.behaviour is None for row in data.rows):
+            raise UsageError("--objective truncated needs log µ, and no record carries it; sample with `reason --logprobs`")
+        empty = Plan([], data.left, chosen, settings, out)
+        return preflight(empty, data.rows, count, bool(place.cpu_ranks), tell, common.quiet)
+
+    from sophia_cli.training import checkpoints
+    from sophia_cli.training.preflight import preflight
 
     if common.dry_run:
-        notice(f"train: {chosen.name} ({chosen.path}), {len(rows().rows)} rows, {settings}; nothing trained")
+        planned()
         return 0
-    from sophia_cli.training import checkpoints
-    from sophia_cli.training.preflight import size_rows
-    from sophia_cli.training.stages import settled
-
-    count = world.size if world else processes(place)
     with leading(world) as ready:
-        data = rows()
-        plan = size_rows(Plan([], data.left, chosen, settings, out), data.rows, tell)
-        plan = settled(plan, count, bool(place.cpu_ranks), tell)
+        plan = planned()
         plan.begin(common.force)
         checkpoints.last(plan.draft, count)  # refused here, by one, if it was written by other many
         ready()
-    progress, metrics = Progress("train", quiet=common.quiet, unit="steps"), Metrics(stdout)
+    _train(plan, world, place, count, Metrics(stdout), Progress("train", quiet=common.quiet, unit="steps"))
+    return 0
+
+
+def _train(plan: Plan, world: World | None, place: Place, count: int, metrics: "Metrics", progress: Progress) -> None:
+    """The run itself, in this process, or in others that it starts."""
 
     def emit(fields: dict[str, Any]) -> None:
         metrics.write(fields)
         if "loss" in fields:
             progress.total, loss = fields["steps"], fields["loss"]
             progress.note = lambda: f"loss {loss:.4f}"
-            progress.advance()
+            progress.advance(fields["tokens"])
 
     with progress.shown():
         if count == 1 or world:
@@ -105,7 +106,21 @@ def run(
             launch(plan, place, count, emit)
     shutil.rmtree(plan.draft, ignore_errors=True)
     metrics.settle()
-    return 0
+
+
+def _settings(model: Model, asked: Asked, fixed: dict[str, Any], seed: int) -> Settings:
+    """The run's settings, defaults filled in: the model's own, else the paper's. Raises UsageError."""
+    given = {name: getattr(asked, name) for name in PAPER}
+    given = {name: model.default("train", name, PAPER[name]) if value is None else value for name, value in given.items()}
+    settings = Settings(**given, **fixed, seed=seed % 2**32)
+    if settings.objective not in registry.names("objectives"):
+        registry.find("objectives", settings.objective)  # names the choices
+    if settings.normalise not in NORMALISATIONS:
+        raise UsageError(f"--normalise {settings.normalise}: choose from {', '.join(NORMALISATIONS)}")
+    beside = settings.train_vision or settings.train_projector
+    if settings.lora_rank and beside and not settings.merge_lora:
+        raise UsageError("--lora-rank with --train-vision or --train-projector: adapters hold neither; add --merge-lora")
+    return settings
 
 
 class Metrics:
@@ -178,14 +193,25 @@ def read_rows(
         else:
             kept = weighted(source, rule, left, "train", tell)
             rows = _rows(kept, lambda record: trajectory_row(record, model.prompts), left, tell)
+    rows = [replace(row, source=", ".join(files)) for row in rows]
     base = len(rows)
     for mix in mixes:
         file, ratio = split_mix(mix)
         read = _rows(read_records([file]), lambda record: mixed_row(record, model.prompts), left, tell)
-        drawn = draw_rows(read, ratio, base, seed)
+        drawn = [replace(row, source=file) for row in draw_rows(read, ratio, base, seed)]
         tell(f"train: {len(drawn)} of {len(read)} rows of {file} mixed in")
         rows += drawn
+    _tell_of_the_assumption(rows[:base], tell)
     return Data(rows, left)
+
+
+def _tell_of_the_assumption(trajectories: list[Row], tell: Notice) -> None:
+    """Says whether Lemma A.3's assumption can be looked at: whether sampling stored log µ."""
+    known = sum(row.behaviour is not None for row in trajectories)
+    if known:
+        tell(f"train: {known} of {len(trajectories)} trajectories carry log µ; log π − log µ is in the metrics (Lemma A.3)")
+    elif trajectories:
+        tell("train: no trajectory carries log µ: Lemma A.3's assumption stays unchecked (`reason --logprobs` stores it)")
 
 
 def split_mix(mix: str) -> tuple[str, float | None]:

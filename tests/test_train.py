@@ -275,7 +275,7 @@ def test_limit_and_shard_take_their_part_of_the_records(lab: Path, tmp_path: Pat
     write_lines(tmp_path / "kept.jsonl", kept_records(lab, 8))
     for options, rows in ((["--limit", "3"], 3), (["--shard", "1/3"], 3), (["--shard", "2/3"], 2)):
         done = sophia("train", "kept.jsonl", *options, "--dry-run", cwd=tmp_path)
-        assert f", {rows} rows, " in done.stderr.decode()
+        assert f"train: {rows} rows to train on" in done.stderr.decode()
 
 
 def test_other_rows_are_mixed_in_by_ratio(lab: Path, tmp_path: Path) -> None:
@@ -309,3 +309,41 @@ def test_the_same_seed_trains_the_same_model(lab: Path, tmp_path: Path) -> None:
     losses = [[json.loads(line).get("loss") for line in run.splitlines()] for run in runs]
     assert losses[0] == losses[1]
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+
+
+def test_the_plan_is_shown_before_anything_is_trained(lab: Path, tmp_path: Path) -> None:
+    """Rows by source, steps, and the first example with what is supervised marked; nothing is written."""
+    write_lines(tmp_path / "kept.jsonl", kept_records(lab, 4))
+    write_lines(tmp_path / "qa.jsonl", [{"id": "t", "question": "1 + 1?", "answer": "2"}])
+    done = sophia(
+        "train", "kept.jsonl", "--mix", "qa.jsonl", "--batch-size", "2", "--epochs", "2", "--dry-run", cwd=tmp_path
+    )
+    shown = done.stderr.decode()
+    assert done.stdout == b"" and not (tmp_path / "runs").exists()
+    rows = {words[0]: words[1:3] for line in shown.splitlines() if (words := line.split()) and words[0].endswith(".jsonl")}
+    assert rows == {"kept.jsonl": ["4", "4"], "qa.jsonl": ["1", "0"]}
+    assert "6 steps of 2 rows" in shown and "1,066,368 of them train" in shown
+    first = kept_records(lab, 4)[0]
+    assert f"⟦{first['trajectory']}<|im_end|>⟧" in shown and "<IMG_CONTEXT>×9" in shown
+    assert sophia("train", "kept.jsonl", "--dry-run", "--quiet", cwd=tmp_path).stderr == b""
+
+
+def test_many_rows_are_read_by_several_processes_as_by_one(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sophia_cli import train as step
+    from sophia_cli.training import preflight
+    from sophia_cli.training.plan import Plan
+
+    rows = kept_records(lab, 8)
+    rows[3]["trajectory"], rows[5]["image"] = "<think>for ever", "gone.png"
+    write_lines(tmp_path / "kept.jsonl", rows)
+    model, found = resolve("tiny-vlm"), []
+    asked_for = Settings("sophia", 6, 1, 1e-3, 0.05, 0.25, "tokens", 1.0, 1, 1024, 0)
+    data = step.read_rows([str(tmp_path / "kept.jsonl")], [], None, model, 0, lambda text: None)
+    for many in (1000, 2):
+        monkeypatch.setattr(preflight, "MANY", many)
+        told: list[str] = []
+        plan = preflight.size_rows(Plan([], data.left, model, asked_for, tmp_path / "out"), data.rows, told.append)
+        found.append((plan.rows, plan.left, told))
+    assert found[0] == found[1] and len(found[0][0]) == 6

@@ -22,7 +22,7 @@ class Batch:
     """Jobs under way, a row each. Shapes: ids and mask B x T (prompt and answer); the cache holds T - 1 positions a row.
 
     prompts: tokens of each prompt; starts: the column where each answer starts; limits: its most tokens. extra: the images'
-    part of the inputs, of models whose prompts are not encoded yet.
+    part of the inputs, of models whose prompts are not encoded yet. logprobs: of each answer so far, where asked for.
     """
 
     jobs: list[Job]
@@ -33,6 +33,10 @@ class Batch:
     starts: list[int]
     limits: list[int]
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
+    logprobs: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.logprobs = self.logprobs or [0.0] * len(self.jobs)
 
     def __len__(self) -> int:
         """Rows under way."""
@@ -81,6 +85,7 @@ class Batch:
             layer.keys, layer.values = torch.cat([layer.keys, more.keys]), torch.cat([layer.values, more.values])
         self.jobs, self.prompts = self.jobs + other.jobs, self.prompts + other.prompts
         self.starts, self.limits = self.starts + other.starts, self.limits + other.limits
+        self.logprobs += other.logprobs
 
     def _widen(self, columns: int) -> None:
         """Pads every row on the left."""
@@ -95,11 +100,29 @@ class Batch:
         self.mask = pad(self.mask, (0, ids.shape[1] - self.width), value=1)
         self.ids = ids
 
+    def add_logprobs(self, logits: tuple[torch.Tensor, ...], ends: list[int]) -> None:
+        """Adds log µ of what was written last, up to each row's end token or limit; to be called after `append`.
+
+        logits: B x V for each of the new columns, as the model gave them.
+        """
+        begin = self.width - len(logits)
+        going = torch.ones(len(self), dtype=torch.bool, device=self.ids.device)
+        full = torch.tensor([start + limit for start, limit in zip(self.starts, self.limits, strict=True)])
+        sums = torch.zeros(len(self), dtype=torch.float64, device=self.ids.device)
+        for column, scores in enumerate(logits, begin):
+            going &= (full > column).to(going.device)
+            said = self.ids[:, column]
+            logps = scores.double().log_softmax(dim=1).gather(1, said[:, None])[:, 0]
+            sums += torch.where(going, logps, 0.0)
+            going &= ~torch.isin(said, torch.tensor(ends, device=said.device))
+        self.logprobs = [before + more for before, more in zip(self.logprobs, sums.tolist(), strict=True)]
+
     def keep(self, rows: list[int]) -> None:
         """Lets all other rows go, and the columns that only they needed; what is kept is copied, so that memory is freed."""
         index = torch.tensor(rows, dtype=torch.int64, device=self.ids.device)
         self.jobs, self.prompts = [self.jobs[row] for row in rows], [self.prompts[row] for row in rows]
         self.starts, self.limits = [self.starts[row] for row in rows], [self.limits[row] for row in rows]
+        self.logprobs = [self.logprobs[row] for row in rows]
         self.ids, self.mask = self.ids[index], self.mask[index]
         if not rows:
             return

@@ -6,6 +6,8 @@ the server's prefix cache holds the prompt, and `uuid` (vLLM) names an image tha
 """
 
 import hashlib
+import math
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -28,6 +30,7 @@ UNTUNED = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 CONTEXT_MARKS = ("context length", "context_length", "context window", "max_model_len", "maximum model length", "too long")
 LONGEST_MESSAGE = 300
 MOST_TOKENS = 1 << 30
+DECIMALS = 6
 
 
 class Unusable(Exception):
@@ -48,6 +51,8 @@ def body_of(request: Request, model: str, images: str = "data", engine: str = ""
         "top_p": sampling.top_p,
         "seed": request.seed,
     }
+    if sampling.logprobs:
+        fields["logprobs"] = True
     if engine in TUNED_BY_THE_MODEL:
         fields |= UNTUNED
     if bounded:
@@ -92,8 +97,11 @@ def _file_url(reference: str) -> str:
     return Path(reference).resolve().as_uri()
 
 
-def outcome_of(body: bytes) -> Completion | Failure:
-    """The completion in an answer of status 200, or the named reason why it holds none. Raises Unusable."""
+def outcome_of(body: bytes, logprobs: bool = False) -> Completion | Failure:
+    """The completion in an answer of status 200, or the named reason why it holds none. Raises Unusable.
+
+    logprobs: its log-probability was asked for, the sum over all of its tokens.
+    """
     try:
         answer = orjson.loads(body)
         choices = answer["choices"]
@@ -118,7 +126,25 @@ def outcome_of(body: bytes) -> Completion | Failure:
         return Failure("empty answer: the model said nothing")
     if not 0 < tokens <= MOST_TOKENS:
         raise Unusable(f"{tokens} tokens of an answer that is not empty")
-    return Completion(whole(said, thought), tokens, FINISHES[finish])
+    completion = Completion(whole(said, thought), tokens, FINISHES[finish])
+    return _with_logprob(completion, choice) if logprobs else completion
+
+
+def _with_logprob(completion: Completion, choice: dict[str, Any]) -> Completion | Failure:
+    """The completion with its log-probability, or why there is none."""
+    if (logprob := _logprob(choice, completion.tokens)) is None:
+        missing = f"the server gave no log-probabilities of all {completion.tokens} tokens"
+        return Failure(f"{missing}; leave --logprobs out, or use vLLM")
+    return replace(completion, logprob=logprob)
+
+
+def _logprob(choice: dict[str, Any], tokens: int) -> float | None:
+    """The sum of the log-probabilities of an answer's tokens, if they are all there (the end token may be left out)."""
+    try:
+        found = [float(token["logprob"]) for token in choice["logprobs"]["content"]]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return round(math.fsum(found), DECIMALS) if len(found) in (tokens, tokens - 1) else None
 
 
 def whole(said: str, thought: str = "") -> str:

@@ -321,7 +321,7 @@ class Client:
         try:
             answer = await self.pool.post(server.endpoint, self.proxies[server.url], body, limit, most)
             if answer.status == 200:
-                return outcome_of(answer.body)
+                return outcome_of(answer.body, attempt.job.request.sampling.logprobs)
         except NoConnection as error:
             raise Again(Trouble(str(error), sick=True)) from None
         except TimeoutError:

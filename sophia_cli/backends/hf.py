@@ -218,6 +218,7 @@ class Engine:
             eos_token_id=self.ends,
             pad_token_id=self.pad,
             return_dict_in_generate=True,
+            output_logits=batch.jobs[0].request.sampling.logprobs,
         )
         out = self.lm.generate(
             input_ids=batch.ids,
@@ -228,6 +229,8 @@ class Engine:
             **batch.extra,
         )
         batch.append(out.sequences)
+        if out.logits:
+            batch.add_logprobs(out.logits, self.ends)
         said = torch.isin(batch.ids[:, width:], torch.tensor(self.ends, device=self.device)).any(dim=1).tolist()
         full = [batch.width - start >= limit for start, limit in zip(batch.starts, batch.limits, strict=True)]
         ended = [row for row in range(len(batch)) if said[row] or full[row]]
@@ -245,7 +248,8 @@ class Engine:
         text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
         if self._render(batch.jobs[row].request).rstrip().endswith(THINK_OPEN):  # the template opened it (QwQ, R1)
             text = f"{THINK_OPEN}\n{text.lstrip()}"
-        return Completion(text, len(tokens), "length" if stop is None else "stop")
+        logprob = round(batch.logprobs[row], 6) if batch.jobs[row].request.sampling.logprobs else None
+        return Completion(text, len(tokens), "length" if stop is None else "stop", logprob)
 
 
 def load_processor(path: str, config: Any) -> Any:

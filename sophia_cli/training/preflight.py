@@ -1,34 +1,55 @@
-"""Before hours are spent: every row is read as it will be trained on, and what cannot be is named and left out."""
+"""Before hours are spent: every row is read as it will be trained on; what cannot be is named; the plan is shown."""
 
+import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
+import torch
 from transformers.utils import logging
 
 from sophia_cli.errors import InputError
+from sophia_cli.processes import ordered_map
+from sophia_cli.progress import Progress
 from sophia_cli.training.batches import Encoder, Left
 from sophia_cli.training.plan import Plan, Sized
 from sophia_cli.training.policy import encoder_of
 from sophia_cli.training.rows import Row
+from sophia_cli.training.shown import show
+from sophia_cli.training.stages import settled
 
 Notice = Callable[[str], None]
+MANY = 1000
+"""Rows that are worth processes of their own to read them: each of these loads the tokenizer first."""
+MOST_WORKERS = 32
+PATIENCE_SECONDS = 600.0
 
 
-def size_rows(plan: Plan, rows: list[Row], tell: Notice) -> Plan:
+def preflight(plan: Plan, rows: list[Row], processes: int, cpu: bool, tell: Notice, quiet: bool) -> Plan:
+    """The plan with those rows that can be trained on, and with its stage settled; shown on stderr unless `quiet`."""
+    plan = settled(size_rows(plan, rows, tell, quiet), processes, cpu, tell)
+    if not quiet:
+        show(plan, processes, encoder_of(plan))
+    return plan
+
+
+def size_rows(plan: Plan, rows: list[Row], tell: Notice, quiet: bool = True) -> Plan:
     """The plan with those rows that can be trained on whole; the others are named, and counted by cause.
 
     Raises InputError when none can be.
     """
     logging.disable_progress_bar()
-    encoder, kept = encoder_of(plan), list[Sized]()
-    left = Counter(plan.left)
-    for row in rows:
-        try:
-            kept.append(size(row, encoder))
-        except Left as reason:
-            left[str(reason)] += 1
-            tell(f"train: {row.name} left out: {reason}")
+    kept, left = list[Sized](), Counter(plan.left)
+    progress = Progress("train: reading", len(rows), quiet or len(rows) < MANY, unit="rows")
+    with progress.shown():
+        for row, sized in _sized(plan, rows):
+            progress.advance()
+            if isinstance(sized, str):
+                left[sized] += 1
+                tell(f"train: {row.name} left out: {sized}")
+            else:
+                kept.append(Sized(row, *sized))
     causes = ", ".join(f"{count} {cause}" for cause, count in sorted(left.items())) or "none"
     tell(f"train: {len(kept)} rows to train on; left out: {causes}")
     if not kept:
@@ -36,7 +57,32 @@ def size_rows(plan: Plan, rows: list[Row], tell: Notice) -> Plan:
     return replace(plan, rows=kept, left=left)
 
 
-def size(row: Row, encoder: Encoder) -> Sized:
-    """A row and its tokens. Raises Left."""
-    example = encoder.encode(row)
-    return Sized(row, len(example.input_ids), example.supervised)
+def _sized(plan: Plan, rows: list[Row]) -> Iterator[tuple[Row, tuple[int, int] | str]]:
+    """Each row with its tokens and its supervised ones, or why it cannot be trained on; many by several processes."""
+    if len(rows) < MANY:
+        encoder = encoder_of(plan)
+        yield from ((row, size(row, encoder)) for row in rows)
+        return
+    work = partial(_size_in_a_worker, replace(plan, rows=[]))
+    workers = min(os.cpu_count() or 1, MOST_WORKERS)
+    yield from ordered_map(work, rows, workers, lambda row: row, PATIENCE_SECONDS, lambda row, reason: f"reading: {reason}")
+
+
+def _size_in_a_worker(plan: Plan, row: Row) -> tuple[int, int] | str:
+    if plan.model.path not in _encoders:
+        torch.set_num_threads(1)
+        _encoders[plan.model.path] = encoder_of(plan)
+    return size(row, _encoders[plan.model.path])
+
+
+_encoders: dict[str, Encoder] = {}
+"""A worker's own, made once."""
+
+
+def size(row: Row, encoder: Encoder) -> tuple[int, int] | str:
+    """A row's tokens and its supervised ones, or why it cannot be trained on."""
+    try:
+        example = encoder.encode(row)
+    except Left as reason:
+        return str(reason)
+    return len(example.input_ids), example.supervised

@@ -1,0 +1,82 @@
+"""What will be trained, on stderr: rows by source, steps, memory, the first example with what is supervised in colour."""
+
+import re
+from collections import defaultdict
+
+from rich.table import Table
+from rich.text import Text
+
+from sophia_cli.progress import console
+from sophia_cli.training.batches import IGNORED, Encoder
+from sophia_cli.training.order import updates
+from sophia_cli.training.plan import Plan, Sized
+from sophia_cli.training.policy import counts
+from sophia_cli.training.stages import bytes_needed
+
+LONGEST = 1200
+"""Characters of the prompt, and of the answer, that are shown."""
+STAGES = ("none", "zero1", "zero2", "zero3", "zero3-offload")
+
+
+def show(plan: Plan, processes: int, encoder: Encoder) -> None:
+    """Prints the plan and its first example."""
+    out = console()
+    out.print(sources(plan.rows))
+    for line in lines(plan, processes):
+        out.print(line, soft_wrap=True)
+    out.print(example(plan.rows[0], encoder), soft_wrap=True)
+
+
+def sources(rows: list[Sized]) -> Table:
+    """Rows, images and tokens of each source."""
+    table = Table("source", *(("rows", "images", "tokens", "supervised", "longest")), box=None, padding=(0, 2, 0, 0))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    by_source: dict[str, list[Sized]] = defaultdict(list)
+    for sized in rows:
+        by_source[sized.row.source].append(sized)
+    for name, part in by_source.items():
+        images = sum(len(sized.row.images) for sized in part)
+        tokens, supervised = sum(sized.tokens for sized in part), sum(sized.supervised for sized in part)
+        longest = max(sized.tokens for sized in part)
+        table.add_row(Text(name), *(f"{number:,}" for number in (len(part), images, tokens, supervised, longest)))
+    return table
+
+
+def lines(plan: Plan, processes: int) -> list[Text]:
+    """Steps, tokens, weights and the memory that they take."""
+    settings = plan.settings
+    steps = updates(len(plan.rows), settings.batch_size, settings.epochs, settings.max_steps, settings.seed)
+    tokens = sum(plan.rows[row].tokens for step in steps for row in step)
+    weights, trained = counts(plan)
+    found = [
+        f"{len(steps):,} steps of {settings.batch_size} rows, {tokens:,} tokens; {settings.objective}, lr {settings.lr:g}",
+        f"{weights:,} weights, {trained:,} of them train; {processes} process{'es' * (processes > 1)}, "
+        f"DeepSpeed {settings.deepspeed}",
+    ]
+    if settings.deepspeed in STAGES:
+        needed = bytes_needed(settings.deepspeed, weights, trained, processes) / 1e9
+        found.append(f"about {needed:,.2f} GB on each for weights, gradients and optimizer; activations come on top")
+    return [Text(f"train: {line}") for line in found]
+
+
+def example(sized: Sized, encoder: Encoder) -> Text:
+    """The first row as the model sees it; ⟦what is supervised⟧ is green."""
+    encoded = encoder.encode(sized.row)
+    mask = encoded.labels != IGNORED
+    prompt = _shortened(_runs(encoder.tokenizer.decode(encoded.input_ids[~mask])))
+    answer = _shortened(encoder.tokenizer.decode(encoded.input_ids[mask]))
+    return Text.assemble(
+        (f"train: first row, {sized.row.name}, weight {sized.row.weight:g}:\n", "bold"),
+        (prompt, "dim"),
+        (f"⟦{answer}⟧", "green"),
+    )
+
+
+def _runs(text: str) -> str:
+    """A placeholder many times over, as `<IMG>×256`."""
+    return re.sub(r"(<[^<>\s]+>)(?:\s?\1)+", lambda match: f"{match[1]}×{match[0].count(match[1])}", text)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} […] {text[-LONGEST // 2 :]}"
