@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: quickstart install install-dev test test-fast test-long test-vllm lint types bench bench-verifier bench-client bench-early-stop bench-prefill bench-propagate bench-decontaminate tiny clean
+.PHONY: quickstart install install-dev test test-fast test-long test-vllm lint types bench bench-verifier bench-client bench-early-stop bench-prefill bench-propagate bench-decontaminate bench-train tiny clean
 
 quickstart: install
 	bash recipes/quickstart.sh
@@ -80,6 +80,10 @@ bench-early-stop: install-dev
 # `sophia propagate` beside DuckDB and orjson on 1.2 GB; remakes the table in docs/propagate.md.
 bench-propagate: install-dev .venv-propagate/installed
 	$(BIN)/python benchmarks/propagate.py --peers .venv-propagate/bin/python --write
+
+# `sophia train` beside TRL, the same model and batches; remakes the table in docs/training.md.
+bench-train: install-dev
+	$(BIN)/python benchmarks/train.py --write
 
 # How long 100,000 questions against 10,000 take, and how many images a second are hashed.
 bench-decontaminate: install-dev

@@ -244,6 +244,7 @@ def train(
         Path | None,
         typer.Option(help="Train on these machines: lines of `name slots=8`.", show_default=False, rich_help_panel=o.MODEL),
     ] = None,
+    report_to: Annotated[str, typer.Option(help="tensorboard, wandb, trackio, or none.")] = "none",
     lora_rank: Annotated[int, typer.Option(min=0, help="Train LoRA adapters of this rank; 0: all weights.")] = 0,
     merge_lora: Annotated[bool, typer.Option("--merge-lora", help="Save a whole model, with its adapters merged.")] = False,
     train_vision: Annotated[bool, typer.Option("--train-vision", help="Train the vision tower, too.")] = False,
@@ -261,7 +262,7 @@ def train(
         "merge_lora": merge_lora, "train_vision": train_vision, "train_projector": train_projector, "save_every": save_every,
     }  # fmt: skip
     place = Place(chosen(gpus) if gpus else None, cpu_ranks, hostfile)
-    return step.run(_common(context), _inputs(context, files), model, mix or [], asked, place, fixed)
+    return step.run(_common(context), _inputs(context, files), model, mix or [], asked, place, report_to, fixed)
 
 
 @app.command(name="eval")

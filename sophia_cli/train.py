@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +25,7 @@ from sophia_cli.records import Record, name_of
 from sophia_cli.streams import Shard, read_records, to_line
 from sophia_cli.training.launch import Place, follow, joined, launch, leading, processes
 from sophia_cli.training.plan import Plan
+from sophia_cli.training.reports import refuse_unknown, reporter
 from sophia_cli.training.rows import Row, draw_rows, mixed_row, trajectory_row
 from sophia_cli.training.settings import Settings, World
 
@@ -47,7 +48,14 @@ PAPER = {"batch_size": 512, "micro_batch_size": 1, "lr": 2e-5, "epochs": 1.0}
 
 
 def run(
-    common: Common, files: list[str], model: str, mixes: list[str], asked: Asked, place: Place, fixed: dict[str, Any]
+    common: Common,
+    files: list[str],
+    model: str,
+    mixes: list[str],
+    asked: Asked,
+    place: Place,
+    report_to: str,
+    fixed: dict[str, Any],
 ) -> int:
     """`sophia train`: reads rows, trains, saves to `common.out`; metrics go to stdout. Returns the exit code."""
     world, out = joined(place), common.out or Path("runs/out")
@@ -57,7 +65,9 @@ def run(
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(place.gpus)
     chosen = resolve(model)
     settings = _settings(chosen, asked, fixed, common.seed)
-    _prepare(out, chosen, common.force)
+    refuse_unknown(report_to)
+    if not common.dry_run:
+        _prepare(out, chosen, common.force)
     stdout = claim_stdout()
     count = world.size if world else processes(place)
 
@@ -83,7 +93,8 @@ def run(
         plan.begin(common.force)
         checkpoints.last(plan.draft, count)  # refused here, by one, if it was written by other many
         ready()
-    _train(plan, world, place, count, Metrics(stdout), Progress("train", quiet=common.quiet, unit="steps"))
+    metrics = Metrics(stdout, reporter(report_to, out, asdict(settings)))
+    _train(plan, world, place, count, metrics, Progress("train", quiet=common.quiet, unit="steps"))
     return 0
 
 
@@ -124,13 +135,15 @@ def _settings(model: Model, asked: Asked, fixed: dict[str, Any], seed: int) -> S
 
 
 class Metrics:
-    """Writes metrics to stdout; a reader that went away, or a full disk, must not cost the training."""
+    """Writes metrics to stdout, and tells a tracker; a reader that went away, or a full disk, must not cost the training."""
 
-    def __init__(self, stdout: IO[bytes]):
-        self.stdout = stdout
+    def __init__(self, stdout: IO[bytes], report: Callable[[dict[str, Any]], None]):
+        self.stdout, self.report = stdout, report
         self.fault: OSError | None = None
 
     def write(self, fields: dict[str, Any]) -> None:
+        if "loss" in fields:
+            self.report(fields)
         if self.fault is None:
             try:
                 self.stdout.write(to_line(fields))

@@ -347,3 +347,21 @@ def test_many_rows_are_read_by_several_processes_as_by_one(
         plan = preflight.size_rows(Plan([], data.left, model, asked_for, tmp_path / "out"), data.rows, told.append)
         found.append((plan.rows, plan.left, told))
     assert found[0] == found[1] and len(found[0][0]) == 6
+
+
+def test_a_tracker_is_told_and_the_curve_is_drawn(lab: Path, tmp_path: Path) -> None:
+    from PIL import Image
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    write_lines(tmp_path / "kept.jsonl", kept_records(lab, 4))
+    options = ["--max-steps", "3", "--batch-size", "2", "-o", "out"]
+    done = sophia("train", "kept.jsonl", *options, "--report-to", "tensorboard", cwd=tmp_path)
+    losses = [row["loss"] for row in records_of(done.stdout)[:-1]]
+    events = EventAccumulator(str(tmp_path / "out.tensorboard")).Reload()
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(losses)
+    with Image.open(tmp_path / "out" / "curve.png") as picture:
+        assert picture.size == (960, 360)
+    assert "curve.png" in (tmp_path / "out" / "README.md").read_text()
+    for name, fault in (("wandb", "pip install wandb"), ("paper", "tensorboard")):
+        done = sophia("train", "kept.jsonl", *options, "--report-to", name, cwd=tmp_path, code=2)
+        assert fault in done.stderr.decode()

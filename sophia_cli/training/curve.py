@@ -6,7 +6,8 @@ from typing import Any
 from sophia_cli.streams import loads, to_line
 from sophia_cli.training.settings import World
 
-CURVE = "metrics.jsonl"
+CURVE, PICTURE = "metrics.jsonl", "curve.png"
+MOST_DOTS = 40
 
 
 class Curve:
@@ -24,3 +25,17 @@ class Curve:
         if self.leads:
             with self.file.open("ab") as file:
                 file.write(to_line(told))
+
+
+def draw(told: list[dict[str, Any]], file: Path) -> None:
+    """Loss and learning rate over the updates, as a PNG."""
+    from matplotlib.figure import Figure
+
+    steps = [row["step"] for row in told]
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    for place, (name, title) in enumerate((("loss", "loss"), ("learning_rate", "learning rate")), 1):
+        axes = figure.add_subplot(1, 2, place)
+        axes.plot(steps, [row[name] for row in told], marker="." if len(told) < MOST_DOTS else "")
+        axes.set(xlabel="update", title=title)
+        axes.grid(alpha=0.3)
+    figure.savefig(file, dpi=120)

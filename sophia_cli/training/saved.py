@@ -15,7 +15,8 @@ from transformers import AutoConfig
 
 from sophia_cli.aliases import Model
 from sophia_cli.errors import SophiaError
-from sophia_cli.training.curve import CURVE
+from sophia_cli.streams import loads
+from sophia_cli.training.curve import CURVE, PICTURE, draw
 from sophia_cli.training.engines import Engine
 from sophia_cli.training.plan import Plan
 from sophia_cli.training.settings import World
@@ -59,6 +60,7 @@ def _write(plan: Plan, policy: Any, weights: dict[str, torch.Tensor], draft: Pat
         if file.is_file() and file.suffix != ".safetensors" and file.name not in others:
             shutil.copyfile(file, draft / file.name)
     shutil.copyfile(plan.draft / CURVE, draft / CURVE)
+    draw([loads(line) for line in (draft / CURVE).read_bytes().splitlines()], draft / PICTURE)
     (draft / "README.md").write_text(card(plan, steps), encoding="utf-8")
 
 
@@ -82,5 +84,5 @@ def card(plan: Plan, steps: int) -> str:
         f"# {model.name}, trained with SOPHIA\n\n"
         f"Trained with `sophia train` from `{model.name}` by semi-off-policy reinforcement learning (arXiv 2507.16814): "
         f"the language backbone learnt from {len(plan.rows)} rows in {steps} steps{unchanged}.\n\n"
-        f"{causes}\n| setting | value |\n|---|---|\n{listed}"
+        f"![loss and learning rate]({PICTURE})\n\n{causes}\n| setting | value |\n|---|---|\n{listed}"
     )
