@@ -4,6 +4,7 @@ The input is image and question; the caption is not in it. Vision tower and proj
 first, then one training run. Here the rows are read and the run is planned; `training/` trains.
 """
 
+import math
 import os
 import shutil
 import tempfile
@@ -58,7 +59,7 @@ def run(
     fixed: dict[str, Any],
 ) -> int:
     """`sophia train`: reads rows, trains, saves to `common.out`; metrics go to stdout. Returns the exit code."""
-    world, out = joined(place), common.out or Path("runs/out")
+    world, out = joined(place), _real(common.out or Path("runs/out"))
     if world and not world.leads:
         return 0 if common.dry_run else follow(out, world)
     if place.gpus:
@@ -67,7 +68,7 @@ def run(
     settings = _settings(chosen, asked, fixed, common.seed)
     refuse_unknown(report_to)
     if not common.dry_run:
-        _prepare(out, chosen, common.force)
+        _prepare(out, chosen, [*files, *(split_mix(mix)[0] for mix in mixes)], common.force)
     stdout = claim_stdout()
     count = world.size if world else processes(place)
 
@@ -112,7 +113,7 @@ def _train(plan: Plan, world: World | None, place: Place, count: int, metrics: "
         if count == 1 or world:
             from sophia_cli.training.fit import fit
 
-            fit(plan, world or World(), emit)
+            fit(plan, world or World(cpu=bool(place.cpu_ranks)), emit)
         else:
             launch(plan, place, count, emit)
     shutil.rmtree(plan.draft, ignore_errors=True)
@@ -126,6 +127,12 @@ def _settings(model: Model, asked: Asked, fixed: dict[str, Any], seed: int) -> S
     settings = Settings(**given, **fixed, seed=seed % 2**32)
     if settings.objective not in registry.names("objectives"):
         registry.find("objectives", settings.objective)  # names the choices
+    if settings.deepspeed != "auto":
+        from sophia_cli.training.engines import config_of
+
+        config_of(settings, World(cpu=True))  # refused now rather than when all rows are read
+    if odd := [name for name, value in given.items() if not 0 < value < math.inf]:
+        raise UsageError(f"--{odd[0].replace('_', '-')} {given[odd[0]]}: give a positive number")
     if settings.normalise not in NORMALISATIONS:
         raise UsageError(f"--normalise {settings.normalise}: choose from {', '.join(NORMALISATIONS)}")
     beside = settings.train_vision or settings.train_projector
@@ -159,12 +166,23 @@ class Metrics:
             raise SophiaError(f"stdout: metrics could not be written ({self.fault.strerror}); the model is saved")
 
 
-def _prepare(out: Path, model: Model, force: bool) -> None:
-    """Makes sure, before any work, that the model can be saved. Raises UsageError."""
+def _real(out: Path) -> Path:
+    """The folder that a name means, where it is a link, or `.`."""
+    return out if out.name and not out.is_symlink() else Path(os.path.realpath(out))
+
+
+def _prepare(out: Path, model: Model, inputs: list[str], force: bool) -> None:
+    """Makes sure, before any work, that the model can be saved, and that nothing else is lost by it. Raises UsageError."""
+    if out.exists() and not out.is_dir() or os.path.ismount(out):
+        raise UsageError(f"{out}: is a file or a mount point; choose a folder with -o")
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not force:
         raise UsageError(f"{out} exists and is not empty; choose another folder with -o, or --force to replace it")
-    if out.exists() and Path(model.path).exists() and os.path.samefile(out, model.path):
-        raise UsageError(f"{out}: is the model to train from; save to another folder with -o")
+    replaced = out.resolve()
+    for name in (model.path, *inputs, "."):
+        if out.exists() and Path(name).exists() and Path(name).resolve().is_relative_to(replaced):
+            raise UsageError(f"{out}: holds what is read ({name}); save to another folder with -o")
+    if out.exists() and any(out.iterdir()) and not any((out / f"{kind}config.json").exists() for kind in ("", "adapter_")):
+        raise UsageError(f"{out}: holds something else than a model, which --force does not replace; choose another with -o")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out.parent):

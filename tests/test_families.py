@@ -1,5 +1,6 @@
 """Every family, with a tiny random model of its real class: trained, saved, loaded again; adapters; what does not train."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,16 @@ def test_adapters_alone_or_merged(family: str, data: Path, tmp_path: Path) -> No
         assert torch.allclose(weight, theirs[name], atol=1e-2), name
     done = sophia("caption", "kept.jsonl", "--model", str(tmp_path / "lora"), cwd=data, code=2)
     assert "--merge-lora" in done.stderr.decode()
+
+
+@pytest.mark.long
+def test_adapters_are_merged_from_weights_that_are_spread(data: Path, tmp_path: Path) -> None:
+    """ZeRO-3 that keeps nothing whole: what it saves is what one process saves."""
+    stage = {"stage": 3, "stage3_param_persistence_threshold": 0}
+    (tmp_path / "spread.json").write_text(json.dumps({"zero_optimization": stage}))
+    options = ["--lora-rank", "4", "--merge-lora"]
+    train(data, "qwen3_vl", tmp_path / "one", *options)
+    train(data, "qwen3_vl", tmp_path / "two", *options, "--cpu-ranks", "2", "--deepspeed", str(tmp_path / "spread.json"))
+    assert moved(data / "qwen3_vl", tmp_path / "two", "qwen3_vl") == {"language"}
+    one, two = tensors(tmp_path / "one"), tensors(tmp_path / "two")
+    assert all(torch.allclose(one[name].float(), two[name].float(), atol=1e-2) for name in one)

@@ -365,3 +365,45 @@ def test_a_tracker_is_told_and_the_curve_is_drawn(lab: Path, tmp_path: Path) -> 
     for name, fault in (("wandb", "pip install wandb"), ("paper", "tensorboard")):
         done = sophia("train", "kept.jsonl", *options, "--report-to", name, cwd=tmp_path, code=2)
         assert fault in done.stderr.decode()
+
+
+def test_nothing_but_a_model_is_ever_replaced(lab: Path, tmp_path: Path) -> None:
+    """Neither what is read, nor a folder that is no model, nor a draft that is none; a link leads where it points."""
+    import shutil
+
+    (tmp_path / "data").mkdir()
+    write_lines(tmp_path / "data" / "kept.jsonl", kept_records(lab, 4))
+    shutil.copytree(resolve("tiny-vlm").path, tmp_path / "models" / "base")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("x")
+    (tmp_path / "b.tmp").mkdir()
+    (tmp_path / "b.tmp" / "mine.txt").write_text("x")
+    (tmp_path / "file").write_text("x")
+    model = ["--model", "models/base", "--max-steps", "1", "--batch-size", "2", "--force"]
+    for out in ("data", "models", "models/base", ".", "..", "notes", "b", "file"):
+        done = sophia("train", "data/kept.jsonl", *model, "-o", out, cwd=tmp_path, code=2)
+        assert "-o" in done.stderr.decode(), out
+    assert (tmp_path / "notes/mine.txt").exists() and (tmp_path / "b.tmp/mine.txt").exists()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to("elsewhere")
+    sophia("train", "data/kept.jsonl", *model, "-o", "link", cwd=tmp_path)
+    assert (tmp_path / "elsewhere" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        (["--epochs", "0"], "--epochs"), (["--epochs", "nan"], "--epochs"), (["--lr", "nan"], "--lr"),
+        (["--deepspeed", "zero9"], "zero9"), (["--objective", "best"], "best"),
+        (["--lora-rank", "2", "--train-vision"], "--merge-lora"),
+    ],
+)  # fmt: skip
+def test_odd_options_are_refused_before_anything_is_read(options: list[str], fault: str, tmp_path: Path) -> None:
+    assert fault in sophia("train", "none.jsonl", *options, cwd=tmp_path, code=2).stderr.decode()
+
+
+def test_a_loss_that_is_no_number_ends_the_run(lab: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "kept.jsonl", kept_records(lab, 4))
+    options = ["--max-steps", "3", "--batch-size", "2", "--lr", "1e30", "--seed", "-1", "-o", "out"]
+    assert "lower --lr" in sophia("train", "kept.jsonl", *options, cwd=tmp_path, code=1).stderr.decode()
+    assert not (tmp_path / "out").exists()

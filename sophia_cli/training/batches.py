@@ -70,7 +70,10 @@ class Encoder:
         answer = row.answer
         if prompt.rstrip().endswith(THINK_OPEN):  # the template has opened the thinking
             answer = answer.removeprefix(THINK_OPEN).lstrip("\n")
-        inputs = self.processor(images=images or None, text=[prompt], return_tensors="pt")
+        try:
+            inputs = self.processor(images=images or None, text=[prompt], return_tensors="pt")
+        except ValueError as error:  # Qwen's refuses very narrow images, say
+            raise Left("the processor refuses it") from error
         prompt_ids = inputs["input_ids"][0]
         answer_ids = torch.tensor([*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.end])
         if len(prompt_ids) + len(answer_ids) > self.max_length:

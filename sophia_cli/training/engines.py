@@ -4,7 +4,6 @@ All three take the sum of the micro-batches' losses over all processes: gradient
 come multiplied by their number.
 """
 
-import contextlib
 import json
 import os
 from datetime import timedelta
@@ -15,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from sophia_cli.errors import UsageError
+from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.serving.servers import free_port
 from sophia_cli.training.settings import Settings, World
 
@@ -32,8 +31,11 @@ class Engine(Protocol):
     model: Any
     device: torch.device
 
-    def backward(self, loss: torch.Tensor, last: bool) -> None:
-        """Adds a micro-batch's gradients; `last`: it is the step's last."""
+    def begin(self, last: bool) -> None:
+        """To be called before each forward pass; `last`: it is the step's last."""
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Adds a micro-batch's gradients."""
 
     def step(self, rate: float) -> float:
         """Takes the step at this learning rate; returns the norm of the gradients before they were cut."""
@@ -49,7 +51,10 @@ class Engine(Protocol):
 
 
 def device_of(world: World) -> torch.device:
-    return torch.device("cuda", world.local_rank) if torch.cuda.is_available() and not world.cpu else torch.device("cpu")
+    """This process's GPU, the only one it sees where each sees its own; else the CPU."""
+    if world.cpu or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", world.local_rank % torch.cuda.device_count())
 
 
 def optimizer_of(policy: Any, settings: Settings, device: torch.device) -> torch.optim.Optimizer:
@@ -73,10 +78,12 @@ class Plain:
         if world.size > 1:
             self.model = torch.nn.parallel.DistributedDataParallel(self.model)
 
-    def backward(self, loss: torch.Tensor, last: bool) -> None:
-        together = isinstance(self.model, torch.nn.parallel.DistributedDataParallel)
-        with self.model.no_sync() if together and not last else contextlib.nullcontext():
-            loss.backward()  # type: ignore[no-untyped-call]
+    def begin(self, last: bool) -> None:
+        if isinstance(self.model, torch.nn.parallel.DistributedDataParallel):
+            self.model.require_backward_grad_sync = last  # gradients travel once a step
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
 
     def step(self, rate: float) -> float:
         norm = torch.nn.utils.clip_grad_norm_([p for p in self.policy.parameters() if p.requires_grad], LARGEST_NORM)
@@ -93,7 +100,7 @@ class Plain:
             torch.save({"weights": trained, "optimizer": self.optimizer.state_dict()}, folder / "state.pt")
 
     def load(self, folder: Path) -> None:
-        state = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
+        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
         self.policy.load_state_dict(state["weights"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
 
@@ -125,8 +132,10 @@ class DeepSpeed:
             model=policy, optimizer=optimizer_of(policy, settings, self.device), config=config
         )
 
-    def backward(self, loss: torch.Tensor, last: bool) -> None:
+    def begin(self, last: bool) -> None:
         self.model.set_gradient_accumulation_boundary(last)
+
+    def backward(self, loss: torch.Tensor) -> None:
         self.model.backward(loss, scale_wrt_gas=False)
 
     def step(self, rate: float) -> float:
@@ -139,7 +148,9 @@ class DeepSpeed:
         self.model.save_checkpoint(str(folder), tag="state", exclude_frozen_parameters=True, save_latest=False)
 
     def load(self, folder: Path) -> None:
-        self.model.load_checkpoint(str(folder), tag="state", load_module_strict=False)
+        path, _ = self.model.load_checkpoint(str(folder), tag="state", load_module_strict=False)
+        if path is None:
+            raise SophiaError(f"{folder}: DeepSpeed cannot read it; was its configuration changed? --force begins anew")
 
     def weights(self) -> dict[str, torch.Tensor] | None:
         if self.stage == 3:
@@ -191,7 +202,7 @@ def meet(world: World) -> Any:
     """Meets the other processes where the environment says (MASTER_ADDR, MASTER_PORT); the store that all can write to."""
     cuda = device_of(world).type == "cuda"
     if cuda:
-        torch.cuda.set_device(world.local_rank)
+        torch.cuda.set_device(device_of(world))
     store, rank, size = next(rendezvous("env://"))
     store.set_timeout(PATIENCE)
     dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)

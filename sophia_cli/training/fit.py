@@ -4,6 +4,7 @@ Everything that an update depends on follows from the plan and the update's numb
 seeded anew for each: so a run that goes on from a checkpoint is the run that was never interrupted.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -56,7 +57,7 @@ def fit(plan: Plan, world: World, emit: Emit) -> None:
     for number in range(first, len(steps)):
         curve.add(told := _update(plan, world, engine, scorer, number, steps, batches, ratios))
         emit(told)
-        if (number + 1) % settings.save_every == 0 and number + 1 < len(steps):
+        if (number + 1) % settings.save_every == 0 or number + 1 == len(steps):  # the last: saving may fail
             checkpoints.save(engine, plan.draft, number + 1, world)
     save_model(plan, world, engine, policy, len(steps))
     if world.leads:
@@ -75,8 +76,8 @@ def _updates(plan: Plan) -> list[list[int]]:
     return updates(len(plan.rows), settings.batch_size, settings.epochs, settings.max_steps, settings.seed)
 
 
-class _MicroBatches(Dataset[dict[str, torch.Tensor]]):
-    """The inputs of each forward pass of this process."""
+class _MicroBatches(Dataset[dict[str, torch.Tensor] | str]):
+    """The inputs of each forward pass of this process; a text where there are none: why."""
 
     def __init__(self, plan: Plan, encoder: Encoder, parts: list[MicroBatch], sees: bool):
         self.plan, self.encoder, self.parts, self.sees = plan, encoder, parts, sees
@@ -84,14 +85,14 @@ class _MicroBatches(Dataset[dict[str, torch.Tensor]]):
     def __len__(self) -> int:
         return len(self.parts)
 
-    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor] | str:
         part = self.parts[number]
         rows = [self.plan.rows[row].row for row in part.rows]
         try:
             return self.encoder.collate(rows, self.sees, part.filler)
         except Left as reason:
             names = ", ".join(row.name for row in rows)
-            raise SophiaError(f"{names}: {reason}, which it did not before the training; mend it and go on") from None
+            return f"{names}: {reason}, unlike before the training; mend it and type the command again"
 
 
 def _batches(plan: Plan, world: World, encoder: Encoder, first: int, steps: list[list[int]]) -> Iterator[Any]:
@@ -118,19 +119,22 @@ def _update(
 ) -> dict[str, Any]:
     """One update over one global batch: its loss, divided once, and what is told of it."""
     settings, batch = plan.settings, steps[number]
-    set_seed(settings.seed + number * world.size + world.rank)
+    set_seed((settings.seed + number * world.size + world.rank) % 2**32)
     tokens = sum(plan.rows[row].supervised for row in batch)
     denominator = float(tokens if settings.normalise == "tokens" else len(batch))
     objective = registry.find("objectives", settings.objective).loss
     parts = _share(plan, world, batch)
     total = torch.zeros((), device=engine.device)
     for place, part in enumerate(parts):
-        inputs = {name: values.to(engine.device) for name, values in next(batches).items()}
+        if isinstance(made := next(batches), str):
+            raise SophiaError(made)
+        inputs = {name: values.to(engine.device) for name, values in made.items()}
         labels, weights, behaviour = (inputs.pop(name) for name in ("labels", "weights", "behaviour"))
+        engine.begin(last=place == len(parts) - 1)
         logps = scorer.score(engine.model, inputs, labels)
         mask = (labels[:, 1:] != IGNORED).to(logps.dtype)
         loss = objective(logps, mask, weights, behaviour, denominator) * world.size
-        engine.backward(loss, last=place == len(parts) - 1)
+        engine.backward(loss)
         total += loss.detach() / world.size
         if not part.filler:
             ratios.add(logps.detach(), mask, behaviour)
@@ -138,6 +142,8 @@ def _update(
         dist.all_reduce(total)
     rate = learning_rate(number, len(steps), settings.lr, settings.min_lr_ratio)
     norm = engine.step(rate)
+    if not (math.isfinite(total) and math.isfinite(norm)):  # the same in every process
+        raise SophiaError(f"step {number + 1}: loss {total.item():g}, gradient {norm:g}; begin anew with a lower --lr")
     shares = -(-len(plan.rows) // settings.batch_size)
     told = {"step": number + 1, "steps": len(steps), "loss": total.item(), "grad_norm": norm, "learning_rate": rate}
     return {**told, "epoch": (number + 1) / shares, "tokens": tokens, **ratios.told(world, engine.device)}

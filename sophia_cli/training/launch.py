@@ -22,6 +22,7 @@ from sophia_cli.streams import loads
 from sophia_cli.training.plan import Plan, read
 from sophia_cli.training.settings import World
 
+GPUS = "SOPHIA_GPUS"
 PLAN, READY = "sophia/plan", b"ready"
 TOLD, LOG, ERRORS = "told.jsonl", "log.txt", "errors"
 LOOK_SECONDS = 0.1
@@ -166,8 +167,9 @@ def _command(plan: Plan, place: Place, count: int) -> list[str]:
 
 def _environment(place: Place) -> dict[str, str]:
     here = {**os.environ, "PYTHONPATH": os.pathsep.join([path for path in sys.path if path])}
-    if place.gpus:
-        here["CUDA_VISIBLE_DEVICES"] = ",".join(place.gpus)
+    gpus = ",".join(place.gpus) if place.gpus else os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if gpus and not place.hostfile:
+        here[GPUS] = gpus  # DeepSpeed's launcher overwrites CUDA_VISIBLE_DEVICES by 0, 1, …
     if place.cpu_ranks:
         here |= {"SOPHIA_CPU_RANKS": "1", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     return here

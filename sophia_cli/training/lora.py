@@ -7,6 +7,9 @@ import torch
 from sophia_cli.families import part_of
 from sophia_cli.training.settings import Settings
 
+SCALE = 2
+"""alpha / rank: how much the adapters' product counts."""
+
 
 def with_lora(policy: Any, family: Any, settings: Settings) -> Any:
     """The policy with adapters of `settings.lora_rank`; what was to be trained beside the language model still is."""
@@ -20,7 +23,7 @@ def with_lora(policy: Any, family: Any, settings: Settings) -> Any:
     ]
     trained = [name for name, p in policy.named_parameters() if p.requires_grad and part_of(name, family) != "language"]
     config = LoraConfig(
-        r=settings.lora_rank, lora_alpha=2 * settings.lora_rank, target_modules=layers, task_type="CAUSAL_LM"
+        r=settings.lora_rank, lora_alpha=SCALE * settings.lora_rank, target_modules=layers, task_type="CAUSAL_LM"
     )
     adapted = get_peft_model(policy, config)
     for name, parameter in adapted.get_base_model().named_parameters():

@@ -47,11 +47,17 @@ class Plan:
         for sized in self.rows:
             rows.update(_packed(sized))
         settings = {name: value for name, value in asdict(self.settings).items() if name != "save_every"}
-        return {**settings, **self.model.identity, "rows": rows.hexdigest()[:16]}
+        file = Path(self.settings.deepspeed)
+        config = hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
+        return {**settings, **self.model.identity, "rows": rows.hexdigest()[:16], "deepspeed_file": config}
 
     def begin(self, force: bool) -> None:
         """Makes the draft folder, or finds that of the same run. Raises UsageError that names what differs."""
         file, identity = self.draft / "plan.json", json.loads(json.dumps(self.identity()))
+        if self.draft.exists() and not file.exists() and any(self.draft.iterdir()):
+            raise UsageError(
+                f"{self.draft}: the run would be kept there, but it holds something else; move it, or choose another -o"
+            )
         if force:
             shutil.rmtree(self.draft, ignore_errors=True)
         if file.exists():

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
 from transformers import AutoConfig
 
 from sophia_cli.aliases import Model
@@ -18,8 +19,12 @@ from sophia_cli.errors import SophiaError
 from sophia_cli.streams import loads
 from sophia_cli.training.curve import CURVE, PICTURE, draw
 from sophia_cli.training.engines import Engine
+from sophia_cli.training.lora import SCALE
 from sophia_cli.training.plan import Plan
 from sophia_cli.training.settings import World
+
+PEFT = "base_model.model."
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
 
 
 def save_model(plan: Plan, world: World, engine: Engine, policy: Any, steps: int) -> None:
@@ -30,14 +35,15 @@ def save_model(plan: Plan, world: World, engine: Engine, policy: Any, steps: int
         shutil.rmtree(draft, ignore_errors=True)
         try:
             _write(plan, policy, weights, draft, steps)
-        except (OSError, RuntimeError) as error:
+            if plan.out.exists():
+                shutil.rmtree(plan.out)
+            draft.rename(plan.out)
+        except (OSError, RuntimeError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise SophiaError(
-                f"{draft}: cannot be written ({reason}); make room and type the command again, it goes on"
+                f"{draft}: cannot be written, or not put in place of {plan.out} ({reason}); mend that and type the command "
+                "again, it goes on from its last step"
             ) from None
-        if plan.out.exists():
-            shutil.rmtree(plan.out)
-        draft.rename(plan.out)
     if dist.is_initialized():
         dist.barrier()
 
@@ -46,22 +52,44 @@ def _write(plan: Plan, policy: Any, weights: dict[str, torch.Tensor], draft: Pat
     dtype = AutoConfig.from_pretrained(plan.model.path).dtype or torch.float32
     adapters = plan.settings.lora_rank > 0 and not plan.settings.merge_lora
     if plan.settings.lora_rank and plan.settings.merge_lora:
-        policy = policy.merge_and_unload()
-        weights = policy.state_dict()
+        policy, weights = policy.get_base_model(), merged(weights)
     tied = getattr(policy, "all_tied_weights_keys", None) or {}  # the same weights under two names: the files hold one
     weights = {
         name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items() if name not in tied
     }
     policy.save_pretrained(draft, state_dict=weights)
-    others = {"model.safetensors.index.json", "README.md"} | (
-        {"config.json", "generation_config.json"} if adapters else set()
-    )
+    others = {"README.md"} | ({"config.json", "generation_config.json"} if adapters else set())
     for file in _source_folder(plan.model).iterdir():
-        if file.is_file() and file.suffix != ".safetensors" and file.name not in others:
+        if (
+            file.is_file()
+            and file.suffix not in WEIGHTS
+            and not file.name.endswith(".index.json")
+            and file.name not in others
+        ):
             shutil.copyfile(file, draft / file.name)
     shutil.copyfile(plan.draft / CURVE, draft / CURVE)
     draw([loads(line) for line in (draft / CURVE).read_bytes().splitlines()], draft / PICTURE)
     (draft / "README.md").write_text(card(plan, steps), encoding="utf-8")
+
+
+def merged(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights of a model with LoRA adapters, as the model alone has them: W + (alpha / rank) B A.
+
+    From the whole weights, not from the model: under ZeRO-3 that holds a part of each.
+    """
+    found = {}
+    for name, value in weights.items():
+        if ".lora_" in name:
+            continue
+        plain = name.removeprefix(PEFT)
+        if ".base_layer." in plain:
+            layer = name.partition(".base_layer.")[0]
+            if name.endswith(".weight"):
+                down, up = (weights[f"{layer}.{side}.default.weight"].float() for side in ("lora_A", "lora_B"))
+                value = (value.float() + SCALE * up @ down).to(value.dtype)
+            plain = plain.replace(".base_layer.", ".")
+        found[plain] = value
+    return found
 
 
 def _source_folder(model: Model) -> Path:
