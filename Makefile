@@ -81,9 +81,9 @@ bench-early-stop: install-dev
 bench-propagate: install-dev .venv-propagate/installed
 	$(BIN)/python benchmarks/propagate.py --peers .venv-propagate/bin/python --write
 
-# `sophia train` beside TRL, the same model and batches; remakes the table in docs/training.md.
+# `sophia train` beside TRL, the same model and batches.
 bench-train: install-dev
-	$(BIN)/python benchmarks/train.py --write
+	$(BIN)/python benchmarks/train.py
 
 # How long 100,000 questions against 10,000 take, and how many images a second are hashed.
 bench-decontaminate: install-dev

@@ -17,11 +17,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import pages
-
 from sophia_cli.aliases import resolve
 
-ROOT = Path(__file__).parent.parent
 SKIPPED = 2
 """Updates before the clock runs."""
 LEAST = 1.0
@@ -114,7 +111,6 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/training.md")
     options = parser.parse_args()
     if options.only:
         name, rows = options.only
@@ -138,8 +134,6 @@ def main() -> int:
         f"| {rates['trl'] * options.batch:.1f} rows/s, {memory['trl']:.0f} MB | {ratio:.2f} × |",
     ]
     print("\n".join(table))
-    if options.write:
-        pages.write(ROOT / "docs" / "training.md", "\n".join(table))
     return 0 if ratio >= LEAST else 1
 
 
