@@ -100,20 +100,19 @@ class Batch:
         self.mask = pad(self.mask, (0, ids.shape[1] - self.width), value=1)
         self.ids = ids
 
-    def add_logprobs(self, logits: tuple[torch.Tensor, ...], ends: list[int]) -> None:
+    def add_logprobs(self, logps: list[torch.Tensor], ends: list[int]) -> None:
         """Adds log µ of what was written last, up to each row's end token or limit; to be called after `append`.
 
-        logits: B x V for each of the new columns, as the model gave them.
+        logps: of each new column, B.
         """
-        begin = self.width - len(logits)
+        begin = self.width - len(logps)
         going = torch.ones(len(self), dtype=torch.bool, device=self.ids.device)
         full = torch.tensor([start + limit for start, limit in zip(self.starts, self.limits, strict=True)])
         sums = torch.zeros(len(self), dtype=torch.float64, device=self.ids.device)
-        for column, scores in enumerate(logits, begin):
+        for column, column_logps in enumerate(logps, begin):
             going &= (full > column).to(going.device)
             said = self.ids[:, column]
-            logps = scores.double().log_softmax(dim=1).gather(1, said[:, None])[:, 0]
-            sums += torch.where(going, logps, 0.0)
+            sums += torch.where(going, column_logps, 0.0)
             going &= ~torch.isin(said, torch.tensor(ends, device=said.device))
         self.logprobs = [before + more for before, more in zip(self.logprobs, sums.tolist(), strict=True)]
 

@@ -54,3 +54,16 @@ def choosers(seeds: list[int], starts: list[int], style: tuple[float, float], ba
             steps.append(TopPLogitsWarper(float(top_p)))
         steps.append(GumbelNoise(seeds, starts))
     return LogitsProcessorList(steps)
+
+
+class Noting(LogitsProcessor):
+    """What `choosers` do, and log µ of the tokens that win, by the logits as the model gave them: B numbers a column."""
+
+    def __init__(self, others: LogitsProcessorList):
+        self.others = others
+        self.columns: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        chosen: torch.Tensor = self.others(input_ids, scores)
+        self.columns.append(scores.double().log_softmax(dim=1).gather(1, chosen.argmax(dim=1, keepdim=True))[:, 0])
+        return chosen

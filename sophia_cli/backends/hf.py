@@ -21,6 +21,7 @@ from transformers import (
     AutoTokenizer,
     DynamicCache,
     GenerationConfig,
+    LogitsProcessorList,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -29,7 +30,7 @@ from sophia_cli.aliases import Model
 from sophia_cli.arrivals import Arrivals
 from sophia_cli.backends import _cpu
 from sophia_cli.backends._batch import Batch, style_of
-from sophia_cli.backends._choose import choosers
+from sophia_cli.backends._choose import Noting, choosers
 from sophia_cli.errors import RecordError, SophiaError
 from sophia_cli.images import open_image
 from sophia_cli.place import Place
@@ -218,19 +219,20 @@ class Engine:
             eos_token_id=self.ends,
             pad_token_id=self.pad,
             return_dict_in_generate=True,
-            output_logits=batch.jobs[0].request.sampling.logprobs,
         )
+        chooser = choosers([job.request.seed for job in batch.jobs], batch.starts, batch.style, self.banned)
+        noting = Noting(chooser) if batch.jobs[0].request.sampling.logprobs else None
         out = self.lm.generate(
             input_ids=batch.ids,
             attention_mask=batch.mask,
             past_key_values=batch.cache if self.shares else None,
             generation_config=config,
-            logits_processor=choosers([job.request.seed for job in batch.jobs], batch.starts, batch.style, self.banned),
+            logits_processor=LogitsProcessorList([noting]) if noting else chooser,
             **batch.extra,
         )
         batch.append(out.sequences)
-        if out.logits:
-            batch.add_logprobs(out.logits, self.ends)
+        if noting:
+            batch.add_logprobs(noting.columns, self.ends)
         said = torch.isin(batch.ids[:, width:], torch.tensor(self.ends, device=self.device)).any(dim=1).tolist()
         full = [batch.width - start >= limit for start, limit in zip(batch.starts, batch.limits, strict=True)]
         ended = [row for row in range(len(batch)) if said[row] or full[row]]
