@@ -69,7 +69,8 @@ class Plan:
                     "or --force to begin anew"
                 )
         self.draft.mkdir(parents=True, exist_ok=True)
-        (self.draft / "rows.jsonl").write_bytes(b"".join(map(_packed, self.rows)))
+        with (self.draft / "rows.jsonl").open("wb") as file_of_rows:
+            file_of_rows.writelines(map(_packed, self.rows))
         shown = {"identity": identity, "settings": asdict(self.settings), "model": asdict(self.model)}
         write_json(file, {**shown, "left": dict(self.left), "out": str(self.out)})
 
@@ -85,8 +86,8 @@ def read(draft: Path) -> Plan:
     """The plan that `begin` wrote."""
     plan = json.loads((draft / "plan.json").read_text(encoding="utf-8"))
     rows = []
-    for line in (draft / "rows.jsonl").read_bytes().splitlines():
-        fields = loads(line)
-        tokens, supervised = fields.pop("tokens"), fields.pop("supervised")
-        rows.append(Sized(Row(**fields), tokens, supervised))
+    with (draft / "rows.jsonl").open("rb") as lines:
+        for fields in map(loads, lines):
+            tokens, supervised = fields.pop("tokens"), fields.pop("supervised")
+            rows.append(Sized(Row(**fields), tokens, supervised))
     return Plan(rows, Counter(plan["left"]), Model(**plan["model"]), Settings(**plan["settings"]), Path(plan["out"]))
