@@ -179,6 +179,19 @@ def test_a_run_begun_with_other_settings_is_refused_by_name(data: Path, tmp_path
     sophia("train", "kept.jsonl", *STEPS, "--max-steps", "1", "-o", "out", "--force", cwd=tmp_path)
 
 
+def test_a_second_run_into_the_same_folder_is_refused(whole: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "kept.jsonl", records_of(whole.parent / "kept.jsonl"))
+    options = ["train", "kept.jsonl", "--max-steps", "500", *STEPS, "-o", "out"]
+    with subprocess.Popen(
+        [*SOPHIA, *options], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=ENVIRONMENT
+    ) as run:
+        assert run.stdout and b"loss" in run.stdout.readline()
+        for more in ([], ["--force"]):
+            assert "another run" in sophia(*options, *more, cwd=tmp_path, code=2).stderr.decode()
+        assert b"loss" in run.stdout.readline()
+        run.kill()
+
+
 def test_a_full_disk_leaves_the_last_good_checkpoint(whole: Path, tmp_path: Path) -> None:
     """The second checkpoint does not fit; with room again the run goes on from the first."""
     write_lines(tmp_path / "kept.jsonl", records_of(whole.parent / "kept.jsonl"))

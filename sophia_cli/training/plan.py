@@ -3,11 +3,13 @@
 It lies in the draft folder `OUT.tmp`; a run that was killed finds it there and goes on, if it is still the same run.
 """
 
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from sophia_cli.errors import UsageError
 from sophia_cli.streams import loads, to_line, write_json
 from sophia_cli.training.rows import Row
 from sophia_cli.training.settings import Settings
+
+ROWS = "rows.jsonl"
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,15 @@ class Plan:
     def begin(self, force: bool) -> None:
         """Makes the draft folder, or finds that of the same run. Raises UsageError that names what differs."""
         file, identity = self.draft / "plan.json", json.loads(json.dumps(self.identity()))
-        if self.draft.exists() and not file.exists() and any(self.draft.iterdir()):
+        found = {entry.name for entry in self.draft.iterdir()} if self.draft.exists() else set()
+        if file.name not in found and found - {ROWS, f"{file.name}.tmp"}:  # these two: killed while they were written
             raise UsageError(
                 f"{self.draft}: the run would be kept there, but it holds something else; move it, or choose another -o"
             )
+        self.draft.mkdir(parents=True, exist_ok=True)
+        self._hold()
         if force:
-            shutil.rmtree(self.draft, ignore_errors=True)
+            _empty(self.draft)
         if file.exists():
             begun = json.loads(file.read_text(encoding="utf-8"))["identity"]
             if differs := [name for name in identity if begun.get(name) != identity[name]]:
@@ -68,14 +75,25 @@ class Plan:
                     f"{self.draft}: holds a run begun with other settings: {listed}; give those again to go on with it, "
                     "or --force to begin anew"
                 )
-        self.draft.mkdir(parents=True, exist_ok=True)
-        with (self.draft / "rows.jsonl").open("wb") as file_of_rows:
+        with (self.draft / ROWS).open("wb") as file_of_rows:
             file_of_rows.writelines(map(_packed, self.rows))
         shown = {"identity": identity, "settings": asdict(self.settings), "model": asdict(self.model)}
         write_json(file, {**shown, "left": dict(self.left), "out": str(self.out)})
 
-    def with_settings(self, **changes: Any) -> "Plan":
-        return replace(self, settings=replace(self.settings, **changes))
+    def _hold(self) -> None:
+        """Keeps other runs out of the draft folder until this process ends. Raises UsageError when one is in it."""
+        folder = os.open(self.draft, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"{self.draft}: another run is at work there; let it end, or choose another -o") from None
+        except OSError:  # a disk that knows no locks
+            os.close(folder)
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def _packed(sized: Sized) -> bytes:
@@ -86,7 +104,7 @@ def read(draft: Path) -> Plan:
     """The plan that `begin` wrote."""
     plan = json.loads((draft / "plan.json").read_text(encoding="utf-8"))
     rows = []
-    with (draft / "rows.jsonl").open("rb") as lines:
+    with (draft / ROWS).open("rb") as lines:
         for fields in map(loads, lines):
             tokens, supervised = fields.pop("tokens"), fields.pop("supervised")
             rows.append(Sized(Row(**fields), tokens, supervised))
