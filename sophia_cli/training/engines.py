@@ -211,11 +211,12 @@ def meet(world: World) -> Any:
 
 def join(world: World, deepspeed: bool) -> None:
     """Meets the other processes, unless that is done; DeepSpeed wants it done even by one alone."""
-    if deepspeed:
-        cuda = device_of(world).type == "cuda"
-        os.environ.setdefault("DS_ACCELERATOR", "cuda" if cuda else "cpu")
-        if not cuda:
-            quiet_compilers()
+    cuda = device_of(world).type == "cuda"
+    os.environ.setdefault(
+        "DS_ACCELERATOR", "cuda" if cuda else "cpu"
+    )  # else DeepSpeed guesses, aloud, wherever it is imported
+    if deepspeed and not cuda:
+        quiet_compilers()
     if (world.size > 1 or deepspeed) and not dist.is_initialized():
         alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
         if world.size == 1:
