@@ -131,7 +131,7 @@ def _settings(model: Model, asked: Asked, fixed: dict[str, Any], seed: int) -> S
         from sophia_cli.training.engines import config_of
 
         config_of(settings, World(cpu=True))  # refused now rather than when all rows are read
-    if odd := [name for name, value in given.items() if not 0 < value < math.inf]:
+    if odd := [name for name, value in given.items() if not 0 <= value < math.inf or (name == "epochs" and value == 0)]:
         raise UsageError(f"--{odd[0].replace('_', '-')} {given[odd[0]]}: give a positive number")
     if settings.normalise not in NORMALISATIONS:
         raise UsageError(f"--normalise {settings.normalise}: choose from {', '.join(NORMALISATIONS)}")
