@@ -35,7 +35,7 @@ test-fast: install-dev
 
 # Training in several processes, killed and begun again.
 test-long: install-dev
-	$(BIN)/python -m pytest -n 2 -m long tests
+	$(BIN)/python -m pytest -m long tests
 
 # The tests against a real vLLM, which gets an environment of its own (3.5 GB). Its CPU build finds a torchvision whose own
 # operators do not load; nothing here needs them.
