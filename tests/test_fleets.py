@@ -36,6 +36,19 @@ def test_a_server_that_breaks_on_everything_gets_little_while_others_are_well(tm
     assert len(rows) == 200
 
 
+def test_a_record_that_failed_at_the_idlest_server_goes_to_another() -> None:
+    fleet = Fleet.of(["sick", "well"], retries=8)
+    for record in ("a", "b", "a"):  # two records: too few to say that the server is to blame
+        server = next(server for server in fleet.servers if server.url == "sick")
+        server.in_flight += 1
+        fleet.failed(server, record, 0.0, 0.0, Trouble("500"))
+    fleet.servers[1].sent = 1000
+    picked = fleet.pick(1.0, "a")
+    assert picked is not None and picked.url == "well"
+    other = fleet.pick(1.0, "c")
+    assert other is not None and other.url == "sick"
+
+
 def test_a_ready_server_is_not_kept_waiting_by_the_long_rest_of_another(desk: Path) -> None:
     with ChatServer(["busy_for_long"]) as resting, ChatServer(["starting"]) as other:
         rows = reason(desk, resting, other, options=("--concurrency", "1"))
@@ -203,8 +216,10 @@ def test_a_hasty_ctrl_c_is_never_success(desk: Path) -> None:
             time.sleep(0.05 * tenths)
             client.send_signal(signal.SIGINT)
             _, said = client.communicate(timeout=60)
-            assert client.returncode == 130 or (client.returncode == -2 and tenths < 4), (tenths, client.returncode)
-            assert b"Traceback" not in said or client.returncode == -2
+            before_ours = (
+                client.returncode == -2 or b"<frozen " in said
+            )  # Python was still starting: nobody can answer for it
+            assert (client.returncode == 130 and b"Traceback" not in said) or before_ours, (tenths, client.returncode, said)
 
 
 def test_a_connection_whose_other_end_has_vanished_is_noticed_before_its_answer_is_late() -> None:

@@ -187,6 +187,13 @@ def test_a_fraction_is_every_multiple_of_itself_and_no_other(top: int, bottom: i
     assert verify(f"\\boxed{{\\dfrac{{{top + 1}}}{{{bottom}}}}}", {"answer": gold}).reward == 0.0
 
 
+def test_a_judge_in_a_process_that_once_held_a_model_tells_wrong_from_out_of_memory() -> None:
+    program = "held = bytearray(1 << 30); del held\nfrom sophia_cli.verifiers.rules import verify\n"
+    program += "print(verify('I', {'answer': 'qqq'}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
+    assert "verdict='wrong'" in done.stdout and "math-verify" in done.stdout, done
+
+
 @settings(deadline=None)
 @given(st.lists(st.integers(-99, 99), min_size=2, max_size=6, unique=True), st.randoms())
 def test_a_set_has_no_order_and_a_tuple_has(numbers: list[int], random: Any) -> None:

@@ -242,7 +242,7 @@ class Client:
         now = self.loop.time()
         self.held_back = self.made - self.taken >= UNTAKEN
         while self.waiting and self.under_way < self.manners.concurrency and not self.held_back:
-            server = self.fleet.pick(now)
+            server = self.fleet.pick(now, id(self.waiting[0].job.record))
             if server is None:
                 break
             self.under_way += 1

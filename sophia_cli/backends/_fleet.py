@@ -82,12 +82,14 @@ class Fleet:
     def of(cls, urls: Iterable[str], retries: int) -> "Fleet":
         return cls([Server(url) for url in urls], retries)
 
-    def pick(self, now: float) -> Server | None:
-        """The server for the next request: the fewest in flight, then the fewest sent; None when none may get one."""
-        best: Server | None = None
-        for server in self.servers:
-            if server.takes(now) and (best is None or (server.in_flight, server.sent) < (best.in_flight, best.sent)):
-                best = server
+    def pick(self, now: float, record: Hashable = None) -> Server | None:
+        """The server for a request for a record; None when none may get one.
+
+        Rather one where the record has not just failed, then the fewest in flight, then the fewest sent: a server that fails
+        on everything is the idlest of all.
+        """
+        able = (server for server in self.servers if server.takes(now))
+        best = min(able, key=lambda server: (record in server.suspects, server.in_flight, server.sent), default=None)
         if best is not None:
             best.in_flight += 1
             best.sent += 1

@@ -3,7 +3,7 @@
 Runs only in the worker (`_algebra.py`): it may hang, or run out of memory, and is killed for it.
 """
 
-import resource
+from pathlib import Path
 from typing import Any
 
 from latex2sympy2_extended import NormalizationConfig
@@ -21,8 +21,8 @@ _CONFIG = LatexExtractionConfig(
         basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False
     ),
 )
-_SWALLOWED_BYTES = 900 << 10
-"""Peak memory, in KiB, beyond which a False may hide a MemoryError that math-verify swallowed."""
+_SWALLOWED_KIB = 900 << 10
+"""Peak memory beyond which a False may hide a MemoryError that math-verify swallowed."""
 
 
 def compare(gold: str, answer: str, slack: float) -> str:
@@ -40,7 +40,19 @@ def compare(gold: str, answer: str, slack: float) -> str:
         return "timeout"
     except Exception:  # noqa: BLE001  (sympy raises anything; it means that we could not tell)
         return "error"
-    return "timeout" if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > _SWALLOWED_BYTES else "wrong"
+    return "timeout" if _peak_kib() > _SWALLOWED_KIB else "wrong"
+
+
+def _peak_kib() -> int:
+    """The most memory that this process has held; 0 where there is no /proc, as nothing limits memory there.
+
+    Not `getrusage`: its figure begins with what the parent held when it started us, which may be a whole model.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0
+    return int(status.split("VmHWM:")[1].split()[0])
 
 
 def _parse(latex: str) -> Any:
