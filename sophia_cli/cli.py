@@ -196,7 +196,9 @@ def train(
         Path,
         typer.Option("--out", "-o", help="The folder that the trained model is saved to.", rich_help_panel=o.BASICS),
     ] = Path("runs/out"),
-    objective: Annotated[str, typer.Option(help="sophia (Eq. 7) or sft (all weights 1).")] = "sophia",
+    objective: Annotated[
+        str, typer.Option(help="sophia (Eq. 7), sft (all weights 1), or truncated (Eq. 3; needs `reason --logprobs`).")
+    ] = "sophia",
     alpha: Annotated[
         float | None,
         typer.Option(min=0.0, max=1.0, help="As in propagate, for records that carry no weight.", show_default="0.75"),

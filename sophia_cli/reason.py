@@ -25,6 +25,8 @@ from sophia_cli.waves import Item, Plan, Tally, Waves, allowed_failures
 STEP, KEY = "reason", "trajectory_id"
 LONGEST = 32768
 """The paper's longest trajectory, in tokens."""
+LOGPROB_DECIMALS = 6
+"""What is the same in whatever company a trajectory was sampled; sums differ beyond."""
 BLANKS = ("question", "caption")
 MADE_BY = "`sophia caption` writes it"
 
@@ -117,7 +119,7 @@ def reason(
             "finish_reason": completion.finish,
         }
         if completion.logprob is not None:
-            fields["trajectory_logprob"] = completion.logprob
+            fields["trajectory_logprob"] = round(completion.logprob, LOGPROB_DECIMALS)
         return Record({**job.record, **fields}, where_of(job.record))
 
     if thinking.stop_alpha is None:

@@ -110,7 +110,7 @@ def _train(plan: Plan, world: World | None, place: Place, count: int, metrics: "
             progress.advance(fields["tokens"])
 
     with progress.shown():
-        if count == 1 or world:
+        if world or (count == 1 and not place.hostfile):
             from sophia_cli.training.fit import fit
 
             fit(plan, world or World(cpu=bool(place.cpu_ranks)), emit)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sophia_cli.aliases import resolve
+from sophia_cli.training.engines import CONFIGS
 
 FAMILIES = ("internvl", "qwen2_5_vl", "qwen3_vl")
 EMBEDDED = Path(resolve("tiny-vlm").path)
@@ -43,6 +44,13 @@ def make_model(family: str, folder: Path) -> Path:
     AutoModelForImageTextToText.from_config(config).to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def write_zero3(folder: Path) -> None:
+    """The shipped ZeRO-3, but that even the weights of a model this small are really spread over the processes."""
+    config = json.loads((CONFIGS / "zero3.json").read_text())
+    config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    (folder / "zero3.json").write_text(json.dumps(config))
 
 
 def _qwen(family: str, ids: dict[str, int]) -> Any:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import records_of, sophia, write_lines
 from safetensors.torch import load_file
-from small_models import FAMILIES, make_model
+from small_models import FAMILIES, make_model, write_zero3
 from test_train import kept_records
 
 from sophia_cli import registry
@@ -23,6 +23,7 @@ def data(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("families")
     write_lines(folder / "kept.jsonl", kept_records(lab, 6))
     write_lines(folder / "text.jsonl", [{"id": f"t{n}", "question": f"{n} + 1?", "answer": str(n + 1)} for n in range(4)])
+    write_zero3(folder)
     for family in FAMILIES:
         make_model(family, folder / family)
     return folder
@@ -133,7 +134,7 @@ def test_vision_and_projector_train_where_asked(family: str, data: Path, tmp_pat
 @pytest.mark.parametrize("family", FAMILIES)
 def test_zero3_of_rows_with_and_without_images(family: str, data: Path, tmp_path: Path) -> None:
     one = train(data, family, tmp_path / "one", "--micro-batch-size", "1")
-    two = train(data, family, tmp_path / "two", "--micro-batch-size", "1", "--cpu-ranks", "2", "--deepspeed", "zero3")
+    two = train(data, family, tmp_path / "two", "--micro-batch-size", "1", "--cpu-ranks", "2", "--deepspeed", "zero3.json")
     assert [row["loss"] for row in two[:-1]] == [pytest.approx(row["loss"], rel=1e-3) for row in one[:-1]]
     assert moved(data / family, tmp_path / "two", family) == {"language"}
 

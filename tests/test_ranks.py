@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +14,15 @@ import pytest
 import torch
 from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 from safetensors.torch import load_file
+from small_models import write_zero3
 from test_train import kept_records
 
 from sophia_cli.aliases import resolve
 from sophia_cli.errors import UsageError
+from sophia_cli.training.engines import optimizer_of
 from sophia_cli.training.launch import hosts
+from sophia_cli.training.order import share
+from sophia_cli.training.settings import Settings
 from sophia_cli.training.stages import fitting
 
 STEPS = ["--batch-size", "5", "--micro-batch-size", "2", "--lr", "1e-3"]
@@ -45,13 +50,23 @@ def data(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_lines(folder / "kept.jsonl", kept_records(lab, 10))
     write_lines(folder / "text.jsonl", [{"id": f"t{n}", "question": f"{n} + 1?", "answer": str(n + 1)} for n in range(5)])
     (folder / "alone.jsonl").write_bytes(train(folder, "alone").stdout)
+    write_zero3(folder)
+    dropping(folder / "dropping")
     return folder
+
+
+def dropping(folder: Path) -> None:
+    """The embedded model with dropout, so that a run whose random numbers are not begun anew goes another way."""
+    shutil.copytree(BASE.parent, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["attention_dropout"] = 0.1
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 @pytest.fixture(scope="module")
 def whole(data: Path) -> Path:
     """What one process makes of the trajectories alone, undisturbed."""
-    sophia("train", "kept.jsonl", "--max-steps", "5", *STEPS, "-o", "whole", cwd=data)
+    sophia("train", "kept.jsonl", "-m", str(data / "dropping"), "--max-steps", "5", *STEPS, "-o", "whole", cwd=data)
     return data / "whole"
 
 
@@ -65,18 +80,19 @@ def train(folder: Path, out: str, *options: str, code: int = 0) -> subprocess.Co
     [
         pytest.param("zero1", "5", marks=pytest.mark.long),
         ("zero2", "2"),
-        ("zero3", "1"),
+        ("zero3.json", "1"),
         pytest.param("none", "3", marks=pytest.mark.long),
     ],
 )
 def test_two_processes_train_the_model_that_one_does(stage: str, micro: str, data: Path) -> None:
     """Every stage, every split of the batches; rows with and without images in one: ZeRO-3 does not wait for ever."""
-    done = train(data, stage, "--cpu-ranks", "2", "--deepspeed", stage, "--micro-batch-size", micro)
-    assert difference(data / "alone", data / stage) < 0.01
+    out = Path(stage).stem
+    done = train(data, out, "--cpu-ranks", "2", "--deepspeed", stage, "--micro-batch-size", micro)
+    assert difference(data / "alone", data / out) < 0.01
     for ours, theirs in zip(curve(done.stdout), curve(data / "alone.jsonl"), strict=True):
         assert ours == (theirs[0], pytest.approx(theirs[1], rel=1e-3), pytest.approx(theirs[2], rel=1e-3))
-    assert not (data / f"{stage}.tmp").exists()
-    before, after = load_file(BASE), load_file(data / stage / "model.safetensors")
+    assert not (data / f"{out}.tmp").exists()
+    before, after = load_file(BASE), load_file(data / out / "model.safetensors")
     still = [name for name in before if "vision_tower" in name or "projector" in name]
     assert still and all(torch.equal(before[name], after[name]) for name in still)
 
@@ -105,19 +121,20 @@ def killed(folder: Path, out: str, options: list[str], after: int) -> None:
 @pytest.mark.parametrize("after", [1, pytest.param(2, marks=pytest.mark.long), 4])
 def test_a_killed_run_goes_on_to_the_very_model_of_an_undisturbed_one(after: int, whole: Path, tmp_path: Path) -> None:
     write_lines(tmp_path / "kept.jsonl", records_of(whole.parent / "kept.jsonl"))
-    killed(tmp_path, "out", ["--save-every", "2"], after)
-    options = ["--max-steps", "5", *STEPS, "-o", "out", "--save-every", "2"]
-    again = sophia("train", "kept.jsonl", *options, cwd=tmp_path).stdout
+    options = ["--save-every", "2", "-m", str(whole.parent / "dropping")]
+    killed(tmp_path, "out", options, after)
+    again = sophia("train", "kept.jsonl", "--max-steps", "5", *STEPS, "-o", "out", *options, cwd=tmp_path).stdout
     assert curve(again) == curve(whole / "metrics.jsonl") == curve(tmp_path / "out" / "metrics.jsonl")
     assert (tmp_path / "out/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert not (tmp_path / "out.tmp").exists()
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("stage", ["zero2", "zero3"])
+@pytest.mark.parametrize("stage", ["zero2", "zero3.json"])
 def test_a_killed_run_of_two_processes_goes_on_and_leaves_none_behind(stage: str, data: Path, tmp_path: Path) -> None:
     write_lines(tmp_path / "kept.jsonl", records_of(data / "kept.jsonl"))
-    options = ["--save-every", "2", "--cpu-ranks", "2", "--deepspeed", stage]
+    shutil.copyfile(data / "zero3.json", tmp_path / "zero3.json")
+    options = ["--save-every", "2", "--cpu-ranks", "2", "--deepspeed", stage, "-m", str(data / "dropping")]
     whole = sophia("train", "kept.jsonl", "--max-steps", "5", *STEPS, "-o", "whole", *options, cwd=tmp_path).stdout
     killed(tmp_path, "out", options, after=3)
     deadline = time.monotonic() + 60
@@ -140,6 +157,17 @@ def commands() -> list[str]:
     return found
 
 
+def ranks_in(folder: Path) -> list[int]:
+    """The training processes whose draft lies in a folder."""
+    wanted = (b"sophia_cli.training.rank", str(folder).encode())
+    files = [file for file in Path("/proc").glob("[0-9]*/cmdline") if all(word in file.read_bytes() for word in wanted)]
+    return [int(file.parent.name) for file in files]
+
+
+def environment_of(process: int) -> bytes:
+    return b"\0" + Path(f"/proc/{process}/environ").read_bytes()
+
+
 @pytest.mark.long
 def test_a_process_that_dies_ends_the_run_with_one_line(data: Path, tmp_path: Path) -> None:
     write_lines(tmp_path / "kept.jsonl", records_of(data / "kept.jsonl"))
@@ -147,11 +175,7 @@ def test_a_process_that_dies_ends_the_run_with_one_line(data: Path, tmp_path: Pa
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT) as run:
         assert run.stdout and run.stderr
         run.stdout.readline()
-        ranks = [
-            int(file.parent.name)
-            for file in Path("/proc").glob("[0-9]*/cmdline")
-            if b"training.rank\0--local_rank=1" in file.read_bytes() and str(tmp_path).encode() in file.read_bytes()
-        ]
+        ranks = [process for process in ranks_in(tmp_path) if b"\0LOCAL_RANK=1\0" in environment_of(process)]
         os.kill(ranks[0], signal.SIGKILL)
         errors = run.stderr.read().decode()
     assert run.returncode == 1 and "Traceback" not in errors
@@ -195,8 +219,9 @@ def test_a_second_run_into_the_same_folder_is_refused(whole: Path, tmp_path: Pat
 def test_a_full_disk_leaves_the_last_good_checkpoint(whole: Path, tmp_path: Path) -> None:
     """The second checkpoint does not fit; with room again the run goes on from the first."""
     write_lines(tmp_path / "kept.jsonl", records_of(whole.parent / "kept.jsonl"))
-    options = ["train", "kept.jsonl", "--max-steps", "5", *STEPS, "--save-every", "2", "-o", "out"]
-    killed(tmp_path, "out", ["--save-every", "2"], after=3)
+    model = ["-m", str(whole.parent / "dropping")]
+    options = ["train", "kept.jsonl", "--max-steps", "5", *STEPS, "--save-every", "2", "-o", "out", *model]
+    killed(tmp_path, "out", ["--save-every", "2", *model], after=3)
     mark = tmp_path / "out.tmp/step-2/whole.json"
     assert json.loads(mark.read_bytes())["step"] == 2
     command = f"ulimit -f 200; exec {' '.join([*SOPHIA, *options])}"  # blocks of 512 or 1024 bytes
@@ -219,6 +244,23 @@ def test_hostfiles(tmp_path: Path) -> None:
             hosts(file)
     with pytest.raises(UsageError, match="cannot be read"):
         hosts(tmp_path / "none")
+
+
+def test_matrices_decay_and_vectors_do_not() -> None:
+    policy = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2), torch.nn.Linear(2, 1))
+    policy[2].weight.requires_grad_(False)
+    groups = optimizer_of(
+        policy, Settings("sft", 1, 1, 1e-3, 0.1, 0.1, "tokens", 1, None, 8, 0), torch.device("cpu")
+    ).param_groups
+    shapes = {group["weight_decay"]: sorted(tuple(each.shape) for each in group["params"]) for group in groups}
+    assert shapes == {0.1: [(2, 3)], 0.0: [(1,), (2,), (2,), (2,)]}
+
+
+def test_rows_are_dealt_out_longest_first() -> None:
+    lengths = [5, 9, 1, 7, 3]
+    first, second = (share(range(5), lengths, 2, rank, 2) for rank in (0, 1))
+    assert [part.rows for part in first] == [[1, 3], [2]] and [part.rows for part in second] == [[0, 4], [2]]
+    assert [part.filler for part in (*first, *second)] == [False, False, False, True]
 
 
 def test_the_stage_that_fits_is_chosen() -> None:

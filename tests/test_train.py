@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sophia_cli.aliases import resolve
 from sophia_cli.families import internvl
-from sophia_cli.objectives import sft, truncated
+from sophia_cli.objectives import Scored, sft, truncated
 from sophia_cli.objectives import sophia as sophia_objective
 from sophia_cli.records import Record
 from sophia_cli.training.batches import IGNORED, Encoder
@@ -111,16 +111,17 @@ def test_the_gradient_of_a_step_is_autograds_of_the_naive_loss_for_any_split(
 def test_the_objectives_are_the_equations() -> None:
     logps, mask = torch.tensor([[-1.0, -2.0, -4.0], [-3.0, -5.0, -7.0]]), torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
     weights, behaviour = torch.tensor([2.0, 0.5]), torch.tensor([-2.0, math.nan])
-    assert sophia_objective.loss(logps, mask, weights, behaviour, 4).item() == pytest.approx((2 * 3 + 0.5 * 12) / 4)
-    assert sft.loss(logps, mask, weights, behaviour, 4).item() == pytest.approx((3 + 12) / 4)
+    scored = Scored(logps, mask, weights, behaviour, 4)
+    assert sophia_objective.loss(scored).item() == pytest.approx((2 * 3 + 0.5 * 12) / 4)
+    assert sft.loss(scored).item() == pytest.approx((3 + 12) / 4)
     ratio = math.exp((-3 + 2) / 2)
-    assert truncated.loss(logps, mask, weights, behaviour, 4).item() == pytest.approx((2 * ratio * 3 + 0.5 * 12) / 4)
-    assert truncated.ratios(logps, mask, torch.tensor([-9.0, -12.0])).tolist() == [truncated.MOST, 1.0]
+    assert truncated.loss(scored).item() == pytest.approx((2 * ratio * 3 + 0.5 * 12) / 4)
+    assert truncated.ratios(scored._replace(behaviour_B=torch.tensor([-9.0, -12.0]))).tolist() == [truncated.MOST, 1.0]
 
 
 def test_importance_ratios_are_constants_to_the_gradient() -> None:
     logps = torch.tensor([[-1.0, -2.0]], requires_grad=True)
-    truncated.loss(logps, torch.ones(1, 2), torch.ones(1), torch.tensor([-2.0]), 1).backward()
+    truncated.loss(Scored(logps, torch.ones(1, 2), torch.ones(1), torch.tensor([-2.0]), 1)).backward()
     assert logps.grad is not None
     assert logps.grad.tolist() == [[pytest.approx(-math.exp(-0.5))] * 2]
 

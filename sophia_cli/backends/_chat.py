@@ -30,7 +30,6 @@ UNTUNED = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 CONTEXT_MARKS = ("context length", "context_length", "context window", "max_model_len", "maximum model length", "too long")
 LONGEST_MESSAGE = 300
 MOST_TOKENS = 1 << 30
-DECIMALS = 6
 
 
 class Unusable(Exception):
@@ -144,7 +143,7 @@ def _logprob(choice: dict[str, Any], tokens: int) -> float | None:
         found = [float(token["logprob"]) for token in choice["logprobs"]["content"]]
     except (KeyError, TypeError, ValueError):
         return None
-    return round(math.fsum(found), DECIMALS) if len(found) in (tokens, tokens - 1) else None
+    return math.fsum(found) if len(found) in (tokens, tokens - 1) else None
 
 
 def whole(said: str, thought: str = "") -> str:

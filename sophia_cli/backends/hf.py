@@ -250,7 +250,7 @@ class Engine:
         text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
         if self._render(batch.jobs[row].request).rstrip().endswith(THINK_OPEN):  # the template opened it (QwQ, R1)
             text = f"{THINK_OPEN}\n{text.lstrip()}"
-        logprob = round(batch.logprobs[row], 6) if batch.jobs[row].request.sampling.logprobs else None
+        logprob = batch.logprobs[row] if batch.jobs[row].request.sampling.logprobs else None
         return Completion(text, len(tokens), "length" if stop is None else "stop", logprob)
 
 

@@ -2,13 +2,9 @@
 
 import torch
 
+from sophia_cli.objectives import Scored
 
-def loss(
-    logps_BT: torch.Tensor,
-    mask_BT: torch.Tensor,
-    weights_B: torch.Tensor,
-    behaviour_B: torch.Tensor,
-    denominator: torch.Tensor | float,
-) -> torch.Tensor:
-    """The loss of one micro-batch, a scalar. Arguments as in `objectives.sophia.loss`; `weights_B` plays no part."""
-    return -(logps_BT * mask_BT).sum() / denominator
+
+def loss(scored: Scored) -> torch.Tensor:
+    """The loss of one micro-batch, a scalar; weights play no part."""
+    return -scored.sums_B.sum() / scored.denominator

@@ -8,19 +8,9 @@ weights; so the sum over micro-batches and ranks does not depend on how the batc
 
 import torch
 
+from sophia_cli.objectives import Scored
 
-def loss(
-    logps_BT: torch.Tensor,
-    mask_BT: torch.Tensor,
-    weights_B: torch.Tensor,
-    behaviour_B: torch.Tensor,
-    denominator: torch.Tensor | float,
-) -> torch.Tensor:
-    """The loss of one micro-batch, a scalar.
 
-    logps_BT: log-probability of each target token; mask_BT: 1 where a token is supervised, else 0; weights_B: the
-    trajectories' weights (Eq. 6); behaviour_B: log µ(y), of the whole trajectory, NaN where sampling did not store it;
-    denominator: D, of the global batch.
-    """
-    sums_B = (logps_BT * mask_BT).sum(dim=1)
-    return -(weights_B * sums_B).sum() / denominator
+def loss(scored: Scored) -> torch.Tensor:
+    """The loss of one micro-batch, a scalar."""
+    return -(scored.weights_B * scored.sums_B).sum() / scored.denominator

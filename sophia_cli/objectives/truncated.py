@@ -9,23 +9,18 @@ trajectory alone. Where µ was not stored (rows of other data, too), ρ_i is 1.
 
 import torch
 
+from sophia_cli.objectives import Scored
+
 MOST = 2.0
 
 
-def ratios(logps_BT: torch.Tensor, mask_BT: torch.Tensor, behaviour_B: torch.Tensor) -> torch.Tensor:
-    """ρ of each trajectory, B; arguments as in `objectives.sophia.loss`."""
-    tokens_B = mask_BT.sum(dim=1).clamp(min=1)
-    logs_B = ((logps_BT * mask_BT).sum(dim=1) - behaviour_B) / tokens_B
+def ratios(scored: Scored) -> torch.Tensor:
+    """ρ of each trajectory, B."""
+    tokens_B = scored.mask_BT.sum(dim=1).clamp(min=1)
+    logs_B = (scored.sums_B - scored.behaviour_B) / tokens_B
     return logs_B.nan_to_num(nan=0.0).exp().clamp(max=MOST).detach()
 
 
-def loss(
-    logps_BT: torch.Tensor,
-    mask_BT: torch.Tensor,
-    weights_B: torch.Tensor,
-    behaviour_B: torch.Tensor,
-    denominator: torch.Tensor | float,
-) -> torch.Tensor:
-    """The loss of one micro-batch, a scalar. Arguments as in `objectives.sophia.loss`."""
-    sums_B = (logps_BT * mask_BT).sum(dim=1)
-    return -(weights_B * ratios(logps_BT, mask_BT, behaviour_B) * sums_B).sum() / denominator
+def loss(scored: Scored) -> torch.Tensor:
+    """The loss of one micro-batch, a scalar."""
+    return -(scored.weights_B * ratios(scored) * scored.sums_B).sum() / scored.denominator

@@ -44,7 +44,7 @@ def save(engine: Engine, draft: Path, step: int, world: World) -> None:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         shutil.rmtree(folder, ignore_errors=True)
         raise SophiaError(
-            f"{folder}: cannot be written ({reason}); the checkpoint before it stands: make room and type the command again"
+            f"{folder}: cannot be written ({reason}); any before it stands: make room and type the command again"
         ) from None
     _meet()
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from sophia_cli.errors import SophiaError
 from sophia_cli.streams import loads, to_line
 from sophia_cli.training.settings import World
 
@@ -21,10 +22,14 @@ class Curve:
             self.file.write_bytes(b"".join(map(to_line, self.past)))
 
     def add(self, told: dict[str, Any]) -> None:
-        """One update more."""
+        """One update more. Raises SophiaError."""
         if self.leads:
-            with self.file.open("ab") as file:
-                file.write(to_line(told))
+            try:
+                with self.file.open("ab") as file:
+                    file.write(to_line(told))
+            except OSError as error:
+                mend = "make room and type the command again, it goes on from its last checkpoint"
+                raise SophiaError(f"{self.file}: cannot be written ({error.strerror}); {mend}") from None
 
 
 def draw(told: list[dict[str, Any]], file: Path) -> None:

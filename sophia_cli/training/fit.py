@@ -6,6 +6,7 @@ seeded anew for each: so a run that goes on from a checkpoint is the run that wa
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,12 +17,13 @@ from transformers.utils import logging
 
 from sophia_cli import registry
 from sophia_cli.errors import SophiaError
+from sophia_cli.objectives import Scored
 from sophia_cli.training import checkpoints
 from sophia_cli.training.batches import IGNORED, Encoder, Left
 from sophia_cli.training.curve import Curve
 from sophia_cli.training.engines import DeepSpeed, Engine, Plain, config_of, device_of, join
-from sophia_cli.training.order import MicroBatch, learning_rate, share, updates
-from sophia_cli.training.plan import Plan
+from sophia_cli.training.order import MicroBatch, learning_rate, share
+from sophia_cli.training.plan import Plan, batches_of, updates_an_epoch
 from sophia_cli.training.policy import encoder_of, load_policy
 from sophia_cli.training.ratios import Ratios
 from sophia_cli.training.rows import Row
@@ -34,18 +36,28 @@ LOADERS = 2
 """Processes that prepare batches, beside a GPU."""
 
 
+@dataclass(frozen=True)
+class Update:
+    """One update as this process sees it: its rows, those it takes itself, and D, the denominator of the loss."""
+
+    number: int
+    parts: list[MicroBatch]
+    tokens: int
+    denominator: float
+
+
 def fit(plan: Plan, world: World, emit: Emit) -> None:
     """Trains and saves to `plan.out`; `emit` gets one record for each update. Every process calls it."""
     logging.disable_progress_bar()
-    settings, steps = plan.settings, _updates(plan)
+    settings, device = plan.settings, device_of(world)
     config = config_of(settings, world)
     join(world, config is not None)
     spread = _spread_when_read(config) if config else None  # while this lives
     set_seed(settings.seed)
     encoder = encoder_of(plan)
-    policy, scorer = load_policy(plan, bf16=config is not None and device_of(world).type == "cuda")
+    policy, scorer = load_policy(plan, device, bf16=config is not None and device.type == "cuda")
     whole = config is None or config["zero_optimization"]["stage"] < 3
-    if device_of(world).type == "cpu" and whole:
+    if device.type == "cpu" and whole:
         _pass_once(encoder, scorer, policy, [sized.row for sized in plan.rows[:2]])
     engine: Engine = DeepSpeed(policy, settings, world, config) if config else Plain(policy, settings, world)
     del spread
@@ -56,16 +68,21 @@ def fit(plan: Plan, world: World, emit: Emit) -> None:
     curve = Curve(plan.draft, first, world)
     for told in curve.past:
         emit(told)
-    batches = _batches(plan, world, encoder, first, steps)
-    ratios = Ratios()
-    for number in range(first, len(steps)):
-        curve.add(told := _update(plan, world, engine, scorer, number, steps, batches, ratios))
+    updates = updates_of(plan, world)
+    batches = _batches(plan, world, encoder, updates[first:])
+    for update in updates[first:]:
+        rate = learning_rate(update.number, len(updates), settings.lr, settings.min_lr_ratio)
+        set_seed((settings.seed + update.number * world.size + world.rank) % 2**32)
+        figures = take(update, rate, plan, world, engine, scorer, batches)
+        done = update.number + 1
+        told = {"step": done, "steps": len(updates), **figures, "epoch": done / updates_an_epoch(plan)}
+        curve.add(told)
         emit(told)
-        if (number + 1) % settings.save_every == 0 or number + 1 == len(steps):  # the last: saving may fail
-            checkpoints.save(engine, plan.draft, number + 1, world)
-    save_model(plan, world, engine, policy, len(steps))
+        if done % settings.save_every == 0 or done == len(updates):  # the last: saving may fail
+            checkpoints.save(engine, plan.draft, done, world)
+    save_model(plan, world, engine, policy, len(updates))
     if world.leads:
-        emit({"model": str(plan.out), "rows": len(plan.rows), "steps": len(steps), "left_out": dict(plan.left)})
+        emit({"model": str(plan.out), "rows": len(plan.rows), "steps": len(updates), "left_out": dict(plan.left)})
 
 
 def _pass_once(encoder: Encoder, scorer: Scorer, policy: Any, rows: list[Row]) -> None:
@@ -85,9 +102,15 @@ def _spread_when_read(config: dict[str, Any]) -> Any:
     return HfDeepSpeedConfig(config)
 
 
-def _updates(plan: Plan) -> list[list[int]]:
-    settings = plan.settings
-    return updates(len(plan.rows), settings.batch_size, settings.epochs, settings.max_steps, settings.seed)
+def updates_of(plan: Plan, world: World) -> list[Update]:
+    """All updates of the run, with this process's share of each."""
+    settings, lengths = plan.settings, [sized.tokens for sized in plan.rows]
+    found = []
+    for number, rows in enumerate(batches_of(plan)):
+        tokens = sum(plan.rows[row].supervised for row in rows)
+        parts = share(rows, lengths, settings.micro_batch_size, world.rank, world.size)
+        found.append(Update(number, parts, tokens, tokens if settings.normalise == "tokens" else len(rows)))
+    return found
 
 
 class _MicroBatches(Dataset[dict[str, torch.Tensor] | str]):
@@ -109,55 +132,38 @@ class _MicroBatches(Dataset[dict[str, torch.Tensor] | str]):
             return f"{names}: {reason}, unlike before the training; mend it and type the command again"
 
 
-def _batches(plan: Plan, world: World, encoder: Encoder, first: int, steps: list[list[int]]) -> Iterator[Any]:
-    """The inputs of this process's forward passes from update `first` on."""
-    parts = [part for batch in steps[first:] for part in _share(plan, world, batch)]
+def _batches(plan: Plan, world: World, encoder: Encoder, updates: list[Update]) -> Iterator[Any]:
+    """The inputs of this process's forward passes, update after update."""
     cuda = device_of(world).type == "cuda"
-    data = _MicroBatches(plan, encoder, parts, sees=world.size > 1)
+    data = _MicroBatches(plan, encoder, [part for update in updates for part in update.parts], sees=world.size > 1)
     return iter(DataLoader(data, batch_size=None, shuffle=False, num_workers=LOADERS if cuda else 0, pin_memory=cuda))
 
 
-def _share(plan: Plan, world: World, batch: list[int]) -> list[MicroBatch]:
-    return share(batch, [sized.tokens for sized in plan.rows], plan.settings.micro_batch_size, world.rank, world.size)
-
-
-def _update(
-    plan: Plan,
-    world: World,
-    engine: Engine,
-    scorer: Scorer,
-    number: int,
-    steps: list[list[int]],
-    batches: Iterator[Any],
-    ratios: Ratios,
+def take(
+    update: Update, rate: float, plan: Plan, world: World, engine: Engine, scorer: Scorer, batches: Iterator[Any]
 ) -> dict[str, Any]:
-    """One update over one global batch: its loss, divided once, and what is told of it."""
-    settings, batch = plan.settings, steps[number]
-    set_seed((settings.seed + number * world.size + world.rank) % 2**32)
-    tokens = sum(plan.rows[row].supervised for row in batch)
-    denominator = float(tokens if settings.normalise == "tokens" else len(batch))
-    objective = registry.find("objectives", settings.objective).loss
-    parts = _share(plan, world, batch)
-    total = torch.zeros((), device=engine.device)
-    for place, part in enumerate(parts):
+    """Takes one update: its loss over all processes, divided once, and what else is told of it. Raises SophiaError."""
+    objective = registry.find("objectives", plan.settings.objective).loss
+    total, ratios = torch.zeros((), device=engine.device), Ratios()
+    for place, part in enumerate(update.parts, 1):
         if isinstance(made := next(batches), str):
             raise SophiaError(made)
         inputs = {name: values.to(engine.device) for name, values in made.items()}
         labels, weights, behaviour = (inputs.pop(name) for name in ("labels", "weights", "behaviour"))
-        engine.begin(last=place == len(parts) - 1)
+        engine.begin(last=place == len(update.parts))
         logps = scorer.score(engine.model, inputs, labels)
-        mask = (labels[:, 1:] != IGNORED).to(logps.dtype)
-        loss = objective(logps, mask, weights, behaviour, denominator) * world.size
-        engine.backward(loss)
-        total += loss.detach() / world.size
+        scored = Scored(logps, (labels[:, 1:] != IGNORED).to(logps.dtype), weights, behaviour, update.denominator)
+        loss = objective(scored)
+        engine.backward(loss * world.size)  # gradients are averaged over processes
+        total += loss.detach()
         if not part.filler:
-            ratios.add(logps.detach(), mask, behaviour)
+            ratios.add(logps.detach(), scored.mask_BT, behaviour)
     if world.size > 1:
         dist.all_reduce(total)
-    rate = learning_rate(number, len(steps), settings.lr, settings.min_lr_ratio)
     norm = engine.step(rate)
     if not (math.isfinite(total) and math.isfinite(norm)):  # the same in every process
-        raise SophiaError(f"step {number + 1}: loss {total.item():g}, gradient {norm:g}; begin anew with a lower --lr")
-    shares = -(-len(plan.rows) // settings.batch_size)
-    told = {"step": number + 1, "steps": len(steps), "loss": total.item(), "grad_norm": norm, "learning_rate": rate}
-    return {**told, "epoch": (number + 1) / shares, "tokens": tokens, **ratios.told(world, engine.device)}
+        raise SophiaError(
+            f"step {update.number + 1}: loss {total.item():g}, gradient {norm:g}; begin anew with a lower --lr"
+        )
+    figures = {"loss": total.item(), "grad_norm": norm, "learning_rate": rate, "tokens": update.tokens}
+    return {**figures, **ratios.told(world)}

@@ -22,7 +22,8 @@ from sophia_cli.streams import loads
 from sophia_cli.training.plan import Plan, read
 from sophia_cli.training.settings import World
 
-GPUS = "SOPHIA_GPUS"
+GPUS, CPU = "SOPHIA_GPUS", "SOPHIA_CPU_RANKS"
+"""What the processes that we start find in their environment: which GPU is whose; that they train on CPUs."""
 PLAN, READY = "sophia/plan", b"ready"
 TOLD, LOG, ERRORS = "told.jsonl", "log.txt", "errors"
 LOOK_SECONDS = 0.1
@@ -45,7 +46,8 @@ def joined(place: Place) -> World | None:
 
     Raises UsageError when `--hostfile` or `--cpu-ranks` ask for others to be started.
     """
-    names = {name: os.environ.get(name, os.environ.get(slurm)) for name, slurm in SRUN.items()}
+    srun = "SLURM_STEP_ID" in os.environ  # a batch script's own shell has the other names, too, and is no rank
+    names = {name: os.environ.get(name) or (srun and os.environ.get(slurm)) for name, slurm in SRUN.items()}
     if not all(names.values()) or int(names["WORLD_SIZE"] or 1) == 1:
         return None
     if place.hostfile or place.cpu_ranks:
@@ -57,8 +59,7 @@ def joined(place: Place) -> World | None:
         )
     os.environ.setdefault("MASTER_PORT", "29500")
     os.environ.update({name: str(value) for name, value in names.items()})
-    cpu = os.environ.get("SOPHIA_CPU_RANKS") == "1"
-    return World(int(names["RANK"] or 0), int(names["WORLD_SIZE"] or 1), int(names["LOCAL_RANK"] or 0), cpu)
+    return World(int(names["RANK"] or 0), int(names["WORLD_SIZE"] or 1), int(names["LOCAL_RANK"] or 0), CPU in os.environ)
 
 
 def follow(out: Path, world: World) -> int:
@@ -161,7 +162,7 @@ def _command(plan: Plan, place: Place, count: int) -> list[str]:
     start = ["--master_port", str(free_port("127.0.0.1"))]
     start += ["--hostfile", str(place.hostfile)] if place.hostfile else ["--hostfile", os.devnull]
     start += [] if place.hostfile else ["--num_gpus", str(count)]
-    ranks = ["--module", "sophia_cli.training.rank", str(plan.draft.absolute())]
+    ranks = ["--no_local_rank", "--module", "sophia_cli.training.rank", str(plan.draft.absolute())]
     return [sys.executable, "-m", "deepspeed.launcher.runner", *start, *ranks]
 
 
@@ -171,5 +172,5 @@ def _environment(place: Place) -> dict[str, str]:
     if gpus and not place.hostfile:
         here[GPUS] = gpus  # DeepSpeed's launcher overwrites CUDA_VISIBLE_DEVICES by 0, 1, …
     if place.cpu_ranks:
-        here |= {"SOPHIA_CPU_RANKS": "1", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+        here |= {CPU: "1", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     return here

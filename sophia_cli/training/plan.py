@@ -6,6 +6,7 @@ It lies in the draft folder `OUT.tmp`; a run that was killed finds it there and 
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections import Counter
@@ -16,6 +17,7 @@ from typing import Any
 from sophia_cli.aliases import Model
 from sophia_cli.errors import UsageError
 from sophia_cli.streams import loads, to_line, write_json
+from sophia_cli.training.order import updates
 from sophia_cli.training.rows import Row
 from sophia_cli.training.settings import Settings
 
@@ -89,6 +91,16 @@ class Plan:
             raise UsageError(f"{self.draft}: another run is at work there; let it end, or choose another -o") from None
         except OSError:  # a disk that knows no locks
             os.close(folder)
+
+
+def batches_of(plan: Plan) -> list[list[int]]:
+    """The row numbers of each update."""
+    settings = plan.settings
+    return updates(len(plan.rows), settings.batch_size, settings.epochs, settings.max_steps, settings.seed)
+
+
+def updates_an_epoch(plan: Plan) -> int:
+    return math.ceil(len(plan.rows) / plan.settings.batch_size)
 
 
 def _empty(folder: Path) -> None:

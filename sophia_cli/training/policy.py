@@ -25,11 +25,11 @@ def family_of(config: Any) -> Any:
     return registry.find("families", str(config.model_type).replace("_", "-"))
 
 
-def load_policy(plan: Plan, bf16: bool) -> tuple[Any, Scorer]:
+def load_policy(plan: Plan, device: torch.device, bf16: bool) -> tuple[Any, Scorer]:
     """The policy, ready to be trained: what is frozen does not move. Its logits are to be had from the scorer alone."""
     dtype = torch.bfloat16 if bf16 else torch.float32
     policy = AutoModelForImageTextToText.from_pretrained(plan.model.path, dtype=dtype)
-    if torch.cuda.is_available():
+    if device.type == "cuda":
         policy.gradient_checkpointing_enable({"use_reentrant": False})
     scorer = Scorer(policy)
     policy.train()

@@ -8,14 +8,14 @@ from typing import Any
 
 from sophia_cli.errors import SophiaError
 from sophia_cli.streams import to_line
-from sophia_cli.training.launch import ERRORS, GPUS, TOLD, Place, joined
+from sophia_cli.training.launch import CPU, ERRORS, GPUS, TOLD, Place, joined
 from sophia_cli.training.plan import read
 from sophia_cli.training.settings import World
 
 
 def main(draft: Path) -> int:
     """Trains by the plan in the draft folder; what the leading process has to tell goes to a file there."""
-    world = joined(Place()) or World(cpu=os.environ.get("SOPHIA_CPU_RANKS") == "1")
+    world = joined(Place()) or World(cpu=CPU in os.environ)
     if gpus := os.environ.get(GPUS):
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus.split(",")[world.local_rank]  # before torch looks
     try:
@@ -39,7 +39,7 @@ def main(draft: Path) -> int:
 
 
 if __name__ == "__main__":
-    code = main(Path(next(word for word in sys.argv[1:] if not word.startswith("--local_rank"))))
+    code = main(Path(sys.argv[1]))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # DeepSpeed's teardown aborts now and then after all is saved

@@ -28,7 +28,7 @@ class Ratios:
             tokens = mask_BT.sum(dim=1)[known]
             self.found += zip(totals.tolist(), (totals / tokens).tolist(), strict=True)
 
-    def told(self, world: World, device: torch.device) -> dict[str, Any]:
+    def told(self, world: World) -> dict[str, Any]:
         """Mean, deviation, least and most over all processes, in total and per token; nothing where none is known."""
         found = self.found
         if world.size > 1:

@@ -8,14 +8,12 @@ from rich.text import Text
 
 from sophia_cli.progress import console
 from sophia_cli.training.batches import IGNORED, Encoder
-from sophia_cli.training.order import updates
-from sophia_cli.training.plan import Plan, Sized
+from sophia_cli.training.plan import Plan, Sized, batches_of
 from sophia_cli.training.policy import counts
-from sophia_cli.training.stages import bytes_needed
+from sophia_cli.training.stages import STAGES, bytes_needed
 
 LONGEST = 1200
 """Characters of the prompt, and of the answer, that are shown."""
-STAGES = ("none", "zero1", "zero2", "zero3", "zero3-offload")
 
 
 def show(plan: Plan, processes: int, encoder: Encoder) -> None:
@@ -46,7 +44,7 @@ def sources(rows: list[Sized]) -> Table:
 def lines(plan: Plan, processes: int) -> list[Text]:
     """Steps, tokens, weights and the memory that they take."""
     settings = plan.settings
-    steps = updates(len(plan.rows), settings.batch_size, settings.epochs, settings.max_steps, settings.seed)
+    steps = batches_of(plan)
     tokens = sum(plan.rows[row].tokens for step in steps for row in step)
     weights, trained = counts(plan)
     found = [
@@ -54,7 +52,7 @@ def lines(plan: Plan, processes: int) -> list[Text]:
         f"{weights:,} weights, {trained:,} of them train; {processes} process{'es' * (processes > 1)}, "
         f"DeepSpeed {settings.deepspeed}",
     ]
-    if settings.deepspeed in STAGES:
+    if settings.deepspeed in ("none", *STAGES):
         needed = bytes_needed(settings.deepspeed, weights, trained, processes) / 1e9
         found.append(f"about {needed:,.2f} GB on each for weights, gradients and optimizer; activations come on top")
     return [Text(f"train: {line}") for line in found]

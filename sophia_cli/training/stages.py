@@ -6,6 +6,8 @@ from dataclasses import replace
 from sophia_cli.errors import UsageError
 from sophia_cli.training.plan import Plan
 
+STAGES = ("zero1", "zero2", "zero3", "zero3-offload")
+"""Those of `deepspeed/`, in the order of how much they spread."""
 FOR_WEIGHTS = 0.75
 """The share of a GPU's memory that weights, gradients and optimizer may take; the rest is for what the batch needs."""
 
@@ -27,7 +29,7 @@ def bytes_needed(stage: str, weights: int, trained: int, processes: int) -> floa
 
 def fitting(weights: int, trained: int, processes: int, memory: int) -> str:
     """The first stage that fits into GPUs of so many bytes. Raises UsageError when none does."""
-    for stage in ("zero1", "zero2", "zero3", "zero3-offload"):
+    for stage in STAGES:
         if bytes_needed(stage, weights, trained, processes) <= FOR_WEIGHTS * memory:
             return stage
     least = bytes_needed("zero3-offload", weights, trained, processes) / 1e9
