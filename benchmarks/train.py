@@ -40,14 +40,14 @@ def make_rows(folder: Path, count: int) -> Path:
 
 def run_sophia(rows: Path, model: str, micro: int, batch: int, steps: int) -> list[float]:
     """Seconds at which each update ended."""
-    from sophia_cli import train as step
+    from sophia_cli.training.data import read_trajectories
     from sophia_cli.training.fit import fit
     from sophia_cli.training.plan import Plan
     from sophia_cli.training.preflight import size_rows
     from sophia_cli.training.settings import Settings, World
 
     chosen, ends = resolve(model), list[float]()
-    data = step.read_rows([str(rows)], [], None, chosen, 0, lambda text: None)
+    data = read_trajectories([str(rows)], [], None, chosen, 0, lambda text: None)
     settings = Settings("sophia", batch, micro, 1e-4, 0.05, 0.25, "tokens", 1.0, steps, 32768, 0)
     plan = size_rows(Plan([], data.left, chosen, settings, rows.parent / "out"), data.rows, lambda text: None)
     plan.begin(force=True)

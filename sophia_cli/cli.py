@@ -197,7 +197,11 @@ def train(
         typer.Option("--out", "-o", help="The folder that the trained model is saved to.", rich_help_panel=o.BASICS),
     ] = Path("runs/out"),
     objective: Annotated[
-        str, typer.Option(help="sophia (Eq. 7), sft (all weights 1), or truncated (Eq. 3; needs `reason --logprobs`).")
+        str,
+        typer.Option(
+            help="sophia (Eq. 7), sft (all weights 1), truncated (Eq. 3; needs `reason --logprobs`), "
+            "mpo (pairs of a right and a wrong one) or grpo (the model answers the questions itself)."
+        ),
     ] = "sophia",
     alpha: Annotated[
         float | None,
@@ -215,13 +219,15 @@ def train(
         ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Rows of one update.", show_default="512; embedded model 32")
+        int | None,
+        typer.Option(min=1, help="Rows of one update.", show_default="512, mpo 256, grpo 64; embedded model 32, grpo 8"),
     ] = None,
     micro_batch_size: Annotated[
         int | None, typer.Option(min=1, help="Rows of one forward pass.", show_default="1; embedded model 16")
     ] = None,
     lr: Annotated[
-        float | None, typer.Option(min=0.0, help="Learning rate.", show_default="2e-5; embedded model 6e-4")
+        float | None,
+        typer.Option(min=0.0, help="Learning rate.", show_default="2e-5, mpo 5e-6, grpo 5e-7; embedded model 6e-4"),
     ] = None,
     weight_decay: Annotated[float, typer.Option(min=0.0, help="AdamW's.")] = 0.05,
     min_lr_ratio: Annotated[float, typer.Option(min=0.0, max=1.0, help="Where the cosine ends, as a share of --lr.")] = 0.25,
@@ -231,6 +237,11 @@ def train(
     ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many updates.")] = None,
     max_length: Annotated[int, typer.Option(min=1, help="Longer rows are left out whole.")] = 32768,
+    pairs: Annotated[int, typer.Option(min=1, help="mpo: most pairs of an item.")] = 1,
+    rollouts: Annotated[int, typer.Option(min=2, help="grpo: answers to each question.")] = 8,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="grpo: longest answer.", show_default="16384; embedded model 320")
+    ] = None,
     save_every: Annotated[
         int, typer.Option(min=1, metavar="STEPS", help="Checkpoints: killed and typed again, a run goes on from the last.")
     ] = 50,
@@ -257,11 +268,12 @@ def train(
     from sophia_cli.serving.gpus import chosen
     from sophia_cli.training.launch import Place
 
-    asked = step.Asked(batch_size, micro_batch_size, lr, epochs, alpha, keep)
+    asked = step.Asked(batch_size, micro_batch_size, lr, epochs, max_tokens, alpha, keep, pairs)
     fixed: dict[str, Any] = {
         "objective": objective, "weight_decay": weight_decay, "min_lr_ratio": min_lr_ratio, "normalise": normalise,
         "max_steps": max_steps, "max_length": max_length, "deepspeed": deepspeed, "lora_rank": lora_rank,
         "merge_lora": merge_lora, "train_vision": train_vision, "train_projector": train_projector, "save_every": save_every,
+        "rollouts": rollouts,
     }  # fmt: skip
     place = Place(chosen(gpus) if gpus else None, cpu_ranks, hostfile)
     return step.run(_common(context), _inputs(context, files), model, mix or [], asked, place, report_to, fixed)

@@ -24,15 +24,13 @@ from sophia_cli.exporters._example import Example
 from sophia_cli.facts import Rule
 from sophia_cli.frame import SOME_FAILED, Common, Counter, refuse_input_as_output, run_step
 from sophia_cli.images import data_uri, image_file, shorten
-from sophia_cli.kept import Input, rereadable, rule_of, weighted, whole
-from sophia_cli.ledger import short
+from sophia_cli.kept import Input, each_item, rereadable, rule_of, weighted
 from sophia_cli.lines import Lines
 from sophia_cli.output import SUFFIX, Manifest, Output
 from sophia_cli.pairs import preference_pairs
 from sophia_cli.progress import Progress, notice
 from sophia_cli.prompts import load_prompt, question_text
 from sophia_cli.records import Record, failed, has_failed, image_list, name_of, need_text
-from sophia_cli.sources import with_id
 from sophia_cli.streams import read_records, to_line
 from sophia_cli.tables import card, cells, stored, types_of, write, write_folder
 from sophia_cli.training.rows import system_for, weight_of
@@ -99,7 +97,7 @@ class Examples:
             lines = Lines([path for _, path in self.source.files])
             yield from islice(preference_pairs(lines, rule, self.asked.pairs, common.part, counter), common.limit)
             return
-        kept = _each_item(self.source) if self.are_items else self._kept()
+        kept = each_item(self.source) if self.are_items else self._kept()
         yield from ((record, None) for record in counter.over(common.part.take(kept, common.limit)))
 
     @cached_property
@@ -148,24 +146,6 @@ class Examples:
         if table:
             return stored(reference, self.asked.embed)
         return data_uri(image_file(reference)) if self.asked.embed and not reference.startswith("data:") else reference
-
-
-def _each_item(source: Input) -> Iterator[Record]:
-    """The first record of each item on which nothing failed. Raises InputError for two items of one id."""
-    seen: dict[str, int] = {}
-    for row in whole(source, Tally()):
-        try:
-            record = with_id(row)
-        except RecordError as error:
-            raise InputError(str(error)) from None
-        content = short(str(record.get("question")))
-        if record["id"] not in seen:
-            seen[record["id"]] = content
-            yield record
-        elif seen[record["id"]] != content:
-            raise InputError(
-                f"{record.where}: field `id` {record['id']!r} stands at another question; give it one of its own"
-            )
 
 
 def _lines(make: Examples, common: Common, asked: Asked, files: list[str]) -> int:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from sophia_cli.errors import InputError, RecordError, UsageError
 from sophia_cli.facts import Rule, Trajectory, read_trajectory
-from sophia_cli.ledger import content_of
+from sophia_cli.ledger import content_of, short
 from sophia_cli.records import Record, has_failed, where_of
 from sophia_cli.rewards import choose_in_memory
+from sophia_cli.sources import with_id
 from sophia_cli.streams import Shard, open_input, parse_records
 
 Notice = Callable[[str], None]
@@ -85,6 +86,24 @@ def whole(source: Input, left: Counter[str]) -> Iterator[Record]:
             left["failed before"] += 1
         else:
             yield record
+
+
+def each_item(source: Input) -> Iterator[Record]:
+    """The first record of each item on which nothing failed. Raises InputError for two items of one id."""
+    seen: dict[str, int] = {}
+    for row in whole(source, Counter()):
+        try:
+            record = with_id(row)
+        except RecordError as error:
+            raise InputError(str(error)) from None
+        content = short(str(record.get("question")))
+        if record["id"] not in seen:
+            seen[record["id"]] = content
+            yield record
+        elif seen[record["id"]] != content:
+            raise InputError(
+                f"{record.where}: field `id` {record['id']!r} stands at another question; give it one of its own"
+            )
 
 
 def rereadable(files: list[str], folder: str) -> list[tuple[str, str]]:

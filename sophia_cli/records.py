@@ -50,6 +50,10 @@ class Record(dict[str, Any]):
         self.where = where
 
 
+GRADED_BY = ("choices", "answer_type", "tolerance", "precision", "unit", "language")
+"""Fields of an item that its grading may depend on, beside `answer`."""
+
+
 def name_of(record: Mapping[str, Any]) -> str:
     """The most specific id of a record, for messages."""
     name = next((str(record[field]) for field in ID_FIELDS if record.get(field)), "without id")

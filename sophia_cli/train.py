@@ -8,26 +8,23 @@ import math
 import os
 import shutil
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from sophia_cli import registry
 from sophia_cli.aliases import Model, resolve
 from sophia_cli.descriptors import claim_stdout
-from sophia_cli.errors import RecordError, SophiaError, UsageError
-from sophia_cli.facts import Rule
+from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.frame import Common
-from sophia_cli.kept import Input, Notice, rereadable, rule_of, weighted, whole
+from sophia_cli.kept import Notice, rule_of
 from sophia_cli.progress import Progress, notice
-from sophia_cli.records import Record, name_of
-from sophia_cli.streams import Shard, read_records, to_line
+from sophia_cli.streams import to_line
+from sophia_cli.training.data import Data, read_pairs, read_questions, read_trajectories, split_mix
 from sophia_cli.training.launch import Place, follow, joined, launch, leading, processes
 from sophia_cli.training.plan import Plan
 from sophia_cli.training.reports import refuse_unknown, reporter
-from sophia_cli.training.rows import Row, draw_rows, mixed_row, trajectory_row
 from sophia_cli.training.settings import Settings, World
 
 
@@ -39,13 +36,16 @@ class Asked:
     micro_batch_size: int | None
     lr: float | None
     epochs: float | None
+    max_tokens: int | None
     alpha: float | None
     keep: int | None
+    pairs: int = 1
 
 
-WHOLE = Shard()
 NORMALISATIONS = ("tokens", "trajectories")
-PAPER = {"batch_size": 512, "micro_batch_size": 1, "lr": 2e-5, "epochs": 1.0}
+PAPER = {"batch_size": 512, "micro_batch_size": 1, "lr": 2e-5, "epochs": 1.0, "max_tokens": 16384}
+OTHERS = {"grpo": {"batch_size": 64, "lr": 5e-7}, "mpo": {"batch_size": 256, "lr": 5e-6}}
+"""GRPO's are the paper's, in questions; MPO's are those of its own paper (arXiv 2411.10442)."""
 
 
 def run(
@@ -66,6 +66,9 @@ def run(
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(place.gpus)
     chosen = resolve(model)
     settings = _settings(chosen, asked, fixed, common.seed)
+    reads = registry.find("objectives", settings.objective).READS
+    if mixes and reads != "trajectories":
+        raise UsageError(f"--mix: --objective {settings.objective} learns from {reads} alone; leave it out")
     refuse_unknown(report_to)
     if not common.dry_run:
         _prepare(out, chosen, [*files, *(split_mix(mix)[0] for mix in mixes)], common.force)
@@ -76,15 +79,15 @@ def run(
         notice(text, common.quiet)
 
     def planned() -> Plan:
-        plain, rule = settings.objective == "sft", rule_of(asked.alpha, asked.keep)
-        data = read_rows(files, mixes, rule, chosen, common.seed, tell, plain, common.part, common.limit)
-        if settings.objective == "truncated" and all(row.behaviour is None for row in data.rows):
-            raise UsageError("--objective truncated needs log µ, and no record carries it; sample with `reason --logprobs`")
+        data = _read(files, mixes, asked, settings, chosen, common, tell)
         empty = Plan([], data.left, chosen, settings, out)
-        return preflight(empty, data.rows, count, bool(place.cpu_ranks), tell, common.quiet)
+        plan = preflight(empty, data.rows, count, bool(place.cpu_ranks), tell, common.quiet)
+        if reads != "trajectories":
+            refuse_uneven(plan, count)
+        return plan
 
     from sophia_cli.training import checkpoints
-    from sophia_cli.training.preflight import preflight
+    from sophia_cli.training.preflight import preflight, refuse_uneven
 
     if common.dry_run:
         planned()
@@ -111,22 +114,40 @@ def _train(plan: Plan, world: World | None, place: Place, count: int, metrics: "
 
     with progress.shown():
         if world or (count == 1 and not place.hostfile):
-            from sophia_cli.training.fit import fit
+            from sophia_cli.training.learn import learn
 
-            fit(plan, world or World(cpu=bool(place.cpu_ranks)), emit)
+            learn(plan, world or World(cpu=bool(place.cpu_ranks)), emit)
         else:
             launch(plan, place, count, emit)
     shutil.rmtree(plan.draft, ignore_errors=True)
     metrics.settle()
 
 
+def _read(
+    files: list[str], mixes: list[str], asked: Asked, settings: Settings, model: Model, common: Common, tell: Notice
+) -> Data:
+    """The rows that the objective learns from. Raises UsageError, InputError."""
+    reads, rule = registry.find("objectives", settings.objective).READS, rule_of(asked.alpha, asked.keep)
+    if reads == "pairs":
+        return read_pairs(files, rule, asked.pairs, model, tell, common.part, common.limit)
+    if reads == "questions":
+        return read_questions(files, model, tell, common.part, common.limit)
+    plain = settings.objective == "sft"
+    data = read_trajectories(files, mixes, rule, model, common.seed, tell, plain, common.part, common.limit)
+    if settings.objective == "truncated" and all(row.behaviour is None for row in data.rows):
+        raise UsageError("--objective truncated needs log µ, and no record carries it; sample with `reason --logprobs`")
+    return data
+
+
 def _settings(model: Model, asked: Asked, fixed: dict[str, Any], seed: int) -> Settings:
     """The run's settings, defaults filled in: the model's own, else the paper's. Raises UsageError."""
+    objective = fixed["objective"]
+    if objective not in registry.names("objectives"):
+        registry.find("objectives", objective)  # names the choices
+    section, usual = objective if objective in OTHERS else "train", PAPER | OTHERS.get(objective, {})
     given = {name: getattr(asked, name) for name in PAPER}
-    given = {name: model.default("train", name, PAPER[name]) if value is None else value for name, value in given.items()}
+    given = {name: model.default(section, name, usual[name]) if value is None else value for name, value in given.items()}
     settings = Settings(**given, **fixed, seed=seed % 2**32)
-    if settings.objective not in registry.names("objectives"):
-        registry.find("objectives", settings.objective)  # names the choices
     if settings.deepspeed != "auto":
         from sophia_cli.training.engines import config_of
 
@@ -189,82 +210,3 @@ def _prepare(out: Path, model: Model, inputs: list[str], force: bool) -> None:
             pass
     except OSError as error:
         raise UsageError(f"{out}: cannot be written ({error.strerror}); choose another folder with -o") from None
-
-
-@dataclass
-class Data:
-    """The rows to train on, and what was left out: how many by cause."""
-
-    rows: list[Row]
-    left: Counter[str]
-
-
-def read_rows(
-    files: list[str],
-    mixes: list[str],
-    rule: Rule | None,
-    model: Model,
-    seed: int,
-    tell: Notice,
-    plain: bool = False,
-    part: Shard = WHOLE,
-    limit: int | None = None,
-) -> Data:
-    """The rows of the graded files, weighted by Eq. 6, and of the files mixed in.
-
-    plain: files without trajectories hold chats, captions, or questions and answers, as `--mix` takes them (the warm-up).
-    rule: how to propagate records that carry no weight; None means that the user gave neither `--alpha` nor `--keep`.
-    Raises UsageError when weights and those options come together, InputError when some records have weights and some not.
-    """
-    left: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory(prefix="sophia-") as folder:
-        source = Input(rereadable(files, folder), part, limit)
-        if plain and not any("trajectory" in record for record in whole(source, Counter())):
-            rows = _rows(whole(source, left), lambda record: mixed_row(record, model.prompts), left, tell)
-        else:
-            kept = weighted(source, rule, left, "train", tell)
-            rows = _rows(kept, lambda record: trajectory_row(record, model.prompts), left, tell)
-    rows = [replace(row, source=", ".join(files)) for row in rows]
-    base = len(rows)
-    for mix in mixes:
-        file, ratio = split_mix(mix)
-        read = _rows(read_records([file]), lambda record: mixed_row(record, model.prompts), left, tell)
-        drawn = [replace(row, source=file) for row in draw_rows(read, ratio, base, seed)]
-        tell(f"train: {len(drawn)} of {len(read)} rows of {file} mixed in")
-        rows += drawn
-    _tell_of_the_assumption(rows[:base], tell)
-    return Data(rows, left)
-
-
-def _tell_of_the_assumption(trajectories: list[Row], tell: Notice) -> None:
-    """Says whether Lemma A.3's assumption can be looked at: whether sampling stored log µ."""
-    known = sum(row.behaviour is not None for row in trajectories)
-    if known:
-        tell(f"train: {known} of {len(trajectories)} trajectories carry log µ; log π − log µ is in the metrics (Lemma A.3)")
-    elif trajectories:
-        tell("train: no trajectory carries log µ: Lemma A.3's assumption stays unchecked (`reason --logprobs` stores it)")
-
-
-def split_mix(mix: str) -> tuple[str, float | None]:
-    """`FILE[:ratio]`: the file, and how many rows to draw as a share of the trajectories. Raises UsageError."""
-    file, colon, ratio = mix.rpartition(":")
-    if not colon or Path(mix).exists():
-        return mix, None
-    try:
-        share = float(ratio)
-    except ValueError:
-        share = -1.0
-    if not 0 < share < float("inf"):
-        raise UsageError(f"--mix {mix}: the ratio after the colon is a positive number, as in caps.jsonl:0.25")
-    return file, share
-
-
-def _rows(records: Iterable[Record], make: Callable[[Record], Row], left: Counter[str], tell: Notice) -> list[Row]:
-    rows = []
-    for record in records:
-        try:
-            rows.append(make(record))
-        except RecordError as error:
-            left["unreadable record"] += 1
-            tell(f"train: {name_of(record)} left out: {error}")
-    return rows

@@ -6,9 +6,8 @@ are used when they are there. TRL itself is not imported.
 
 from typing import Any
 
+from sophia_cli.records import GRADED_BY
 from sophia_cli.verifiers.rules import verify
-
-ITEM_COLUMNS = ("choices", "answer_type", "tolerance", "precision", "unit", "language")
 
 
 def answer_reward(completions: list[Any], answer: list[Any], **columns: Any) -> list[float | None]:
@@ -17,7 +16,7 @@ def answer_reward(completions: list[Any], answer: list[Any], **columns: Any) -> 
     completions: texts, or conversations whose last message counts; as long as `answer`. TRL leaves a None out of the
     mean of its group, as it should: it is no evidence. Raises RecordError for a `choices` that is no list.
     """
-    items = ({name: columns[name][row] for name in ITEM_COLUMNS if name in columns} for row in range(len(answer)))
+    items = ({name: columns[name][row] for name in GRADED_BY if name in columns} for row in range(len(answer)))
     pairs = zip(completions, answer, items, strict=True)
     return [verify(_text(completion), {"answer": gold, **item}).reward for completion, gold, item in pairs]
 

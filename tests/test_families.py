@@ -65,9 +65,9 @@ def test_one_family_trains_and_its_folder_is_the_models_own(family: str, data: P
 def test_what_is_saved_answers_like_what_was_trained(
     family: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sophia_cli import train as step
     from sophia_cli.aliases import resolve
     from sophia_cli.training import fit
+    from sophia_cli.training.data import read_trajectories
     from sophia_cli.training.plan import Plan
     from sophia_cli.training.preflight import size_rows
     from sophia_cli.training.settings import Settings, World
@@ -81,7 +81,7 @@ def test_what_is_saved_answers_like_what_was_trained(
 
     monkeypatch.setattr(fit, "save_model", catch)
     model = resolve(str(data / family))
-    rows = step.read_rows([str(data / "kept.jsonl")], [], None, model, 0, lambda text: None)
+    rows = read_trajectories([str(data / "kept.jsonl")], [], None, model, 0, lambda text: None)
     settings = Settings("sophia", 6, 2, 1e-3, 0.05, 0.25, "tokens", 1.0, 1, 1024, 0)
     plan = size_rows(Plan([], rows.left, model, settings, tmp_path / "out"), rows.rows, lambda text: None)
     plan.begin(force=False)

@@ -186,3 +186,15 @@ def test_the_manifests_fit_together(file: str) -> None:
             assert "caps.SHARD.jsonl" in done.stderr.decode(), "the file is not there, but all options are"
         if document["kind"] == "Deployment":
             assert document["spec"]["selector"]["matchLabels"] == document["spec"]["template"]["metadata"]["labels"]
+
+
+def test_grpo_is_given_questions_of_a_middling_pass_rate(desk: Path, lab: Path) -> None:
+    options = ["--max-steps", "1", "--batch-size", "2", "--micro-batch-size", "8"]
+    script = [str(RECIPES / "grpo.sh"), "tiny-vlm", str(lab / "imgs"), "run", *options]
+    said = run(desk, *script, TRIES="4", FROM="0.25", TO="0.75").stderr
+    tries, kept = (records_of(desk / "run" / name) for name in ("tries.jsonl", "questions.jsonl"))
+    rewards = {row["id"]: [other["reward"] for other in tries if other["id"] == row["id"]] for row in tries}
+    wanted = {name for name, found in rewards.items() if 0.25 <= sum(found) / 4 <= 0.75}
+    assert {row["id"] for row in kept} == wanted and len(kept) == len(wanted) > 0
+    assert f"{len(kept)} of 8 questions" in said
+    assert (desk / "run/grpo/model.safetensors").exists()

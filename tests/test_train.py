@@ -79,8 +79,8 @@ def naive_gradient(records: list[dict[str, Any]], normalise: str) -> dict[str, t
 def test_the_gradient_of_a_step_is_autograds_of_the_naive_loss_for_any_split(
     normalise: str, micro: int, lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sophia_cli import train as step
     from sophia_cli.training import engines
+    from sophia_cli.training.data import read_trajectories
     from sophia_cli.training.fit import fit
     from sophia_cli.training.plan import Plan
     from sophia_cli.training.preflight import size_rows
@@ -99,7 +99,7 @@ def test_the_gradient_of_a_step_is_autograds_of_the_naive_loss_for_any_split(
     asked_for = Settings("sophia", 6, micro, 1e-3, 0.05, 0.25, normalise, 1.0, 1, 1024, 0)
     write_lines(tmp_path / "kept.jsonl", records)
     model = resolve("tiny-vlm")
-    data = step.read_rows([str(tmp_path / "kept.jsonl")], [], None, model, 0, lambda text: None)
+    data = read_trajectories([str(tmp_path / "kept.jsonl")], [], None, model, 0, lambda text: None)
     plan = size_rows(Plan([], data.left, model, asked_for, tmp_path / "out"), data.rows, lambda text: None)
     plan.begin(force=False)
     fit(plan, World(), lambda fields: None)
@@ -332,8 +332,8 @@ def test_the_plan_is_shown_before_anything_is_trained(lab: Path, tmp_path: Path)
 def test_many_rows_are_read_by_several_processes_as_by_one(
     lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sophia_cli import train as step
     from sophia_cli.training import preflight
+    from sophia_cli.training.data import read_trajectories
     from sophia_cli.training.plan import Plan
 
     rows = kept_records(lab, 8)
@@ -341,7 +341,7 @@ def test_many_rows_are_read_by_several_processes_as_by_one(
     write_lines(tmp_path / "kept.jsonl", rows)
     model, found = resolve("tiny-vlm"), []
     asked_for = Settings("sophia", 6, 1, 1e-3, 0.05, 0.25, "tokens", 1.0, 1, 1024, 0)
-    data = step.read_rows([str(tmp_path / "kept.jsonl")], [], None, model, 0, lambda text: None)
+    data = read_trajectories([str(tmp_path / "kept.jsonl")], [], None, model, 0, lambda text: None)
     for many in (1000, 2):
         monkeypatch.setattr(preflight, "MANY", many)
         told: list[str] = []

@@ -1,4 +1,9 @@
-"""What training optimises: one file each, around a pure function of tensors that names its equation: `loss(scored)`."""
+"""What training optimises: one file each, which names its equation, and says what it learns from (`READS`).
+
+`trajectories`: weighted ones, under the policy in our own loop; such a file has `loss(scored)`, a pure function of tensors.
+`pairs`, or `questions` that the policy answers itself: such a file has `trainer(…)`, one of TRL's, which
+`training/with_trl.py` runs, and `TELLS`, which of its figures are told, and by what name.
+"""
 
 from typing import NamedTuple
 

@@ -4,6 +4,8 @@ import torch
 
 from sophia_cli.objectives import Scored
 
+READS = "trajectories"
+
 
 def loss(scored: Scored) -> torch.Tensor:
     """The loss of one micro-batch, a scalar; weights play no part."""

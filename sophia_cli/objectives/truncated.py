@@ -11,6 +11,7 @@ import torch
 
 from sophia_cli.objectives import Scored
 
+READS = "trajectories"
 MOST = 2.0
 
 

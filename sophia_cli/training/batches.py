@@ -49,6 +49,12 @@ class Left(Exception):
     """Why a row is left out whole: its cause, in words that can be counted."""
 
 
+def unlike_before(rows: list[Row], reason: Left) -> str:
+    """What to say of rows that could be trained on when the run was planned, and now cannot."""
+    names = ", ".join(row.name for row in rows)
+    return f"{names}: {reason}, unlike before the training; mend it and type the command again"
+
+
 class Encoder:
     """Turns rows into examples with a policy's processor. Images are opened anew each time: pixels are not kept."""
 

@@ -19,7 +19,7 @@ MARK = "whole.json"
 
 def last(draft: Path, processes: int) -> tuple[int, Path] | None:
     """Steps done and folder of the last whole checkpoint. Raises UsageError where another number wrote it."""
-    marks = [(json.loads(mark.read_text()), mark.parent) for mark in draft.glob(f"step-*/{MARK}")]
+    marks = [(json.loads(mark.read_text()), mark.parent) for mark in draft.glob(f"*/{MARK}")]
     if not marks:
         return None
     mark, folder = max(marks, key=lambda pair: int(pair[0]["step"]))
@@ -38,22 +38,25 @@ def save(engine: Engine, draft: Path, step: int, world: World) -> None:
         engine.save(folder)
         _meet()
         if world.leads:
-            write_json(folder / MARK, {"step": step, "processes": world.size})
-            tidy(draft, folder)
+            mark(folder, step, world)
     except (OSError, RuntimeError, SophiaError) as error:  # torch's writer raises RuntimeError where the disk is full
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         shutil.rmtree(folder, ignore_errors=True)
-        raise SophiaError(
-            f"{folder}: cannot be written ({reason}); any before it stands: make room and type the command again"
-        ) from None
+        raise unwritten(folder, error) from None
     _meet()
 
 
-def tidy(draft: Path, keep: Path | None) -> None:
-    """Deletes every checkpoint but this one, half ones, too."""
-    for folder in draft.glob("step-*"):
-        if folder != keep:
-            shutil.rmtree(folder, ignore_errors=True)
+def unwritten(folder: Path, error: Exception) -> SophiaError:
+    """What to say of a checkpoint that could not be written."""
+    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    return SophiaError(f"{folder}: cannot be written ({reason}); any before it stands: make room and type the command again")
+
+
+def mark(folder: Path, step: int, world: World) -> None:
+    """Marks a checkpoint as whole, and deletes every other one, half ones, too."""
+    write_json(folder / MARK, {"step": step, "processes": world.size})
+    for other in folder.parent.glob(f"{folder.name.partition('-')[0]}-*"):
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _meet() -> None:

@@ -1,5 +1,6 @@
 """The figures of every update, in a file beside the checkpoints; they go with the model in the end."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ from sophia_cli.errors import SophiaError
 from sophia_cli.streams import loads, to_line
 from sophia_cli.training.settings import World
 
+Emit = Callable[[dict[str, Any]], None]
+"""Told of each update."""
 CURVE, PICTURE = "metrics.jsonl", "curve.png"
 MOST_DOTS = 40
 

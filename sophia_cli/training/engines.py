@@ -191,6 +191,13 @@ def config_of(settings: Settings, world: World) -> dict[str, Any] | None:
     }
 
 
+def spread_when_read(config: dict[str, Any]) -> Any:
+    """Under ZeRO-3, transformers spreads weights over the processes as it reads them, while what this returns lives."""
+    from transformers.integrations import HfDeepSpeedConfig
+
+    return HfDeepSpeedConfig(config)
+
+
 def quiet_compilers() -> None:
     """DeepSpeed on CPUs: what it would compile for a minute at the first start is left out; gloo does the same."""
     import deepspeed.ops

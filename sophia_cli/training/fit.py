@@ -5,7 +5,7 @@ seeded anew for each: so a run that goes on from a checkpoint is the run that wa
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,9 @@ from sophia_cli import registry
 from sophia_cli.errors import SophiaError
 from sophia_cli.objectives import Scored
 from sophia_cli.training import checkpoints
-from sophia_cli.training.batches import IGNORED, Encoder, Left
-from sophia_cli.training.curve import Curve
-from sophia_cli.training.engines import DeepSpeed, Engine, Plain, config_of, device_of, join
+from sophia_cli.training.batches import IGNORED, Encoder, Left, unlike_before
+from sophia_cli.training.curve import Curve, Emit
+from sophia_cli.training.engines import DeepSpeed, Engine, Plain, config_of, device_of, join, spread_when_read
 from sophia_cli.training.order import MicroBatch, learning_rate, share
 from sophia_cli.training.plan import Plan, batches_of, updates_an_epoch
 from sophia_cli.training.policy import encoder_of, load_policy
@@ -31,7 +31,6 @@ from sophia_cli.training.saved import save_model
 from sophia_cli.training.scores import Scorer
 from sophia_cli.training.settings import World
 
-Emit = Callable[[dict[str, Any]], None]
 LOADERS = 2
 """Processes that prepare batches, beside a GPU."""
 
@@ -52,10 +51,11 @@ def fit(plan: Plan, world: World, emit: Emit) -> None:
     settings, device = plan.settings, device_of(world)
     config = config_of(settings, world)
     join(world, config is not None)
-    spread = _spread_when_read(config) if config else None  # while this lives
+    spread = spread_when_read(config) if config else None  # while this lives
     set_seed(settings.seed)
     encoder = encoder_of(plan)
-    policy, scorer = load_policy(plan, device, bf16=config is not None and device.type == "cuda")
+    policy = load_policy(plan, device, bf16=config is not None and device.type == "cuda")
+    scorer = Scorer(policy)
     whole = config is None or config["zero_optimization"]["stage"] < 3
     if device.type == "cpu" and whole:
         _pass_once(encoder, scorer, policy, [sized.row for sized in plan.rows[:2]])
@@ -80,7 +80,7 @@ def fit(plan: Plan, world: World, emit: Emit) -> None:
         emit(told)
         if done % settings.save_every == 0 or done == len(updates):  # the last: saving may fail
             checkpoints.save(engine, plan.draft, done, world)
-    save_model(plan, world, engine, policy, len(updates))
+    save_model(plan, world, engine.weights(), policy, len(updates))
     if world.leads:
         emit({"model": str(plan.out), "rows": len(plan.rows), "steps": len(updates), "left_out": dict(plan.left)})
 
@@ -93,13 +93,6 @@ def _pass_once(encoder: Encoder, scorer: Scorer, policy: Any, rows: list[Row]) -
     labels, _, _ = (inputs.pop(name) for name in ("labels", "weights", "behaviour"))
     with torch.no_grad():
         scorer.score(policy, inputs, labels)
-
-
-def _spread_when_read(config: dict[str, Any]) -> Any:
-    """Under ZeRO-3, transformers spreads weights over the processes as it reads them, while what this returns lives."""
-    from transformers.integrations import HfDeepSpeedConfig
-
-    return HfDeepSpeedConfig(config)
 
 
 def updates_of(plan: Plan, world: World) -> list[Update]:
@@ -128,8 +121,7 @@ class _MicroBatches(Dataset[dict[str, torch.Tensor] | str]):
         try:
             return self.encoder.collate(rows, self.sees, part.filler)
         except Left as reason:
-            names = ", ".join(row.name for row in rows)
-            return f"{names}: {reason}, unlike before the training; mend it and type the command again"
+            return unlike_before(rows, reason)
 
 
 def _batches(plan: Plan, world: World, encoder: Encoder, updates: list[Update]) -> Iterator[Any]:

@@ -65,11 +65,11 @@ def joined(place: Place) -> World | None:
 def follow(out: Path, world: World) -> int:
     """What a process that does not lead does: waits for the plan, and trains. Returns the exit code."""
     from sophia_cli.training.engines import meet
-    from sophia_cli.training.fit import fit
+    from sophia_cli.training.learn import learn
 
     if meet(world).get(PLAN) != READY:
         return 1  # the one that leads has said why
-    fit(read(out.with_name(out.name + ".tmp")), world, lambda told: None)
+    learn(read(out.with_name(out.name + ".tmp")), world, lambda told: None)
     return 0
 
 

@@ -103,6 +103,12 @@ def updates_an_epoch(plan: Plan) -> int:
     return math.ceil(len(plan.rows) / plan.settings.batch_size)
 
 
+def sequences(plan: Plan) -> int:
+    """How many answers, or pairs of them, an update is made of."""
+    answers = plan.settings.rollouts if plan.rows[0].row.item else 1
+    return plan.settings.batch_size * answers
+
+
 def _empty(folder: Path) -> None:
     for entry in folder.iterdir():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -10,7 +10,6 @@ from sophia_cli.families import part_of
 from sophia_cli.training.batches import Encoder
 from sophia_cli.training.lora import with_lora
 from sophia_cli.training.plan import Plan
-from sophia_cli.training.scores import Scorer
 
 
 def encoder_of(plan: Plan) -> Encoder:
@@ -25,15 +24,14 @@ def family_of(config: Any) -> Any:
     return registry.find("families", str(config.model_type).replace("_", "-"))
 
 
-def load_policy(plan: Plan, device: torch.device, bf16: bool) -> tuple[Any, Scorer]:
-    """The policy, ready to be trained: what is frozen does not move. Its logits are to be had from the scorer alone."""
+def load_policy(plan: Plan, device: torch.device, bf16: bool) -> Any:
+    """The policy, ready to be trained: what is frozen does not move."""
     dtype = torch.bfloat16 if bf16 else torch.float32
     policy = AutoModelForImageTextToText.from_pretrained(plan.model.path, dtype=dtype)
     if device.type == "cuda":
         policy.gradient_checkpointing_enable({"use_reentrant": False})
-    scorer = Scorer(policy)
     policy.train()
-    return trainable(policy, plan), scorer
+    return trainable(policy, plan)
 
 
 def trainable(policy: Any, plan: Plan) -> Any:

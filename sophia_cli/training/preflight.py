@@ -9,11 +9,11 @@ from functools import partial
 import torch
 from transformers.utils import logging
 
-from sophia_cli.errors import InputError
+from sophia_cli.errors import InputError, UsageError
 from sophia_cli.processes import ordered_map
 from sophia_cli.progress import Progress
 from sophia_cli.training.batches import Encoder, Left
-from sophia_cli.training.plan import Plan, Sized
+from sophia_cli.training.plan import Plan, Sized, sequences
 from sophia_cli.training.policy import encoder_of
 from sophia_cli.training.rows import Row
 from sophia_cli.training.shown import show
@@ -32,6 +32,16 @@ def preflight(plan: Plan, rows: list[Row], processes: int, cpu: bool, tell: Noti
     if not quiet:
         show(plan, processes, encoder_of(plan))
     return plan
+
+
+def refuse_uneven(plan: Plan, processes: int) -> None:
+    """Raises UsageError for a batch that TRL's trainers would not take as it was asked for."""
+    settings, each = plan.settings, plan.settings.micro_batch_size * processes
+    if sequences(plan) % each:
+        raise UsageError(
+            f"--batch-size {settings.batch_size}: {sequences(plan)} sequences an update are no multiple of {each}, what "
+            f"{processes} x --micro-batch-size {settings.micro_batch_size} take at once; change one of them"
+        )
 
 
 def size_rows(plan: Plan, rows: list[Row], tell: Notice, quiet: bool = True) -> Plan:
@@ -53,8 +63,13 @@ def size_rows(plan: Plan, rows: list[Row], tell: Notice, quiet: bool = True) -> 
     causes = ", ".join(f"{count} {cause}" for cause, count in sorted(left.items())) or "none"
     tell(f"train: {len(kept)} rows to train on; left out: {causes}")
     if not kept:
-        raise InputError("no row to train on; look at what was left out, or lower --alpha")
+        raise InputError(f"no row to train on; look at what was left out, or {_hint(plan.settings.objective)}")
     return replace(plan, rows=kept, left=left)
+
+
+def _hint(objective: str) -> str:
+    others = {"mpo": "give questions with right and wrong answers (`reason -n 8`)", "grpo": "give questions with answers"}
+    return others.get(objective, "lower --alpha")
 
 
 def _sized(plan: Plan, rows: list[Row]) -> Iterator[tuple[Row, tuple[int, int] | str]]:
@@ -82,7 +97,11 @@ _encoders: dict[str, Encoder] = {}
 def size(row: Row, encoder: Encoder) -> tuple[int, int] | str:
     """A row's tokens and its supervised ones, or why it cannot be trained on."""
     try:
-        example = encoder.encode(row)
+        examples = [encoder.encode(row)]
+        if row.rejected is not None:
+            examples.append(encoder.encode(replace(row, answer=row.rejected)))
     except Left as reason:
         return str(reason)
-    return len(example.input_ids), example.supervised
+    if row.item is not None:  # its answer is not learnt, and not seen
+        return len(examples[0].input_ids) - examples[0].supervised, 0
+    return sum(len(example.input_ids) for example in examples), sum(example.supervised for example in examples)

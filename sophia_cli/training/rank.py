@@ -19,7 +19,7 @@ def main(draft: Path) -> int:
     if gpus := os.environ.get(GPUS):
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus.split(",")[world.local_rank]  # before torch looks
     try:
-        from sophia_cli.training.fit import fit
+        from sophia_cli.training.learn import learn
 
         with (draft / TOLD).open("ab") as told:
 
@@ -28,7 +28,7 @@ def main(draft: Path) -> int:
                     told.write(to_line(fields))
                     told.flush()
 
-            fit(read(draft), world, emit)
+            learn(read(draft), world, emit)
     except BaseException as error:  # noqa: BLE001  (whoever started us reads it in a file)
         traceback.print_exc()
         reason = str(error) if isinstance(error, SophiaError) else f"{type(error).__name__}: {error}"

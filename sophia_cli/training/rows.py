@@ -6,13 +6,23 @@ answer thinks, else the model's own default (method.md, settings).
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
 from sophia_cli.errors import RecordError
 from sophia_cli.prompts import load_prompt, question_text
-from sophia_cli.records import THINK_CLOSE, THINK_OPEN, Record, image_list, name_of, need_number, need_text, where_of
+from sophia_cli.records import (
+    GRADED_BY,
+    THINK_CLOSE,
+    THINK_OPEN,
+    Record,
+    image_list,
+    name_of,
+    need_number,
+    need_text,
+    where_of,
+)
 
 
 @dataclass(frozen=True)
@@ -20,6 +30,8 @@ class Row:
     """One training example. `messages` is the chat before the answer; images stand in it in order.
 
     behaviour: log µ of the answer, None where sampling did not store it. source: the file it is from, for the plan.
+    rejected: of a pair, the wrong answer. item: of a question that the policy is to answer itself, what a grader needs;
+    `answer` is then what it is graded by.
     """
 
     name: str
@@ -28,6 +40,8 @@ class Row:
     weight: float
     behaviour: float | None = None
     source: str = ""
+    rejected: str | None = None
+    item: dict[str, Any] | None = None
 
     @property
     def images(self) -> list[str]:
@@ -42,6 +56,22 @@ def trajectory_row(record: Record, style: str) -> Row:
     chat = asked(question_text(record), image_list(record), answer, style)
     behaviour = need_number(record, "trajectory_logprob") if record.get("trajectory_logprob") is not None else None
     return Row(name_of(record), chat, answer, weight_of(record), behaviour)
+
+
+def pair_row(right: Record, wrong: Record, style: str) -> Row:
+    """A right trajectory and a wrong one of the same item. Raises RecordError."""
+    row = trajectory_row(Record({**right, "weight": 1.0}, right.where), style)
+    return replace(row, rejected=need_text(wrong, "trajectory", "`sophia reason` writes it"), behaviour=None)
+
+
+def question_row(record: Record, style: str) -> Row:
+    """A question that the policy answers itself, under the slow-thinking prompt. Raises RecordError."""
+    need_text(record, "question", "the source must give it")
+    if record.get("answer") is None:
+        raise RecordError(f"{where_of(record)}: field `answer` is missing; nothing else tells right from wrong")
+    item = {name: record[name] for name in ("answer", *GRADED_BY) if record.get(name) is not None}
+    chat = asked(question_text(record), image_list(record), THINK_OPEN, style)
+    return Row(str(record["id"]), chat, str(record["answer"]), 1.0, item=item)
 
 
 def weight_of(record: Record) -> float:

@@ -18,7 +18,6 @@ from sophia_cli.aliases import Model
 from sophia_cli.errors import SophiaError
 from sophia_cli.streams import loads
 from sophia_cli.training.curve import CURVE, PICTURE, draw
-from sophia_cli.training.engines import Engine
 from sophia_cli.training.lora import SCALE
 from sophia_cli.training.plan import Plan
 from sophia_cli.training.settings import World
@@ -27,9 +26,11 @@ PEFT = "base_model.model."
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
 
 
-def save_model(plan: Plan, world: World, engine: Engine, policy: Any, steps: int) -> None:
-    """Writes the model and puts it in place of `plan.out`. Every process calls it. Raises SophiaError."""
-    weights = engine.weights()
+def save_model(plan: Plan, world: World, weights: dict[str, torch.Tensor] | None, policy: Any, steps: int) -> None:
+    """Writes the model and puts it in place of `plan.out`. Every process calls it; the one that leads has the whole weights.
+
+    Raises SophiaError.
+    """
     if world.leads and weights is not None:
         draft = plan.draft / "model"
         shutil.rmtree(draft, ignore_errors=True)

@@ -8,7 +8,8 @@ class Settings:
     """What makes the trained model what it is. Batch size is global: all accumulation steps and ranks.
 
     deepspeed: zero1, zero2, zero3, zero3-offload, a JSON file, none, or auto, which is settled before training.
-    lora_rank: 0 trains all weights of the language model. save_every: steps between checkpoints.
+    lora_rank: 0 trains all weights of the language model. save_every: steps between checkpoints. rollouts: answers to a
+    question of one update, and max_tokens the longest of them, where the policy itself answers (GRPO).
     """
 
     objective: str
@@ -28,6 +29,8 @@ class Settings:
     train_vision: bool = False
     train_projector: bool = False
     save_every: int = 50
+    rollouts: int = 8
+    max_tokens: int = 16384
 
 
 @dataclass(frozen=True)

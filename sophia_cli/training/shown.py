@@ -59,16 +59,19 @@ def lines(plan: Plan, processes: int) -> list[Text]:
 
 
 def example(sized: Sized, encoder: Encoder) -> Text:
-    """The first row as the model sees it; ⟦what is supervised⟧ is green."""
-    encoded = encoder.encode(sized.row)
+    """The first row as the model sees it; ⟦what is supervised⟧ is green, what it is preferred to red."""
+    row, encoded = sized.row, encoder.encode(sized.row)
     mask = encoded.labels != IGNORED
     prompt = _shortened(_runs(encoder.tokenizer.decode(encoded.input_ids[~mask])))
     answer = _shortened(encoder.tokenizer.decode(encoded.input_ids[mask]))
-    return Text.assemble(
-        (f"train: first row, {sized.row.name}, weight {sized.row.weight:g}:\n", "bold"),
-        (prompt, "dim"),
-        (f"⟦{answer}⟧", "green"),
-    )
+    parts = [(f"train: first row, {row.name}, weight {row.weight:g}:\n", "bold"), (prompt, "dim")]
+    if row.item is not None:
+        parts.append((f"⟦its own answers, graded by {row.answer}⟧", "green"))
+    else:
+        parts.append((f"⟦{answer}⟧", "green"))
+    if row.rejected is not None:
+        parts.append((f"\nrather than ⟦{_shortened(row.rejected)}⟧", "red"))
+    return Text.assemble(*parts)
 
 
 def _runs(text: str) -> str:

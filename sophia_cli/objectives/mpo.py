@@ -1,0 +1,59 @@
+"""MPO, Mixed Preference Optimization (arXiv 2411.10442): a right trajectory is preferred to a wrong one of its question.
+
+    loss = 0.8 L_DPO + 0.2 L_BCO + 1.0 L_SFT,  β = 0.1
+
+L_DPO is the sigmoid loss on the difference of both log-ratios to the policy as it was, L_BCO pulls each to its side, L_SFT
+is the right one's negative log-likelihood. All by TRL's `DPOTrainer`; tokens and masks are ours (batches.py).
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from sophia_cli.errors import SophiaError
+from sophia_cli.training.batches import IGNORED, Encoder, Left, unlike_before
+from sophia_cli.training.plan import Plan
+
+READS = "pairs"
+LOSSES = {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0}
+BETA = 0.1
+REFERENCE = "ref"
+"""A copy of new adapters, which TRL keeps to compare with. The policy without adapters is the same, and needs no saving."""
+TELLS = {"rewards/accuracies": "preferred", "rewards/margins": "margin", "logps/chosen": "right", "logps/rejected": "wrong"}
+
+
+def trainer(plan: Plan, policy: Any, encoder: Encoder, arguments: dict[str, Any]) -> Any:
+    """TRL's trainer over the plan's pairs. arguments: of any of its trainers."""
+    from datasets import Dataset
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    rows = [{"row": number, "images": []} for number in range(len(plan.rows))]  # "images": TRL leaves the tokens to us
+    made = DPOTrainer(
+        model=policy,
+        args=DPOConfig(**arguments, beta=BETA, loss_type=list(LOSSES), loss_weights=list(LOSSES.values()), max_length=None),
+        data_collator=_Pairs(plan, encoder),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=encoder.processor,
+    )
+    if REFERENCE in getattr(policy, "peft_config", {}):
+        policy.delete_adapter(REFERENCE)
+    return made
+
+
+class _Pairs:
+    """Batches as `DPOTrainer` takes them: P right answers, then P wrong ones."""
+
+    def __init__(self, plan: Plan, encoder: Encoder):
+        self.plan, self.encoder = plan, encoder
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        rows = [self.plan.rows[example["row"]].row for example in examples]
+        try:
+            batch = self.encoder.collate([*rows, *(replace(row, answer=str(row.rejected)) for row in rows)], sees=True)
+        except Left as reason:
+            raise SophiaError(unlike_before(rows, reason)) from None
+        completion_mask = (batch.pop("labels") != IGNORED).long()
+        del batch["weights"], batch["behaviour"]
+        return {**batch, "completion_mask": completion_mask}

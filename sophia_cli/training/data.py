@@ -1,0 +1,131 @@
+"""What a policy learns from, read from files: weighted trajectories (Eq. 6), pairs of a right and a wrong one, or questions.
+
+Which of the three an objective reads, it says itself (`READS`).
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from sophia_cli.aliases import Model
+from sophia_cli.errors import RecordError, UsageError
+from sophia_cli.facts import Rule
+from sophia_cli.frame import Counter as Counted
+from sophia_cli.kept import Input, Notice, each_item, rereadable, weighted, whole
+from sophia_cli.lines import Lines
+from sophia_cli.pairs import preference_pairs
+from sophia_cli.records import Record, name_of
+from sophia_cli.streams import Shard, read_records
+from sophia_cli.training.rows import Row, draw_rows, mixed_row, pair_row, question_row, trajectory_row
+
+WHOLE = Shard()
+T = TypeVar("T", Record, tuple[Record, Record])
+
+
+@dataclass
+class Data:
+    """The rows to train on, and what was left out: how many by cause."""
+
+    rows: list[Row]
+    left: Counter[str]
+
+
+def read_trajectories(
+    files: list[str],
+    mixes: list[str],
+    rule: Rule | None,
+    model: Model,
+    seed: int,
+    tell: Notice,
+    plain: bool = False,
+    part: Shard = WHOLE,
+    limit: int | None = None,
+) -> Data:
+    """The rows of the graded files, weighted by Eq. 6, and of the files mixed in.
+
+    plain: files without trajectories hold chats, captions, or questions and answers, as `--mix` takes them (the warm-up).
+    rule: how to propagate records that carry no weight; None means that the user gave neither `--alpha` nor `--keep`.
+    Raises UsageError when weights and those options come together, InputError when some records have weights and some not.
+    """
+    left: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory(prefix="sophia-") as folder:
+        source = Input(rereadable(files, folder), part, limit)
+        if plain and not any("trajectory" in record for record in whole(source, Counter())):
+            rows = _rows(whole(source, left), lambda record: mixed_row(record, model.prompts), left, tell)
+        else:
+            kept = weighted(source, rule, left, "train", tell)
+            rows = _rows(kept, lambda record: trajectory_row(record, model.prompts), left, tell)
+    rows = [replace(row, source=", ".join(files)) for row in rows]
+    base = len(rows)
+    for mix in mixes:
+        file, ratio = split_mix(mix)
+        read = _rows(read_records([file]), lambda record: mixed_row(record, model.prompts), left, tell)
+        drawn = [replace(row, source=file) for row in draw_rows(read, ratio, base, seed)]
+        tell(f"train: {len(drawn)} of {len(read)} rows of {file} mixed in")
+        rows += drawn
+    _tell_of_the_assumption(rows[:base], tell)
+    return Data(rows, left)
+
+
+def read_pairs(
+    files: list[str], rule: Rule | None, per_item: int, model: Model, tell: Notice, part: Shard, limit: int | None
+) -> Data:
+    """A row for each pair of a right trajectory and a wrong one of the same item (pairs.py). Raises InputError."""
+    left: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory(prefix="sophia-") as folder:
+        lines = Lines([path for _, path in rereadable(files, folder)])
+        pairs = islice(preference_pairs(lines, rule or Rule(), per_item, part, Counted()), limit)
+        rows = _rows(pairs, lambda pair: pair_row(*pair, model.prompts), left, tell)
+    tell(f"train: {len(rows)} pairs of a right and a wrong trajectory")
+    return Data([replace(row, source=", ".join(files)) for row in rows], left)
+
+
+def read_questions(files: list[str], model: Model, tell: Notice, part: Shard, limit: int | None) -> Data:
+    """A row for each item, whatever else its records hold. Raises InputError for two items of one id."""
+    left: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory(prefix="sophia-") as folder:
+        items = part.take(each_item(Input(rereadable(files, folder))), limit)
+        rows = _rows(items, lambda item: question_row(item, model.prompts), left, tell)
+    return Data([replace(row, source=", ".join(files)) for row in rows], left)
+
+
+def _tell_of_the_assumption(trajectories: list[Row], tell: Notice) -> None:
+    """Says whether Lemma A.3's assumption can be looked at: whether sampling stored log µ."""
+    known = sum(row.behaviour is not None for row in trajectories)
+    if known:
+        tell(f"train: {known} of {len(trajectories)} trajectories carry log µ; log π − log µ is in the metrics (Lemma A.3)")
+    elif trajectories:
+        tell("train: no trajectory carries log µ: Lemma A.3's assumption stays unchecked (`reason --logprobs` stores it)")
+
+
+def split_mix(mix: str) -> tuple[str, float | None]:
+    """`FILE[:ratio]`: the file, and how many rows to draw as a share of the trajectories. Raises UsageError."""
+    file, colon, ratio = mix.rpartition(":")
+    if not colon or Path(mix).exists():
+        return mix, None
+    try:
+        share = float(ratio)
+    except ValueError:
+        share = -1.0
+    if not 0 < share < float("inf"):
+        raise UsageError(f"--mix {mix}: the ratio after the colon is a positive number, as in caps.jsonl:0.25")
+    return file, share
+
+
+def _rows(found: Iterable[T], make: Callable[[T], Row], left: Counter[str], tell: Notice) -> list[Row]:
+    rows = []
+    for each in found:
+        try:
+            rows.append(make(each))
+        except RecordError as error:
+            left["unreadable record"] += 1
+            tell(f"train: {_name(each)} left out: {error}")
+    return rows
+
+
+def _name(found: Record | tuple[Record, Record]) -> str:
+    return name_of(found[0] if isinstance(found, tuple) else found)

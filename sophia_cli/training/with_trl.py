@@ -1,0 +1,140 @@
+"""Objectives that TRL has a trainer for: run, killed, gone on with, told and saved as our own loop does it."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError
+from transformers import TrainerCallback, set_seed
+from transformers.trainer_callback import PrinterCallback
+from transformers.utils import logging
+
+from sophia_cli import registry
+from sophia_cli.errors import SophiaError
+from sophia_cli.training import checkpoints
+from sophia_cli.training.curve import Curve, Emit
+from sophia_cli.training.engines import LARGEST_NORM, config_of, device_of, join, spread_when_read
+from sophia_cli.training.plan import Plan, sequences, updates_an_epoch
+from sophia_cli.training.policy import encoder_of, load_policy
+from sophia_cli.training.saved import save_model
+from sophia_cli.training.settings import World
+
+TOLD = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+"""What the trainer itself tells DeepSpeed."""
+
+
+def fit(plan: Plan, world: World, emit: Emit) -> None:
+    """Trains and saves to `plan.out`; `emit` gets one record for each update. Every process calls it."""
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    objective = registry.find("objectives", plan.settings.objective)
+    config, device = config_of(plan.settings, world), device_of(world)
+    join(world, config is not None)
+    set_seed(plan.settings.seed)
+    spread = spread_when_read(config) if config else None  # while this lives
+    policy = load_policy(plan, device, bf16=config is not None and device.type == "cuda")
+    del spread
+    trainer = objective.trainer(plan, policy, encoder_of(plan), arguments(plan, world, config))
+    begun = checkpoints.last(plan.draft, world.size)
+    curve = Curve(plan.draft, begun[0] if begun else 0, world)
+    for told in curve.past:
+        emit(told)
+    trainer._save_checkpoint = partial(_save, trainer._save_checkpoint, plan)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Teller(plan, world, curve, emit, objective.TELLS))
+    with _own_names(policy):
+        trainer.train(resume_from_checkpoint=str(begun[1]) if begun else None)
+    save_model(plan, world, _weights(trainer, config), policy, trainer.state.global_step)
+    if world.leads:
+        emit(
+            {"model": str(plan.out), "rows": len(plan.rows), "steps": trainer.state.global_step, "left_out": dict(plan.left)}
+        )
+
+
+@contextlib.contextmanager
+def _own_names(policy: Any) -> Iterator[None]:
+    """While it lasts, checkpoints name tensors as the policy itself does: by the names of the model's files, as transformers
+    writes them otherwise, it does not find them again when it reads a checkpoint.
+    """
+    base = policy.get_base_model() if hasattr(policy, "peft_config") else policy
+    names, base._weight_conversions = base._weight_conversions, []
+    try:
+        yield
+    finally:
+        base._weight_conversions = names
+
+
+def arguments(plan: Plan, world: World, config: dict[str, Any] | None) -> dict[str, Any]:
+    """What all of TRL's trainers are told: our optimizer, learning rate, precision, DeepSpeed and checkpoints."""
+    settings, cuda = plan.settings, device_of(world).type == "cuda"
+    return {
+        "output_dir": str(plan.draft),
+        "per_device_train_batch_size": settings.micro_batch_size,
+        "gradient_accumulation_steps": sequences(plan) // (settings.micro_batch_size * world.size),
+        "num_train_epochs": settings.epochs,
+        "max_steps": settings.max_steps or -1,
+        "learning_rate": settings.lr,
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr_rate": settings.min_lr_ratio},
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": LARGEST_NORM,
+        "bf16": cuda,
+        "use_cpu": not cuda,
+        "gradient_checkpointing": cuda,
+        "deepspeed": config and {**config, **dict.fromkeys(TOLD, "auto")},
+        "seed": settings.seed,
+        "save_steps": settings.save_every,
+        "logging_steps": 1,
+        "report_to": [],
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+    }
+
+
+def _save(write: Callable[..., None], plan: Plan, *arguments: Any) -> None:
+    """Writes a checkpoint by the trainer's own means. Raises SophiaError where the disk does not take it."""
+    try:
+        write(*arguments)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch raises RuntimeError where the disk is full
+        raise checkpoints.unwritten(plan.draft, error) from None
+
+
+class _Teller(TrainerCallback):
+    """Tells of every update, and marks a checkpoint when it is whole."""
+
+    def __init__(self, plan: Plan, world: World, curve: Curve, emit: Emit, names: dict[str, str]):
+        self.plan, self.world, self.curve, self.emit, self.names = plan, world, curve, emit, names
+        self.tokens = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.tokens = int(state.num_input_tokens_seen)  # those before the checkpoint, where the trainer counts them
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        step, loss, norm = state.global_step, float(logs["loss"]), float(logs.get("grad_norm", 0.0))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise SophiaError(f"step {step}: loss {loss:g}, gradient {norm:g}; begin anew with a lower --lr")
+        seen = int(logs.get("num_tokens", 0))
+        figures = {"loss": loss, "grad_norm": norm, "learning_rate": logs["learning_rate"], "tokens": seen - self.tokens}
+        self.tokens = seen
+        more = {ours: logs[theirs] for theirs, ours in self.names.items() if theirs in logs}
+        told = {"step": step, "steps": state.max_steps, **figures, "epoch": step / updates_an_epoch(self.plan), **more}
+        self.curve.add(told)
+        self.emit(told)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.world.leads:
+            folder = self.plan.draft / f"checkpoint-{state.global_step}"
+            checkpoints.mark(folder, state.global_step, self.world)
+
+
+def _weights(trainer: Any, config: dict[str, Any] | None) -> dict[str, torch.Tensor] | None:
+    """All weights, whole, in the process that leads."""
+    if config is not None and config["zero_optimization"]["stage"] == 3:
+        return trainer.deepspeed._zero3_consolidated_16bit_state_dict()  # type: ignore[no-any-return]
+    return trainer.model.state_dict() if not dist.is_initialized() or dist.get_rank() == 0 else None
