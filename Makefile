@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: quickstart install install-dev test test-fast test-long test-vllm lint types bench bench-verifier bench-client bench-early-stop bench-prefill bench-propagate bench-decontaminate bench-train tiny clean
+.PHONY: quickstart install install-dev test test-fast test-long test-vllm lint types bench bench-verifier bench-client bench-early-stop bench-prefill bench-propagate bench-decontaminate bench-train bench-memory tiny clean
 
 quickstart: install
 	bash recipes/quickstart.sh
@@ -84,6 +84,10 @@ bench-propagate: install-dev .venv-propagate/installed
 # `sophia train` beside TRL, the same model and batches.
 bench-train: install-dev
 	$(BIN)/python benchmarks/train.py
+
+# Peak memory of long trajectories, with logits of the whole length and without.
+bench-memory: install-dev
+	$(BIN)/python benchmarks/memory.py
 
 # How long 100,000 questions against 10,000 take, and how many images a second are hashed.
 bench-decontaminate: install-dev

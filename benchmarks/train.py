@@ -38,7 +38,7 @@ def make_rows(folder: Path, count: int) -> Path:
     return rows
 
 
-def run_sophia(rows: Path, model: str, micro: int, batch: int, steps: int) -> list[float]:
+def run_sophia(rows: Path, model: str, micro: int, batch: int, steps: int, adapters: int) -> list[float]:
     """Seconds at which each update ended."""
     from sophia_cli.training.data import read_trajectories
     from sophia_cli.training.fit import fit
@@ -48,14 +48,14 @@ def run_sophia(rows: Path, model: str, micro: int, batch: int, steps: int) -> li
 
     chosen, ends = resolve(model), list[float]()
     data = read_trajectories([str(rows)], [], None, chosen, 0, lambda text: None)
-    settings = Settings("sophia", batch, micro, 1e-4, 0.05, 0.25, "tokens", 1.0, steps, 32768, 0)
+    settings = Settings("sophia", batch, micro, 1e-4, 0.05, 0.25, "tokens", 1.0, steps, 1 << 16, 0, lora_rank=adapters)
     plan = size_rows(Plan([], data.left, chosen, settings, rows.parent / "out"), data.rows, lambda text: None)
     plan.begin(force=True)
     fit(plan, World(), lambda told: ends.append(time.perf_counter()))
     return ends[:steps]
 
 
-def run_trl(rows: Path, model: str, micro: int, batch: int, steps: int) -> list[float]:
+def run_trl(rows: Path, model: str, micro: int, batch: int, steps: int, adapters: int) -> list[float]:
     """Seconds at which each update ended."""
     import torch
     from datasets import load_dataset
@@ -85,10 +85,29 @@ def run_trl(rows: Path, model: str, micro: int, batch: int, steps: int) -> list[
         parameter.requires_grad = not name.startswith((*family.VISION, *family.PROJECTOR))
     trainer = SFTTrainer(
         model=policy, args=arguments, train_dataset=load_dataset("json", data_files=str(exported), split="train"),
-        processing_class=family.load_processor(path), callbacks=[Watch()],
+        processing_class=family.load_processor(path), callbacks=[Watch()], peft_config=_adapters(policy, adapters),
     )  # fmt: skip
     trainer.train()
     return ends
+
+
+def _adapters(policy: Any, rank: int) -> Any:
+    """As ours: beside every linear layer of the language model."""
+    from peft import LoraConfig
+
+    names = [
+        name for name, module in policy.named_modules() if type(module).__name__ == "Linear" and "language_model." in name
+    ]
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names, task_type="CAUSAL_LM") if rank else None
+
+
+def most_memory() -> float:
+    """The most memory so far in MB: of the GPU where there is one."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 RUNS = {"sophia": run_sophia, "trl": run_trl}
@@ -111,12 +130,13 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--lora-rank", type=int, default=0)
     options = parser.parse_args()
     if options.only:
         name, rows = options.only
-        ends = RUNS[name](Path(rows), options.model, options.micro, options.batch, options.steps)
+        ends = RUNS[name](Path(rows), options.model, options.micro, options.batch, options.steps, options.lora_rank)
         rate = (len(ends) - 1 - SKIPPED) / (ends[-1] - ends[SKIPPED])
-        print(rate, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(rate, most_memory())
         return 0
     with tempfile.TemporaryDirectory() as name:
         rows = make_rows(Path(name), options.batch * 4)

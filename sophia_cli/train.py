@@ -111,6 +111,10 @@ def _train(plan: Plan, world: World | None, place: Place, count: int, metrics: "
             progress.total, loss = fields["steps"], fields["loss"]
             progress.note = lambda: f"loss {loss:.4f}"
             progress.advance(fields["tokens"])
+        if "model" in fields and "log_ratio" in fields:
+            total, each = fields["log_ratio"], fields["log_ratio_per_token"]
+            told = f"{total['mean']:.1f} ± {total['std']:.1f} in total, {each['mean']:.3f} ± {each['std']:.3f} a token"
+            notice(f"train: log π − log µ of {total['n']} trajectories: {told}; Lemma A.3 takes it for 0", progress.quiet)
 
     with progress.shown():
         if world or (count == 1 and not place.hostfile):

@@ -9,6 +9,8 @@ import pytest
 import torch
 from chat_server import ChatServer, completion
 from conftest import records_of, sophia, write_lines
+from hypothesis import given
+from hypothesis import strategies as st
 from test_train import kept_records
 
 from sophia_cli.aliases import resolve
@@ -16,7 +18,7 @@ from sophia_cli.backends._chat import outcome_of
 from sophia_cli.prompts import load_prompt
 from sophia_cli.reason import reasoning_request
 from sophia_cli.sampling import Completion, Failure
-from sophia_cli.training.ratios import spread
+from sophia_cli.training.ratios import pooled, spread
 
 
 def test_log_probabilities_are_those_of_a_forward_pass_and_change_nothing_else(lab: Path, tmp_path: Path) -> None:
@@ -74,13 +76,15 @@ def test_a_server_without_log_probabilities_is_named(lab: Path) -> None:
 
 def test_training_tells_how_far_the_assumption_is(lab: Path, tmp_path: Path) -> None:
     rows = [{**row, "trajectory_logprob": -3.0 * index} for index, row in enumerate(kept_records(lab, 4))]
-    options = ["--max-steps", "1", "--batch-size", "4", "--micro-batch-size", "3"]
+    options = ["--epochs", "1", "--batch-size", "4", "--micro-batch-size", "3"]
     write_lines(tmp_path / "kept.jsonl", rows)
     done = sophia("train", "kept.jsonl", *options, cwd=tmp_path)
     told: dict[str, Any] = records_of(done.stdout)[0]
-    assert set(told["log_ratio"]) == {"mean", "std", "min", "max"} == set(told["log_ratio_per_token"])
+    assert set(told["log_ratio"]) == {"mean", "std", "min", "max", "n"} == set(told["log_ratio_per_token"])
     assert abs(told["log_ratio_per_token"]["mean"]) < abs(told["log_ratio"]["mean"])
     assert "4 of 4 trajectories carry log µ" in done.stderr.decode()
+    assert "log π − log µ of 4 trajectories: " in done.stderr.decode()
+    assert records_of(done.stdout)[-1]["log_ratio"] == told["log_ratio"]
     ours = records_of(sophia("train", "kept.jsonl", *options, "--objective", "truncated", "-o", "t", cwd=tmp_path).stdout)
     assert ours[0]["loss"] != told["loss"] and ours[0]["log_ratio"] == told["log_ratio"]
     write_lines(tmp_path / "bare.jsonl", kept_records(lab, 4))
@@ -90,6 +94,15 @@ def test_training_tells_how_far_the_assumption_is(lab: Path, tmp_path: Path) -> 
     assert "--logprobs" in done.stderr.decode()
 
 
+@given(st.lists(st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=5), min_size=1, max_size=5))
+def test_spreads_of_parts_are_those_of_the_whole(parts: list[list[float]]) -> None:
+    updates = [{"log_ratio": spread(tuple(part)), "log_ratio_per_token": spread(tuple(part))} for part in parts]
+    whole = spread(tuple(value for part in parts for value in part))
+    found = pooled([*updates, {"loss": 1.0}])["log_ratio"]
+    assert found == {name: pytest.approx(value, rel=1e-9, abs=1e-6) for name, value in whole.items()}
+    assert pooled([{"loss": 1.0}]) == {}
+
+
 def test_spreads() -> None:
-    assert spread((1.0, 3.0)) == {"mean": 2.0, "std": 1.0, "min": 1.0, "max": 3.0}
+    assert spread((1.0, 3.0)) == {"mean": 2.0, "std": 1.0, "min": 1.0, "max": 3.0, "n": 2}
     assert math.isclose(spread((0.1,) * 10)["mean"], 0.1)

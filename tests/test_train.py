@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -276,6 +277,7 @@ def test_limit_and_shard_take_their_part_of_the_records(lab: Path, tmp_path: Pat
     write_lines(tmp_path / "kept.jsonl", kept_records(lab, 8))
     for options, rows in ((["--limit", "3"], 3), (["--shard", "1/3"], 3), (["--shard", "2/3"], 2)):
         done = sophia("train", "kept.jsonl", *options, "--dry-run", cwd=tmp_path)
+        assert re.search(r"train: about \d+:\d\d:\d\d \(h:min:s\) at 40% of this machine's speed", done.stderr.decode())
         assert f"train: {rows} rows to train on" in done.stderr.decode()
 
 

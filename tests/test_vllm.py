@@ -73,6 +73,26 @@ def test_greedy_answers_are_those_of_transformers(
     assert all(row[length] == lengths[row[key]][1] for row in theirs if row[text] == lengths[row[key]][0])
 
 
+def test_a_trained_model_answers_as_in_transformers_and_ends(lab: Path, state: Path, tmp_path: Path) -> None:
+    """Its folder is loaded as it is: the same template, the same end token, no model that repeats itself for ever."""
+    sophia("train", "traj.jsonl", "--max-steps", "6", "--batch-size", "8", "-o", str(tmp_path / "out"), cwd=lab)
+    asked = ("eval", "--data", "imgs", "-m", str(tmp_path / "out"), "--temperature", "0")
+    ours = records_of(sophia(*asked, cwd=lab).stdout)
+    theirs = records_of(sophia(*asked, "--backend", "vllm", cwd=lab).stdout)
+    assert agreement(ours, theirs, "sample_id", "response") >= 0.95
+    assert sum(row["finish_reason"] == "stop" for row in theirs) == sum(row["finish_reason"] == "stop" for row in ours) > 4
+
+
+def test_log_probabilities_are_those_of_transformers(lab: Path, state: Path) -> None:
+    asked = ("reason", "caps.jsonl", "-n", "1", "--temperature", "0", "--logprobs")
+    ours = {row["trajectory_id"]: row for row in records_of(sophia(*asked, cwd=lab).stdout)}
+    theirs = records_of(sophia(*asked, "--backend", "vllm", cwd=lab).stdout)
+    same = [row for row in theirs if row["trajectory"] == ours[row["trajectory_id"]]["trajectory"]]
+    assert len(same) >= 8
+    for row in same:
+        assert row["trajectory_logprob"] == pytest.approx(ours[row["trajectory_id"]]["trajectory_logprob"], abs=0.05)
+
+
 def test_samples_depend_on_their_seeds_alone(lab: Path, state: Path) -> None:
     command = [*SOPHIA, "serve", "tiny-reasoner"]
     popen = subprocess.Popen(command, cwd=lab, env=ENVIRONMENT, stdout=subprocess.PIPE)

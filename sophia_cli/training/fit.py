@@ -25,7 +25,7 @@ from sophia_cli.training.engines import DeepSpeed, Engine, Plain, config_of, dev
 from sophia_cli.training.order import MicroBatch, learning_rate, share
 from sophia_cli.training.plan import Plan, batches_of, updates_an_epoch
 from sophia_cli.training.policy import encoder_of, load_policy
-from sophia_cli.training.ratios import Ratios
+from sophia_cli.training.ratios import Ratios, pooled
 from sophia_cli.training.rows import Row
 from sophia_cli.training.saved import save_model
 from sophia_cli.training.scores import Scorer
@@ -66,23 +66,26 @@ def fit(plan: Plan, world: World, emit: Emit) -> None:
         engine.load(begun[1])
     first = begun[0] if begun else 0
     curve = Curve(plan.draft, first, world)
-    for told in curve.past:
+    figures = list(curve.past)
+    for told in figures:
         emit(told)
     updates = updates_of(plan, world)
     batches = _batches(plan, world, encoder, updates[first:])
     for update in updates[first:]:
         rate = learning_rate(update.number, len(updates), settings.lr, settings.min_lr_ratio)
         set_seed((settings.seed + update.number * world.size + world.rank) % 2**32)
-        figures = take(update, rate, plan, world, engine, scorer, batches)
+        found = take(update, rate, plan, world, engine, scorer, batches)
         done = update.number + 1
-        told = {"step": done, "steps": len(updates), **figures, "epoch": done / updates_an_epoch(plan)}
+        told = {"step": done, "steps": len(updates), **found, "epoch": done / updates_an_epoch(plan)}
         curve.add(told)
+        figures.append(told)
         emit(told)
         if done % settings.save_every == 0 or done == len(updates):  # the last: saving may fail
             checkpoints.save(engine, plan.draft, done, world)
     save_model(plan, world, engine.weights(), policy, len(updates))
     if world.leads:
-        emit({"model": str(plan.out), "rows": len(plan.rows), "steps": len(updates), "left_out": dict(plan.left)})
+        ends = {"model": str(plan.out), "rows": len(plan.rows), "steps": len(updates), "left_out": dict(plan.left)}
+        emit({**ends, **pooled(figures[: updates_an_epoch(plan)])})  # of all kept trajectories, each once
 
 
 def _pass_once(encoder: Encoder, scorer: Scorer, policy: Any, rows: list[Row]) -> None:

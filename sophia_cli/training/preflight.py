@@ -30,7 +30,7 @@ def preflight(plan: Plan, rows: list[Row], processes: int, cpu: bool, tell: Noti
     """The plan with those rows that can be trained on, and with its stage settled; shown on stderr unless `quiet`."""
     plan = settled(size_rows(plan, rows, tell, quiet), processes, cpu, tell)
     if not quiet:
-        show(plan, processes, encoder_of(plan))
+        show(plan, processes, not cpu and torch.cuda.is_available(), encoder_of(plan))
     return plan
 
 

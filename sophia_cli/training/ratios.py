@@ -6,6 +6,7 @@ compared as they are, and per token by the policy's count.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -47,4 +48,18 @@ def spread(values: tuple[float, ...]) -> dict[str, float]:
     ordered = sorted(values)  # a sum in one order, however the rows were shared out
     mean = math.fsum(ordered) / len(ordered)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in ordered) / len(ordered))
-    return {"mean": mean, "std": deviation, "min": ordered[0], "max": ordered[-1]}
+    return {"mean": mean, "std": deviation, "min": ordered[0], "max": ordered[-1], "n": len(ordered)}
+
+
+def pooled(updates: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The spreads of many updates as those of all their trajectories together; nothing where none is known."""
+    known = [told for told in updates if "log_ratio" in told]
+    return {name: _joined([told[name] for told in known]) for name in ("log_ratio", "log_ratio_per_token") if known}
+
+
+def _joined(parts: list[dict[str, float]]) -> dict[str, float]:
+    count = sum(part["n"] for part in parts)
+    mean = math.fsum(part["n"] * part["mean"] for part in parts) / count
+    square = math.fsum(part["n"] * (part["std"] ** 2 + (part["mean"] - mean) ** 2) for part in parts) / count
+    least, most = min(part["min"] for part in parts), max(part["max"] for part in parts)
+    return {"mean": mean, "std": math.sqrt(square), "min": least, "max": most, "n": count}

@@ -1,7 +1,9 @@
 """What will be trained, on stderr: rows by source, steps, memory, the first example with what is supervised in colour."""
 
+import math
 import re
 from collections import defaultdict
+from datetime import timedelta
 
 from rich.table import Table
 from rich.text import Text
@@ -10,17 +12,18 @@ from sophia_cli.progress import console
 from sophia_cli.training.batches import IGNORED, Encoder
 from sophia_cli.training.plan import Plan, Sized, batches_of
 from sophia_cli.training.policy import counts
+from sophia_cli.training.speed import REACHED, estimated_seconds
 from sophia_cli.training.stages import STAGES, bytes_needed
 
 LONGEST = 1200
 """Characters of the prompt, and of the answer, that are shown."""
 
 
-def show(plan: Plan, processes: int, encoder: Encoder) -> None:
+def show(plan: Plan, processes: int, cuda: bool, encoder: Encoder) -> None:
     """Prints the plan and its first example."""
     out = console()
     out.print(sources(plan.rows))
-    for line in lines(plan, processes):
+    for line in lines(plan, processes, cuda):
         out.print(line, soft_wrap=True)
     out.print(example(plan.rows[0], encoder), soft_wrap=True)
 
@@ -41,20 +44,25 @@ def sources(rows: list[Sized]) -> Table:
     return table
 
 
-def lines(plan: Plan, processes: int) -> list[Text]:
-    """Steps, tokens, weights and the memory that they take."""
+def lines(plan: Plan, processes: int, cuda: bool) -> list[Text]:
+    """Steps, tokens, weights, the memory that they take, and the time."""
     settings = plan.settings
     steps = batches_of(plan)
     tokens = sum(plan.rows[row].tokens for step in steps for row in step)
     weights, trained = counts(plan)
     found = [
-        f"{len(steps):,} steps of {settings.batch_size} rows, {tokens:,} tokens; {settings.objective}, lr {settings.lr:g}",
+        f"{len(steps):,} step{'s' * (len(steps) != 1)} of {settings.batch_size} rows, {tokens:,} tokens; "
+        f"{settings.objective}, lr {settings.lr:g}",
         f"{weights:,} weights, {trained:,} of them train; {processes} process{'es' * (processes > 1)}, "
         f"DeepSpeed {settings.deepspeed}",
     ]
     if settings.deepspeed in ("none", *STAGES):
         needed = bytes_needed(settings.deepspeed, weights, trained, processes) / 1e9
         found.append(f"about {needed:,.2f} GB on each for weights, gradients and optimizer; activations come on top")
+    if seconds := estimated_seconds(plan, weights, trained, processes, cuda):
+        of = "" if plan.rows[0].row.item is None else ", and what answering takes"
+        clock = timedelta(seconds=math.ceil(seconds))
+        found.append(f"about {clock} (h:min:s) at {REACHED:.0%} of this machine's speed{of}")
     return [Text(f"train: {line}") for line in found]
 
 

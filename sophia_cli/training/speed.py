@@ -1,0 +1,59 @@
+"""How long a run may take: what it computes, and how fast this machine multiplies matrices."""
+
+import time
+from multiprocessing.connection import Connection
+
+import torch
+from transformers import AutoConfig
+
+from sophia_cli.processes import Child, Died, Silent
+from sophia_cli.training.plan import Plan, batches_of
+
+SIDE = {"cpu": 1024, "cuda": 8192}
+TIMES = {"cpu": 2, "cuda": 20}
+REACHED = 0.4
+"""The share of a plain product's speed that training usually reaches."""
+PATIENCE_SECONDS = 60.0
+
+
+def estimated_seconds(plan: Plan, weights: int, trained: int, processes: int, cuda: bool) -> float | None:
+    """Seconds of the whole run at `REACHED` of this machine's speed; None where that cannot be measured.
+
+    FLOPs of a row of T tokens: 2 N T forward, as many for what flows back, 2 N_trained T for the gradients of weights, 2 N T
+    again where activations are computed anew (GPUs), and 12 L h T² for attention.
+    """
+    text = AutoConfig.from_pretrained(plan.model.path).get_text_config()
+    each = (6 if cuda else 4) * weights + 2 * trained
+    lengths = [plan.rows[row].tokens for batch in batches_of(plan) for row in batch]
+    work = sum(each * tokens + 12 * text.num_hidden_layers * text.hidden_size * tokens**2 for tokens in lengths)
+    speed = _in_a_child() if cuda else matrix_speed("cpu")
+    return work / (REACHED * speed * processes) if speed else None
+
+
+def matrix_speed(device: str) -> float:
+    """FLOP/s of a square product: bf16 on GPUs, fp32 on CPUs."""
+    one = torch.randn(SIDE[device], SIDE[device], device=device, dtype=torch.bfloat16 if device == "cuda" else torch.float32)
+    best = float("inf")
+    for _ in range(TIMES[device]):
+        began = time.perf_counter()
+        (one @ one)[0, 0].item()  # waits for the GPU
+        best = min(best, time.perf_counter() - began)
+    return 2.0 * SIDE[device] ** 3 / best
+
+
+def _in_a_child() -> float | None:
+    """A GPU's speed, by a process of its own: who only starts others would hold memory there for the whole run."""
+    child = Child(_measure)
+    try:
+        child.send("cuda")
+        return float(child.receive(PATIENCE_SECONDS))
+    except (Died, Silent):
+        return None
+    finally:
+        child.kill()
+
+
+def _measure(pipe: Connection) -> None:
+    pipe.send("ready")
+    pipe.send(matrix_speed(pipe.recv()))
+    pipe.recv()
