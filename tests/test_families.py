@@ -13,6 +13,8 @@ from test_train import kept_records
 
 from sophia_cli import registry
 from sophia_cli.families import part_of
+from sophia_cli.training.batches import Encoder
+from sophia_cli.training.rows import Row, asked
 
 MOST_LATER = [FAMILIES[0], *(pytest.param(family, marks=pytest.mark.long) for family in FAMILIES[1:])]
 STEPS = ["--batch-size", "5", "--micro-batch-size", "2", "--lr", "1e-3", "--max-steps", "2"]
@@ -48,6 +50,25 @@ def moved(before: Path, after: Path, family: str) -> set[str]:
     weights = [dict(model.named_parameters()) for model in models]
     kind = registry.find("families", family.replace("_", "-"))
     return {part_of(name, kind) for name in weights[0] if not torch.equal(weights[0][name], weights[1][name])}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_are_encoded_together_as_alone(family: str, data: Path) -> None:
+    """Rows with no, one and two images, of different lengths."""
+    images = [str(row["image"]) for row in records_of(data / "kept.jsonl")]
+    rows = [
+        Row(f"r{count}", asked("How many shapes? " * (count + 1), images[:count], answer, "short"), answer, 1.0)
+        for count, answer in ((1, "<think>\n2 and 3\n</think>\n5"), (0, "no image"), (2, "two images"), (1, "x"))
+    ]
+    encoder = Encoder(registry.find("families", family.replace("_", "-")).load_processor(str(data / family)), 2048)
+    together, joined = encoder.encode_all(rows)
+    alone = [encoder.encode_all([row]) for row in rows]
+    for ours, ((theirs,), _) in zip(together, alone, strict=True):
+        assert torch.equal(ours.input_ids, theirs.input_ids) and torch.equal(ours.labels, theirs.labels)
+        assert all(torch.equal(value, theirs.by_token[name]) for name, value in ours.by_token.items())
+    assert joined
+    for name, value in joined.items():
+        assert torch.equal(value, torch.cat([found[name] for _, found in alone if name in found]))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -95,7 +116,7 @@ def answers(policy: Any, folder: Path, row: Any, trained: bool = False) -> list[
     """A greedy answer in bf16, with the image; `trained`: by the policy as it came out of training."""
     from transformers import AutoModelForImageTextToText
 
-    from sophia_cli.training.batches import IGNORED, Encoder
+    from sophia_cli.training.batches import IGNORED
 
     kind = registry.find("families", str(folder.name if trained else _family(folder)).replace("_", "-"))
     example = Encoder(kind.load_processor(str(folder)), 1024)

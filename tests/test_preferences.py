@@ -54,9 +54,9 @@ def plan_of(found: Data, objective: str, out: Path) -> Plan:
 
 def log_probability(model: Any, encoder: Encoder, row: Row) -> torch.Tensor:
     """log π(y) of a row's answer, token by token from whole logits."""
-    example = encoder.encode(row)
+    ((example,), by_image) = encoder.encode_all([row])
     inputs = {name: value[None] for name, value in {"input_ids": example.input_ids, **example.by_token}.items()}
-    logits = model(**inputs, **example.by_image).logits[0].log_softmax(-1)
+    logits = model(**inputs, **by_image).logits[0].log_softmax(-1)
     places = (example.labels != IGNORED).nonzero()[:, 0]
     return torch.stack([logits[place - 1, example.labels[place]] for place in places]).sum()
 
@@ -112,7 +112,7 @@ def test_what_teaches_nothing_counts_nowhere(data: Path, tmp_path: Path, monkeyp
 def test_mpo_makes_the_right_one_likelier_than_the_wrong_one(data: Path, tmp_path: Path) -> None:
     done = sophia("train", str(data / "kept.jsonl"), *PAIRS, "-o", "out", cwd=tmp_path)
     told = records_of(done.stdout)
-    assert told[0]["margin"] == 0.0 and told[-2]["margin"] > 0.1 and told[-2]["preferred"] == 1.0
+    assert abs(told[0]["margin"]) < 1e-3 and told[-2]["margin"] > 0.1 and told[-2]["preferred"] == 1.0
     assert told[-1] == {"model": "out", "rows": 3, "steps": 5, "left_out": {}}
     assert "rather than ⟦<think>" in done.stderr.decode()
     before, after = load_file(BASE), load_file(tmp_path / "out/model.safetensors")

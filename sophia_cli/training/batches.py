@@ -23,14 +23,13 @@ BLANK = 56
 class Example:
     """One row in tokens: ids and labels (T each), the processor's other inputs, and the weight.
 
-    by_token: inputs with a value for each token (T); by_image: inputs of the images, which a batch joins. behaviour: log µ
-    of the whole answer, NaN where it is not known. unattended: tokens at the end that nobody attends to.
+    by_token: inputs with a value for each token (T). behaviour: log µ of the whole answer, NaN where it is not known.
+    unattended: tokens at the end that nobody attends to.
     """
 
     input_ids: torch.Tensor
     labels: torch.Tensor
     by_token: dict[str, torch.Tensor]
-    by_image: dict[str, torch.Tensor]
     weight: float
     behaviour: float
     unattended: int = 0
@@ -67,28 +66,50 @@ class Encoder:
 
     def encode(self, row: Row) -> Example:
         """The row in tokens. Raises Left with the cause when it cannot be trained on whole."""
-        self._check_texts(row)
+        ((example,), _) = self.encode_all([row])
+        return example
+
+    def encode_all(self, rows: list[Row]) -> tuple[list[Example], dict[str, torch.Tensor]]:
+        """The rows in tokens, and the processor's inputs for all their images, in order.
+
+        One call of the processor for all: it costs as much for one row as for several. Raises Left with the cause when one
+        cannot be trained on whole.
+        """
+        for row in rows:
+            self._check_texts(row)
         try:
-            images = [open_image(image) for image in row.images]
+            images = [open_image(image) for row in rows for image in row.images]
         except RecordError as error:
             raise Left("image does not open") from error
-        prompt = self.tokenizer.apply_chat_template(row.messages, add_generation_prompt=True, tokenize=False)
-        answer = row.answer
-        if prompt.rstrip().endswith(THINK_OPEN):  # the template has opened the thinking
-            answer = answer.removeprefix(THINK_OPEN).lstrip("\n")
+        prompts = [
+            self.tokenizer.apply_chat_template(row.messages, add_generation_prompt=True, tokenize=False) for row in rows
+        ]
+        several = {"padding": True, "padding_side": "right"} if len(rows) > 1 else {}
         try:
-            inputs = self.processor(images=images or None, text=[prompt], return_tensors="pt")
+            inputs = self.processor(images=images or None, text=list(prompts), return_tensors="pt", **several)
         except ValueError as error:  # Qwen's refuses very narrow images, say
             raise Left("the processor refuses it") from error
-        prompt_ids = inputs["input_ids"][0]
-        answer_ids = torch.tensor([*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.end])
-        if len(prompt_ids) + len(answer_ids) > self.max_length:
+        answers = [_after(prompt, row.answer) for prompt, row in zip(prompts, rows, strict=True)]
+        answer_ids = self.tokenizer(answers, add_special_tokens=False)["input_ids"]
+        by_token, by_image = _others(inputs)
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        examples = []
+        for place, (row, length, answer) in enumerate(zip(rows, lengths, answer_ids, strict=True)):
+            prompt_ids = inputs["input_ids"][place, :length]
+            others = {name: values[place, :length] for name, values in by_token.items()}
+            examples.append(self._example(row, prompt_ids, others, torch.tensor([*answer, self.end])))
+        return examples, by_image
+
+    def _example(
+        self, row: Row, prompt_ids: torch.Tensor, by_token: dict[str, torch.Tensor], answer_ids: torch.Tensor
+    ) -> Example:
+        total = len(prompt_ids) + len(answer_ids)
+        if total > self.max_length:
             raise Left("too long")
         labels = torch.cat([torch.full_like(prompt_ids, IGNORED), answer_ids])
         behaviour = math.nan if row.behaviour is None else row.behaviour
-        by_token, by_image = _others(inputs)
-        by_token = {name: _padded(values[0], len(labels), 0) for name, values in by_token.items()}
-        return Example(torch.cat([prompt_ids, answer_ids]), labels, by_token, by_image, row.weight, behaviour)
+        whole = {name: _padded(values, total, 0) for name, values in by_token.items()}
+        return Example(torch.cat([prompt_ids, answer_ids]), labels, whole, row.weight, behaviour)
 
     def _check_texts(self, row: Row) -> None:
         texts = list(texts_of(row))
@@ -107,9 +128,9 @@ class Encoder:
         sees: a batch without images gets a blank one, in the padding, where nobody attends to it: the vision tower then
         runs in every process, and those that share its weights (ZeRO-3) wait for nobody. filler: nothing is supervised.
         """
-        examples = [self.encode(row) for row in rows]
-        if sees and not any(example.by_image for example in examples):
-            examples[0] = self._with_blank(examples[0])
+        examples, by_image = self.encode_all(rows)
+        if sees and not by_image:
+            examples[0], by_image = self._with_blank(examples[0]), self.blank[2]
         longest = max(len(example.input_ids) for example in examples)
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.end
         labels = torch.stack([_padded(example.labels, longest, IGNORED) for example in examples])
@@ -124,13 +145,11 @@ class Encoder:
         for name in {name for example in examples for name in example.by_token}:
             nothing = torch.zeros(0, dtype=torch.long)
             batch[name] = torch.stack([_padded(example.by_token.get(name, nothing), longest, 0) for example in examples])
-        for name in {name for example in examples for name in example.by_image}:
-            batch[name] = torch.cat([example.by_image[name] for example in examples if name in example.by_image])
-        return batch
+        return {**batch, **by_image}
 
     def _with_blank(self, example: Example) -> Example:
         """The example with the tokens of a blank image behind its end, not attended to."""
-        ids, by_token, by_image = self.blank
+        ids, by_token, _ = self.blank
         names = {*example.by_token, *by_token}
         none = torch.zeros_like(example.input_ids)
         return replace(
@@ -141,7 +160,6 @@ class Encoder:
                 name: torch.cat([example.by_token.get(name, none), by_token.get(name, torch.zeros_like(ids))])
                 for name in names
             },
-            by_image=by_image,
             unattended=len(ids),
         )
 
@@ -155,6 +173,11 @@ class Encoder:
         places = ids == self.processor.image_token_id
         by_token, by_image = _others(inputs)
         return ids[places], {name: values[0][places] for name, values in by_token.items()}, by_image
+
+
+def _after(prompt: str, answer: str) -> str:
+    """What of an answer follows the prompt: a template may have opened the thinking."""
+    return answer.removeprefix(THINK_OPEN).lstrip("\n") if prompt.rstrip().endswith(THINK_OPEN) else answer
 
 
 def _others(inputs: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

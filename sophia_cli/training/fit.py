@@ -24,9 +24,8 @@ from sophia_cli.training.curve import Curve, Emit
 from sophia_cli.training.engines import DeepSpeed, Engine, Plain, config_of, device_of, join, spread_when_read
 from sophia_cli.training.order import MicroBatch, learning_rate, share
 from sophia_cli.training.plan import Plan, batches_of, updates_an_epoch
-from sophia_cli.training.policy import encoder_of, load_policy
+from sophia_cli.training.policy import encoder_of, load_policy, warm_up
 from sophia_cli.training.ratios import Ratios, pooled
-from sophia_cli.training.rows import Row
 from sophia_cli.training.saved import save_model
 from sophia_cli.training.scores import Scorer
 from sophia_cli.training.settings import World
@@ -55,10 +54,8 @@ def fit(plan: Plan, world: World, emit: Emit) -> None:
     set_seed(settings.seed)
     encoder = encoder_of(plan)
     policy = load_policy(plan, device, bf16=config is not None and device.type == "cuda")
+    warm_up(policy, encoder, plan, device, config)
     scorer = Scorer(policy)
-    whole = config is None or config["zero_optimization"]["stage"] < 3
-    if device.type == "cpu" and whole:
-        _pass_once(encoder, scorer, policy, [sized.row for sized in plan.rows[:2]])
     engine: Engine = DeepSpeed(policy, settings, world, config) if config else Plain(policy, settings, world)
     del spread
     begun = checkpoints.last(plan.draft, world.size)
@@ -86,16 +83,6 @@ def fit(plan: Plan, world: World, emit: Emit) -> None:
     if world.leads:
         ends = {"model": str(plan.out), "rows": len(plan.rows), "steps": len(updates), "left_out": dict(plan.left)}
         emit({**ends, **pooled(figures[: updates_an_epoch(plan)])})  # of all kept trajectories, each once
-
-
-def _pass_once(encoder: Encoder, scorer: Scorer, policy: Any, rows: list[Row]) -> None:
-    """A forward pass whose result nobody takes. On CPUs, about once in a hundred processes, the first pass through a decoder
-    layer gave other last bits than all passes after it; no run is to begin with that one.
-    """
-    inputs = encoder.collate(rows)
-    labels, _, _ = (inputs.pop(name) for name in ("labels", "weights", "behaviour"))
-    with torch.no_grad():
-        scorer.score(policy, inputs, labels)
 
 
 def updates_of(plan: Plan, world: World) -> list[Update]:

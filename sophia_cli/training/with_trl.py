@@ -19,7 +19,7 @@ from sophia_cli.training import checkpoints
 from sophia_cli.training.curve import Curve, Emit
 from sophia_cli.training.engines import LARGEST_NORM, config_of, device_of, join, spread_when_read
 from sophia_cli.training.plan import Plan, sequences, updates_an_epoch
-from sophia_cli.training.policy import encoder_of, load_policy
+from sophia_cli.training.policy import encoder_of, load_policy, warm_up
 from sophia_cli.training.saved import save_model
 from sophia_cli.training.settings import World
 
@@ -38,7 +38,9 @@ def fit(plan: Plan, world: World, emit: Emit) -> None:
     spread = spread_when_read(config) if config else None  # while this lives
     policy = load_policy(plan, device, bf16=config is not None and device.type == "cuda")
     del spread
-    trainer = objective.trainer(plan, policy, encoder_of(plan), arguments(plan, world, config))
+    encoder = encoder_of(plan)
+    warm_up(policy, encoder, plan, device, config)
+    trainer = objective.trainer(plan, policy, encoder, arguments(plan, world, config))
     begun = checkpoints.last(plan.draft, world.size)
     curve = Curve(plan.draft, begun[0] if begun else 0, world)
     for told in curve.past:
