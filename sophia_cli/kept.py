@@ -96,13 +96,14 @@ def each_item(source: Input) -> Iterator[Record]:
             record = with_id(row)
         except RecordError as error:
             raise InputError(str(error)) from None
-        content = short(str(record.get("question")))
+        content = short("\0".join(str(record.get(field)) for field in ("question", "image", "images", "answer")))
         if record["id"] not in seen:
             seen[record["id"]] = content
             yield record
         elif seen[record["id"]] != content:
             raise InputError(
-                f"{record.where}: field `id` {record['id']!r} stands at another question; give it one of its own"
+                f"{record.where}: field `id` {record['id']!r} stands at another question, image or answer; "
+                "give it one of its own"
             )
 
 

@@ -66,9 +66,7 @@ def run(
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(place.gpus)
     chosen = resolve(model)
     settings = _settings(chosen, asked, fixed, common.seed)
-    reads = registry.find("objectives", settings.objective).READS
-    if mixes and reads != "trajectories":
-        raise UsageError(f"--mix: --objective {settings.objective} learns from {reads} alone; leave it out")
+    reads = _refuse_what_does_nothing(settings, asked, mixes)
     refuse_unknown(report_to)
     if not common.dry_run:
         _prepare(out, chosen, [*files, *(split_mix(mix)[0] for mix in mixes)], common.force)
@@ -83,11 +81,11 @@ def run(
         empty = Plan([], data.left, chosen, settings, out)
         plan = preflight(empty, data.rows, count, bool(place.cpu_ranks), tell, common.quiet)
         if reads != "trajectories":
-            refuse_uneven(plan, count)
+            refuse_unfit(plan, count)
         return plan
 
     from sophia_cli.training import checkpoints
-    from sophia_cli.training.preflight import preflight, refuse_uneven
+    from sophia_cli.training.preflight import preflight, refuse_unfit
 
     if common.dry_run:
         planned()
@@ -125,6 +123,18 @@ def _train(plan: Plan, world: World | None, place: Place, count: int, metrics: "
             launch(plan, place, count, emit)
     shutil.rmtree(plan.draft, ignore_errors=True)
     metrics.settle()
+
+
+def _refuse_what_does_nothing(settings: Settings, asked: Asked, mixes: list[str]) -> str:
+    """What the objective reads. Raises UsageError for options that play no part in it."""
+    reads = registry.find("objectives", settings.objective).READS
+    if reads == "questions" and (asked.alpha is not None or asked.keep is not None):
+        raise UsageError("--alpha and --keep: --objective grpo learns from questions; leave them out")
+    if reads != "trajectories" and settings.normalise != "tokens":
+        raise UsageError(f"--normalise: --objective {settings.objective} divides in its own way; leave it out")
+    if mixes and reads != "trajectories":
+        raise UsageError(f"--mix: --objective {settings.objective} learns from {reads} alone; leave it out")
+    return str(reads)
 
 
 def _read(

@@ -71,6 +71,16 @@ def test_rows_are_encoded_together_as_alone(family: str, data: Path) -> None:
         assert torch.equal(value, torch.cat([found[name] for _, found in alone if name in found]))
 
 
+def test_a_tokenizer_without_padding_is_given_some(data: Path) -> None:
+    processor = registry.find("families", "internvl").load_processor(str(data / "internvl"))
+    rows = [Row(str(count), asked("How many? " * count, [], "1", "short"), "1", 1.0) for count in (1, 9)]
+    wanted = Encoder(processor, 2048).collate(rows)
+    processor.tokenizer.pad_token = None
+    found = Encoder(processor, 2048).collate(rows)
+    assert torch.equal(found["labels"], wanted["labels"])
+    assert torch.equal(found["attention_mask"], wanted["attention_mask"])
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_family_trains_and_its_folder_is_the_models_own(family: str, data: Path, tmp_path: Path) -> None:
     """Names, shapes and types of the tensors; every other file byte for byte; the language model alone has moved."""

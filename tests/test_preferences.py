@@ -133,6 +133,16 @@ def test_grpo_gets_better_at_its_questions_and_not_where_no_answer_is_right(lab:
     assert sum(row["reward"] for row in told[-2:]) > sum(row["reward"] for row in told[:2]) + 0.3
     assert "its own answers, graded by" in done.stderr.decode()
     write_lines(tmp_path / "none.jsonl", [{**row, "answer": "no such answer"} for row in items])
+    short = [
+        *QUESTIONS,
+        "--max-tokens",
+        "8",
+        "--max-steps",
+        "1",
+        "-o",
+        "short",
+    ]  # answers of eight tokens, the last their end
+    assert records_of(sophia("train", "items.jsonl", *short, cwd=tmp_path).stdout)[0]["reward"] > 0
     still = [*QUESTIONS, "--max-steps", "1", "--weight-decay", "0", "-o", "still"]
     (told, *_) = records_of(sophia("train", "none.jsonl", *still, cwd=tmp_path).stdout)
     assert told["reward"] == 0.0 and told["groups_left_out"] == 1.0 and told["grad_norm"] == 0.0
@@ -184,6 +194,10 @@ def test_a_full_disk_is_one_line(data: Path, tmp_path: Path) -> None:
         (["--objective", "grpo", "--mix", "kept.jsonl"], "learns from questions alone"),
         (["--objective", "mpo", "--batch-size", "3", "--micro-batch-size", "2"], "--batch-size 3"),
         (["--objective", "ppo"], "grpo, mpo"),
+        (["--objective", "grpo", "--keep", "2"], "--keep"),
+        (["--objective", "mpo", "--normalise", "trajectories"], "--normalise"),
+        (["--objective", "grpo", "--batch-size", "4", "--micro-batch-size", "1"], "there are 3 questions"),
+        (["--objective", "grpo", "--batch-size", "2", "--max-tokens", "9999"], "give no more than 9"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options: list[str], said: str, data: Path) -> None:
@@ -197,4 +211,10 @@ def test_where_there_is_nothing_to_learn_from_it_is_said(data: Path, tmp_path: P
     assert "right and wrong" in done.stderr.decode()
     write_lines(tmp_path / "blank.jsonl", [{"id": "a", "question": "1 + 1?"}])
     done = sophia("train", "blank.jsonl", "--objective", "grpo", "-o", "out", cwd=tmp_path, code=2)
+    write_lines(tmp_path / "odd.jsonl", [{"id": "a", "question": "1?", "choices": ["1", "2"], "answer": []}])
+    odd = sophia("train", "odd.jsonl", "--objective", "grpo", "-o", "out", cwd=tmp_path, code=2)
+    assert "odd.jsonl:1: field `answer` cannot be graded" in odd.stderr.decode()
+    write_lines(tmp_path / "two.jsonl", [{"id": "a", "question": "1 + 1?", "answer": answer} for answer in ("2", "3")])
+    two = sophia("train", "two.jsonl", "--objective", "grpo", "-o", "out", cwd=tmp_path, code=2)
+    assert "two.jsonl:2: field `id` 'a' stands at another question" in two.stderr.decode()
     assert "blank.jsonl:1: field `answer`" in done.stderr.decode() and not (tmp_path / "out").exists()

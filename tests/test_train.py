@@ -19,7 +19,7 @@ from sophia_cli.objectives import Scored, sft, truncated
 from sophia_cli.objectives import sophia as sophia_objective
 from sophia_cli.records import Record
 from sophia_cli.training.batches import IGNORED, Encoder
-from sophia_cli.training.order import learning_rate, share, updates
+from sophia_cli.training.order import learning_rate, share, updates, whole_updates
 from sophia_cli.training.rows import Row, asked, mixed_row, tags_balance
 from sophia_cli.training.scores import log_probabilities
 from sophia_cli.training.settings import Settings, World
@@ -410,3 +410,12 @@ def test_a_loss_that_is_no_number_ends_the_run(lab: Path, tmp_path: Path) -> Non
     options = ["--max-steps", "3", "--batch-size", "2", "--lr", "1e30", "--seed", "-1", "-o", "out"]
     assert "lower --lr" in sophia("train", "kept.jsonl", *options, cwd=tmp_path, code=1).stderr.decode()
     assert not (tmp_path / "out").exists()
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.floats(0.1, 4), st.integers(0, 9))
+def test_whole_updates_take_every_row_as_often_as_any_other(count: int, size: int, epochs: float, seed: int) -> None:
+    batches = whole_updates(count, size, epochs, None, seed)
+    assert len(batches) == math.ceil(epochs * count / size) and all(len(batch) == size for batch in batches)
+    taken = [sum(batch.count(row) for batch in batches) for row in range(count)]
+    assert max(taken) - min(taken) <= 1
+    assert whole_updates(count, size, epochs, None, seed) == batches

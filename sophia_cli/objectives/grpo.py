@@ -7,14 +7,12 @@ and by the policy itself elsewhere; R is our grader's. Groups all right or all w
 not be graded: they count neither in the loss nor in the number of tokens that divides it.
 """
 
-import importlib.util
-import math
 from typing import Any
 
+from sophia_cli.errors import RecordError, SophiaError
 from sophia_cli.images import open_image
-from sophia_cli.training.batches import Encoder
-from sophia_cli.training.order import updates
-from sophia_cli.training.plan import Plan, batches_of
+from sophia_cli.training.batches import Encoder, Left, unlike_before
+from sophia_cli.training.plan import Plan, batches_of, has_vllm
 from sophia_cli.training.rows import Row
 from sophia_cli.verifiers.rules import verify
 
@@ -46,34 +44,36 @@ def trainer(plan: Plan, policy: Any, encoder: Encoder, arguments: dict[str, Any]
 
     def examples(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         rows = [plan.rows[number].row for number in batch["row"]]
-        images = [[open_image(image) for image in row.images] for row in rows]
+        try:
+            images = [[open_image(image) for image in row.images] for row in rows]
+        except RecordError as error:
+            raise SophiaError(unlike_before(rows, Left(str(error)))) from None
         return {"prompt": [_prompt(row) for row in rows], "images": images, "item": [row.item for row in rows]}
 
     def reward(completions: list[Any], completion_ids: list[Any], item: list[Any], **_: Any) -> list[float | None]:
         judged = zip(completions, completion_ids, item, strict=True)
-        longest = plan.settings.max_tokens
-        return [verify(text[-1]["content"], gold, truncated=len(ids) >= longest).reward for text, ids, gold in judged]
+        return [verify(text[-1]["content"], gold, truncated=cut_off(ids)).reward for text, ids, gold in judged]
 
-    steps, count = len(batches_of(plan)), len(plan.rows)
-    taken = steps * plan.settings.batch_size
-    epochs = updates(count, count, math.ceil(taken / count), None, plan.settings.seed)
-    order = [row for epoch in epochs for row in epoch][:taken]  # laid out here: TRL's own begins anew after a kill
-    fast = not arguments["use_cpu"] and importlib.util.find_spec("vllm") is not None
-    return Trainer(
+    def cut_off(ids: Any) -> bool:
+        return len(ids) >= plan.settings.max_tokens and ids[-1] not in made.eos_token_ids
+
+    order = [row for batch in batches_of(plan) for row in batch]  # laid out here: TRL's own begins anew after a kill
+    made = Trainer(
         model=policy,
         reward_funcs=reward,
         args=GRPOConfig(
-            **{**arguments, "max_steps": steps},
+            **arguments,
             shuffle_dataset=False,
             num_generations=plan.settings.rollouts,
             max_completion_length=plan.settings.max_tokens,
             loss_type="dapo",  # every token of an update weighs alike
-            use_vllm=fast,
+            use_vllm=has_vllm() and not arguments["use_cpu"],
             vllm_mode="colocate",
         ),
         train_dataset=Dataset.from_dict({"row": order}).with_transform(examples),
         processing_class=encoder.processor,
     )
+    return made
 
 
 def _prompt(row: Row) -> list[dict[str, Any]]:

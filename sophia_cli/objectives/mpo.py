@@ -3,7 +3,8 @@
     loss = 0.8 L_DPO + 0.2 L_BCO + 1.0 L_SFT,  β = 0.1
 
 L_DPO is the sigmoid loss on the difference of both log-ratios to the policy as it was, L_BCO pulls each to its side, L_SFT
-is the right one's negative log-likelihood. All by TRL's `DPOTrainer`; tokens and masks are ours (batches.py).
+is the right one's negative log-likelihood, a mean over the tokens of each forward pass, so that it leans a little on
+`--micro-batch-size`. All by TRL's `DPOTrainer`; tokens and masks are ours (batches.py).
 """
 
 from dataclasses import replace
@@ -13,7 +14,7 @@ import torch
 
 from sophia_cli.errors import SophiaError
 from sophia_cli.training.batches import IGNORED, Encoder, Left, unlike_before
-from sophia_cli.training.plan import Plan
+from sophia_cli.training.plan import Plan, batches_of
 
 READS = "pairs"
 LOSSES = {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0}
@@ -29,10 +30,18 @@ def trainer(plan: Plan, policy: Any, encoder: Encoder, arguments: dict[str, Any]
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
-    rows = [{"row": number, "images": []} for number in range(len(plan.rows))]  # "images": TRL leaves the tokens to us
+    order = [row for batch in batches_of(plan) for row in batch]
+    rows = [{"row": row, "images": []} for row in order]  # "images": TRL leaves the tokens to us
     made = DPOTrainer(
         model=policy,
-        args=DPOConfig(**arguments, beta=BETA, loss_type=list(LOSSES), loss_weights=list(LOSSES.values()), max_length=None),
+        args=DPOConfig(
+            **arguments,
+            beta=BETA,
+            loss_type=list(LOSSES),
+            loss_weights=list(LOSSES.values()),
+            max_length=None,
+            train_sampling_strategy="sequential",
+        ),
         data_collator=_Pairs(plan, encoder),
         train_dataset=Dataset.from_list(rows),
         processing_class=encoder.processor,

@@ -63,6 +63,8 @@ class Encoder:
         self.placeholders = {token for name in names if isinstance(token := getattr(processor, name, None), str)}
         self.controls = set(self.tokenizer.all_special_tokens) - self.placeholders
         self.end = _end_of_turn(self.tokenizer)
+        if self.tokenizer.pad_token_id is None:  # what stands in the padding is attended to by nobody
+            self.tokenizer.pad_token_id = self.end
 
     def encode(self, row: Row) -> Example:
         """The row in tokens. Raises Left with the cause when it cannot be trained on whole."""
@@ -132,11 +134,12 @@ class Encoder:
         if sees and not by_image:
             examples[0], by_image = self._with_blank(examples[0]), self.blank[2]
         longest = max(len(example.input_ids) for example in examples)
-        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.end
         labels = torch.stack([_padded(example.labels, longest, IGNORED) for example in examples])
         attended = [torch.ones(example.attended, dtype=torch.long) for example in examples]
         batch = {
-            "input_ids": torch.stack([_padded(example.input_ids, longest, pad) for example in examples]),
+            "input_ids": torch.stack(
+                [_padded(example.input_ids, longest, self.tokenizer.pad_token_id) for example in examples]
+            ),
             "attention_mask": torch.stack([_padded(ones, longest, 0) for ones in attended]),
             "labels": torch.full_like(labels, IGNORED) if filler else labels,
             "weights": torch.tensor([example.weight for example in examples]),

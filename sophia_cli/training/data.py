@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+from sophia_cli import registry
 from sophia_cli.aliases import Model
 from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.facts import Rule
@@ -18,7 +19,7 @@ from sophia_cli.frame import Counter as Counted
 from sophia_cli.kept import Input, Notice, each_item, rereadable, weighted, whole
 from sophia_cli.lines import Lines
 from sophia_cli.pairs import preference_pairs
-from sophia_cli.records import Record, name_of
+from sophia_cli.records import Record, name_of, where_of
 from sophia_cli.streams import Shard, read_records
 from sophia_cli.training.rows import Row, draw_rows, mixed_row, pair_row, question_row, trajectory_row
 
@@ -89,8 +90,16 @@ def read_questions(files: list[str], model: Model, tell: Notice, part: Shard, li
     left: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="sophia-") as folder:
         items = part.take(each_item(Input(rereadable(files, folder))), limit)
-        rows = _rows(items, lambda item: question_row(item, model.prompts), left, tell)
+        rows = _rows(items, lambda item: question_row(gradable(item), model.prompts), left, tell)
     return Data([replace(row, source=", ".join(files)) for row in rows], left)
+
+
+def gradable(item: Record) -> Record:
+    """The item. Raises RecordError where its own answer, given as an answer, cannot be told right from wrong."""
+    verdict = registry.find("verifiers", "rules").verify(f"\\boxed{{{item.get('answer')}}}", item)
+    if item.get("answer") is not None and verdict.reward is None:
+        raise RecordError(f"{where_of(item)}: field `answer` cannot be graded ({verdict.verdict}); mend it, or leave it out")
+    return item
 
 
 def _tell_of_the_assumption(trajectories: list[Row], tell: Notice) -> None:

@@ -23,7 +23,7 @@ from sophia_cli.training.batches import IGNORED, Encoder, Left, unlike_before
 from sophia_cli.training.curve import Curve, Emit
 from sophia_cli.training.engines import DeepSpeed, Engine, Plain, config_of, device_of, join, spread_when_read
 from sophia_cli.training.order import MicroBatch, learning_rate, share
-from sophia_cli.training.plan import Plan, batches_of, updates_an_epoch
+from sophia_cli.training.plan import Plan, batches_of, epochs_after, updates_an_epoch
 from sophia_cli.training.policy import encoder_of, load_policy, warm_up
 from sophia_cli.training.ratios import Ratios, pooled
 from sophia_cli.training.saved import save_model
@@ -73,7 +73,7 @@ def fit(plan: Plan, world: World, emit: Emit) -> None:
         set_seed((settings.seed + update.number * world.size + world.rank) % 2**32)
         found = take(update, rate, plan, world, engine, scorer, batches)
         done = update.number + 1
-        told = {"step": done, "steps": len(updates), **found, "epoch": done / updates_an_epoch(plan)}
+        told = {"step": done, "steps": len(updates), **found, "epoch": epochs_after(plan, done)}
         curve.add(told)
         figures.append(told)
         emit(told)

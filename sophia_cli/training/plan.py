@@ -5,6 +5,7 @@ It lies in the draft folder `OUT.tmp`; a run that was killed finds it there and 
 
 import fcntl
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from typing import Any
 from sophia_cli.aliases import Model
 from sophia_cli.errors import UsageError
 from sophia_cli.streams import loads, to_line, write_json
-from sophia_cli.training.order import updates
+from sophia_cli.training.order import updates, whole_updates
 from sophia_cli.training.rows import Row
 from sophia_cli.training.settings import Settings
 
@@ -52,7 +53,8 @@ class Plan:
         rows = hashlib.sha256()
         for sized in self.rows:
             rows.update(_packed(sized))
-        settings = {name: value for name, value in asdict(self.settings).items() if name != "save_every"}
+        unused = {"save_every"} | (set() if self.rows[0].row.item else {"rollouts", "max_tokens"})
+        settings = {name: value for name, value in asdict(self.settings).items() if name not in unused}
         file = Path(self.settings.deepspeed)
         config = hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
         return {**settings, **self.model.identity, "rows": rows.hexdigest()[:16], "deepspeed_file": config}
@@ -95,12 +97,29 @@ class Plan:
 
 def batches_of(plan: Plan) -> list[list[int]]:
     """The row numbers of each update."""
-    settings = plan.settings
-    return updates(len(plan.rows), settings.batch_size, settings.epochs, settings.max_steps, settings.seed)
+    settings, count = plan.settings, len(plan.rows)
+    if plan.rows[0].row.weighs:
+        return updates(count, settings.batch_size, settings.epochs, settings.max_steps, settings.seed)
+    return whole_updates(count, settings.batch_size, settings.epochs, settings.max_steps, settings.seed)
+
+
+def epochs_after(plan: Plan, steps: int) -> float:
+    """Passes over the rows after so many updates."""
+    count, size = len(plan.rows), plan.settings.batch_size
+    return steps / math.ceil(count / size) if plan.rows[0].row.weighs else steps * size / count
 
 
 def updates_an_epoch(plan: Plan) -> int:
     return math.ceil(len(plan.rows) / plan.settings.batch_size)
+
+
+def references(plan: Plan) -> int:
+    """Copies of the model as it was, beside the one that trains: MPO compares with one, adapters with what is under them."""
+    return int(plan.rows[0].row.rejected is not None and not plan.settings.lora_rank)
+
+
+def has_vllm() -> bool:
+    return importlib.util.find_spec("vllm") is not None
 
 
 def sequences(plan: Plan) -> int:

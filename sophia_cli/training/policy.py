@@ -14,9 +14,14 @@ from sophia_cli.training.plan import Plan
 
 def encoder_of(plan: Plan) -> Encoder:
     """What turns the plan's rows into tokens."""
-    config = AutoConfig.from_pretrained(plan.model.path)
-    context = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or plan.settings.max_length)
-    return Encoder(family_of(config).load_processor(plan.model.path), min(plan.settings.max_length, context))
+    family = family_of(AutoConfig.from_pretrained(plan.model.path))
+    return Encoder(family.load_processor(plan.model.path), context_of(plan))
+
+
+def context_of(plan: Plan) -> int:
+    """The longest row in tokens that the model and `--max-length` take."""
+    text = AutoConfig.from_pretrained(plan.model.path).get_text_config()
+    return min(plan.settings.max_length, int(getattr(text, "max_position_embeddings", 0) or plan.settings.max_length))
 
 
 def family_of(config: Any) -> Any:

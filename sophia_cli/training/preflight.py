@@ -14,7 +14,7 @@ from sophia_cli.processes import ordered_map
 from sophia_cli.progress import Progress
 from sophia_cli.training.batches import Encoder, Left
 from sophia_cli.training.plan import Plan, Sized, sequences
-from sophia_cli.training.policy import encoder_of
+from sophia_cli.training.policy import context_of, encoder_of
 from sophia_cli.training.rows import Row
 from sophia_cli.training.shown import show
 from sophia_cli.training.stages import settled
@@ -24,6 +24,7 @@ MANY = 1000
 """Rows that are worth processes of their own to read them: each of these loads the tokenizer first."""
 MOST_WORKERS = 32
 PATIENCE_SECONDS = 600.0
+HINTS = {"mpo": "give questions with right and wrong answers (`reason -n 8`)", "grpo": "give questions with answers"}
 
 
 def preflight(plan: Plan, rows: list[Row], processes: int, cpu: bool, tell: Notice, quiet: bool) -> Plan:
@@ -34,9 +35,18 @@ def preflight(plan: Plan, rows: list[Row], processes: int, cpu: bool, tell: Noti
     return plan
 
 
-def refuse_uneven(plan: Plan, processes: int) -> None:
-    """Raises UsageError for a batch that TRL's trainers would not take as it was asked for."""
+def refuse_unfit(plan: Plan, processes: int) -> None:
+    """Raises UsageError for what TRL's trainers would not take as it was asked for."""
     settings, each = plan.settings, plan.settings.micro_batch_size * processes
+    if len(plan.rows) < settings.batch_size:
+        of = "questions" if plan.rows[0].row.item else "pairs"
+        raise UsageError(f"--batch-size {settings.batch_size}: there are {len(plan.rows)} {of}; give no more than that")
+    longest, context = max(sized.tokens for sized in plan.rows), context_of(plan)
+    if plan.rows[0].row.item and longest + settings.max_tokens > context:
+        raise UsageError(
+            f"--max-tokens {settings.max_tokens}: the model takes {context} tokens, and the longest prompt is of {longest}; "
+            f"give no more than {context - longest}"
+        )
     if sequences(plan) % each:
         raise UsageError(
             f"--batch-size {settings.batch_size}: {sequences(plan)} sequences an update are no multiple of {each}, what "
@@ -63,13 +73,9 @@ def size_rows(plan: Plan, rows: list[Row], tell: Notice, quiet: bool = True) -> 
     causes = ", ".join(f"{count} {cause}" for cause, count in sorted(left.items())) or "none"
     tell(f"train: {len(kept)} rows to train on; left out: {causes}")
     if not kept:
-        raise InputError(f"no row to train on; look at what was left out, or {_hint(plan.settings.objective)}")
+        mend = "look at what was left out" if rows else HINTS.get(plan.settings.objective, "lower --alpha")
+        raise InputError(f"no row to train on; {mend}")
     return replace(plan, rows=kept, left=left)
-
-
-def _hint(objective: str) -> str:
-    others = {"mpo": "give questions with right and wrong answers (`reason -n 8`)", "grpo": "give questions with answers"}
-    return others.get(objective, "lower --alpha")
 
 
 def _sized(plan: Plan, rows: list[Row]) -> Iterator[tuple[Row, tuple[int, int] | str]]:
@@ -102,6 +108,6 @@ def size(row: Row, encoder: Encoder) -> tuple[int, int] | str:
             examples.append(encoder.encode(replace(row, answer=row.rejected)))
     except Left as reason:
         return str(reason)
-    if row.item is not None:  # its answer is not learnt, and not seen
+    if row.item is not None:  # it has none
         return len(examples[0].input_ids) - examples[0].supervised, 0
     return sum(len(example.input_ids) for example in examples), sum(example.supervised for example in examples)

@@ -24,6 +24,9 @@ from sophia_cli.records import (
     where_of,
 )
 
+NONE = "."
+"""The answer of a row that has none."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -31,7 +34,7 @@ class Row:
 
     behaviour: log µ of the answer, None where sampling did not store it. source: the file it is from, for the plan.
     rejected: of a pair, the wrong answer. item: of a question that the policy is to answer itself, what a grader needs;
-    `answer` is then what it is graded by.
+    `answer` is then of no account.
     """
 
     name: str
@@ -42,6 +45,11 @@ class Row:
     source: str = ""
     rejected: str | None = None
     item: dict[str, Any] | None = None
+
+    @property
+    def weighs(self) -> bool:
+        """Whether it is learnt by its weight, neither one of a pair nor a question."""
+        return self.rejected is None and self.item is None
 
     @property
     def images(self) -> list[str]:
@@ -61,7 +69,8 @@ def trajectory_row(record: Record, style: str) -> Row:
 def pair_row(right: Record, wrong: Record, style: str) -> Row:
     """A right trajectory and a wrong one of the same item. Raises RecordError."""
     row = trajectory_row(Record({**right, "weight": 1.0}, right.where), style)
-    return replace(row, rejected=need_text(wrong, "trajectory", "`sophia reason` writes it"), behaviour=None)
+    name = f"{row.name} rather than {name_of(wrong)}"
+    return replace(row, name=name, rejected=need_text(wrong, "trajectory", "`sophia reason` writes it"), behaviour=None)
 
 
 def question_row(record: Record, style: str) -> Row:
@@ -71,7 +80,7 @@ def question_row(record: Record, style: str) -> Row:
         raise RecordError(f"{where_of(record)}: field `answer` is missing; nothing else tells right from wrong")
     item = {name: record[name] for name in ("answer", *GRADED_BY) if record.get(name) is not None}
     chat = asked(question_text(record), image_list(record), THINK_OPEN, style)
-    return Row(str(record["id"]), chat, str(record["answer"]), 1.0, item=item)
+    return Row(str(record["id"]), chat, NONE, 1.0, item=item)
 
 
 def weight_of(record: Record) -> float:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from sophia_cli.progress import console
 from sophia_cli.training.batches import IGNORED, Encoder
-from sophia_cli.training.plan import Plan, Sized, batches_of
+from sophia_cli.training.plan import Plan, Sized, batches_of, has_vllm, references, sequences
 from sophia_cli.training.policy import counts
 from sophia_cli.training.speed import REACHED, estimated_seconds
 from sophia_cli.training.stages import STAGES, bytes_needed
@@ -57,10 +57,13 @@ def lines(plan: Plan, processes: int, cuda: bool) -> list[Text]:
         f"DeepSpeed {settings.deepspeed}",
     ]
     if settings.deepspeed in ("none", *STAGES):
-        needed = bytes_needed(settings.deepspeed, weights, trained, processes) / 1e9
+        needed = bytes_needed(settings.deepspeed, weights, trained, processes, references(plan)) / 1e9
         found.append(f"about {needed:,.2f} GB on each for weights, gradients and optimizer; activations come on top")
     if seconds := estimated_seconds(plan, weights, trained, processes, cuda):
         of = "" if plan.rows[0].row.item is None else ", and what answering takes"
+        if of:
+            at_once = sequences(plan) // processes
+            found.append(f"answers come from {'vLLM' if cuda and has_vllm() else f'the model itself, {at_once:,} at once'}")
         clock = timedelta(seconds=math.ceil(seconds))
         found.append(f"about {clock} (h:min:s) at {REACHED:.0%} of this machine's speed{of}")
     return [Text(f"train: {line}") for line in found]
@@ -74,7 +77,7 @@ def example(sized: Sized, encoder: Encoder) -> Text:
     answer = _shortened(encoder.tokenizer.decode(encoded.input_ids[mask]))
     parts = [(f"train: first row, {row.name}, weight {row.weight:g}:\n", "bold"), (prompt, "dim")]
     if row.item is not None:
-        parts.append((f"⟦its own answers, graded by {row.answer}⟧", "green"))
+        parts.append((f"⟦its own answers, graded by {row.item['answer']}⟧", "green"))
     else:
         parts.append((f"⟦{answer}⟧", "green"))
     if row.rejected is not None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from sophia_cli.errors import UsageError
-from sophia_cli.training.plan import Plan
+from sophia_cli.training.plan import Plan, references
 
 STAGES = ("zero1", "zero2", "zero3", "zero3-offload")
 """Those of `deepspeed/`, in the order of how much they spread."""
@@ -12,12 +12,13 @@ FOR_WEIGHTS = 0.75
 """The share of a GPU's memory that weights, gradients and optimizer may take; the rest is for what the batch needs."""
 
 
-def bytes_needed(stage: str, weights: int, trained: int, processes: int) -> float:
+def bytes_needed(stage: str, weights: int, trained: int, processes: int, references: int = 0) -> float:
     """Bytes on each GPU of weights (bf16), gradients (bf16) and AdamW's states (fp32: weights and two moments).
 
-    none: weights, gradients and moments in fp32. weights, trained: numbers of parameters.
+    none: weights, gradients and moments in fp32. weights, trained: numbers of parameters. references: copies that do not
+    train, held as the weights are.
     """
-    spread = 1 / processes
+    spread, weights = 1 / processes, weights * (1 + references)
     return {
         "none": 4.0 * weights + 12 * trained,
         "zero1": 2 * weights + 2 * trained + 12 * trained * spread,
@@ -27,12 +28,12 @@ def bytes_needed(stage: str, weights: int, trained: int, processes: int) -> floa
     }[stage]
 
 
-def fitting(weights: int, trained: int, processes: int, memory: int) -> str:
+def fitting(weights: int, trained: int, processes: int, memory: int, references: int = 0) -> str:
     """The first stage that fits into GPUs of so many bytes. Raises UsageError when none does."""
     for stage in STAGES:
-        if bytes_needed(stage, weights, trained, processes) <= FOR_WEIGHTS * memory:
+        if bytes_needed(stage, weights, trained, processes, references) <= FOR_WEIGHTS * memory:
             return stage
-    least = bytes_needed("zero3-offload", weights, trained, processes) / 1e9
+    least = bytes_needed("zero3-offload", weights, trained, processes, references) / 1e9
     raise UsageError(
         f"{weights / 1e9:.1f} B weights take {least:.0f} GB on each of {processes} GPUs of {memory / 1e9:.0f} GB however "
         "they are spread; use more GPUs (--hostfile), --lora-rank 64, or a stage of your own with --deepspeed"
@@ -51,6 +52,6 @@ def settled(plan: Plan, processes: int, cpu: bool, tell: Callable[[str], None]) 
         from sophia_cli.training.policy import counts
 
         weights, trained = counts(plan)
-        stage = fitting(weights, trained, processes, torch.cuda.get_device_properties(0).total_memory)
+        stage = fitting(weights, trained, processes, torch.cuda.get_device_properties(0).total_memory, references(plan))
     tell(f"train: {processes} process{'es' * (processes > 1)}, DeepSpeed {stage}")
     return replace(plan, settings=replace(plan.settings, deepspeed=stage))

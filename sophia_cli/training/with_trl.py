@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from logging import ERROR, getLogger
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from sophia_cli.errors import SophiaError
 from sophia_cli.training import checkpoints
 from sophia_cli.training.curve import Curve, Emit
 from sophia_cli.training.engines import LARGEST_NORM, config_of, device_of, join, spread_when_read
-from sophia_cli.training.plan import Plan, sequences, updates_an_epoch
+from sophia_cli.training.plan import Plan, batches_of, epochs_after, sequences
 from sophia_cli.training.policy import encoder_of, load_policy, warm_up
 from sophia_cli.training.saved import save_model
 from sophia_cli.training.settings import World
@@ -31,6 +32,7 @@ def fit(plan: Plan, world: World, emit: Emit) -> None:
     """Trains and saves to `plan.out`; `emit` gets one record for each update. Every process calls it."""
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    getLogger("trl").setLevel(ERROR)
     objective = registry.find("objectives", plan.settings.objective)
     config, device = config_of(plan.settings, world), device_of(world)
     join(world, config is not None)
@@ -77,8 +79,7 @@ def arguments(plan: Plan, world: World, config: dict[str, Any] | None) -> dict[s
         "output_dir": str(plan.draft),
         "per_device_train_batch_size": settings.micro_batch_size,
         "gradient_accumulation_steps": sequences(plan) // (settings.micro_batch_size * world.size),
-        "num_train_epochs": settings.epochs,
-        "max_steps": settings.max_steps or -1,
+        "max_steps": len(batches_of(plan)),
         "learning_rate": settings.lr,
         "lr_scheduler_type": "cosine_with_min_lr",
         "lr_scheduler_kwargs": {"min_lr_rate": settings.min_lr_ratio},
@@ -125,7 +126,7 @@ class _Teller(TrainerCallback):
         figures = {"loss": loss, "grad_norm": norm, "learning_rate": logs["learning_rate"], "tokens": seen - self.tokens}
         self.tokens = seen
         more = {ours: logs[theirs] for theirs, ours in self.names.items() if theirs in logs}
-        told = {"step": step, "steps": state.max_steps, **figures, "epoch": step / updates_an_epoch(self.plan), **more}
+        told = {"step": step, "steps": state.max_steps, **figures, "epoch": epochs_after(self.plan, step), **more}
         self.curve.add(told)
         self.emit(told)
 
