@@ -3,13 +3,15 @@
 import json
 import math
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 import torch
-from conftest import records_of, sophia, write_lines
+from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -419,3 +421,24 @@ def test_whole_updates_take_every_row_as_often_as_any_other(count: int, size: in
     taken = [sum(batch.count(row) for batch in batches) for row in range(count)]
     assert max(taken) - min(taken) <= 1
     assert whole_updates(count, size, epochs, None, seed) == batches
+
+
+def test_the_objective_of_the_docs_is_one_file(lab: Path, tmp_path: Path) -> None:
+    """One trajectory's mean over its tokens is what `sft` gives for it alone; of two, `even` is the mean of both."""
+    root = Path(__file__).parent.parent
+    page = (root / "docs" / "adding-an-objective.md").read_text()
+    shutil.copytree(root / "sophia_cli", tmp_path / "sophia_cli")
+    (tmp_path / "sophia_cli" / "objectives" / "even.py").write_text(page.split("```python\n")[1].split("```")[0])
+    rows = [{**row, "weight": 1.0} for row in kept_records(lab, 2)]
+
+    def first_loss(objective: str, rows: list[dict[str, Any]]) -> float:
+        write_lines(tmp_path / "rows.jsonl", rows)
+        command = [*SOPHIA, "train", "rows.jsonl", "--objective", objective, "--max-steps", "1", "--force", "--quiet"]
+        command += ["--normalise", "trajectories"] if objective == "even" else []
+        done = subprocess.run(command, cwd=tmp_path, env={**ENVIRONMENT, "PYTHONPATH": str(tmp_path)}, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        return float(records_of(done.stdout)[0]["loss"])
+
+    alone = [first_loss("sft", [row]) for row in rows]
+    assert first_loss("even", rows) == pytest.approx(sum(alone) / 2, rel=1e-5)
+    assert alone[0] != pytest.approx(alone[1], rel=1e-2)
