@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 SOPHIA = [sys.executable, "-m", "sophia_cli"]
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, whatever is started here would ignore it
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "COLUMNS": "160"}
 
 
