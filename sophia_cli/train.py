@@ -44,8 +44,6 @@ class Asked:
 
 NORMALISATIONS = ("tokens", "trajectories")
 PAPER = {"batch_size": 512, "micro_batch_size": 1, "lr": 2e-5, "epochs": 1.0, "max_tokens": 16384}
-OTHERS = {"grpo": {"batch_size": 64, "lr": 5e-7}, "mpo": {"batch_size": 256, "lr": 5e-6}}
-"""GRPO's are the paper's, in questions; MPO's are those of its own paper (arXiv 2411.10442)."""
 
 
 def run(
@@ -66,7 +64,7 @@ def run(
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(place.gpus)
     chosen = resolve(model)
     settings = _settings(chosen, asked, fixed, common.seed)
-    reads = _refuse_what_does_nothing(settings, asked, mixes)
+    _refuse_what_does_nothing(settings, asked, mixes)
     refuse_unknown(report_to)
     if not common.dry_run:
         _prepare(out, chosen, [*files, *(split_mix(mix)[0] for mix in mixes)], common.force)
@@ -80,8 +78,7 @@ def run(
         data = _read(files, mixes, asked, settings, chosen, common, tell)
         empty = Plan([], data.left, chosen, settings, out)
         plan = preflight(empty, data.rows, count, bool(place.cpu_ranks), tell, common.quiet)
-        if reads != "trajectories":
-            refuse_unfit(plan, count)
+        refuse_unfit(plan, count)
         return plan
 
     from sophia_cli.training import checkpoints
@@ -125,40 +122,38 @@ def _train(plan: Plan, world: World | None, place: Place, count: int, metrics: "
     metrics.settle()
 
 
-def _refuse_what_does_nothing(settings: Settings, asked: Asked, mixes: list[str]) -> str:
-    """What the objective reads. Raises UsageError for options that play no part in it."""
-    reads = registry.find("objectives", settings.objective).READS
+def _refuse_what_does_nothing(settings: Settings, asked: Asked, mixes: list[str]) -> None:
+    """Raises UsageError for options that play no part in what the objective learns from."""
+    name, reads = f"--objective {settings.objective}", registry.find("objectives", settings.objective).READS
     if reads == "questions" and (asked.alpha is not None or asked.keep is not None):
-        raise UsageError("--alpha and --keep: --objective grpo learns from questions; leave them out")
+        raise UsageError(f"--alpha and --keep: {name} learns from questions; leave them out")
     if reads != "trajectories" and settings.normalise != "tokens":
-        raise UsageError(f"--normalise: --objective {settings.objective} divides in its own way; leave it out")
-    if mixes and reads != "trajectories":
-        raise UsageError(f"--mix: --objective {settings.objective} learns from {reads} alone; leave it out")
-    return str(reads)
+        raise UsageError(f"--normalise: {name} divides in its own way; leave it out")
+    if reads != "trajectories" and mixes:
+        raise UsageError(f"--mix: {name} learns from {reads} alone; leave it out")
 
 
 def _read(
     files: list[str], mixes: list[str], asked: Asked, settings: Settings, model: Model, common: Common, tell: Notice
 ) -> Data:
     """The rows that the objective learns from. Raises UsageError, InputError."""
-    reads, rule = registry.find("objectives", settings.objective).READS, rule_of(asked.alpha, asked.keep)
-    if reads == "pairs":
+    objective, rule = registry.find("objectives", settings.objective), rule_of(asked.alpha, asked.keep)
+    if objective.READS == "pairs":
         return read_pairs(files, rule, asked.pairs, model, tell, common.part, common.limit)
-    if reads == "questions":
+    if objective.READS == "questions":
         return read_questions(files, model, tell, common.part, common.limit)
-    plain = settings.objective == "sft"
+    plain = getattr(objective, "PLAIN", False)
     data = read_trajectories(files, mixes, rule, model, common.seed, tell, plain, common.part, common.limit)
-    if settings.objective == "truncated" and all(row.behaviour is None for row in data.rows):
-        raise UsageError("--objective truncated needs log µ, and no record carries it; sample with `reason --logprobs`")
+    if getattr(objective, "NEEDS_BEHAVIOUR", False) and all(row.behaviour is None for row in data.rows):
+        needs = f"--objective {settings.objective} needs log µ"
+        raise UsageError(f"{needs}, and no record carries it; sample with `reason --logprobs`")
     return data
 
 
 def _settings(model: Model, asked: Asked, fixed: dict[str, Any], seed: int) -> Settings:
     """The run's settings, defaults filled in: the model's own, else the paper's. Raises UsageError."""
-    objective = fixed["objective"]
-    if objective not in registry.names("objectives"):
-        registry.find("objectives", objective)  # names the choices
-    section, usual = objective if objective in OTHERS else "train", PAPER | OTHERS.get(objective, {})
+    own = getattr(registry.find("objectives", fixed["objective"]), "DEFAULTS", {})
+    section, usual = fixed["objective"] if own else "train", PAPER | own
     given = {name: getattr(asked, name) for name in PAPER}
     given = {name: model.default(section, name, usual[name]) if value is None else value for name, value in given.items()}
     settings = Settings(**given, **fixed, seed=seed % 2**32)

@@ -12,11 +12,14 @@ from typing import Any
 from sophia_cli.errors import RecordError, SophiaError
 from sophia_cli.images import open_image
 from sophia_cli.training.batches import Encoder, Left, unlike_before
-from sophia_cli.training.plan import Plan, batches_of, has_vllm
+from sophia_cli.training.plan import Plan, batches_of
 from sophia_cli.training.rows import Row
+from sophia_cli.training.settings import has_vllm
 from sophia_cli.verifiers.rules import verify
 
 READS = "questions"
+DEFAULTS = {"batch_size": 64, "lr": 5e-7}
+"""The paper's, in questions."""
 TELLS = {
     "reward": "reward",
     "frac_reward_zero_std": "groups_left_out",

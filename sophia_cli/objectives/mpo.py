@@ -17,6 +17,8 @@ from sophia_cli.training.batches import IGNORED, Encoder, Left, unlike_before
 from sophia_cli.training.plan import Plan, batches_of
 
 READS = "pairs"
+DEFAULTS = {"batch_size": 256, "lr": 5e-6}
+"""Those of its own paper."""
 LOSSES = {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0}
 BETA = 0.1
 REFERENCE = "ref"

@@ -4,7 +4,7 @@ import torch
 
 from sophia_cli.objectives import Scored
 
-READS = "trajectories"
+READS, PLAIN = "trajectories", True
 
 
 def loss(scored: Scored) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 
 from sophia_cli.objectives import Scored
 
-READS = "trajectories"
+READS, NEEDS_BEHAVIOUR = "trajectories", True
 MOST = 2.0
 
 

@@ -99,7 +99,8 @@ class Encoder:
         for place, (row, length, answer) in enumerate(zip(rows, lengths, answer_ids, strict=True)):
             prompt_ids = inputs["input_ids"][place, :length]
             others = {name: values[place, :length] for name, values in by_token.items()}
-            examples.append(self._example(row, prompt_ids, others, torch.tensor([*answer, self.end])))
+            end = [] if row.item is not None else [*answer, self.end]  # a question is answered by the policy
+            examples.append(self._example(row, prompt_ids, others, torch.tensor(end, dtype=torch.long)))
         return examples, by_image
 
     def _example(
@@ -119,7 +120,7 @@ class Encoder:
             raise Left("image placeholder in the text")
         if any(token in text for token in self.controls for text in texts):
             raise Left("control token in the text")
-        if not row.answer.strip():
+        if not row.answer.strip() and row.item is None:
             raise Left("empty answer")
         if not tags_balance(row.answer):
             raise Left("unbalanced thinking tags")

@@ -5,7 +5,6 @@ It lies in the draft folder `OUT.tmp`; a run that was killed finds it there and 
 
 import fcntl
 import hashlib
-import importlib.util
 import json
 import math
 import os
@@ -15,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sophia_cli import registry
 from sophia_cli.aliases import Model
 from sophia_cli.errors import UsageError
 from sophia_cli.streams import loads, to_line, write_json
@@ -45,6 +45,11 @@ class Plan:
     out: Path
 
     @property
+    def reads(self) -> str:
+        """What its objective learns from: `trajectories`, `pairs` or `questions`."""
+        return str(registry.find("objectives", self.settings.objective).READS)
+
+    @property
     def draft(self) -> Path:
         return self.out.with_name(self.out.name + ".tmp")
 
@@ -53,7 +58,7 @@ class Plan:
         rows = hashlib.sha256()
         for sized in self.rows:
             rows.update(_packed(sized))
-        unused = {"save_every"} | (set() if self.rows[0].row.item else {"rollouts", "max_tokens"})
+        unused = {"save_every"} | (set() if self.reads == "questions" else {"rollouts", "max_tokens"})
         settings = {name: value for name, value in asdict(self.settings).items() if name not in unused}
         file = Path(self.settings.deepspeed)
         config = hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
@@ -97,16 +102,14 @@ class Plan:
 
 def batches_of(plan: Plan) -> list[list[int]]:
     """The row numbers of each update."""
-    settings, count = plan.settings, len(plan.rows)
-    if plan.rows[0].row.weighs:
-        return updates(count, settings.batch_size, settings.epochs, settings.max_steps, settings.seed)
-    return whole_updates(count, settings.batch_size, settings.epochs, settings.max_steps, settings.seed)
+    settings, cut = plan.settings, updates if plan.reads == "trajectories" else whole_updates
+    return cut(len(plan.rows), settings.batch_size, settings.epochs, settings.max_steps, settings.seed)
 
 
 def epochs_after(plan: Plan, steps: int) -> float:
     """Passes over the rows after so many updates."""
     count, size = len(plan.rows), plan.settings.batch_size
-    return steps / math.ceil(count / size) if plan.rows[0].row.weighs else steps * size / count
+    return steps / updates_an_epoch(plan) if plan.reads == "trajectories" else steps * size / count
 
 
 def updates_an_epoch(plan: Plan) -> int:
@@ -115,17 +118,12 @@ def updates_an_epoch(plan: Plan) -> int:
 
 def references(plan: Plan) -> int:
     """Copies of the model as it was, beside the one that trains: MPO compares with one, adapters with what is under them."""
-    return int(plan.rows[0].row.rejected is not None and not plan.settings.lora_rank)
-
-
-def has_vllm() -> bool:
-    return importlib.util.find_spec("vllm") is not None
+    return int(plan.reads == "pairs" and not plan.settings.lora_rank)
 
 
 def sequences(plan: Plan) -> int:
     """How many answers, or pairs of them, an update is made of."""
-    answers = plan.settings.rollouts if plan.rows[0].row.item else 1
-    return plan.settings.batch_size * answers
+    return plan.settings.batch_size * (plan.settings.rollouts if plan.reads == "questions" else 1)
 
 
 def _empty(folder: Path) -> None:

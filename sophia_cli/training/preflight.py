@@ -24,7 +24,11 @@ MANY = 1000
 """Rows that are worth processes of their own to read them: each of these loads the tokenizer first."""
 MOST_WORKERS = 32
 PATIENCE_SECONDS = 600.0
-HINTS = {"mpo": "give questions with right and wrong answers (`reason -n 8`)", "grpo": "give questions with answers"}
+HINTS = {
+    "trajectories": "lower --alpha",
+    "pairs": "give questions with right and wrong answers (`reason -n 8`)",
+    "questions": "give questions with answers",
+}
 
 
 def preflight(plan: Plan, rows: list[Row], processes: int, cpu: bool, tell: Notice, quiet: bool) -> Plan:
@@ -37,12 +41,15 @@ def preflight(plan: Plan, rows: list[Row], processes: int, cpu: bool, tell: Noti
 
 def refuse_unfit(plan: Plan, processes: int) -> None:
     """Raises UsageError for what TRL's trainers would not take as it was asked for."""
+    if plan.reads == "trajectories":
+        return
     settings, each = plan.settings, plan.settings.micro_batch_size * processes
     if len(plan.rows) < settings.batch_size:
-        of = "questions" if plan.rows[0].row.item else "pairs"
-        raise UsageError(f"--batch-size {settings.batch_size}: there are {len(plan.rows)} {of}; give no more than that")
+        raise UsageError(
+            f"--batch-size {settings.batch_size}: there are {len(plan.rows)} {plan.reads}; give no more than that"
+        )
     longest, context = max(sized.tokens for sized in plan.rows), context_of(plan)
-    if plan.rows[0].row.item and longest + settings.max_tokens > context:
+    if plan.reads == "questions" and longest + settings.max_tokens > context:
         raise UsageError(
             f"--max-tokens {settings.max_tokens}: the model takes {context} tokens, and the longest prompt is of {longest}; "
             f"give no more than {context - longest}"
@@ -73,7 +80,7 @@ def size_rows(plan: Plan, rows: list[Row], tell: Notice, quiet: bool = True) -> 
     causes = ", ".join(f"{count} {cause}" for cause, count in sorted(left.items())) or "none"
     tell(f"train: {len(kept)} rows to train on; left out: {causes}")
     if not kept:
-        mend = "look at what was left out" if rows else HINTS.get(plan.settings.objective, "lower --alpha")
+        mend = "look at what was left out" if rows else HINTS[plan.reads]
         raise InputError(f"no row to train on; {mend}")
     return replace(plan, rows=kept, left=left)
 
@@ -108,6 +115,4 @@ def size(row: Row, encoder: Encoder) -> tuple[int, int] | str:
             examples.append(encoder.encode(replace(row, answer=row.rejected)))
     except Left as reason:
         return str(reason)
-    if row.item is not None:  # it has none
-        return len(examples[0].input_ids) - examples[0].supervised, 0
     return sum(len(example.input_ids) for example in examples), sum(example.supervised for example in examples)

@@ -24,17 +24,14 @@ from sophia_cli.records import (
     where_of,
 )
 
-NONE = "."
-"""The answer of a row that has none."""
-
 
 @dataclass(frozen=True)
 class Row:
     """One training example. `messages` is the chat before the answer; images stand in it in order.
 
     behaviour: log µ of the answer, None where sampling did not store it. source: the file it is from, for the plan.
-    rejected: of a pair, the wrong answer. item: of a question that the policy is to answer itself, what a grader needs;
-    `answer` is then of no account.
+    rejected: of a pair, the wrong answer. item: of a question that the policy is to answer itself, and that has no answer
+    here, what a grader needs.
     """
 
     name: str
@@ -45,11 +42,6 @@ class Row:
     source: str = ""
     rejected: str | None = None
     item: dict[str, Any] | None = None
-
-    @property
-    def weighs(self) -> bool:
-        """Whether it is learnt by its weight, neither one of a pair nor a question."""
-        return self.rejected is None and self.item is None
 
     @property
     def images(self) -> list[str]:
@@ -80,7 +72,7 @@ def question_row(record: Record, style: str) -> Row:
         raise RecordError(f"{where_of(record)}: field `answer` is missing; nothing else tells right from wrong")
     item = {name: record[name] for name in ("answer", *GRADED_BY) if record.get(name) is not None}
     chat = asked(question_text(record), image_list(record), THINK_OPEN, style)
-    return Row(str(record["id"]), chat, NONE, 1.0, item=item)
+    return Row(str(record["id"]), chat, "", 1.0, item=item)
 
 
 def weight_of(record: Record) -> float:

@@ -1,5 +1,6 @@
 """What makes a trained model what it is, and where it is trained."""
 
+import importlib.util
 from dataclasses import dataclass
 
 
@@ -31,6 +32,11 @@ class Settings:
     save_every: int = 50
     rollouts: int = 8
     max_tokens: int = 16384
+
+
+def has_vllm() -> bool:
+    """Whether vLLM is installed here, which answers many times as fast as the policy itself."""
+    return importlib.util.find_spec("vllm") is not None
 
 
 @dataclass(frozen=True)

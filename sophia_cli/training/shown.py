@@ -10,8 +10,9 @@ from rich.text import Text
 
 from sophia_cli.progress import console
 from sophia_cli.training.batches import IGNORED, Encoder
-from sophia_cli.training.plan import Plan, Sized, batches_of, has_vllm, references, sequences
+from sophia_cli.training.plan import Plan, Sized, batches_of, references, sequences
 from sophia_cli.training.policy import counts
+from sophia_cli.training.settings import has_vllm
 from sophia_cli.training.speed import REACHED, estimated_seconds
 from sophia_cli.training.stages import STAGES, bytes_needed
 
@@ -59,13 +60,12 @@ def lines(plan: Plan, processes: int, cuda: bool) -> list[Text]:
     if settings.deepspeed in ("none", *STAGES):
         needed = bytes_needed(settings.deepspeed, weights, trained, processes, references(plan)) / 1e9
         found.append(f"about {needed:,.2f} GB on each for weights, gradients and optimizer; activations come on top")
+    if plan.reads == "questions":
+        itself = f"the model itself, {sequences(plan) // processes:,} at once on each; the time that takes comes on top"
+        found.append(f"answers come from {'vLLM; the time that takes comes on top' if cuda and has_vllm() else itself}")
     if seconds := estimated_seconds(plan, weights, trained, processes, cuda):
-        of = "" if plan.rows[0].row.item is None else ", and what answering takes"
-        if of:
-            at_once = sequences(plan) // processes
-            found.append(f"answers come from {'vLLM' if cuda and has_vllm() else f'the model itself, {at_once:,} at once'}")
         clock = timedelta(seconds=math.ceil(seconds))
-        found.append(f"about {clock} (h:min:s) at {REACHED:.0%} of this machine's speed{of}")
+        found.append(f"about {clock} (h:min:s) at {REACHED:.0%} of this machine's speed")
     return [Text(f"train: {line}") for line in found]
 
 

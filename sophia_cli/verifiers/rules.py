@@ -6,20 +6,21 @@ settles it and gives `verified_by` its name. Algebra is asked last, in a process
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 from sophia_cli.records import choices_of
 from sophia_cli.verifiers import _algebra
 from sophia_cli.verifiers import _clocks as clocks
+from sophia_cli.verifiers import _compound as compound
 from sophia_cli.verifiers import _letters as letters
 from sophia_cli.verifiers import _nearness as nearness
 from sophia_cli.verifiers import _numbers as numbers
 from sophia_cli.verifiers import _shapes as shapes
 from sophia_cli.verifiers import _units as units
 from sophia_cli.verifiers import _words as words
+from sophia_cli.verifiers._case import Case, CouldNotTell, Rule
 from sophia_cli.verifiers._evaluate import constant, differ
 from sophia_cli.verifiers._extract import Extraction, after_thinking, extract, gold_answer
 from sophia_cli.verifiers._tidy import LONGEST, compact, tidy, too_big
@@ -28,54 +29,12 @@ from sophia_cli.verifiers._verdict import Verdict
 SECONDS = 5.0
 DEEPEST = 5
 """Levels of parts within parts (a list of tuples of sums) that are taken apart."""
-LARGEST_SET = 64
 FAR = 0.1
 """Relative gap beyond which nothing is approximately something."""
-ORDERED = {"tuple", "bracket", "matrix"}
-UNLIKE = ({"bracket", "set"}, {"matrix", "list"}, {"matrix", "set"})
-"""[2, 5] is an interval and {2, 5} is not; a matrix is more than its rows."""
-EUROPEAN = frozenset("de fr es it pt nl ru pl sv german french spanish italian portuguese dutch russian polish".split())
-"""Languages that write 2,74 for two and three quarters, near enough."""
-
-
 LOST_BY_ALGEBRA = re.compile(r"'|:|(?<=\d)_[{(\s]*\d+|\\partial ?\w?|mod(?![a-z])|\d [rR] \d")
 """What the grammar drops or reads as something else: f' is not f'', 3:30 is no tenth, 12 to the base 5 is not 12."""
 LITERAL = re.compile(r"[A-Z]{2,}|\d{4}-\d{1,2}-\d{1,2}")
 """Names and dates, which algebra would read as products and differences: HHT is not HTH."""
-
-
-class CouldNotTell(Exception):
-    """Algebra has no verdict: `ungradable`, `timeout` or `error`."""
-
-    def __init__(self, outcome: str):
-        super().__init__(outcome)
-        self.outcome = outcome
-
-
-@dataclass(frozen=True)
-class Case:
-    """What a rule may look at beside the two texts: the item, its options, and when the time for algebra is over."""
-
-    item: Mapping[str, Any]
-    choices: tuple[str, ...]
-    deadline: float
-    depth: int = 0
-
-    @property
-    def kind(self) -> str:
-        """The item's `answer_type` in one spelling: `multi_choice`, `Multiple choice` are `multi choice`."""
-        return str(self.item.get("answer_type") or "").casefold().replace("_", " ").replace("-", " ")
-
-    @property
-    def european(self) -> bool:
-        return str(self.item.get("language") or "").casefold() in EUROPEAN
-
-    def part(self, **fields: Any) -> "Case":
-        """The case of a part of an answer: no options, one level deeper."""
-        return replace(self, item={**self.item, **fields}, choices=(), depth=self.depth + 1)
-
-
-Rule = Callable[[str, str, Case], bool | None]
 
 
 def verify(response: str, item: Mapping[str, Any], truncated: bool = False, seconds: float = SECONDS) -> Verdict:
@@ -113,7 +72,7 @@ def verify(response: str, item: Mapping[str, Any], truncated: bool = False, seco
         return Verdict("truncated", None, "length" if truncated else "unclosed thinking")
     choices = tuple(letters.option_texts(choices_of(item)))
     golds = _golds(item.get("answer"))
-    case = Case(item, choices, time.monotonic() + seconds)
+    case = Case(item, choices, time.monotonic() + seconds, _same)
     extraction = extract(text, by_letter=bool(choices) or any(letters.is_letter_gold(gold) for gold in golds))
     if extraction is None:
         return Verdict("no_answer", None, "extraction")
@@ -317,10 +276,10 @@ def _approximation(answer: str, gold: str, case: Case) -> bool | None:
     gold_sides, answer_sides = shapes.approximations(shapes.without_remark(gold)), shapes.approximations(answer)
     bare = shapes.without_remark(answer)
     if len(gold_sides) == 1 and len(answer_sides) == 1:
-        return _same(bare, gold_sides[0], _deeper(case)) if (bare, gold_sides[0]) != (answer, gold) else None
+        return _same(bare, gold_sides[0], case.deeper()) if (bare, gold_sides[0]) != (answer, gold) else None
     if _far_apart(answer_sides):
         return False
-    deeper = _deeper(case)
+    deeper = case.deeper()
     for wanted in gold_sides[len(gold_sides) > 1 and shapes.is_name(gold_sides[0]) :]:
         named = shapes.named_value(answer_sides[0])
         exact = named[1] if named else answer_sides[0]
@@ -342,133 +301,6 @@ def _far_apart(answer_sides: list[str]) -> bool:
     return abs(values[0] - values[1]) > FAR * max(abs(values[0]), abs(values[1]))
 
 
-def _deeper(case: Case) -> Case:
-    return replace(case, depth=case.depth + 1)
-
-
-def _interval(answer: str, gold: str, case: Case) -> bool | None:
-    """Intervals, their unions, and the inequalities that say the same: 0 < x < 1 is (0, 1)."""
-    if case.kind in ("list", "tuple"):
-        return None
-    left, right = shapes.spans(answer), shapes.spans(gold)
-    if left is None or right is None:
-        return None
-    if left[0] and right[0] and shapes.name_key(left[0]) != shapes.name_key(right[0]):
-        return None
-    if len(left[1]) != len(right[1]):
-        return None
-    return _matched(left[1], right[1], lambda one, other: _same_span(one, other, case))
-
-
-def _same_span(one: shapes.Span, other: shapes.Span, case: Case) -> bool:
-    closed = (one.low_closed, one.high_closed) == (other.low_closed, other.high_closed)
-    return closed and _same_end(one.low, other.low, case) and _same_end(one.high, other.high, case)
-
-
-def _same_end(one: str, other: str, case: Case) -> bool:
-    infinite = ("inf", "-inf")
-    return one == other if one in infinite or other in infinite else _same(one, other, case.part())
-
-
-def _collection(answer: str, gold: str, case: Case) -> bool | None:
-    """Tuples and matrices in order, sets and lists in any; one value stands for a set of one."""
-    if shapes.other_members(answer, gold) or shapes.other_points(answer, gold):
-        return False
-    answer, gold = shapes.without_membership(answer), shapes.without_membership(gold)
-    left, right = _parts(answer), _parts(gold)
-    if left is None and right is None:
-        return None
-    if left is None or right is None:
-        return _value_and_collection(answer, gold, left, right, case)
-    if len(left.parts) != len(right.parts) or len(left.parts) > LARGEST_SET:
-        return False
-    if {left.kind, right.kind} in UNLIKE and case.kind != "list":
-        return False
-    golds = [(part, _tolerance(case, index, len(right.parts))) for index, part in enumerate(right.parts)]
-
-    def same(part: str, wanted: tuple[str, Any]) -> bool:
-        return _same(part, wanted[0], case.part(tolerance=wanted[1]))
-
-    if _differently_named(left.parts, right.parts):
-        orders = [(left.parts, golds), (shapes.by_name(left.parts), [(part, None) for part in shapes.by_name(right.parts)])]
-        return any(all(same(part, wanted) for part, wanted in zip(*order, strict=True)) for order in orders)
-    if {left.kind, right.kind} & ORDERED or case.kind == "tuple":
-        return all(same(part, wanted) for part, wanted in zip(left.parts, golds, strict=True))
-    return _matched(list(left.parts), golds, same)
-
-
-def _differently_named(answers: tuple[str, ...], golds: tuple[str, ...]) -> bool:
-    """Whether only one side names its parts, by different letters: the 3, 2 of a = 2, b = 3 are in the wrong order."""
-    named = [[shapes.named_value(part) for part in parts] for parts in (answers, golds)]
-    if all(named[0]) == all(named[1]):
-        return False
-    names = [found[0] for side in named if all(side) for found in side if found]
-    return len({name[:1] for name in names}) == len(names)
-
-
-def _value_and_collection(
-    answer: str, gold: str, left: shapes.Collection | None, right: shapes.Collection | None, case: Case
-) -> bool | None:
-    """One value against several: right for a set of that one, or where all of a list say the same as the gold."""
-    if shapes.named_value(gold if right is None else answer):
-        return None
-    if right is not None:
-        return len(right.parts) == 1 and _same(answer, right.parts[0], case.part())
-    if left is None or not left.parts or (left.kind in ORDERED and len(left.parts) > 1):
-        return False
-    return all(_same(part, gold, case.part()) for part in left.parts)
-
-
-def _parts(text: str) -> shapes.Collection | None:
-    if numbers.read_quantity(text) is not None:
-        return None  # 65,536 is one number
-    found = shapes.collection(text)
-    if found is None and (values := shapes.plus_minus(text)):
-        named = shapes.named_value(values[0])
-        minus = shapes.named_value(values[1])
-        return shapes.Collection("list", (named[1], minus[1]) if named and minus else tuple(values))
-    return found
-
-
-def _tolerance(case: Case, index: int, count: int) -> Any:
-    """The tolerance of the index-th gold, where the item gives one for each."""
-    given = case.item.get("tolerance")
-    return given[index] if isinstance(given, list) and len(given) == count else given
-
-
-def _matched(answers: list[Any], golds: list[Any], same: Callable[[Any, Any], bool]) -> bool:
-    """Whether the answers can be paired with the golds, each with one that it equals. Raises CouldNotTell."""
-    left = list(answers)
-    for gold in golds:
-        unknown: CouldNotTell | None = None
-        for index, answer in enumerate(left):
-            try:
-                if same(answer, gold):
-                    del left[index]
-                    break
-            except CouldNotTell as error:
-                unknown = error
-        else:
-            if unknown:
-                raise unknown
-            return False
-    return True
-
-
-def _equation(answer: str, gold: str, case: Case) -> bool | None:
-    """`x = 5` is 5, and 5 is `x = 5`; two that name different things are left to algebra."""
-    left, right = shapes.named_value(answer), shapes.named_value(gold)
-    if left and right:
-        if shapes.name_key(left[0]) == shapes.name_key(right[0]):
-            return _same(left[1], right[1], case.part())
-        return None
-    if left and len(shapes.sides(gold)) == 1:
-        return _same(left[1], gold, _deeper(case))
-    if right and len(shapes.sides(answer)) == 1:
-        return _same(answer, right[1], _deeper(case))
-    return False if (len(shapes.sides(answer)) > 1) != (len(shapes.sides(gold)) > 1) else None
-
-
 def _with_unit(answer: str, gold: str, case: Case) -> bool | None:
     """An expression with a unit behind it, `3\\sqrt{2} cm`: the expressions are compared, in the gold's unit."""
     left, right = units.split_unit(answer), units.split_unit(gold)
@@ -480,7 +312,7 @@ def _with_unit(answer: str, gold: str, case: Case) -> bool | None:
     if left[1] and wanted and left[1] != wanted:
         factor = units.convert(Fraction(1), left[1], wanted)
         if factor is None:
-            return units.same_words(left[1], wanted) and _same(left[0], right[0], _deeper(case))
+            return units.same_words(left[1], wanted) and _same(left[0], right[0], case.deeper())
         return _same(
             f"\\frac{{{factor.numerator}}}{{{factor.denominator}}} \\cdot ({left[0]})", right[0], case.part(unit=None)
         )
@@ -530,9 +362,9 @@ RULES: Sequence[Rule] = (
     _ratio,
     _words,
     _approximation,
-    _interval,
-    _collection,
-    _equation,
+    compound.interval,
+    compound.collection,
+    compound.equation,
     _with_unit,
     _algebra_rule,
 )
