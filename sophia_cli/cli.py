@@ -3,7 +3,7 @@
 import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -12,6 +12,7 @@ from sophia_cli import options as o
 if TYPE_CHECKING:
     from sophia_cli.frame import Common
     from sophia_cli.place import Place
+    from sophia_cli.training.launch import Hardware
 
 app = typer.Typer(
     name="sophia",
@@ -187,7 +188,7 @@ def propagate(
 
 
 @app.command()
-@o.takes(o.every_step)
+@o.takes(o.what_trains, o.where_it_trains, o.every_step)
 def train(
     context: typer.Context,
     files: o.Files = None,
@@ -245,38 +246,14 @@ def train(
     save_every: Annotated[
         int, typer.Option(min=1, metavar="STEPS", help="Checkpoints: killed and typed again, a run goes on from the last.")
     ] = 50,
-    deepspeed: Annotated[
-        str,
-        typer.Option(help="zero1, zero2, zero3, zero3-offload, a JSON file, none, or auto.", rich_help_panel=o.MODEL),
-    ] = "auto",
-    gpus: o.Gpus = None,
-    cpu_ranks: Annotated[
-        int | None, typer.Option(min=1, help="Train in so many processes on CPUs.", rich_help_panel=o.MODEL)
-    ] = None,
-    hostfile: Annotated[
-        Path | None,
-        typer.Option(help="Train on these machines: lines of `name slots=8`.", show_default=False, rich_help_panel=o.MODEL),
-    ] = None,
     report_to: Annotated[str, typer.Option(help="tensorboard, wandb, trackio, or none.")] = "none",
-    lora_rank: Annotated[int, typer.Option(min=0, help="Train LoRA adapters of this rank; 0: all weights.")] = 0,
-    merge_lora: Annotated[bool, typer.Option("--merge-lora", help="Save a whole model, with its adapters merged.")] = False,
-    train_vision: Annotated[bool, typer.Option("--train-vision", help="Train the vision tower, too.")] = False,
-    train_projector: Annotated[bool, typer.Option("--train-projector", help="Train the projector, too.")] = False,
 ) -> int:
     """Train the model on the kept trajectories (Eq. 7); records that nobody propagated are propagated first."""
     from sophia_cli import train as step
-    from sophia_cli.serving.gpus import chosen
-    from sophia_cli.training.launch import Place
 
     asked = step.Asked(batch_size, micro_batch_size, lr, epochs, max_tokens, alpha, keep, pairs)
-    fixed: dict[str, Any] = {
-        "objective": objective, "weight_decay": weight_decay, "min_lr_ratio": min_lr_ratio, "normalise": normalise,
-        "max_steps": max_steps, "max_length": max_length, "deepspeed": deepspeed, "lora_rank": lora_rank,
-        "merge_lora": merge_lora, "train_vision": train_vision, "train_projector": train_projector, "save_every": save_every,
-        "rollouts": rollouts,
-    }  # fmt: skip
-    place = Place(chosen(gpus) if gpus else None, cpu_ranks, hostfile)
-    return step.run(_common(context), _inputs(context, files), model, mix or [], asked, place, report_to, fixed)
+    fixed = {name: value for name, value in context.obj.items() if name in step.FIXED}
+    return step.run(_common(context), _inputs(context, files), model, mix or [], asked, _hardware(context), report_to, fixed)
 
 
 @app.command(name="eval")
@@ -503,6 +480,15 @@ def _place(context: typer.Context) -> "Place":
         given["shared_disk"],
         setup,
     )
+
+
+def _hardware(context: typer.Context) -> "Hardware":
+    """What a model trains on."""
+    from sophia_cli.serving.gpus import chosen
+    from sophia_cli.training.launch import Hardware
+
+    given = context.obj
+    return Hardware(chosen(given["gpus"]) if given["gpus"] else None, given["cpu_ranks"], given["hostfile"])
 
 
 def _help(context: typer.Context) -> NoReturn:

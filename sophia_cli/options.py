@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 BASICS, MODEL, SAMPLING = "Every step", "Where the model runs", "Sampling"
+WEIGHTS, HARDWARE = "What trains", "Where it trains"
 
 Files = Annotated[
     list[str] | None,
@@ -134,6 +135,42 @@ TopP = Annotated[
 ]
 Prompt = Annotated[Path | None, Option("--prompt", help="A text file instead of our prompt.", rich_help_panel=SAMPLING)]
 
+LoraRank = Annotated[
+    int, Option("--lora-rank", min=0, help="Train LoRA adapters of this rank; 0: all weights.", rich_help_panel=WEIGHTS)
+]
+MergeLora = Annotated[
+    bool, Option("--merge-lora", help="Save a whole model, with its adapters merged.", rich_help_panel=WEIGHTS)
+]
+TrainVision = Annotated[bool, Option("--train-vision", help="Train the vision tower, too.", rich_help_panel=WEIGHTS)]
+TrainProjector = Annotated[bool, Option("--train-projector", help="Train the projector, too.", rich_help_panel=WEIGHTS)]
+
+DeepSpeed = Annotated[
+    str,
+    Option("--deepspeed", help="zero1, zero2, zero3, zero3-offload, a JSON file, none, or auto.", rich_help_panel=HARDWARE),
+]
+TrainingGpus = Annotated[
+    str | None,
+    Option(
+        "--gpus",
+        metavar="LIST",
+        help="Those to use, as in 0-3 or 0,2.",
+        show_default="all visible",
+        rich_help_panel=HARDWARE,
+    ),
+]
+CpuRanks = Annotated[
+    int | None, Option("--cpu-ranks", min=1, help="Train in so many processes on CPUs.", rich_help_panel=HARDWARE)
+]
+Hostfile = Annotated[
+    Path | None,
+    Option(
+        "--hostfile",
+        help="Train on these machines: lines of `name slots=8`.",
+        show_default=False,
+        rich_help_panel=HARDWARE,
+    ),
+]
+
 
 def where_a_model_runs(
     backend: Backend = None,
@@ -148,6 +185,24 @@ def where_a_model_runs(
     start_timeout: StartTimeout = 1800.0,
 ) -> None:
     """Of the commands that run a model."""
+
+
+def what_trains(
+    lora_rank: LoraRank = 0,
+    merge_lora: MergeLora = False,
+    train_vision: TrainVision = False,
+    train_projector: TrainProjector = False,
+) -> None:
+    """Of the command that trains: which weights."""
+
+
+def where_it_trains(
+    deepspeed: DeepSpeed = "auto",
+    gpus: TrainingGpus = None,
+    cpu_ranks: CpuRanks = None,
+    hostfile: Hostfile = None,
+) -> None:
+    """Of the command that trains: on what."""
 
 
 def writing(out: Out = None, tee: Tee = None) -> None:

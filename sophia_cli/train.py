@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,7 +22,7 @@ from sophia_cli.kept import Notice, rule_of
 from sophia_cli.progress import Progress, notice
 from sophia_cli.streams import to_line
 from sophia_cli.training.data import Data, read_pairs, read_questions, read_trajectories, split_mix
-from sophia_cli.training.launch import Place, follow, joined, launch, leading, processes
+from sophia_cli.training.launch import Hardware, follow, joined, launch, leading, processes
 from sophia_cli.training.plan import Plan
 from sophia_cli.training.reports import refuse_unknown, reporter
 from sophia_cli.training.settings import Settings, World
@@ -44,6 +44,8 @@ class Asked:
 
 NORMALISATIONS = ("tokens", "trajectories")
 PAPER = {"batch_size": 512, "micro_batch_size": 1, "lr": 2e-5, "epochs": 1.0, "max_tokens": 16384}
+FIXED = {field.name for field in fields(Settings)} - {*PAPER, "seed"}
+"""Options whose default is the same for all models."""
 
 
 def run(
@@ -52,16 +54,16 @@ def run(
     model: str,
     mixes: list[str],
     asked: Asked,
-    place: Place,
+    hardware: Hardware,
     report_to: str,
     fixed: dict[str, Any],
 ) -> int:
     """`sophia train`: reads rows, trains, saves to `common.out`; metrics go to stdout. Returns the exit code."""
-    world, out = joined(place), _real(common.out or Path("runs/out"))
+    world, out = joined(hardware), _real(common.out or Path("runs/out"))
     if world and not world.leads:
         return 0 if common.dry_run else follow(out, world)
-    if place.gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(place.gpus)
+    if hardware.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(hardware.gpus)
     chosen = resolve(model)
     settings = _settings(chosen, asked, fixed, common.seed)
     _refuse_what_does_nothing(settings, asked, mixes)
@@ -69,7 +71,7 @@ def run(
     if not common.dry_run:
         _prepare(out, chosen, [*files, *(split_mix(mix)[0] for mix in mixes)], common.force)
     stdout = claim_stdout()
-    count = world.size if world else processes(place)
+    count = world.size if world else processes(hardware)
 
     def tell(text: str) -> None:
         notice(text, common.quiet)
@@ -77,7 +79,7 @@ def run(
     def planned() -> Plan:
         data = _read(files, mixes, asked, settings, chosen, common, tell)
         empty = Plan([], data.left, chosen, settings, out)
-        plan = preflight(empty, data.rows, count, bool(place.cpu_ranks), tell, common.quiet)
+        plan = preflight(empty, data.rows, count, bool(hardware.cpu_ranks), tell, common.quiet)
         refuse_unfit(plan, count)
         return plan
 
@@ -93,11 +95,11 @@ def run(
         checkpoints.last(plan.draft, count)  # refused here, by one, if it was written by other many
         ready()
     metrics = Metrics(stdout, reporter(report_to, out, asdict(settings)))
-    _train(plan, world, place, count, metrics, Progress("train", quiet=common.quiet, unit="steps"))
+    _train(plan, world, hardware, count, metrics, Progress("train", quiet=common.quiet, unit="steps"))
     return 0
 
 
-def _train(plan: Plan, world: World | None, place: Place, count: int, metrics: "Metrics", progress: Progress) -> None:
+def _train(plan: Plan, world: World | None, hardware: Hardware, count: int, metrics: "Metrics", progress: Progress) -> None:
     """The run itself, in this process, or in others that it starts."""
 
     def emit(fields: dict[str, Any]) -> None:
@@ -112,12 +114,12 @@ def _train(plan: Plan, world: World | None, place: Place, count: int, metrics: "
             notice(f"train: log π − log µ of {total['n']} trajectories: {told}; Lemma A.3 takes it for 0", progress.quiet)
 
     with progress.shown():
-        if world or (count == 1 and not place.hostfile):
+        if world or (count == 1 and not hardware.hostfile):
             from sophia_cli.training.learn import learn
 
-            learn(plan, world or World(cpu=bool(place.cpu_ranks)), emit)
+            learn(plan, world or World(cpu=bool(hardware.cpu_ranks)), emit)
         else:
-            launch(plan, place, count, emit)
+            launch(plan, hardware, count, emit)
     shutil.rmtree(plan.draft, ignore_errors=True)
     metrics.settle()
 

@@ -33,15 +33,15 @@ SRUN = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLU
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where to train: GPUs as CUDA_VISIBLE_DEVICES names them (None: all), processes on CPUs, or the machines of a file."""
+class Hardware:
+    """On what to train: GPUs as CUDA_VISIBLE_DEVICES names them (None: all), processes on CPUs, or a file of machines."""
 
     gpus: list[str] | None = None
     cpu_ranks: int | None = None
     hostfile: Path | None = None
 
 
-def joined(place: Place) -> World | None:
+def joined(hardware: Hardware) -> World | None:
     """This process among those that somebody else has started (torchrun, srun, deepspeed); None when nobody has.
 
     Raises UsageError when `--hostfile` or `--cpu-ranks` ask for others to be started.
@@ -50,7 +50,7 @@ def joined(place: Place) -> World | None:
     names = {name: os.environ.get(name) or (srun and os.environ.get(slurm)) for name, slurm in SRUN.items()}
     if not all(names.values()) or int(names["WORLD_SIZE"] or 1) == 1:
         return None
-    if place.hostfile or place.cpu_ranks:
+    if hardware.hostfile or hardware.cpu_ranks:
         raise UsageError("--hostfile and --cpu-ranks start processes, and here somebody has (RANK is set); leave them out")
     if not os.environ.get("MASTER_ADDR"):
         raise UsageError(
@@ -89,15 +89,15 @@ def leading(world: World | None) -> Iterator[Callable[[], None]]:
         raise
 
 
-def processes(place: Place) -> int:
+def processes(hardware: Hardware) -> int:
     """How many are to train: one a GPU, or as many as asked for on CPUs."""
-    if place.cpu_ranks:
-        return place.cpu_ranks
-    if place.hostfile:
-        return sum(slots for _, slots in hosts(place.hostfile))
+    if hardware.cpu_ranks:
+        return hardware.cpu_ranks
+    if hardware.hostfile:
+        return sum(slots for _, slots in hosts(hardware.hostfile))
     import torch
 
-    return len(place.gpus or []) or max(1, torch.cuda.device_count())
+    return len(hardware.gpus or []) or max(1, torch.cuda.device_count())
 
 
 def hosts(file: Path) -> list[tuple[str, int]]:
@@ -121,15 +121,15 @@ def hosts(file: Path) -> list[tuple[str, int]]:
     return found
 
 
-def launch(plan: Plan, place: Place, count: int, emit: Callable[[dict[str, Any]], None]) -> None:
+def launch(plan: Plan, hardware: Hardware, count: int, emit: Callable[[dict[str, Any]], None]) -> None:
     """Starts the processes and hands on what they tell until they end. Raises SophiaError when they do not end well."""
     told, log, errors = plan.draft / TOLD, plan.draft / LOG, plan.draft / ERRORS
     told.write_bytes(b"")
     errors.unlink(missing_ok=True)
-    command = [sys.executable, "-I", str(Path(guard.__file__)), str(GRACE_SECONDS), *_command(plan, place, count)]
+    command = [sys.executable, "-I", str(Path(guard.__file__)), str(GRACE_SECONDS), *_command(plan, hardware, count)]
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=_environment(place), start_new_session=True
+            command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=_environment(hardware), start_new_session=True
         )
     try:
         for line in _followed(told, process):
@@ -157,20 +157,20 @@ def _followed(file: Path, process: "subprocess.Popen[bytes]") -> Iterator[bytes]
                 time.sleep(LOOK_SECONDS)
 
 
-def _command(plan: Plan, place: Place, count: int) -> list[str]:
+def _command(plan: Plan, hardware: Hardware, count: int) -> list[str]:
     """DeepSpeed's launcher, and what each process runs."""
     start = ["--master_port", str(free_port("127.0.0.1"))]
-    start += ["--hostfile", str(place.hostfile)] if place.hostfile else ["--hostfile", os.devnull]
-    start += [] if place.hostfile else ["--num_gpus", str(count)]
+    start += ["--hostfile", str(hardware.hostfile)] if hardware.hostfile else ["--hostfile", os.devnull]
+    start += [] if hardware.hostfile else ["--num_gpus", str(count)]
     ranks = ["--no_local_rank", "--module", "sophia_cli.training.rank", str(plan.draft.absolute())]
     return [sys.executable, "-m", "deepspeed.launcher.runner", *start, *ranks]
 
 
-def _environment(place: Place) -> dict[str, str]:
+def _environment(hardware: Hardware) -> dict[str, str]:
     here = {**os.environ, "PYTHONPATH": os.pathsep.join([path for path in sys.path if path])}
-    gpus = ",".join(place.gpus) if place.gpus else os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if gpus and not place.hostfile:
+    gpus = ",".join(hardware.gpus) if hardware.gpus else os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if gpus and not hardware.hostfile:
         here[GPUS] = gpus  # DeepSpeed's launcher overwrites CUDA_VISIBLE_DEVICES by 0, 1, …
-    if place.cpu_ranks:
+    if hardware.cpu_ranks:
         here |= {CPU: "1", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     return here

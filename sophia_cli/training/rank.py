@@ -8,14 +8,14 @@ from typing import Any
 
 from sophia_cli.errors import SophiaError
 from sophia_cli.streams import to_line
-from sophia_cli.training.launch import CPU, ERRORS, GPUS, TOLD, Place, joined
+from sophia_cli.training.launch import CPU, ERRORS, GPUS, TOLD, Hardware, joined
 from sophia_cli.training.plan import read
 from sophia_cli.training.settings import World
 
 
 def main(draft: Path) -> int:
     """Trains by the plan in the draft folder; what the leading process has to tell goes to a file there."""
-    world = joined(Place()) or World(cpu=CPU in os.environ)
+    world = joined(Hardware()) or World(cpu=CPU in os.environ)
     if gpus := os.environ.get(GPUS):
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus.split(",")[world.local_rank]  # before torch looks
     try:
