@@ -49,6 +49,15 @@ def test_a_record_that_failed_at_the_idlest_server_goes_to_another() -> None:
     assert other is not None and other.url == "sick"
 
 
+def test_a_request_that_failed_is_sent_to_another_server(tmp_path: Path) -> None:
+    """Even where each fails but once: two records are too few to say that their server is to blame."""
+    write_lines(tmp_path / "caps.jsonl", captions(2))
+    with ChatServer(["broken"] * 10) as sick, ChatServer() as well:
+        rows = reason(tmp_path, sick, well, options=("-n", "1", "--retries", "1", "--concurrency", "1"))
+        assert len(rows) == 2 and not any("error" in row for row in rows)
+        assert sick.arrived and len(well.served) == 2
+
+
 def test_a_ready_server_is_not_kept_waiting_by_the_long_rest_of_another(desk: Path) -> None:
     with ChatServer(["busy_for_long"]) as resting, ChatServer(["starting"]) as other:
         rows = reason(desk, resting, other, options=("--concurrency", "1"))

@@ -3,6 +3,7 @@
 import math
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +16,13 @@ from small_models import write_zero3
 from test_ranks import BASE, curve, difference, killed
 
 from sophia_cli.aliases import resolve
+from sophia_cli.errors import SophiaError
 from sophia_cli.facts import Rule
 from sophia_cli.objectives import grpo, mpo
 from sophia_cli.streams import Shard
 from sophia_cli.training.batches import IGNORED, Encoder
 from sophia_cli.training.data import Data, read_pairs, read_questions
-from sophia_cli.training.plan import Plan
+from sophia_cli.training.plan import Plan, references
 from sophia_cli.training.policy import encoder_of, load_policy
 from sophia_cli.training.preflight import size_rows
 from sophia_cli.training.rows import Row
@@ -107,6 +109,42 @@ def test_what_teaches_nothing_counts_nowhere(data: Path, tmp_path: Path, monkeyp
     mean, deviation = 0.25, math.sqrt(0.25)
     wanted = [(reward - mean) / (deviation + 1e-4) for reward in (0.0, 1.0, 0.0, 0.0)]
     assert scored["advantages"][4:8].tolist() == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("objective", ["mpo", "grpo"])
+def test_an_image_that_vanishes_is_named(objective: str, data: Path, tmp_path: Path) -> None:
+    shutil.copy(records_of(data / "kept.jsonl")[0]["image"], tmp_path / "image.png")
+    rows = [{**row, "image": str(tmp_path / "image.png")} for row in records_of(data / "kept.jsonl")]
+    write_lines(tmp_path / "kept.jsonl", rows)
+    model, file = resolve("tiny-vlm"), [str(tmp_path / "kept.jsonl")]
+    if objective == "mpo":
+        found = read_pairs(file, Rule(), 1, model, lambda text: None, Shard(), None)
+    else:
+        found = read_questions(file, model, lambda text: None, Shard(), None)
+    plan = plan_of(found, objective, tmp_path / "out")
+    policy = load_policy(plan, torch.device("cpu"), bf16=False)
+    made = {"mpo": mpo, "grpo": grpo}[objective].trainer(plan, policy, encoder_of(plan), arguments(plan, World(), None))
+    (tmp_path / "image.png").unlink()
+    with pytest.raises(SophiaError, match="^w11-.*unlike before the training"):
+        made.data_collator([made.train_dataset[0]])
+
+
+def test_mpo_alone_holds_a_second_model(data: Path, tmp_path: Path) -> None:
+    found = read_pairs([str(data / "kept.jsonl")], Rule(), 1, resolve("tiny-vlm"), lambda text: None, Shard(), None)
+    plan = plan_of(found, "mpo", tmp_path / "out")
+    held = [
+        references(replace(plan, settings=replace(plan.settings, **asked)))
+        for asked in ({}, {"lora_rank": 4}, {"objective": "sophia"}, {"objective": "grpo"})
+    ]
+    assert held == [1, 0, 0, 0]
+
+
+def test_mpo_takes_pairs_without_an_image(data: Path, tmp_path: Path) -> None:
+    rows = records_of(data / "kept.jsonl")
+    without = [{**row, "image": None} if row["id"] == rows[0]["id"] else row for row in rows]
+    write_lines(tmp_path / "kept.jsonl", without)
+    told = records_of(sophia("train", "kept.jsonl", *PAIRS, "--max-steps", "2", "-o", "out", cwd=tmp_path).stdout)
+    assert told[-1]["rows"] == 3
 
 
 def test_mpo_makes_the_right_one_likelier_than_the_wrong_one(data: Path, tmp_path: Path) -> None:

@@ -18,12 +18,13 @@ from small_models import write_zero3
 from test_train import kept_records
 
 from sophia_cli.aliases import resolve
-from sophia_cli.errors import UsageError
+from sophia_cli.errors import SophiaError, UsageError
+from sophia_cli.training.curve import Curve
 from sophia_cli.training.engines import optimizer_of
-from sophia_cli.training.launch import hosts
+from sophia_cli.training.launch import GPUS, Hardware, environment, hosts, joined
 from sophia_cli.training.order import share
-from sophia_cli.training.settings import Settings
-from sophia_cli.training.stages import fitting
+from sophia_cli.training.settings import Settings, World
+from sophia_cli.training.stages import STAGES, bytes_needed, fitting
 
 STEPS = ["--batch-size", "5", "--micro-batch-size", "2", "--lr", "1e-3"]
 BASE = Path(resolve("tiny-vlm").path) / "model.safetensors"
@@ -246,6 +247,36 @@ def test_hostfiles(tmp_path: Path) -> None:
         hosts(tmp_path / "none")
 
 
+def test_srun_makes_ranks_and_a_batch_script_alone_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    slurm = {"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")  # so that what `joined` sets is taken back
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    assert joined(Hardware()) is None
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    with pytest.raises(UsageError, match="MASTER_ADDR"):
+        joined(Hardware())
+    monkeypatch.setenv("MASTER_ADDR", "node-0")
+    assert joined(Hardware()) == World(3, 8, 1)
+    with pytest.raises(UsageError, match="--cpu-ranks"):
+        joined(Hardware(cpu_ranks=2))
+
+
+def test_ranks_get_the_gpus_that_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert environment(Hardware())[GPUS] == "2,3" and environment(Hardware(["4", "6"]))[GPUS] == "4,6"
+    assert GPUS not in environment(Hardware(hostfile=Path("hosts")))
+
+
+def test_figures_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
+    curve = Curve(tmp_path, 0, World())
+    curve.file.unlink()
+    curve.file.mkdir()
+    with pytest.raises(SophiaError, match="type the command again"):
+        curve.add({"step": 1})
+
+
 def test_matrices_decay_and_vectors_do_not() -> None:
     policy = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2), torch.nn.Linear(2, 1))
     policy[2].weight.requires_grad_(False)
@@ -272,6 +303,12 @@ def test_the_stage_that_fits_is_chosen() -> None:
     assert fitting(38 * 10**9, 32 * 10**9, 16, gpu) == "zero3"
     with pytest.raises(UsageError, match="--lora-rank"):
         fitting(72 * 10**9, 72 * 10**9, 2, gpu)
+
+
+@pytest.mark.parametrize("stage", ["none", *STAGES])
+def test_a_reference_costs_its_weights(stage: str) -> None:
+    more = bytes_needed(stage, 10, 8, 2, references=1) - bytes_needed(stage, 10, 8, 2)
+    assert more == {"none": 40, "zero1": 20, "zero2": 20, "zero3": 10, "zero3-offload": 10}[stage]
 
 
 def test_a_deepspeed_file_of_ones_own(data: Path, tmp_path: Path) -> None:

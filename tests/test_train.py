@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,14 +15,20 @@ import torch
 from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.modules.module import register_module_forward_pre_hook
+from transformers import AutoConfig
 
 from sophia_cli.aliases import resolve
 from sophia_cli.families import internvl
 from sophia_cli.objectives import Scored, sft, truncated
 from sophia_cli.objectives import sophia as sophia_objective
 from sophia_cli.records import Record
+from sophia_cli.training import speed
 from sophia_cli.training.batches import IGNORED, Encoder
+from sophia_cli.training.fit import fit
 from sophia_cli.training.order import learning_rate, share, updates, whole_updates
+from sophia_cli.training.plan import Plan, Sized
+from sophia_cli.training.preflight import size_rows
 from sophia_cli.training.rows import Row, asked, mixed_row, tags_balance
 from sophia_cli.training.scores import log_probabilities
 from sophia_cli.training.settings import Settings, World
@@ -331,6 +338,39 @@ def test_the_plan_is_shown_before_anything_is_trained(lab: Path, tmp_path: Path)
     first = kept_records(lab, 4)[0]
     assert f"⟦{first['trajectory']}<|im_end|>⟧" in shown and "<IMG_CONTEXT>×9" in shown
     assert sophia("train", "kept.jsonl", "--dry-run", "--quiet", cwd=tmp_path).stderr == b""
+
+
+def test_the_time_that_a_run_may_take(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its FLOPs by the speed of this machine and its processes; a row of twice the tokens takes a bit more than twice."""
+    monkeypatch.setattr(speed, "matrix_speed", lambda device: 1e9)
+    model = resolve("tiny-vlm")
+    settings = Settings("sft", 2, 1, 1e-3, 0.0, 1.0, "tokens", 1.0, None, 1024, 0)
+    row = Row("r", [], "x", 1.0)
+
+    def seconds(tokens: int, rows: int = 4, processes: int = 1, epochs: float = 1.0) -> float:
+        plan = Plan([Sized(row, tokens, 1)] * rows, {}, model, replace(settings, epochs=epochs), tmp_path)
+        return speed.estimated_seconds(plan, 1000, 500, processes, cuda=False) or 0.0
+
+    text = AutoConfig.from_pretrained(model.path).get_text_config()
+    attention = 12 * text.num_hidden_layers * text.hidden_size * 10_000
+    assert seconds(100) == pytest.approx(4 * (100 * (4 * 1000 + 2 * 500) + attention) / (speed.REACHED * 1e9))
+    assert seconds(100, rows=8) == pytest.approx(seconds(100, epochs=2.0)) == pytest.approx(2 * seconds(100))
+    assert seconds(100, processes=2) == pytest.approx(seconds(100) / 2)
+
+
+def test_a_run_begins_with_a_pass_that_nobody_takes(tmp_path: Path) -> None:
+    """The first one of a process on CPUs is not always the one that all others repeat."""
+    settings = Settings("sft", 4, 2, 1e-3, 0.0, 1.0, "tokens", 1.0, 1, 1024, 0)
+    rows = [Row(str(n), [{"role": "user", "content": f"{n} + 1?"}], str(n + 1), 1.0) for n in range(4)]
+    plan = size_rows(Plan([], {}, resolve("tiny-vlm"), settings, tmp_path / "out"), rows, lambda text: None)
+    plan.draft.mkdir()
+    passes = []
+    hook = register_module_forward_pre_hook(lambda module, _: passes.append(type(module).__name__))
+    try:
+        fit(plan, World(), lambda told: None)
+    finally:
+        hook.remove()
+    assert sum(name.endswith("ForConditionalGeneration") for name in passes) == 3
 
 
 def test_many_rows_are_read_by_several_processes_as_by_one(

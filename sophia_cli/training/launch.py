@@ -129,7 +129,7 @@ def launch(plan: Plan, hardware: Hardware, count: int, emit: Callable[[dict[str,
     command = [sys.executable, "-I", str(Path(guard.__file__)), str(GRACE_SECONDS), *_command(plan, hardware, count)]
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=_environment(hardware), start_new_session=True
+            command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment(hardware), start_new_session=True
         )
     try:
         for line in _followed(told, process):
@@ -166,7 +166,8 @@ def _command(plan: Plan, hardware: Hardware, count: int) -> list[str]:
     return [sys.executable, "-m", "deepspeed.launcher.runner", *start, *ranks]
 
 
-def _environment(hardware: Hardware) -> dict[str, str]:
+def environment(hardware: Hardware) -> dict[str, str]:
+    """What the processes that we start find: our packages, their GPUs, or that they train on CPUs."""
     here = {**os.environ, "PYTHONPATH": os.pathsep.join([path for path in sys.path if path])}
     gpus = ",".join(hardware.gpus) if hardware.gpus else os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if gpus and not hardware.hostfile:
