@@ -48,7 +48,7 @@ def once(how: str, length: int) -> tuple[float, float]:
     labels[:, : length // 2] = IGNORED
     began = time.perf_counter()
     if how == "sophia":
-        loss = -Scorer(policy).score(policy, {"input_ids": ids, "use_cache": False}, labels).sum()
+        loss = -Scorer(policy, packs=False).score(policy, {"input_ids": ids}, labels).sum()
     else:
         loss = policy(input_ids=ids, labels=labels, use_cache=False).loss
     loss.backward()

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,11 +11,14 @@ from conftest import records_of, sophia, write_lines
 from safetensors.torch import load_file
 from small_models import FAMILIES, make_model, write_zero3
 from test_train import kept_records
+from transformers import AutoConfig
 
 from sophia_cli import registry
 from sophia_cli.families import part_of
 from sophia_cli.training.batches import Encoder
+from sophia_cli.training.packing import packs
 from sophia_cli.training.rows import Row, asked
+from sophia_cli.training.scores import Scorer
 
 MOST_LATER = [FAMILIES[0], *(pytest.param(family, marks=pytest.mark.long) for family in FAMILIES[1:])]
 STEPS = ["--batch-size", "5", "--micro-batch-size", "2", "--lr", "1e-3", "--max-steps", "2"]
@@ -69,6 +73,41 @@ def test_rows_are_encoded_together_as_alone(family: str, data: Path) -> None:
     assert joined
     for name, value in joined.items():
         assert torch.equal(value, torch.cat([found[name] for _, found in alone if name in found]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("images", [(1, 0, 2, 1), (0, 0, 0)])
+def test_packed_rows_are_scored_as_padded_ones(family: str, images: tuple[int, ...], data: Path) -> None:
+    """One behind the other, none sees another: the same log-probabilities and the same gradient."""
+    from transformers import AutoModelForImageTextToText
+
+    files = [str(row["image"]) for row in records_of(data / "kept.jsonl")]
+    rows = [
+        Row(f"r{place}", asked("How many shapes? " * (1 + place), files[:count], "", "short"), "7 " * (9 - place), 1.0)
+        for place, count in enumerate(images)
+    ]
+    policy = AutoModelForImageTextToText.from_pretrained(data / family, dtype=torch.float32)
+    kind = registry.find("families", family.replace("_", "-"))
+    batch = Encoder(kind.load_processor(str(data / family)), 2048).collate(rows, sees=True)
+    labels = [batch.pop(name) for name in ("labels", "weights", "behaviour")][0]
+    lengths, hook = [], policy.get_input_embeddings().register_forward_hook(lambda *given: lengths.append(given[2].shape))
+    found = []
+    for one_behind_the_other in (False, True):
+        policy.zero_grad()
+        logps = Scorer(policy, one_behind_the_other).score(policy, batch, labels)
+        (logps * torch.arange(1.0, 1 + logps.numel()).view_as(logps)).sum().backward()
+        found.append((logps.detach(), torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])))
+    hook.remove()
+    assert lengths[0][0] == len(rows) and lengths[1][0] == 1 and lengths[1][1] < lengths[0].numel() // lengths[0][-1]
+    torch.testing.assert_close(found[1][0], found[0][0], atol=1e-5, rtol=1e-5)
+    assert (found[1][1] - found[0][1]).norm() < 1e-5 * found[0][1].norm()
+
+
+def test_rows_are_packed_where_the_kernel_takes_them(data: Path) -> None:
+    config = AutoConfig.from_pretrained(data / "qwen3_vl")
+    for kernel, takes in (("sdpa", False), ("flash_attention_2", True), ("eager", False)):
+        config.get_text_config()._attn_implementation = kernel
+        assert packs(SimpleNamespace(config=config)) is takes
 
 
 def test_a_tokenizer_without_padding_is_given_some(data: Path) -> None:

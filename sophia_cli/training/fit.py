@@ -23,6 +23,7 @@ from sophia_cli.training.batches import IGNORED, Encoder, Left, unlike_before
 from sophia_cli.training.curve import Curve, Emit
 from sophia_cli.training.engines import DeepSpeed, Engine, Plain, config_of, device_of, join, spread_when_read
 from sophia_cli.training.order import MicroBatch, learning_rate, share
+from sophia_cli.training.packing import packs
 from sophia_cli.training.plan import Plan, batches_of, epochs_after, updates_an_epoch
 from sophia_cli.training.policy import encoder_of, load_policy, warm_up
 from sophia_cli.training.ratios import Ratios, pooled
@@ -55,7 +56,7 @@ def fit(plan: Plan, world: World, emit: Emit) -> None:
     encoder = encoder_of(plan)
     policy = load_policy(plan, device, bf16=config is not None and device.type == "cuda")
     warm_up(policy, encoder, plan, device, config)
-    scorer = Scorer(policy)
+    scorer = Scorer(policy, packs(policy))
     engine: Engine = DeepSpeed(policy, settings, world, config) if config else Plain(policy, settings, world)
     del spread
     begun = checkpoints.last(plan.draft, world.size)

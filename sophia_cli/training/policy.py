@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers.utils import is_flash_attn_2_available
 
 from sophia_cli import registry
 from sophia_cli.families import part_of
@@ -30,9 +31,10 @@ def family_of(config: Any) -> Any:
 
 
 def load_policy(plan: Plan, device: torch.device, bf16: bool) -> Any:
-    """The policy, ready to be trained: what is frozen does not move."""
+    """The policy, ready to be trained: what is frozen does not move. FlashAttention is used where it is installed."""
     dtype = torch.bfloat16 if bf16 else torch.float32
-    policy = AutoModelForImageTextToText.from_pretrained(plan.model.path, dtype=dtype)
+    attention = {"text_config": "flash_attention_2"} if bf16 and is_flash_attn_2_available() else None
+    policy = AutoModelForImageTextToText.from_pretrained(plan.model.path, dtype=dtype, attn_implementation=attention)
     if device.type == "cuda":
         policy.gradient_checkpointing_enable({"use_reentrant": False})
     policy.train()

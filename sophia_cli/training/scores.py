@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sophia_cli.training.batches import IGNORED
+from sophia_cli.training.packing import packed, padded
 
 BLOCK = 1 << 27
 """Logits that are in memory at once, at most."""
@@ -66,16 +67,25 @@ def log_probabilities(hidden_BTD: torch.Tensor, weight_VD: torch.Tensor, labels_
 class Scorer:
     """Has a policy's own last layer give log-probabilities in place of logits.
 
-    Its own, so that whoever gathers that layer's weights around its call (ZeRO-3) still does.
+    Its own, so that whoever gathers that layer's weights around its call (ZeRO-3) still does. packs: rows go through the
+    model one behind the other instead of padded (packing.py).
     """
 
-    def __init__(self, policy: Any):
-        head = policy.get_output_embeddings()
+    def __init__(self, policy: Any, packs: bool):
+        self.policy, self.packs, head = policy, packs, policy.get_output_embeddings()
         self.labels_BT = torch.empty(0, 0)
         head.forward = lambda hidden_BTD: log_probabilities(hidden_BTD, head.weight, self.labels_BT)
 
     def score(self, model: Any, inputs: dict[str, torch.Tensor], labels_BT: torch.Tensor) -> torch.Tensor:
         """`log_probabilities` of a batch by `model`: the policy, or what an engine has wrapped it in."""
+        if not self.packs or len(labels_BT) == 1:
+            return self._score(model, inputs, labels_BT)
+        images_BT = inputs["input_ids"] == self.policy.config.image_token_id  # a blank one stands in the padding
+        kept_BT = inputs["attention_mask"].bool() | images_BT
+        logps_S = self._score(model, packed(inputs, kept_BT, self.policy), labels_BT[kept_BT][None])[0]
+        return padded(torch.nn.functional.pad(logps_S, (1, 0)), kept_BT)[:, 1:]
+
+    def _score(self, model: Any, inputs: dict[str, torch.Tensor], labels_BT: torch.Tensor) -> torch.Tensor:
         self.labels_BT = labels_BT
-        logps: torch.Tensor = model(**inputs).logits
+        logps: torch.Tensor = model(**inputs, use_cache=False).logits
         return logps
