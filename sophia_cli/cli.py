@@ -192,7 +192,7 @@ def propagate(
 def train(
     context: typer.Context,
     files: o.Files = None,
-    model: o.Policy = "tiny-vlm",
+    model: o.Trained = "tiny-vlm",
     out: Annotated[
         Path,
         typer.Option("--out", "-o", help="The folder that the trained model is saved to.", rich_help_panel=o.BASICS),
@@ -252,7 +252,7 @@ def train(
     from sophia_cli import train as step
 
     asked = step.Asked(batch_size, micro_batch_size, lr, epochs, max_tokens, alpha, keep, pairs)
-    fixed = {name: value for name, value in context.obj.items() if name in step.FIXED}
+    fixed = {name: context.obj[name] for name in step.FIXED}
     return step.run(_common(context), _inputs(context, files), model, mix or [], asked, _hardware(context), report_to, fixed)
 
 

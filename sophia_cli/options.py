@@ -135,6 +135,9 @@ TopP = Annotated[
 ]
 Prompt = Annotated[Path | None, Option("--prompt", help="A text file instead of our prompt.", rich_help_panel=SAMPLING)]
 
+Trained = Annotated[
+    str, Option("--model", "-m", help="Alias, folder or hub id of the vision-language model.", rich_help_panel=WEIGHTS)
+]
 LoraRank = Annotated[
     int, Option("--lora-rank", min=0, help="Train LoRA adapters of this rank; 0: all weights.", rich_help_panel=WEIGHTS)
 ]

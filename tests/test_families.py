@@ -76,8 +76,8 @@ def test_rows_are_encoded_together_as_alone(family: str, data: Path) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("images", [(1, 0, 2, 1), (0, 0, 0)])
-def test_packed_rows_are_scored_as_padded_ones(family: str, images: tuple[int, ...], data: Path) -> None:
+@pytest.mark.parametrize(("images", "sees"), [((1, 0, 2, 1), False), ((0, 0, 0), False), ((0, 0, 0), True)])
+def test_packed_rows_are_scored_as_padded_ones(family: str, images: tuple[int, ...], sees: bool, data: Path) -> None:
     """One behind the other, none sees another: the same log-probabilities and the same gradient."""
     from transformers import AutoModelForImageTextToText
 
@@ -88,7 +88,7 @@ def test_packed_rows_are_scored_as_padded_ones(family: str, images: tuple[int, .
     ]
     policy = AutoModelForImageTextToText.from_pretrained(data / family, dtype=torch.float32)
     kind = registry.find("families", family.replace("_", "-"))
-    batch = Encoder(kind.load_processor(str(data / family)), 2048).collate(rows, sees=True)
+    batch = Encoder(kind.load_processor(str(data / family)), 2048).collate(rows, sees)
     labels = [batch.pop(name) for name in ("labels", "weights", "behaviour")][0]
     lengths, hook = [], policy.get_input_embeddings().register_forward_hook(lambda *given: lengths.append(given[2].shape))
     found = []

@@ -8,6 +8,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,16 +17,16 @@ from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.modules.module import register_module_forward_pre_hook
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from sophia_cli.aliases import resolve
 from sophia_cli.families import internvl
 from sophia_cli.objectives import Scored, sft, truncated
 from sophia_cli.objectives import sophia as sophia_objective
 from sophia_cli.records import Record
-from sophia_cli.training import speed
+from sophia_cli.training import fit as fitting
+from sophia_cli.training import policy, speed
 from sophia_cli.training.batches import IGNORED, Encoder
-from sophia_cli.training.fit import fit
 from sophia_cli.training.order import learning_rate, share, updates, whole_updates
 from sophia_cli.training.plan import Plan, Sized
 from sophia_cli.training.preflight import size_rows
@@ -355,22 +356,63 @@ def test_the_time_that_a_run_may_take(lab: Path, tmp_path: Path, monkeypatch: py
     attention = 12 * text.num_hidden_layers * text.hidden_size * 10_000
     assert seconds(100) == pytest.approx(4 * (100 * (4 * 1000 + 2 * 500) + attention) / (speed.REACHED * 1e9))
     assert seconds(100, rows=8) == pytest.approx(seconds(100, epochs=2.0)) == pytest.approx(2 * seconds(100))
+    assert 2 * seconds(100) < seconds(200) < 4 * seconds(100)
     assert seconds(100, processes=2) == pytest.approx(seconds(100) / 2)
+
+
+def passes_of_a_run(out: Path) -> tuple[list[int], list[dict[str, Any]]]:
+    """One update on four rows of different lengths, two at a time: rows of each forward pass as the model sees them."""
+    settings = Settings("sft", 4, 2, 1e-3, 0.0, 1.0, "tokens", 1.0, 1, 1024, 0)
+    rows = [Row(str(n), [{"role": "user", "content": "1 + " * n + "1?"}], "2 " * (1 + n), 1.0) for n in range(4)]
+    plan = size_rows(Plan([], {}, resolve("tiny-vlm"), settings, out), rows, lambda text: None)
+    plan.draft.mkdir()
+    passes: list[int] = []
+    told: list[dict[str, Any]] = []
+
+    def note(module: torch.nn.Module, inputs: Any) -> None:
+        if isinstance(module, torch.nn.Embedding):
+            passes.append(len(inputs[0]))
+
+    hook = register_module_forward_pre_hook(note)
+    try:
+        fitting.fit(plan, World(), told.append)
+    finally:
+        hook.remove()
+    return passes, told
 
 
 def test_a_run_begins_with_a_pass_that_nobody_takes(tmp_path: Path) -> None:
     """The first one of a process on CPUs is not always the one that all others repeat."""
-    settings = Settings("sft", 4, 2, 1e-3, 0.0, 1.0, "tokens", 1.0, 1, 1024, 0)
-    rows = [Row(str(n), [{"role": "user", "content": f"{n} + 1?"}], str(n + 1), 1.0) for n in range(4)]
-    plan = size_rows(Plan([], {}, resolve("tiny-vlm"), settings, tmp_path / "out"), rows, lambda text: None)
-    plan.draft.mkdir()
-    passes = []
-    hook = register_module_forward_pre_hook(lambda module, _: passes.append(type(module).__name__))
-    try:
-        fit(plan, World(), lambda told: None)
-    finally:
-        hook.remove()
-    assert sum(name.endswith("ForConditionalGeneration") for name in passes) == 3
+    assert passes_of_a_run(tmp_path / "out")[0] == [2, 2, 2]
+
+
+def test_a_run_packs_its_rows_where_the_kernel_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, padded = passes_of_a_run(tmp_path / "padded")
+    monkeypatch.setattr(fitting, "packs", lambda policy: True)
+    passes, packed = passes_of_a_run(tmp_path / "packed")
+    assert passes == [2, 1, 1]  # the first is the one that nobody takes
+    assert packed[0]["loss"] == pytest.approx(padded[0]["loss"], rel=1e-5)
+    assert packed[0]["grad_norm"] == pytest.approx(padded[0]["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize(("objective", "kernel"), [("sophia", {"text_config": "flash_attention_2"}), ("mpo", None)])
+def test_flash_attention_is_used_where_it_can_be_loaded(
+    objective: str, kernel: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bf16, and not in a trainer whose reference model would have another kernel."""
+    asked: list[Any] = []
+
+    def loaded(path: str, **options: Any) -> Any:
+        asked.append(options["attn_implementation"])
+        return AutoModelForImageTextToText.from_pretrained(path)
+
+    monkeypatch.setattr(policy, "has_flash_attention", lambda: True)
+    monkeypatch.setattr(policy, "AutoModelForImageTextToText", SimpleNamespace(from_pretrained=loaded))
+    settings = Settings(objective, 4, 2, 1e-3, 0.0, 1.0, "tokens", 1.0, 1, 1024, 0)
+    plan = Plan([], {}, resolve("tiny-vlm"), settings, tmp_path)
+    policy.load_policy(plan, torch.device("cpu"), bf16=True)
+    policy.load_policy(plan, torch.device("cpu"), bf16=False)
+    assert asked == [kernel, None]
 
 
 def test_many_rows_are_read_by_several_processes_as_by_one(

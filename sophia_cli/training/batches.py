@@ -24,7 +24,6 @@ class Example:
     """One row in tokens: ids and labels (T each), the processor's other inputs, and the weight.
 
     by_token: inputs with a value for each token (T). behaviour: log µ of the whole answer, NaN where it is not known.
-    unattended: tokens at the end that nobody attends to.
     """
 
     input_ids: torch.Tensor
@@ -32,11 +31,6 @@ class Example:
     by_token: dict[str, torch.Tensor]
     weight: float
     behaviour: float
-    unattended: int = 0
-
-    @property
-    def attended(self) -> int:
-        return len(self.input_ids) - self.unattended
 
     @property
     def supervised(self) -> int:
@@ -128,20 +122,19 @@ class Encoder:
     def collate(self, rows: list[Row], sees: bool = False, filler: bool = False) -> dict[str, torch.Tensor]:
         """A batch, padded on the right: input_ids, attention_mask, labels (B x T), weights and behaviour (B), images if any.
 
-        sees: a batch without images gets a blank one, in the padding, where nobody attends to it: the vision tower then
-        runs in every process, and those that share its weights (ZeRO-3) wait for nobody. filler: nothing is supervised.
+        sees: a batch without images gets a blank one, behind the end of a row, which sees only what is before it: the vision
+        tower then runs in every process, and those that share its weights (ZeRO-3) wait for nobody. filler: nothing is
+        supervised.
         """
         examples, by_image = self.encode_all(rows)
         if sees and not by_image:
             examples[0], by_image = self._with_blank(examples[0]), self.blank[2]
         longest = max(len(example.input_ids) for example in examples)
         labels = torch.stack([_padded(example.labels, longest, IGNORED) for example in examples])
-        attended = [torch.ones(example.attended, dtype=torch.long) for example in examples]
+        rows_ids = [example.input_ids for example in examples]
         batch = {
-            "input_ids": torch.stack(
-                [_padded(example.input_ids, longest, self.tokenizer.pad_token_id) for example in examples]
-            ),
-            "attention_mask": torch.stack([_padded(ones, longest, 0) for ones in attended]),
+            "input_ids": torch.stack([_padded(ids, longest, self.tokenizer.pad_token_id) for ids in rows_ids]),
+            "attention_mask": torch.stack([_padded(torch.ones_like(ids), longest, 0) for ids in rows_ids]),
             "labels": torch.full_like(labels, IGNORED) if filler else labels,
             "weights": torch.tensor([example.weight for example in examples]),
             "behaviour": torch.tensor([example.behaviour for example in examples], dtype=torch.float64),
@@ -152,7 +145,7 @@ class Encoder:
         return {**batch, **by_image}
 
     def _with_blank(self, example: Example) -> Example:
-        """The example with the tokens of a blank image behind its end, not attended to."""
+        """The example with the tokens of a blank image behind its end, where nothing that counts sees them."""
         ids, by_token, _ = self.blank
         names = {*example.by_token, *by_token}
         none = torch.zeros_like(example.input_ids)
@@ -164,7 +157,6 @@ class Encoder:
                 name: torch.cat([example.by_token.get(name, none), by_token.get(name, torch.zeros_like(ids))])
                 for name in names
             },
-            unattended=len(ids),
         )
 
     @cached_property

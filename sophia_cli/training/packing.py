@@ -13,7 +13,7 @@ from torch import Tensor
 
 def packs(policy: Any) -> bool:
     """Whether the language model's attention takes rows one behind the other as they are. Others would need a mask of
-    length × length, which costs more than padding does.
+    all their tokens × all their tokens, which costs more than padding does.
     """
     return str(policy.config.get_text_config()._attn_implementation).startswith("flash")
 
@@ -25,10 +25,12 @@ def packed(inputs: dict[str, Tensor], kept_BT: Tensor, policy: Any) -> dict[str,
     """
     positions_BT = torch.arange(kept_BT.shape[1], device=kept_BT.device).expand_as(kept_BT)
     rotary, positions = _of_images(policy), positions_BT[kept_BT][None]
-    if rotary and "image_grid_thw" in inputs:
-        by_token = {name: inputs[name] for name in ("input_ids", "mm_token_type_ids", "image_grid_thw")}
-        places_3BT, _ = rotary(**by_token, attention_mask=kept_BT.long())
-        positions = torch.cat([positions_BT[None], places_3BT])[:, kept_BT][:, None]
+    if rotary:
+        places_3BT = positions_BT.expand(3, *kept_BT.shape)
+        if "image_grid_thw" in inputs:
+            by_token = {name: inputs[name] for name in ("input_ids", "mm_token_type_ids", "image_grid_thw")}
+            places_3BT, _ = rotary(**by_token, attention_mask=kept_BT.long())
+        positions = torch.cat([positions_BT[None], places_3BT])[:, kept_BT][:, None]  # the first tells the rows apart
     others = {name: values[kept_BT][None] if values.shape == kept_BT.shape else values for name, values in inputs.items()}
     del others["attention_mask"]  # an all-ones mask would hide that there are several rows
     return {**others, "position_ids": positions}

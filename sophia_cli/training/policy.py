@@ -4,13 +4,13 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
-from transformers.utils import is_flash_attn_2_available
 
 from sophia_cli import registry
 from sophia_cli.families import part_of
 from sophia_cli.training.batches import Encoder
 from sophia_cli.training.lora import with_lora
 from sophia_cli.training.plan import Plan
+from sophia_cli.training.settings import has_flash_attention
 
 
 def encoder_of(plan: Plan) -> Encoder:
@@ -31,9 +31,13 @@ def family_of(config: Any) -> Any:
 
 
 def load_policy(plan: Plan, device: torch.device, bf16: bool) -> Any:
-    """The policy, ready to be trained: what is frozen does not move. FlashAttention is used where it is installed."""
+    """The policy, ready to be trained: what is frozen does not move.
+
+    With FlashAttention where that is installed, in bf16; not in TRL's trainers, whose reference model has another kernel.
+    """
     dtype = torch.bfloat16 if bf16 else torch.float32
-    attention = {"text_config": "flash_attention_2"} if bf16 and is_flash_attn_2_available() else None
+    flash = bf16 and plan.reads == "trajectories" and has_flash_attention()
+    attention = {"text_config": "flash_attention_2"} if flash else None
     policy = AutoModelForImageTextToText.from_pretrained(plan.model.path, dtype=dtype, attn_implementation=attention)
     if device.type == "cuda":
         policy.gradient_checkpointing_enable({"use_reentrant": False})

@@ -80,8 +80,7 @@ class Scorer:
         """`log_probabilities` of a batch by `model`: the policy, or what an engine has wrapped it in."""
         if not self.packs or len(labels_BT) == 1:
             return self._score(model, inputs, labels_BT)
-        images_BT = inputs["input_ids"] == self.policy.config.image_token_id  # a blank one stands in the padding
-        kept_BT = inputs["attention_mask"].bool() | images_BT
+        kept_BT = inputs["attention_mask"].bool()
         logps_S = self._score(model, packed(inputs, kept_BT, self.policy), labels_BT[kept_BT][None])[0]
         return padded(torch.nn.functional.pad(logps_S, (1, 0)), kept_BT)[:, 1:]
 

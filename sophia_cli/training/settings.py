@@ -1,5 +1,6 @@
 """What makes a trained model what it is, and where it is trained."""
 
+import importlib
 import importlib.util
 from dataclasses import dataclass
 
@@ -37,6 +38,17 @@ class Settings:
 def has_vllm() -> bool:
     """Whether vLLM is installed here, which answers many times as fast as the policy itself."""
     return importlib.util.find_spec("vllm") is not None
+
+
+def has_flash_attention() -> bool:
+    """Whether FlashAttention is installed and can be loaded: a build for another torch cannot."""
+    if importlib.util.find_spec("flash_attn") is None:
+        return False
+    try:
+        importlib.import_module("flash_attn")
+    except (ImportError, OSError):
+        return False
+    return True
 
 
 @dataclass(frozen=True)

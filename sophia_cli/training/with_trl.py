@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from logging import ERROR, getLogger
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ def fit(plan: Plan, world: World, emit: Emit) -> None:
     """Trains and saves to `plan.out`; `emit` gets one record for each update. Every process calls it."""
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    getLogger("trl").setLevel(ERROR)  # or it shows every answer that could not be graded
     objective = registry.find("objectives", plan.settings.objective)
     config, device = config_of(plan.settings, world), device_of(world)
     join(world, config is not None)
