@@ -12,7 +12,7 @@ FAMILIES = ("internvl", "qwen2_5_vl", "qwen3_vl")
 EMBEDDED = Path(resolve("tiny-vlm").path)
 NAMES = {"vision_start": "vision_start", "vision_end": "vision_end", "image": "image_pad", "video": "video_pad"}
 QWEN_TOKENS = {name: f"<|{token}|>" for name, token in NAMES.items()}
-TEXT = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+TEXT = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
 COPIED = ("preprocessor_config.json", "processor_config.json", "chat_template.jinja", "video_preprocessor_config.json")
 
 
@@ -57,14 +57,14 @@ def _qwen(family: str, ids: dict[str, int]) -> Any:
     from transformers import AutoConfig
 
     tokens = {f"{name}_token_id": number for name, number in ids.items()}
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 4, 4]}
     text = {
         **TEXT,
         "vocab_size": 704,
         "max_position_embeddings": 1024,
         "rope_parameters": rope,
-        "head_dim": 16,
-        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "num_key_value_heads": 1,
     }
     vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64}
     if family == "qwen3_vl":

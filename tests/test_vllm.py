@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import ENVIRONMENT, SOPHIA, records_of, sophia
+from small_models import FAMILIES, make_model
 
 VLLM = Path(__file__).parent.parent / ".venv-vllm" / "bin"
 PATIENCE_SECONDS = 300.0
@@ -121,3 +122,15 @@ def test_the_engine_is_gone_however_the_client_ends(number: signal.Signals, lab:
         wait_for(lambda: out.exists() and out.stat().st_size)
         assert servers()
     wait_for(lambda: not servers())
+
+
+@pytest.mark.parametrize("family", FAMILIES[1:])
+def test_the_other_families_are_loaded_after_training(family: str, lab: Path, state: Path, tmp_path: Path) -> None:
+    """Tiny random models of the real classes: what they say is noise, that they say it is not."""
+    make_model(family, tmp_path / "before")
+    steps = ["--max-steps", "1", "--batch-size", "4", "--micro-batch-size", "2"]
+    sophia("train", "traj.jsonl", "-m", str(tmp_path / "before"), *steps, "-o", str(tmp_path / "after"), cwd=lab)
+    served = ["--backend", "vllm", "--server-options", "--max-model-len 1024 --gpu-memory-utilization 0.2"]
+    asked = ["--limit", "3", "--temperature", "0", "--max-tokens", "12"]
+    rows = records_of(sophia("eval", "--data", "imgs", "-m", str(tmp_path / "after"), *asked, *served, cwd=lab).stdout)
+    assert len(rows) == 3 and all(row["response"] for row in rows)
