@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 from conftest import records_of, sophia, write_lines
 
 from sophia_cli.arrivals import Arrivals
-from sophia_cli.grade import Judge, by_judge
+from sophia_cli.grade import asked_about
+from sophia_cli.judging import Judge, by_judge
 from sophia_cli.prompts import load_prompt
 from sophia_cli.records import Record
 from sophia_cli.sampling import Completion, Failure, Job, Sampling
@@ -43,14 +45,15 @@ def row(number: int, verdict: str, reward: float | None, **more: Any) -> Record:
     return Record({**fields, **graded, **more})
 
 
-def judge(backend: Scripted, everything: bool = False) -> Judge:
-    return Judge(backend, "scripted", load_prompt("judge"), Sampling(0.0), 0, everything)
+def judged(rows: list[Record], backend: Scripted, everything: bool = False) -> list[Record]:
+    judge = Judge(backend, "scripted", load_prompt("judge"), Sampling(0.0), 0)  # type: ignore[arg-type]
+    return list(by_judge(rows, judge, partial(asked_about, everything=everything)))
 
 
 def test_it_is_asked_about_what_rules_left_open_and_nothing_else() -> None:
     backend = Scripted({"answer 2": "Verdict: wrong"})
     rows = [row(0, "correct", 1.0), row(1, "ungradable", None), row(2, "timeout", None), row(3, "wrong", 0.0)]
-    out = list(by_judge(rows, judge(backend)))
+    out = judged(rows, backend)
     assert [record["trajectory_id"] for record in out] == ["t0", "t1", "t2", "t3"]
     assert [(record["verdict"], record["reward"]) for record in out] == [
         ("correct", 1.0),
@@ -65,9 +68,7 @@ def test_it_is_asked_about_what_rules_left_open_and_nothing_else() -> None:
 
 
 def test_asked_about_all_it_overrules_and_both_verdicts_stay() -> None:
-    out = list(
-        by_judge([row(0, "correct", 1.0), row(1, "wrong", 0.0)], judge(Scripted({"answer 0": "Verdict: wrong"}), True))
-    )
+    out = list(judged([row(0, "correct", 1.0), row(1, "wrong", 0.0)], Scripted({"answer 0": "Verdict: wrong"}), True))
     assert [(record["rules_verdict"], record["judge_verdict"], record["reward"]) for record in out] == [
         ("correct", "wrong", 0.0),
         ("wrong", "correct", 1.0),
@@ -78,13 +79,13 @@ def test_asked_about_all_it_overrules_and_both_verdicts_stay() -> None:
     "said", ["", "I think so.", "correct", "Verdict: maybe", "Verdict: correct or wrong", "<think>Verdict: correct"]
 )
 def test_a_malformed_word_is_could_not_tell(said: str) -> None:
-    out = list(by_judge([row(0, "ungradable", None), row(1, "wrong", 0.0)], judge(Scripted({}, said), True)))
+    out = judged([row(0, "ungradable", None), row(1, "wrong", 0.0)], Scripted({}, said), True)
     assert [record["judge_verdict"] for record in out] == ["ungradable", "ungradable"]
     assert [(record["verdict"], record["reward"]) for record in out] == [("ungradable", None), ("wrong", 0.0)]
 
 
 def test_a_dead_judge_is_a_failure_that_is_named_and_tried_again() -> None:
-    out = list(by_judge([row(0, "ungradable", None), row(1, "correct", 1.0)], judge(Scripted({"answer 0": None}))))
+    out = judged([row(0, "ungradable", None), row(1, "correct", 1.0)], Scripted({"answer 0": None}))
     assert (out[0]["verdict"], out[0]["reward"]) == ("error", None)
     assert out[0]["error"] == "the judge failed: connection refused"
     assert "error" not in out[1]
@@ -93,7 +94,7 @@ def test_a_dead_judge_is_a_failure_that_is_named_and_tried_again() -> None:
 def test_the_same_question_is_asked_once_and_order_is_kept() -> None:
     backend = Scripted({"answer 3": "Verdict: wrong"})
     rows = [row(number % 5, "ungradable", None) for number in range(3000)]
-    out = list(by_judge(rows, judge(backend)))
+    out = judged(rows, backend)
     assert [record["trajectory_id"] for record in out] == [f"t{number % 5}" for number in range(3000)]
     assert len(backend.asked) == 5
     assert {record["reward"] for record in out if record["trajectory_id"] == "t3"} == {0.0}
@@ -103,7 +104,7 @@ def test_the_same_question_is_asked_once_and_order_is_kept() -> None:
 def test_records_that_failed_before_are_passed_on_unasked() -> None:
     backend = Scripted({})
     failed = Record({"trajectory_id": "t0", "error": "server gone", "verdict": "error", "reward": None})
-    assert list(by_judge([failed], judge(backend, True))) == [failed]
+    assert judged([failed], backend, True) == [failed]
     assert backend.asked == []
 
 

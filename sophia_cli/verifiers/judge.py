@@ -21,10 +21,12 @@ _WORD = re.compile(r"verdict\W{0,4}(\w+)\W*", re.IGNORECASE)
 
 def question(item: Mapping[str, Any], extracted: str | None, prompt: str) -> str:
     """The prompt with the item's question, gold and options, and the answer, or the end of a response that boxed none."""
-    answer = extracted if extracted is not None else after_thinking(str(item.get("trajectory", ""))) or ""
+    response = str(item.get("trajectory", item.get("response", "")))
+    answer = extracted if extracted is not None else after_thinking(response) or ""
     choices = item.get("choices")
     options = "\n".join(str(choice) for choice in choices) if isinstance(choices, list) else ""
-    shown = f"{item.get('question') or ''}\n{options}".strip()
+    asked = item.get("question_for_judge") or item.get("question") or ""  # the whole text of a question that is drawn
+    shown = f"{asked}\n{options}".strip()
     gold = item.get("answer")
     golds = " or ".join(str(each) for each in gold) if isinstance(gold, list) else str(gold)
     return fill(prompt, {"question": _bounded(shown), "gold": _bounded(golds), "answer": _bounded(answer)})

@@ -37,6 +37,10 @@ LITERAL = re.compile(r"[A-Z]{2,}|\d{4}-\d{1,2}-\d{1,2}")
 """Names and dates, which algebra would read as products and differences: HHT is not HTH."""
 
 
+PICTURE = re.compile(r"<(image \d+)>")
+"""An option that is an image of the question: there is no value to compare."""
+
+
 def verify(response: str, item: Mapping[str, Any], truncated: bool = False, seconds: float = SECONDS) -> Verdict:
     r"""Judges the final answer of a response against `item["answer"]`; R(y) of Eq. 4 is the verdict's `reward`.
 
@@ -172,7 +176,10 @@ def _choice(answer: str, gold: str, case: Case) -> bool | None:
             return None
         if picked is not None or letters.letters_of(answer):
             return picked == wanted
-        return len(wanted) == 1 and _same(answer, choices[min(wanted)], case.part())
+        option = choices[min(wanted)]
+        if picture := PICTURE.fullmatch(option):
+            return answer.casefold() == picture[1]
+        return len(wanted) == 1 and _same(answer, option, case.part())
     if not letters.is_letter_gold(gold):
         return None
     if answer.isalpha() and len(set(answer)) == len(answer) and sorted(answer) == sorted(gold):

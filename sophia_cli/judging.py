@@ -1,0 +1,78 @@
+"""A model that judges answers (`--judge`), beside the rules: who is asked, about what, and what becomes of its word.
+
+For trajectories (`grade`) and for the responses of an evaluation (`eval`) alike.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sophia_cli.place import Lazy, Place
+from sophia_cli.prompts import load_prompt
+from sophia_cli.records import Record, has_failed, sample_seed, where_of
+from sophia_cli.sampling import Completion, Failure, Job, Request, Sampling, answer_in_order
+from sophia_cli.verifiers import judge as judging
+from sophia_cli.verifiers._verdict import REWARDS
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Who is asked, and with what prompt and sampling."""
+
+    backend: Lazy
+    name: str
+    prompt: str
+    sampling: Sampling
+    seed: int
+
+    def question(self, record: Mapping[str, Any], extracted: str | None) -> str:
+        """What it is asked about a record's answer, as the rules extracted it; None: they found none."""
+        return judging.question(record, extracted, self.prompt)
+
+
+def judge_of(name: str, everything: bool, seed: int, place: Place) -> tuple[Judge, dict[str, Any]]:
+    """The judge, and what of it makes the records what they are. everything: it is asked about more than rules left open."""
+    model = place.resolve(name)
+    prompt = load_prompt("judge", model.prompts)
+    sampling = Sampling(temperature=0.0).with_defaults(model, "judge", judging.LONGEST)
+    settings = {
+        "judge": model.identity,
+        "judge_prompt": prompt,
+        "judge_all": everything,
+        "judge_sampling": sampling.settings(),
+    }
+    return Judge(place.backend(model), name, prompt, sampling, seed), settings
+
+
+def by_judge(records: Iterable[Record], judge: Judge, asks: Callable[[Record], bool]) -> Iterator[Record]:
+    """The records in their order; of those that the judge is asked about, each with both verdicts.
+
+    The judge's word counts where it gives one: else that of the rules stands. The same question, gold and answer are
+    asked about once. asks: whether it is asked about a record; of those that failed it never is.
+    """
+
+    def job(record: Record) -> Job | None:
+        if has_failed(record) or not asks(record):
+            return None
+        text = judge.question(record, record["extracted"])
+        request = Request([{"role": "user", "content": text}], judge.sampling, sample_seed(judge.seed, text, 0))
+        return Job(record, {}, request)
+
+    def finish(record: Record, outcome: Completion | Failure | None) -> Record:
+        if outcome is None:
+            return record
+        if isinstance(outcome, Failure):
+            failure = {
+                "verdict": "error",
+                "reward": None,
+                "verified_by": "judge",
+                "error": f"the judge failed: {outcome.error}",
+            }
+            return Record({**record, **failure}, where_of(record))
+        verdict = judging.read_verdict(outcome.text)
+        fields = {"rules_verdict": record["verdict"], "judge_verdict": verdict, "judge_model": judge.name}
+        if REWARDS[verdict] is not None:
+            fields |= {"verdict": verdict, "verified_by": "judge", "reward": REWARDS[verdict]}
+        return Record({**record, **fields}, where_of(record))
+
+    return answer_in_order(records, job, judge.backend, finish)
