@@ -265,6 +265,15 @@ def evaluate(
         str | None,
         typer.Option("--data", metavar="SOURCE", help="Held-out items: a source as `caption` takes it.", show_default=False),
     ] = None,
+    bench: Annotated[
+        str | None,
+        typer.Option(
+            "--bench",
+            metavar="NAMES",
+            help="Benchmarks, with commas: mmmu, mathvision, …; NAME=FOLDER takes a copy; a .jsonl file is one of your own.",
+            show_default=False,
+        ),
+    ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Answers to each question.", rich_help_panel=o.SAMPLING)] = 1,
     temperature: o.Temperature = 1.0,
     top_p: o.TopP = 0.8,
@@ -276,20 +285,76 @@ def evaluate(
         Path | None,
         typer.Option("--summary", metavar="FILE.json", help="Write accuracy, ci95, n, unreadable and more."),
     ] = None,
+    card: Annotated[
+        Path | None, typer.Option("--card", metavar="FILE.md", help="Write the tables in Markdown, for a model card.")
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option("--by", metavar="FIELD", help="Break the figures down by this field, too.", show_default=False),
+    ] = None,
+    paper: Annotated[bool, typer.Option("--paper", help="Show the paper's figures beside.")] = False,
+    prompt: Annotated[
+        Path | None,
+        typer.Option("--prompt", help="A text file instead of our system prompt.", rich_help_panel=o.SAMPLING),
+    ] = None,
+    hint: Annotated[
+        str | None,
+        typer.Option(
+            "--hint",
+            help="Before each question, instead of the benchmark's own.",
+            show_default=False,
+            rich_help_panel=o.SAMPLING,
+        ),
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Ask this model where the paper asked one, and where the rules could not tell.",
+            show_default=False,
+        ),
+    ] = None,
+    judge_url: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--judge-url",
+            metavar="URL",
+            help="An OpenAI-compatible server of the judge; give it again for each.",
+            show_default="as --model",
+        ),
+    ] = None,
+    judge_all: Annotated[bool, typer.Option("--judge-all", help="Ask the judge about every answer.")] = False,
 ) -> int:
     """Ask held-out questions and measure how often the model is right."""
     from sophia_cli import evaluate as step
+    from sophia_cli.errors import UsageError
+    from sophia_cli.evaluation.loading import benchmarks, own
     from sophia_cli.sampling import Sampling
 
-    return step.run(
-        _common(context),
-        model,
-        _one(context, data),
-        n,
-        Sampling(temperature, top_p, max_tokens or 0),
-        summary,
-        _place(context),
-    )
+    if data and bench:
+        raise UsageError("--data and --bench: both say what to ask; give one of them")
+    asked = benchmarks(bench) if bench else [own(_one(context, data))]
+    sampling = Sampling(temperature, top_p, max_tokens or 0)
+    told = step.Told(summary, card, tuple(by or ()), paper)
+    place = _place(context)
+    judging = step.Judging(judge, judge_all, place.elsewhere(tuple(judge_url)) if judge_url else place)
+    return step.run(_common(context), model, asked, n, sampling, prompt, hint, judging, told, place)
+
+
+@app.command()
+@o.takes(o.debugging)
+def compare(
+    one: Annotated[str, typer.Argument(metavar="ONE", help="What `eval` wrote of one run.", show_default=False)],
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="And of the other.", show_default=False)],
+    summary: Annotated[
+        Path | None, typer.Option("--summary", metavar="FILE.json", help="Write the figures.", show_default=False)
+    ] = None,
+    quiet: o.Quiet = False,
+) -> int:
+    """Say whether the second of two runs is better, question by question; the questions that flipped go to stdout."""
+    from sophia_cli import compare as step
+
+    return step.run(one, other, summary, quiet)
 
 
 @app.command()

@@ -1,101 +1,157 @@
 """Step 6: what a model answers to held-out questions, and how often it is right, with a 95% interval.
 
-As the paper evaluates: the slow-thinking system prompt always, temperature 1.0, top-p 0.8; n samples a question.
+As the paper evaluates: the slow-thinking system prompt always, temperature 1.0, top-p 0.8, the benchmark's own hint; by
+rules, or by a judge's word (`--judge`) where the paper took one. n samples a question.
 """
 
-import math
-from collections import defaultdict
+import contextlib
+import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from sophia_cli import registry
 from sophia_cli.errors import RecordError, UsageError
+from sophia_cli.evaluation import paper, tables
+from sophia_cli.evaluation.loading import Benchmark
+from sophia_cli.evaluation.summary import Tally, summarised
 from sophia_cli.frame import Common, Counter, run_step
+from sophia_cli.judging import Judge, by_judge, judge_of
 from sophia_cli.output import Output
 from sophia_cli.place import Place
-from sophia_cli.progress import console
-from sophia_cli.prompts import load_prompt, question_text
-from sophia_cli.records import (
-    THINK_CLOSE,
-    THINK_OPEN,
-    Record,
-    failed,
-    has_failed,
-    image_list,
-    sample_id,
-    sample_seed,
-    where_of,
-)
+from sophia_cli.progress import console, notice
+from sophia_cli.prompts import chosen_prompt, question_text
+from sophia_cli.records import Record, failed, has_failed, image_list, sample_id, sample_seed, where_of
 from sophia_cli.sampling import Backend, Completion, Job, Request, Sampling, sample, show_plan
-from sophia_cli.sources import count_items, read_items
 from sophia_cli.streams import write_json
 from sophia_cli.verifiers._verdict import Verify
 
 STEP, KEY = "eval", "sample_id"
 LONGEST = 16384
 """The paper's longest answer at evaluation, in tokens."""
-Z95 = 1.959964
+MARK = re.compile(r"<image (\d+)>")
 
 
-def run(common: Common, model: str, source: str, n: int, sampling: Sampling, summary_file: Path | None, place: Place) -> int:
+@dataclass(frozen=True)
+class Asking:
+    """How questions are asked: the system prompt, n samples of each, how they are sampled; a hint instead of their own."""
+
+    system: str
+    n: int
+    sampling: Sampling
+    seed: int
+    hint: str | None = None
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Who judges (`--judge`; None: rules alone), where it runs, and whether it is asked about everything."""
+
+    name: str | None
+    everything: bool
+    place: Place
+
+    def settled(self, seed: int) -> tuple[Judge | None, dict[str, Any]]:
+        """The judge, and what of it makes the records what they are. Raises UsageError."""
+        if self.name is None:
+            if self.everything:
+                raise UsageError("--judge-all: says what to ask a judge about; name one with --judge MODEL")
+            return None, {}
+        return judge_of(self.name, self.everything, seed, self.place)
+
+
+@dataclass(frozen=True)
+class Told:
+    """Where the figures go, and what goes with them: a JSON file, a Markdown file, more categories, the paper's rows."""
+
+    summary: Path | None = None
+    card: Path | None = None
+    by: tuple[str, ...] = ()
+    paper: bool = False
+
+
+def run(
+    common: Common,
+    model: str,
+    asked: list[Benchmark],
+    n: int,
+    sampling: Sampling,
+    prompt: Path | None,
+    hint: str | None,
+    judging: Judging,
+    told: Told,
+    place: Place,
+) -> int:
     """`sophia eval`: asks, judges, writes records, and prints the accuracy on stderr. Returns the exit code."""
     chosen = place.resolve(model)
     backend = place.backend(chosen)
-    sampling = sampling.with_defaults(chosen, STEP, LONGEST)
-    system = load_prompt("slow_thinking", chosen.prompts)
-    benchmark = Path(source).name if Path(source).exists() else source
-    items = common.part.take(read_items(source), common.limit)
+    system = chosen_prompt(prompt, "slow_thinking", chosen.prompts)
+    asking = Asking(system, n, sampling.with_defaults(chosen, STEP, LONGEST), common.seed, hint)
+    items = common.part.take(chain.from_iterable(benchmark.items() for benchmark in asked), common.limit)
     if common.dry_run:
-        return show_plan(
-            STEP,
-            _jobs(items, system, n, sampling, common.seed, benchmark, Output(KEY, None)),
-            chosen,
-            sampling,
-            {"n": n},
-        )
-    if summary_file and summary_file in (common.out, common.tee):
-        raise UsageError(f"--summary {summary_file}: the records go there; choose another file")
-    settings = {**chosen.identity, "data": source, "system": system, "n": n, **sampling.settings()}
+        return show_plan(STEP, _jobs(items, asking, Output(KEY, None)), chosen, asking.sampling, {"n": n})
+    _refuse_odd_files(common, told)
+    judge, judged_by = judging.settled(common.seed)
+    judged = frozenset(benchmark.name for benchmark in asked if benchmark.judged or judging.everything)
+    if judge is None and judged:
+        notice(f"eval: the paper had a model judge {', '.join(sorted(judged))}; here rules do (--judge MODEL)", common.quiet)
+    data = ",".join(benchmark.place or benchmark.name for benchmark in asked)
+    settings = {**chosen.identity, "data": data, "system": system, "n": n, **asking.sampling.settings(), **judged_by}
+    settings |= {"hint": hint} if hint is not None else {}
     verify: Verify = registry.find("verifiers", "rules").verify
-    summary = Summary()
+    tallies = {benchmark.name: Tally((*benchmark.by, *told.by)) for benchmark in asked}
+
+    def asks(record: Record) -> bool:
+        """The judge is asked about what rules left open, and where the paper asked one; what was cut off holds no answer."""
+        return record["reward"] is None or (record["benchmark"] in judged and record["verdict"] != "truncated")
 
     def produce(output: Output, counter: Counter) -> Iterator[Record]:
-        return evaluate(counter.over(items), backend, verify, system, n, sampling, common.seed, benchmark, output)
+        records = evaluate(counter.over(items), backend, verify, asking, output)
+        return records if judge is None else by_judge(records, judge, asks)
 
-    total = common.expected(count_items(source), n)
-    code = run_step(
-        STEP,
-        KEY,
-        common,
-        settings,
-        produce,
-        total,
-        tokens_field="response_tokens",
-        observe=summary.add,
-        backend=backend,
-    )
-    figures = {"model": model, "benchmark": benchmark, **summary.figures(), "settings": {**settings, "seed": common.seed}}
-    if not common.quiet:
-        show(figures)
-    if summary_file:
-        write_json(summary_file, figures)
+    counts = [benchmark.count() for benchmark in asked]
+    rows = None if None in counts else sum(count for count in counts if count is not None)
+    with judge.backend if judge else contextlib.nullcontext():
+        code = run_step(
+            STEP,
+            KEY,
+            common,
+            settings,
+            produce,
+            common.expected(rows, n),
+            tokens_field="response_tokens",
+            observe=lambda record: tallies[record["benchmark"]].add(record),
+            backend=backend,
+        )
+    figures = {**summarised(model, tallies), "settings": {**settings, "seed": common.seed}}
+    _tell(figures, told, common.quiet)
     return code
 
 
-def evaluate(
-    items: Iterable[Record],
-    backend: Backend,
-    verify: Verify,
-    system: str,
-    n: int,
-    sampling: Sampling,
-    seed: int,
-    benchmark: str,
-    output: Output,
-) -> Iterator[Record]:
-    """n records a question, each with one answer and its verdict."""
+def _refuse_odd_files(common: Common, told: Told) -> None:
+    """Raises UsageError when two outputs are one file."""
+    files = [file for file in (told.summary, told.card, common.out, common.tee) if file]
+    if len({file.resolve() for file in files}) < len(files):
+        given = told.summary if told.summary in (common.out, common.tee, told.card) else told.card
+        raise UsageError(f"{given}: is to be written twice; choose another file for --summary or --card")
+
+
+def _tell(figures: dict[str, Any], told: Told, quiet: bool) -> None:
+    if not quiet:
+        for table in tables.tables(figures):
+            console().print(table)
+        if told.paper:
+            console().print(paper.table(figures))
+    if told.summary:
+        write_json(told.summary, {**figures, "paper": paper.MEANS} if told.paper else figures)
+    if told.card:
+        tables.write_card(told.card, figures, paper.rows(figures) if told.paper else [])
+
+
+def evaluate(items: Iterable[Record], backend: Backend, verify: Verify, asking: Asking, output: Output) -> Iterator[Record]:
+    """n records a question, each with one answer and its verdict by rules."""
 
     def finish(job: Job, completion: Completion) -> Record:
         verdict = verify(completion.text, job.record, truncated=completion.finish == "length")
@@ -111,105 +167,42 @@ def evaluate(
         }
         return Record({**job.record, **fields}, where_of(job.record))
 
-    return sample(_jobs(items, system, n, sampling, seed, benchmark, output), backend, finish)
+    return sample(_jobs(items, asking, output), backend, finish)
 
 
-def _jobs(
-    items: Iterable[Record], system: str, n: int, sampling: Sampling, seed: int, benchmark: str, output: Output
-) -> Iterator[Job | Record]:
+def _jobs(items: Iterable[Record], asking: Asking, output: Output) -> Iterator[Job | Record]:
     for item in items:
-        ids = [{"sample_id": sample_id(item["id"], number), "benchmark": benchmark} for number in range(n)]
+        ids = [{"sample_id": sample_id(item["id"], number)} for number in range(asking.n)]
         try:
             if has_failed(item):
                 raise RecordError(item["error"])
-            messages = answer_request(item, system)
+            messages = answer_request(item, asking.system, asking.hint)
         except RecordError as error:
             yield from (failed(item, str(error), own) for own in ids)
             continue
         for number, own in enumerate(ids):
             if not output.take_done(own["sample_id"]):
-                yield Job(item, own, Request(messages, sampling, sample_seed(seed, item["id"], number)))
+                yield Job(item, own, Request(messages, asking.sampling, sample_seed(asking.seed, item["id"], number)))
 
 
-def answer_request(item: Record, system: str) -> list[dict[str, Any]]:
-    """The chat that asks the question. Raises RecordError when question or gold answer is missing."""
-    text = question_text(item)
+def answer_request(item: Record, system: str, hint: str | None = None) -> list[dict[str, Any]]:
+    """The chat that asks the question: images that it names (`<image 1>`) in their places, the others before it.
+
+    hint: instead of the item's own. Raises RecordError when question or gold answer is missing.
+    """
+    text = question_text(item if hint is None else {**item, "hint": hint})
     if item.get("answer") is None:
         raise RecordError(f"{where_of(item)}: field `answer` is missing; give the gold answer in the source")
-    content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in image_list(item)]
-    content.append({"type": "text", "text": text})
+    images = image_list(item)
+    named = {int(number) for number in MARK.findall(text)} & set(range(1, len(images) + 1))
+    content = [_image(image) for number, image in enumerate(images, 1) if number not in named]
+    for place, piece in enumerate(MARK.split(text)):
+        if place % 2 and int(piece) in named:
+            content.append(_image(images[int(piece) - 1]))
+        elif piece := f"<image {piece}>" if place % 2 else piece:
+            content.append({"type": "text", "text": piece})
     return [{"role": "system", "content": system}, {"role": "user", "content": content}]
 
 
-@dataclass
-class Summary:
-    """Counts the verdicts of an evaluation by question."""
-
-    scores: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    verdicts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    tokens: int = 0
-    thinking: int = 0
-    failed: int = 0
-
-    def add(self, record: Record) -> None:
-        """Takes one record of `evaluate`."""
-        if has_failed(record):
-            self.failed += 1
-            return
-        self.verdicts[record["verdict"]] += 1
-        self.tokens += record["response_tokens"]
-        self.thinking += record["response"].lstrip().startswith(THINK_OPEN) and THINK_CLOSE in record["response"]
-        if record["reward"] is not None:
-            self.scores[record["id"]].append(float(record["reward"]))
-
-    def figures(self) -> dict[str, Any]:
-        """Accuracy and its 95% interval over graded samples, shares of the rest. Null where nothing was graded.
-
-        accuracy: mean over samples, unreadable answers wrong. ci95: mean ± 1.96 standard errors clustered by question
-        (Miller, arXiv 2411.00640, with C/(C−1)), cut to [0, 1]. n: graded samples. unreadable: share without a final
-        answer. thinking: share that thinks in the tags.
-        """
-        samples = sum(self.verdicts.values())
-        graded = [score for scores in self.scores.values() for score in scores]
-        mean = sum(graded) / len(graded) if graded else None
-        return {
-            "accuracy": mean,
-            "ci95": _interval(mean, list(self.scores.values())) if mean is not None else None,
-            "n": len(graded),
-            "questions": len(self.scores),
-            "unreadable": (self.verdicts["no_answer"] + self.verdicts["truncated"]) / samples if samples else None,
-            "thinking": self.thinking / samples if samples else None,
-            "mean_tokens": self.tokens / samples if samples else None,
-            "failed": self.failed,
-            "verdicts": dict(sorted(self.verdicts.items())),
-        }
-
-
-def _interval(mean: float, clusters: list[list[float]]) -> list[float]:
-    """The 95% interval; Wilson's over the questions where all agree, since no spread does not mean no doubt."""
-    count, samples = len(clusters), sum(map(len, clusters))
-    squares = sum(sum(score - mean for score in cluster) ** 2 for cluster in clusters)
-    if squares == 0 or count < 2:
-        centre, width = (mean + Z95**2 / (2 * count)), Z95 * math.sqrt(mean * (1 - mean) / count + (Z95 / (2 * count)) ** 2)
-        low, high = ((centre + sign * width) / (1 + Z95**2 / count) for sign in (-1, 1))
-    else:
-        margin = Z95 * math.sqrt(count / (count - 1) * squares) / samples
-        low, high = mean - margin, mean + margin
-    return [max(0.0, low), min(1.0, high)]
-
-
-def show(figures: dict[str, Any]) -> None:
-    """The summary as a table on stderr."""
-    from rich.table import Table
-
-    table = Table(title=f"{figures['model']} on {figures['benchmark']}")
-    for heading in ("accuracy", "95% interval", "graded", "unreadable", "thinks", "tokens", "failed"):
-        table.add_column(heading, justify="right")
-    if figures["accuracy"] is None:
-        table.add_row("–", "–", "0", "–", "–", "–", str(figures["failed"]))
-    else:
-        low, high = figures["ci95"]
-        shares = [f"{100 * figures[name]:.1f}%" for name in ("unreadable", "thinking")]
-        cells = [f"{100 * figures['accuracy']:.1f}%", f"{100 * low:.1f}–{100 * high:.1f}%", str(figures["n"]), *shares]
-        table.add_row(*cells, f"{figures['mean_tokens']:.0f}", str(figures["failed"]))
-    console().print(table)
+def _image(reference: str) -> dict[str, Any]:
+    return {"type": "image", "image": reference}

@@ -2,13 +2,16 @@
 
 import base64
 import binascii
+import hashlib
 import http.client
 import io
+import os
+import tempfile
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sophia_cli.errors import RecordError
+from sophia_cli.errors import InputError, RecordError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -65,9 +68,34 @@ def _unopened(reference: str, error: Exception) -> RecordError:
 
 def data_uri(data: bytes) -> str:
     """Image bytes as a data URI; the media type is read off the first bytes."""
+    return f"data:image/{_kind(data)};base64,{base64.b64encode(data).decode()}"
+
+
+def _kind(data: bytes) -> str:
     kinds = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
-    kind = next((name for mark, name in kinds.items() if data.startswith(mark)), "png")
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return next((name for mark, name in kinds.items() if data.startswith(mark)), "png")
+
+
+def cache_folder() -> Path:
+    """`sophia` in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "sophia"
+
+
+def kept_image(data: bytes) -> str:
+    """The path of a file in the cache that holds these bytes, named after them; written where there is none yet.
+
+    Raises InputError when it cannot be written.
+    """
+    file = cache_folder() / "images" / f"{hashlib.sha256(data).hexdigest()[:32]}.{_kind(data)}"
+    if not file.exists():
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as draft:
+                draft.write(data)
+            os.replace(draft.name, file)
+        except OSError as error:
+            raise InputError(f"{file}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to another folder") from None
+    return str(file)
 
 
 def shorten(reference: str) -> str:

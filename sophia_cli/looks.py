@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from xxhash import xxh3_128_hexdigest
 
 from sophia_cli.errors import RecordError
-from sophia_cli.images import image_bytes, shorten
+from sophia_cli.images import cache_folder, image_bytes, shorten
 from sophia_cli.progress import remark
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def name_of_image(reference: str) -> str:
 
 def cache_file() -> Path:
     """Where hashes are kept: `sophia/looks.sqlite` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "sophia" / "looks.sqlite"
+    return cache_folder() / "looks.sqlite"
 
 
 class Looks:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from urllib.parse import urlsplit
 
@@ -29,6 +29,10 @@ class Place:
     retries: int = 8
     shared_disk: bool = False
     setup: Setup = field(default_factory=Setup)
+
+    def elsewhere(self, base_urls: tuple[str, ...]) -> "Place":
+        """The servers at these addresses instead, reached in the same way."""
+        return replace(self, name="openai", base_urls=base_urls, setup=Setup())
 
     def resolve(self, name: str) -> Model:
         """The model of this name: an alias, a folder or a hub id; with `openai` any name. Raises UsageError."""

@@ -45,18 +45,26 @@ def count_items(source: str) -> int | None:
     return None
 
 
-def _rows(source: str) -> Iterator[Record]:
+def read_rows(source: str) -> Iterator[Record]:
+    """The rows of a source as they are: no ids are made, and each column that holds images keeps them to itself.
+
+    A data set of the hub is downloaded first, and kept: a benchmark is asked again. Raises UsageError, InputError.
+    """
+    return _rows(source, merged=False)
+
+
+def _rows(source: str, merged: bool = True) -> Iterator[Record]:
     path = Path(source)
     if source == "-":
         return read_records(["-"])
     if source.startswith("hf:"):
-        return _hub(source.removeprefix("hf:"))
+        return _hub(source.removeprefix("hf:"), merged)
     if path.is_dir():
-        return _folder(path)
+        return _folder(path, merged)
     if not path.exists():
         raise UsageError(f"{source}: no such file or folder; give a folder, a .jsonl or .parquet file, or hf:org/name@split")
     if path.suffix == ".parquet":
-        return _parquet(path)
+        return _parquet(path, merged)
     if {".jsonl", ".json"} & set(path.suffixes):
         return read_records([source])
     raise UsageError(f"{source}: not a source; {LAYOUT}, a file ends in .jsonl or .parquet")
@@ -79,7 +87,7 @@ def with_id(row: Record) -> Record:
     return Record(fields, row.where)
 
 
-def _folder(folder: Path) -> Iterator[Record]:
+def _folder(folder: Path, merged: bool) -> Iterator[Record]:
     if (folder / "metadata.jsonl").exists():
         path = folder / "metadata.jsonl"
         with path.open("rb") as stream:
@@ -87,7 +95,7 @@ def _folder(folder: Path) -> Iterator[Record]:
     elif (folder / "metadata.csv").exists():
         yield from _with_images(_csv(folder / "metadata.csv"), folder)
     elif (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
-        yield from _saved(folder)
+        yield from _saved(folder, merged)
     else:
         raise InputError(f"{folder}: no metadata.jsonl in it; {LAYOUT}")
 
@@ -119,19 +127,19 @@ def _with_images(rows: Iterable[Record], folder: Path) -> Iterator[Record]:
         yield Record({**fields, "image": str(folder / name)}, row.where)
 
 
-def _parquet(path: Path) -> Iterator[Record]:
+def _parquet(path: Path, merged: bool) -> Iterator[Record]:
     import pyarrow
     from pyarrow import parquet
 
     try:
         table = parquet.ParquetFile(path)
         rows = (row for batch in table.iter_batches(batch_size=64) for row in batch.to_pylist())
-        yield from _embedded(rows, str(path))
+        yield from _embedded(rows, str(path), merged)
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{path}: not a readable parquet file ({error}); make it again") from None
 
 
-def _saved(folder: Path) -> Iterator[Record]:
+def _saved(folder: Path, merged: bool) -> Iterator[Record]:
     """A folder written by `datasets`' save_to_disk."""
     from datasets import DatasetDict, load_from_disk
 
@@ -143,10 +151,10 @@ def _saved(folder: Path) -> Iterator[Record]:
         raise UsageError(
             f"{folder}: holds the splits {', '.join(loaded)}; give one of them, as in {folder}/{next(iter(loaded))}"
         )
-    yield from _embedded(_undecoded(loaded), str(folder))
+    yield from _embedded(_undecoded(loaded), str(folder), merged)
 
 
-def _hub(name: str) -> Iterator[Record]:
+def _hub(name: str, merged: bool) -> Iterator[Record]:
     """`org/name[:config]@split`, streamed from the hub or its cache."""
     from datasets import load_dataset
 
@@ -155,12 +163,12 @@ def _hub(name: str) -> Iterator[Record]:
     if not split:
         raise UsageError(f"hf:{name}: name a split, as in hf:{name}@train")
     try:
-        data = load_dataset(repository, config or None, split=split, streaming=True)
+        data = load_dataset(repository, config or None, split=split, streaming=merged)
     except Exception as error:  # noqa: BLE001  (hub, network and data-set scripts raise anything)
         raise InputError(
             f"hf:{name}: cannot be loaded ({type(error).__name__}: {error}); check name, config, split and network"
         ) from None
-    yield from _embedded(_undecoded(data), f"hf:{name}")
+    yield from _embedded(_undecoded(data), f"hf:{name}", merged)
 
 
 def _undecoded(data: Any) -> Iterator[dict[str, Any]]:
@@ -173,10 +181,16 @@ def _undecoded(data: Any) -> Iterator[dict[str, Any]]:
     return iter(data)
 
 
-def _embedded(rows: Iterable[dict[str, Any]], where: str) -> Iterator[Record]:
-    """Rows whose image columns hold {bytes, path}: `image` becomes a data URI or a path; other columns stay."""
+def _embedded(rows: Iterable[dict[str, Any]], where: str, merged: bool) -> Iterator[Record]:
+    """Rows whose image columns hold {bytes, path}: each becomes a data URI or a path; other columns stay.
+
+    merged: where there is no `image`, all image columns become it.
+    """
     for number, row in enumerate(rows, 1):
         fields = {name: _reference(value) for name, value in row.items()}
+        if not merged:
+            yield Record(fields, f"{where}:{number}")
+            continue
         columns = [name for name in fields if name == "image" or _is_image(row[name]) or _are_images(row[name])]
         found = [fields[name] for name in columns if fields[name] is not None]
         images = [image for one in found for image in (one if isinstance(one, list) else [one])]

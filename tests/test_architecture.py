@@ -14,13 +14,14 @@ STEPS = {
     "propagate",
     "train",
     "evaluate",
+    "compare",
     "world",
     "models",
     "stats",
     "export",
     "decontaminate",
 }
-CHOICES = {"backends", "verifiers", "objectives", "families", "exporters"}
+CHOICES = {"backends", "verifiers", "objectives", "families", "exporters", "benchmarks"}
 HEAVY = {
     "torch": {"backends", "training", "objectives"},
     "transformers": {"backends", "training", "families", "exporters"},

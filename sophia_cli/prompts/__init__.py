@@ -43,11 +43,12 @@ def fill(template: str, values: Mapping[str, str]) -> str:
 def question_text(item: Mapping[str, Any]) -> str:
     """What a model is asked: the benchmark's hint if there is one, the question, then the lettered options.
 
-    Options are left out when the question shows them already. Raises RecordError when a field is missing or no text.
+    Options are left out when the question shows them already, or its image does (`choices_in_image`). Raises
+    RecordError when a field is missing or no text.
     """
     lines = [need_text(item, "hint", "leave it out or make it a text")] if item.get("hint") else []
     lines.append(need_text(item, "question", "the source must give it"))
-    choices = choices_of(item)
+    choices = [] if item.get("choices_in_image") is True else choices_of(item)
     shown = all(
         re.search(rf"(^|[\s(（]){re.escape(letter)}[.):：．）]", item["question"]) for letter in LETTERS[: len(choices)]
     )

@@ -1,0 +1,87 @@
+"""What several benchmarks need to read a row: each refuses what it cannot read, naming the field."""
+
+import ast
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sophia_cli.errors import RecordError
+from sophia_cli.records import LETTERS, Record, need_text, where_of
+
+MEND = "the row differs from the public data set's; leave it out or mend it"
+CHOICE = "Solve the multiple-choice question and end with the letter of the right option in \\boxed{}."
+FREE = "Solve the problem and end with the final answer in \\boxed{}."
+
+
+def text(row: Record, field: str, empty: bool = False) -> str:
+    """The text of a field. Raises RecordError."""
+    return need_text(row, field, MEND, empty=empty)
+
+
+def fault(row: Mapping[str, Any], field: str, what: str) -> RecordError:
+    """The error of a field, to be raised."""
+    return RecordError(f"{where_of(row)}: field `{field}` {what}; {MEND}")
+
+
+def options(row: Record, field: str = "options") -> list[str]:
+    """A list of options: a list, or a text that holds one as Python writes it; none for an empty one. Raises RecordError."""
+    given = row.get(field)
+    if isinstance(given, str):
+        try:
+            given = ast.literal_eval(given) if given.strip() else []
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            raise fault(row, field, "is a text that holds no list") from None
+    if given is None:
+        return []
+    if not isinstance(given, list | tuple) or any(isinstance(each, list | dict) or each is None for each in given):
+        raise fault(row, field, "is no list of options")
+    return [str(each).strip() for each in given]
+
+
+def images(row: Record, fields: Iterable[str]) -> list[str]:
+    """The images in these fields, those that are there, in order. Raises RecordError when there is none."""
+    names = list(fields)
+    found = [row[name] for name in names if row.get(name) is not None]
+    if not found:
+        raise fault(row, names[0], "holds no image")
+    if odd := [name for name in names if row.get(name) is not None and not isinstance(row[name], str)]:
+        raise fault(row, odd[0], "is no image")
+    return found
+
+
+def letter(row: Record, gold: str, choices: list[str], field: str = "answer") -> str:
+    """The gold letter of a choice question. Raises RecordError when it names no option."""
+    found = re.fullmatch(r"[(\s]*([A-Za-z])[).\s]*", gold)
+    if not found or found[1].upper() not in LETTERS[: len(choices)]:
+        last = LETTERS[len(choices) - 1] if choices else "none"
+        raise fault(row, field, f"is {gold!r}, and the options go from A to {last}")
+    return found[1].upper()
+
+
+def number(row: Record, field: str) -> float | None:
+    """A number, or a text that is one; None where there is none. Raises RecordError."""
+    given = row.get(field)
+    if given is None or given == "":
+        return None
+    try:
+        return float(given)
+    except (TypeError, ValueError):
+        raise fault(row, field, f"is {given!r}, no number") from None
+
+
+def identity(row: Record, field: str) -> str:
+    """The id of a row, a text or a whole number. Raises RecordError."""
+    given = row.get(field)
+    if isinstance(given, bool) or not isinstance(given, int | str) or given == "":
+        raise fault(row, field, "is no id")
+    return str(given)
+
+
+def named(pattern: str, question: str) -> str:
+    """The question with its own marks of images (a pattern whose group is the number) as `<image 1>`."""
+    return re.sub(pattern, lambda mark: f"<image {int(mark[1])}>", question)
+
+
+def filled(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields that say something."""
+    return {name: value for name, value in fields.items() if value is not None and value != "" and value != []}

@@ -1,0 +1,44 @@
+"""MathVista (`AI4Math/MathVista`, testmini): figures, charts and tables; asked in the benchmark's own words (`query`).
+
+The gold of a choice question is the option's text, not its letter. The official scorer credits the option nearest to any
+answer; here an answer is an option or it is not.
+"""
+
+from typing import Any
+
+from sophia_cli.benchmarks._rows import fault, filled, identity, images, number, options, text
+from sophia_cli.records import Record
+
+HUB = "AI4Math/MathVista"
+PARTS = ("default@testmini",)
+ID, IMAGES = "pid", ("decoded_image",)
+QUESTIONS = 1000
+BY = ("task", "skills")
+JUDGED = False
+
+
+def item(row: Record, part: str) -> dict[str, Any] | None:
+    """One question; numbers are compared after rounding to its `precision`."""
+    choices, answer, places = options(row, "choices"), text(row, "answer"), number(row, "precision")
+    about = row.get("metadata") or {}
+    if not isinstance(about, dict):
+        raise fault(row, "metadata", "is no object")
+    if choices and answer.strip() not in choices:
+        raise fault(row, "answer", f"is {answer!r}, none of the options")
+    return filled(
+        {
+            "id": identity(row, ID),
+            "image": images(row, IMAGES),
+            "question": text(row, "query"),
+            "choices": choices,
+            "answer": answer.strip(),
+            "answer_type": row.get("answer_type"),
+            "precision": None if places is None or choices else int(places),
+            "unit": row.get("unit"),
+            "language": about.get("language"),
+            "task": about.get("task"),
+            "skills": about.get("skills"),
+            "category": about.get("category"),
+            "grade": about.get("grade"),
+        }
+    )

@@ -1,0 +1,47 @@
+"""MMMU (`MMMU/MMMU`, validation, all 30 subjects): college questions, most with options, images within the text.
+
+The official parser gives an unreadable answer a random option; here it is unreadable. Three open golds are lists.
+"""
+
+from typing import Any
+
+from sophia_cli.benchmarks._rows import CHOICE, FREE, fault, filled, identity, images, letter, options, text
+from sophia_cli.records import Record
+
+HUB = "MMMU/MMMU"
+SUBJECTS = (
+    "Accounting Agriculture Architecture_and_Engineering Art Art_Theory Basic_Medical_Science Biology Chemistry "
+    "Clinical_Medicine Computer_Science Design Diagnostics_and_Laboratory_Medicine Economics Electronics "
+    "Energy_and_Power Finance Geography History Literature Manage Marketing Materials Math Mechanical_Engineering Music "
+    "Pharmacy Physics Psychology Public_Health Sociology"
+).split()
+PARTS = tuple(f"{subject}@validation" for subject in SUBJECTS)
+ID, IMAGES = "id", tuple(f"image_{number}" for number in range(1, 8))
+QUESTIONS = 900
+BY = ("subject", "difficulty")
+JUDGED = True
+
+
+def item(row: Record, part: str) -> dict[str, Any] | None:
+    """One question; its subject is in its id, `validation_Accounting_1`."""
+    name, kind, gold = identity(row, ID), text(row, "question_type"), text(row, "answer")
+    choices = options(row)
+    if kind not in ("multiple-choice", "open"):
+        raise fault(row, "question_type", f"is {kind!r}, neither multiple-choice nor open")
+    if kind == "multiple-choice":
+        answer: Any = letter(row, gold, choices)
+    else:
+        answer = options(row, "answer") if gold.strip().startswith("[") else gold
+    return filled(
+        {
+            "id": name,
+            "image": images(row, IMAGES),
+            "hint": CHOICE if choices else FREE,
+            "question": text(row, "question"),
+            "choices": choices,
+            "answer": answer,
+            "subject": name.partition("_")[2].rpartition("_")[0],
+            "subfield": row.get("subfield"),
+            "difficulty": row.get("topic_difficulty"),
+        }
+    )

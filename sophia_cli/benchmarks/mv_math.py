@@ -1,0 +1,44 @@
+"""MV-MATH (`PeijieWang/MV-MATH`): school problems with two to eight images within the text; JSON and image files.
+
+In no public harness. Golds hold `\\#\\#` between alternatives. Problems of several steps are right when all steps are;
+the official judge's share of steps needs `--judge`.
+"""
+
+from typing import Any
+
+from sophia_cli.benchmarks._rows import CHOICE, FREE, fault, filled, identity, named, text
+from sophia_cli.records import Record
+
+HUB = "PeijieWang/MV-MATH"
+PARTS = ("*.json",)
+ID, IMAGES = "problem_id", ("input_image",)
+QUESTIONS = 2009
+BY = ("subject", "answer_kind", "difficulty", "image_relevance")
+JUDGED = True
+STEPS = "Solve all parts of the problem and end with their answers, in order, in one \\boxed{}."
+HINTS = {"choice": CHOICE, "single-step": FREE, "multi-step": STEPS}
+RELEVANCE = {"0": "independent", "1": "dependent"}
+
+
+def item(row: Record, part: str) -> dict[str, Any] | None:
+    """One problem; its images are files beside the JSON, its options stand in the question."""
+    kind, files = text(row, "answer_type"), row.get("input_image")
+    if kind not in HINTS:
+        raise fault(row, "answer_type", f"is {kind!r}, none of {', '.join(HINTS)}")
+    if not isinstance(files, list) or not files or not all(isinstance(file, str) and file for file in files):
+        raise fault(row, "input_image", "is no list of image files")
+    return filled(
+        {
+            "id": identity(row, ID),
+            "image": files,
+            "hint": HINTS[kind],
+            "question": named(r"<image_(\d+)>", text(row, "question")),
+            "answer": text(row, "answer").strip(),
+            "answer_type": "multiple choice" if kind == "choice" else None,
+            "answer_kind": kind,
+            "subject": row.get("subject"),
+            "difficulty": row.get("difficulty"),
+            "grade": row.get("grade"),
+            "image_relevance": RELEVANCE.get(str(row.get("image_relavance"))),
+        }
+    )

@@ -1,0 +1,107 @@
+"""OlympiadBench (`Hothan/OlympiadBench`, the ten `OE_*` configs): olympiads and entrance exams, Chinese and English.
+
+The proofs (`TP_*`) are left out, as in the paper. The prompt names the answer's type, whether several are wanted, and that
+the unit stays out of the box, in the question's language.
+"""
+
+import re
+from typing import Any
+
+from sophia_cli.benchmarks._rows import fault, filled, identity, images, options, text
+from sophia_cli.records import Record
+
+HUB = "Hothan/OlympiadBench"
+CONFIGS = (
+    "OE_MM_maths_en_COMP OE_MM_maths_zh_CEE OE_MM_maths_zh_COMP OE_MM_physics_en_COMP OE_MM_physics_zh_CEE "
+    "OE_TO_maths_en_COMP OE_TO_maths_zh_CEE OE_TO_maths_zh_COMP OE_TO_physics_en_COMP OE_TO_physics_zh_CEE"
+).split()
+PARTS = tuple(f"{config}@train" for config in CONFIGS)
+ID, IMAGES = "id", tuple(f"image_{number}" for number in range(1, 10))
+QUESTIONS = 6728
+BY = ("images", "subject", "language", "subfield")
+JUDGED = False
+MARK = re.compile(r"<(?:img|image)_(\d+)>")
+KINDS = {
+    "en": {
+        "Numerical": "a number",
+        "Expression": "an expression",
+        "Equation": "an equation",
+        "Interval": "an interval",
+        "Tuple": "a tuple",
+    },
+    "zh": {"Numerical": "数值", "Expression": "表达式", "Equation": "方程", "Interval": "区间", "Tuple": "元组"},
+}
+WORDS = {
+    "en": {
+        "task": "Solve the problem and end with the final answer in \\boxed{}.",
+        "one": " The answer is {kinds}.",
+        "several": " There are several answers ({kinds}); give all of them in one box, separated by commas.",
+        "unit": " Leave the unit ({unit}) out of the box.",
+        "and": " or ",
+    },
+    "zh": {
+        "task": "请解答下面的题目，并把最终答案写在\\boxed{}中。",
+        "one": "答案的类型是{kinds}。",
+        "several": "题目有多个答案（{kinds}），请全部写在同一个方框里，用英文逗号隔开。",
+        "unit": "单位（{unit}）不要写进方框。",
+        "and": "或",
+    },
+}
+
+
+def item(row: Record, part: str) -> dict[str, Any] | None:
+    """One problem; what it builds on (`context`) comes before it, and images that it names are numbered as they come."""
+    config = part.partition("@")[0]
+    language = {"English": "en", "Chinese": "zh"}.get(str(row.get("language")), "zh" if "_zh_" in config else "en")
+    golds = options(row, "final_answer")
+    if not golds or not all(golds):
+        raise fault(row, "final_answer", "is empty")
+    found = images(row, IMAGES) if any(row.get(name) is not None for name in IMAGES) else []
+    told = "\n".join(part for part in (row.get("context"), text(row, "question")) if part)
+    kinds = [kind.strip() for kind in str(row.get("answer_type") or "").split(",") if kind.strip()]
+    return filled(
+        {
+            "id": f"{config}-{identity(row, 'id')}",
+            "image": found,
+            "hint": _hint(language, kinds, row.get("is_multiple_answer") is True, row.get("unit")),
+            "question": _numbered(told, len(found)),
+            "answer": golds[0] if len(golds) == 1 else golds,
+            "answer_type": kinds[0] if len(set(kinds)) == 1 else None,
+            "tolerance": _tolerance(row),
+            "unit": row.get("unit"),
+            "language": language,
+            "images": "with" if found else "without",
+            "subject": row.get("subject"),
+            "subfield": row.get("subfield"),
+            "difficulty": row.get("difficulty"),
+        }
+    )
+
+
+def _hint(language: str, kinds: list[str], several: bool, unit: Any) -> str:
+    words, names = WORDS[language], KINDS[language]
+    said = words["and"].join(dict.fromkeys(names.get(kind, kind) for kind in kinds))
+    hint = words["task"] + (words["several" if several else "one"].format(kinds=said) if said else "")
+    return hint + (words["unit"].format(unit=unit) if unit else "")
+
+
+def _numbered(question: str, count: int) -> str:
+    """`<img_3362>` as `<image 1>`, by the order of first mention, `<image_2>` as the second; more marks than images stay."""
+    marks = list(dict.fromkeys(mark[0] for mark in MARK.finditer(question)))
+    if len(marks) > count:
+        return question
+    own = {mark: int(mark[len("<image_") : -1]) for mark in marks if mark.startswith("<image_")}
+    order = own if len(own) == len(marks) else {mark: place for place, mark in enumerate(marks, 1)}
+    return MARK.sub(lambda mark: f"<image {order[mark[0]]}>", question)
+
+
+def _tolerance(row: Record) -> float | list[float | None] | None:
+    """`error`: one absolute tolerance, or one for each answer, `0.1,,0.2`."""
+    given = row.get("error")
+    if given is None or str(given).strip() == "":
+        return None
+    try:
+        parts = [float(part) if part.strip() else None for part in str(given).split(",")]
+    except ValueError:
+        raise fault(row, "error", f"is {given!r}, no tolerance") from None
+    return parts[0] if len(parts) == 1 else parts

@@ -1,0 +1,1 @@
+"""What an evaluation says: figures of samples, their errors, and what the paper reports."""

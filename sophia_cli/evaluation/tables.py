@@ -1,0 +1,122 @@
+"""The figures of an evaluation as tables: on a terminal, and in Markdown for a model card."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from sophia_cli.errors import SophiaError
+
+NONE = "–"
+WORDS = ("benchmark", "by", "category")
+"""Columns that are read from the left."""
+
+
+def tables(figures: dict[str, Any]) -> list[Table]:
+    """Of all benchmarks: scores, how answers were, several samples of a question; and one of the categories of each."""
+    title = str(figures["model"]) if "benchmarks" in figures else f"{figures['model']} on {figures['benchmark']}"
+    made = [_table(title if not place else "", *cells) for place, cells in enumerate(overview(figures))]
+    return made + [_table(title, *cells) for title, cells in categories(figures)]
+
+
+def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in WORDS else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def overview(figures: dict[str, Any]) -> list[tuple[list[str], list[list[str]]]]:
+    """Headings and cells of each table: a row for each benchmark, and their mean; what no benchmark has is left out."""
+    each = figures.get("benchmarks", [figures])
+    parts = [_scores, _answers, _samples] if len(each) > 1 else [lambda one: _scores(one) | _answers(one), _samples]
+    found = []
+    for part in parts:
+        rows = [{"benchmark": str(one["benchmark"]), **part(one)} for one in each]
+        if part is _scores:
+            mean = {"benchmark": "mean", "accuracy": percent(figures["accuracy"]), "95% interval": between(figures["ci95"])}
+            counts = {"graded": f"{figures['n']:,}", "failed": f"{figures['failed']:,}"}
+            rows.append(mean | counts | {"unreadable": percent(figures["unreadable"])})
+        headings = list(dict.fromkeys(name for row in rows for name in row))
+        if len(headings) > 1:
+            shown = headings if len(each) > 1 else headings[1:]
+            found.append((shown, [[row.get(name, "") for name in shown] for row in rows]))
+    return found
+
+
+def _scores(one: dict[str, Any]) -> dict[str, str]:
+    return {
+        "accuracy": percent(one["accuracy"]),
+        "95% interval": between(one["ci95"]),
+        "graded": f"{one['n']:,}",
+        "unreadable": percent(one["unreadable"]),
+        "failed": f"{one['failed']:,}",
+    }
+
+
+def _answers(one: dict[str, Any]) -> dict[str, str]:
+    return {
+        "cut off": percent(one["truncated"]),
+        "thinks": percent(one["thinking"]),
+        "tokens": NONE if one["mean_tokens"] is None else f"{one['mean_tokens']:,.0f}",
+    }
+
+
+def _samples(one: dict[str, Any]) -> dict[str, str]:
+    found = {
+        f"{heading}@{k}": percent(share)
+        for name, heading in (("pass_at", "pass"), ("maj_at", "maj"))
+        for k, share in one.get(name, {}).items()
+        if k != "1"
+    }
+    if "worst_case" in one:
+        found["worst case"] = percent(one["worst_case"])
+    if twice := one.get("rules_and_judge"):
+        found |= {name: percent(twice[name]) for name in ("rules", "judge", "both", "either")}
+    return found
+
+
+def categories(figures: dict[str, Any]) -> list[tuple[str, tuple[list[str], list[list[str]]]]]:
+    """(title, headings and cells) of the categories of each benchmark."""
+    found = []
+    for one in figures.get("benchmarks", [figures]):
+        rows = [
+            [by if first else "", value, percent(group["accuracy"]), between(group["ci95"]), f"{group['n']:,}"]
+            for by, groups in one.get("by", {}).items()
+            for first, (value, group) in zip([True] + [False] * len(groups), groups.items(), strict=False)
+        ]
+        if rows:
+            found.append((str(one["benchmark"]), (["by", "category", "accuracy", "95% interval", "graded"], rows)))
+    return found
+
+
+def percent(share: float | None) -> str:
+    return NONE if share is None else f"{100 * share:.1f}%"
+
+
+def between(bounds: Sequence[float] | None) -> str:
+    return NONE if bounds is None else f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}%"
+
+
+def write_card(file: Path, figures: dict[str, Any], paper: Sequence[Sequence[str]]) -> None:
+    """The tables in Markdown, and how the samples were made. Raises SophiaError when they cannot be written."""
+    settings = figures["settings"]
+    asked = f"n = {settings['n']}, temperature {settings['temperature']}, top-p {settings['top_p']}, seed {settings['seed']}"
+    parts = [f"## Evaluation of {figures['model']}", f"{asked}, at most {settings['max_tokens']:,} tokens an answer."]
+    parts += [_markdown(*cells) for cells in overview(figures)]
+    for title, cells in categories(figures):
+        parts += [f"### {title}", _markdown(*cells)]
+    if paper:
+        parts += ["### The paper, mean of its eight benchmarks (%)", _markdown(["model", "training", "mean of 8"], paper)]
+    try:
+        file.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise SophiaError(f"{file}: cannot be written ({error.strerror}); choose another file with --card") from None
+
+
+def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
