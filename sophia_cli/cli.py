@@ -319,11 +319,24 @@ def evaluate(
         typer.Option(
             "--judge-url",
             metavar="URL",
-            help="An OpenAI-compatible server of the judge; give it again for each.",
+            help="An OpenAI-compatible server of the judge (and of --audit); give it again for each.",
             show_default="as --model",
         ),
     ] = None,
     judge_all: Annotated[bool, typer.Option("--judge-all", help="Ask the judge about every answer.")] = False,
+    audit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Have this model, which sees the images, look for hallucination and broken logic in some answers.",
+            show_default=False,
+        ),
+    ] = None,
+    audit_size: Annotated[int, typer.Option("--audit-size", min=1, help="How many answers.")] = 50,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="Write the same answers for a person to label.", show_default=False),
+    ] = None,
 ) -> int:
     """Ask held-out questions and measure how often the model is right."""
     from sophia_cli import evaluate as step
@@ -337,8 +350,10 @@ def evaluate(
     sampling = Sampling(temperature, top_p, max_tokens or 0)
     told = step.Told(summary, card, tuple(by or ()), paper)
     place = _place(context)
-    judging = step.Judging(judge, judge_all, place.elsewhere(tuple(judge_url)) if judge_url else place)
-    return step.run(_common(context), model, asked, n, sampling, prompt, hint, judging, told, place)
+    elsewhere = place.elsewhere(tuple(judge_url)) if judge_url else place
+    judging = step.Judging(judge, judge_all, elsewhere)
+    auditing = step.Auditing(audit, elsewhere, audit_size, sheet)
+    return step.run(_common(context), model, asked, n, sampling, prompt, hint, judging, auditing, told, place)
 
 
 @app.command()
@@ -355,6 +370,22 @@ def compare(
     from sophia_cli import compare as step
 
     return step.run(one, other, summary, quiet)
+
+
+@app.command()
+@o.takes(o.debugging)
+def agreement(
+    sheet: Annotated[
+        Path, typer.Argument(metavar="SHEET.csv", help="What `eval --sheet` wrote, with yes and no.", show_default=False)
+    ],
+    summary: Annotated[
+        Path | None, typer.Option("--summary", metavar="FILE.json", help="Write the figures.", show_default=False)
+    ] = None,
+) -> int:
+    """Say how far a person's labels of an audit agree with the judge's (Cohen's kappa)."""
+    from sophia_cli import agreement as step
+
+    return step.run(sheet, summary)
 
 
 @app.command()

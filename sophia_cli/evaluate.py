@@ -14,7 +14,8 @@ from typing import Any
 
 from sophia_cli import registry
 from sophia_cli.errors import RecordError, UsageError
-from sophia_cli.evaluation import paper, tables
+from sophia_cli.evaluation import audit, paper, tables
+from sophia_cli.evaluation.audit import Draw
 from sophia_cli.evaluation.loading import Benchmark
 from sophia_cli.evaluation.summary import Tally, summarised
 from sophia_cli.frame import Common, Counter, run_step
@@ -63,6 +64,24 @@ class Judging:
 
 
 @dataclass(frozen=True)
+class Auditing:
+    """Who audits answers (`--audit`; None: nobody), where it runs, how many, and the sheet for a person."""
+
+    name: str | None
+    place: Place
+    size: int
+    sheet: Path | None
+
+    def settled(self, seed: int) -> Judge | None:
+        """The judge of the audit. Raises UsageError."""
+        if self.name is None:
+            if self.sheet:
+                raise UsageError("--sheet: is of an audit; name who audits with --audit MODEL")
+            return None
+        return judge_of(self.name, True, seed, self.place, prompt="audit")[0]
+
+
+@dataclass(frozen=True)
 class Told:
     """Where the figures go, and what goes with them: a JSON file, a Markdown file, more categories, the paper's rows."""
 
@@ -81,6 +100,7 @@ def run(
     prompt: Path | None,
     hint: str | None,
     judging: Judging,
+    auditing: Auditing,
     told: Told,
     place: Place,
 ) -> int:
@@ -94,6 +114,7 @@ def run(
         return show_plan(STEP, _jobs(items, asking, Output(KEY, None)), chosen, asking.sampling, {"n": n})
     _refuse_odd_files(common, told)
     judge, judged_by = judging.settled(common.seed)
+    auditor, drawn = auditing.settled(common.seed), Draw(auditing.size, common.seed)
     judged = frozenset(benchmark.name for benchmark in asked if benchmark.judged or judging.everything)
     if judge is None and judged:
         notice(f"eval: the paper had a model judge {', '.join(sorted(judged))}; here rules do (--judge MODEL)", common.quiet)
@@ -111,6 +132,11 @@ def run(
         records = evaluate(counter.over(items), backend, verify, asking, output)
         return records if judge is None else by_judge(records, judge, asks)
 
+    def observe(record: Record) -> None:
+        tallies[record["benchmark"]].add(record)
+        if auditor:
+            drawn.add(record)
+
     counts = [benchmark.count() for benchmark in asked]
     rows = None if None in counts else sum(count for count in counts if count is not None)
     with judge.backend if judge else contextlib.nullcontext():
@@ -122,12 +148,24 @@ def run(
             produce,
             common.expected(rows, n),
             tokens_field="response_tokens",
-            observe=lambda record: tallies[record["benchmark"]].add(record),
+            observe=observe,
             backend=backend,
         )
     figures = {**summarised(model, tallies), "settings": {**settings, "seed": common.seed}}
+    if auditor:
+        figures["audit"] = _audit(auditor, drawn.records, auditing.sheet)
     _tell(figures, told, common.quiet)
     return code
+
+
+def _audit(auditor: Judge, records: list[Record], sheet: Path | None) -> dict[str, Any]:
+    """The shares of faults that the auditor finds in the answers drawn; the sheet is for a person who labels the same."""
+    with auditor.backend:
+        labels = audit.audited(records, auditor)
+    if sheet:
+        audit.write_sheet(sheet, records, labels)
+        notice(f"eval: {len(records)} answers are in {sheet}: fill in yes or no, then `sophia agreement {sheet}`")
+    return {"judge": auditor.name, **audit.shares(labels.values())}
 
 
 def _refuse_odd_files(common: Common, told: Told) -> None:

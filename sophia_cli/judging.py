@@ -30,10 +30,13 @@ class Judge:
         return judging.question(record, extracted, self.prompt)
 
 
-def judge_of(name: str, everything: bool, seed: int, place: Place) -> tuple[Judge, dict[str, Any]]:
-    """The judge, and what of it makes the records what they are. everything: it is asked about more than rules left open."""
+def judge_of(name: str, everything: bool, seed: int, place: Place, prompt: str = "judge") -> tuple[Judge, dict[str, Any]]:
+    """The judge, and what of it makes the records what they are. everything: it is asked about more than rules left open.
+
+    prompt: the name of what it is asked.
+    """
     model = place.resolve(name)
-    prompt = load_prompt("judge", model.prompts)
+    prompt = load_prompt(prompt, model.prompts)
     sampling = Sampling(temperature=0.0).with_defaults(model, "judge", judging.LONGEST)
     settings = {
         "judge": model.identity,

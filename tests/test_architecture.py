@@ -15,6 +15,7 @@ STEPS = {
     "train",
     "evaluate",
     "compare",
+    "agreement",
     "world",
     "models",
     "stats",

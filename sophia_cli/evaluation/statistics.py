@@ -47,6 +47,12 @@ def interval(clusters: Clusters) -> tuple[float, float]:
     mean, count, error = mean_of(clusters), len(clusters), clustered_error(clusters)
     if error:
         return max(0.0, mean - Z95 * error), min(1.0, mean + Z95 * error)
+    return wilson(mean * count, count)
+
+
+def wilson(right: float, count: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a share."""
+    mean = right / count
     centre = mean + Z95**2 / (2 * count)
     width = Z95 * math.sqrt(mean * (1 - mean) / count + (Z95 / (2 * count)) ** 2)
     low, high = ((centre + sign * width) / (1 + Z95**2 / count) for sign in (-1, 1))
@@ -101,3 +107,12 @@ def paired(differences: Clusters) -> tuple[float, tuple[float, float], float]:
     unseen = 1 - (1 - LEVEL) ** (1 / len(differences))
     bounds = max(-1.0, mean - unseen), min(1.0, mean + unseen)
     return mean, bounds, 0.5 ** (len(differences) - 1) if mean else 1.0
+
+
+def kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
+    """Cohen's κ of two people's labels: (agreed − by chance) / (1 − by chance); None where both gave one label alone."""
+    count = len(pairs)
+    agreed = sum(one == other for one, other in pairs) / count
+    first, second = (sum(side) / count for side in zip(*pairs, strict=True))
+    chance = first * second + (1 - first) * (1 - second)
+    return (agreed - chance) / (1 - chance) if chance < 1 else None

@@ -7,9 +7,10 @@ from typing import Any
 from rich.table import Table
 
 from sophia_cli.errors import SophiaError
+from sophia_cli.evaluation.audit import FAULTS
 
 NONE = "–"
-WORDS = ("benchmark", "by", "category")
+WORDS = ("benchmark", "by", "category", "fault")
 """Columns that are read from the left."""
 
 
@@ -17,7 +18,8 @@ def tables(figures: dict[str, Any]) -> list[Table]:
     """Of all benchmarks: scores, how answers were, several samples of a question; and one of the categories of each."""
     title = str(figures["model"]) if "benchmarks" in figures else f"{figures['model']} on {figures['benchmark']}"
     made = [_table(title if not place else "", *cells) for place, cells in enumerate(overview(figures))]
-    return made + [_table(title, *cells) for title, cells in categories(figures)]
+    made += [_table(title, *cells) for title, cells in categories(figures)]
+    return made + ([_table(f"audit by {figures['audit']['judge']}", *audit_of(figures))] if "audit" in figures else [])
 
 
 def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -93,6 +95,13 @@ def categories(figures: dict[str, Any]) -> list[tuple[str, tuple[list[str], list
     return found
 
 
+def audit_of(figures: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of the shares of faults."""
+    found = {fault: figures["audit"][fault] for fault in FAULTS}
+    rows = [[FAULTS[name], percent(one["share"]), between(one["ci95"]), str(one["labelled"])] for name, one in found.items()]
+    return ["fault", "share", "95% interval", "labelled"], rows
+
+
 def percent(share: float | None) -> str:
     return NONE if share is None else f"{100 * share:.1f}%"
 
@@ -109,6 +118,8 @@ def write_card(file: Path, figures: dict[str, Any], paper: Sequence[Sequence[str
     parts += [_markdown(*cells) for cells in overview(figures)]
     for title, cells in categories(figures):
         parts += [f"### {title}", _markdown(*cells)]
+    if "audit" in figures:
+        parts += [f"### Audit by {figures['audit']['judge']}", _markdown(*audit_of(figures))]
     if paper:
         parts += ["### The paper, mean of its eight benchmarks (%)", _markdown(["model", "training", "mean of 8"], paper)]
     try:

@@ -1,0 +1,35 @@
+"""How far a person agrees with the judge of an audit (`eval --audit`, Table 9): Cohen's κ of each fault."""
+
+from pathlib import Path
+from typing import Any
+
+from sophia_cli.errors import InputError
+from sophia_cli.evaluation.audit import FAULTS, agreement
+from sophia_cli.evaluation.tables import NONE, percent
+from sophia_cli.progress import console
+from sophia_cli.streams import write_json
+
+
+def run(sheet: Path, summary_file: Path | None) -> int:
+    """`sophia agreement`: reads the sheet and the judge's labels beside it, shows how far they agree. The exit code."""
+    figures = agreement(sheet)
+    if not any(found["n"] for found in figures.values()):
+        raise InputError(f"{sheet}: no answer is labelled by both; write yes or no under {' and '.join(FAULTS)}")
+    show(figures)
+    if summary_file:
+        write_json(summary_file, figures)
+    return 0
+
+
+def show(figures: dict[str, Any]) -> None:
+    """The agreement as a table on stderr."""
+    from rich.table import Table
+
+    table = Table(title="a person and the judge")
+    for heading in ("fault", "answers", "person", "judge", "agreed", "κ"):
+        table.add_column(heading, justify="left" if heading == "fault" else "right")
+    for fault, found in figures.items():
+        kappa = NONE if found["kappa"] is None else f"{found['kappa']:.2f}"
+        cells = [percent(found[name]) for name in ("person", "judge", "agreed")]
+        table.add_row(FAULTS[fault], str(found["n"]), *cells, kappa)
+    console().print(table)

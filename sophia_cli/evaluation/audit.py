@@ -1,0 +1,161 @@
+"""Why answers are as they are (Table 9): visual hallucination and broken logic, as a judge sees them, and as a person does.
+
+A judge labels a sample of the answers; a sheet with the same answers, without its labels, goes to a person. When the sheet
+comes back, Cohen's κ says how far the two agree, and so what the judge's shares are worth.
+"""
+
+import csv
+import heapq
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from sophia_cli.errors import InputError, SophiaError
+from sophia_cli.evaluation import statistics
+from sophia_cli.judging import Judge
+from sophia_cli.prompts import fill
+from sophia_cli.records import Record, has_failed, image_list, sample_seed
+from sophia_cli.sampling import Completion, Job, Request, sample
+from sophia_cli.streams import read_records, to_line
+from sophia_cli.verifiers._extract import after_thinking
+
+FAULTS = {"hallucination": "visual hallucination", "broken_logic": "broken logic"}
+"""The two labels: as columns name them, and as people do."""
+LABELS = {"yes": True, "no": False}
+COLUMNS = ("sample_id", "image", "question", "answer", "response", *FAULTS)
+SHOWN = 24_000
+"""Characters of a response that a judge is shown: its beginning and its end, where it is longer."""
+
+
+@dataclass
+class Draw:
+    """A sample of the records that come by: those whose ids have the least hashes, whatever the order they come in."""
+
+    size: int
+    seed: int
+    _kept: list[tuple[int, str, Record]] = field(default_factory=list)
+
+    def add(self, record: Record) -> None:
+        """Takes one record of `eval`; those that failed are no answers."""
+        if not has_failed(record):
+            name = str(record["sample_id"])
+            rank = int.from_bytes(sha256(f"{self.seed}\x00{name}".encode()).digest()[:8], "big")
+            put = heapq.heappush if len(self._kept) < self.size else heapq.heappushpop
+            put(self._kept, (-rank, name, record))
+
+    @property
+    def records(self) -> list[Record]:
+        """Those that were drawn, by id."""
+        return [record for _, _, record in sorted(self._kept, key=lambda kept: kept[1])]
+
+
+def audited(records: Sequence[Record], judge: Judge) -> dict[str, dict[str, bool | None]]:
+    """What the judge says of each answer, by sample id and fault; None where it said neither yes nor no, or failed."""
+    found: dict[str, dict[str, bool | None]] = {str(record["sample_id"]): dict.fromkeys(FAULTS) for record in records}
+
+    def finish(job: Job, completion: Completion) -> Record:
+        return Record({"sample_id": job.record["sample_id"], **read_labels(completion.text)})
+
+    for said in sample((_job(record, judge) for record in records), judge.backend, finish):
+        if not has_failed(said):
+            found[str(said["sample_id"])] = {fault: said[fault] for fault in FAULTS}
+    return found
+
+
+def _job(record: Record, judge: Judge) -> Job:
+    response = str(record["response"])
+    if len(response) > SHOWN:
+        response = f"{response[: SHOWN // 2]}\n[…]\n{response[-SHOWN // 2 :]}"
+    blanks = {"question": record.get("question"), "gold": record.get("answer"), "response": response}
+    marks = r"</?(?:question|reference|response)>"  # what could close those that it stands in
+    text = fill(judge.prompt, {name: re.sub(marks, "", str(value)) for name, value in blanks.items()})
+    content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in image_list(record)]
+    content.append({"type": "text", "text": text})
+    seed = sample_seed(judge.seed, text, 0)
+    return Job(record, {}, Request([{"role": "user", "content": content}], judge.sampling, seed))
+
+
+def read_labels(text: str) -> dict[str, bool | None]:
+    """The labels in the last lines of what a judge said; None where a line is missing, or says neither yes nor no."""
+    lines = [line.strip().strip("*_`# ").casefold() for line in (after_thinking(text) or "").splitlines() if line.strip()]
+    said = dict(line.split(":", 1) for line in lines[-len(FAULTS) :] if ":" in line)
+    return {fault: LABELS.get(said.get(fault.replace("_", " "), "").strip(" .*_`")) for fault in FAULTS}
+
+
+def shares(labels: Iterable[Mapping[str, bool | None]]) -> dict[str, Any]:
+    """Of each fault: how many were labelled, the share that has it, and its 95% interval (Wilson's)."""
+    each = list(labels)
+    found: dict[str, Any] = {"n": len(each)}
+    for fault in FAULTS:
+        known = [bool(label[fault]) for label in each if label[fault] is not None]
+        bounds = list(statistics.wilson(sum(known), len(known))) if known else None
+        found[fault] = {"labelled": len(known), "share": sum(known) / len(known) if known else None, "ci95": bounds}
+    return found
+
+
+def write_sheet(file: Path, records: Sequence[Record], labels: Mapping[str, Mapping[str, bool | None]]) -> None:
+    """The answers as CSV, with empty columns for a person's labels; the judge's in a file beside, so that nobody is led.
+
+    Raises SophiaError when one of them cannot be written.
+    """
+    try:
+        with file.open("w", encoding="utf-8-sig", newline="") as stream:
+            writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(_row(record) for record in records)
+        hidden(file).write_bytes(b"".join(to_line({"sample_id": name, **said}) for name, said in labels.items()))
+    except OSError as error:
+        raise SophiaError(f"{file}: cannot be written ({error.strerror}); choose another file with --sheet") from None
+
+
+def _row(record: Record) -> dict[str, str]:
+    """The cells of an answer. What a spreadsheet would take for a formula is marked as text: a model has written it."""
+    cells = {name: str(record.get(name) or "") for name in COLUMNS} | {"image": " ".join(image_list(record))}
+    return {name: f"'{cell}" if cell.startswith(("=", "+", "-", "@")) else cell for name, cell in cells.items()}
+
+
+def hidden(sheet: Path) -> Path:
+    """Where the judge's labels of a sheet lie."""
+    return sheet.with_name(f"{sheet.name}.judge.jsonl")
+
+
+def agreement(sheet: Path) -> dict[str, Any]:
+    """Of each fault: how many answers both labelled, the share on which they agree, Cohen's κ, and both shares.
+
+    Raises InputError for a sheet that cannot be read, or holds other labels than yes and no.
+    """
+    theirs: dict[str, Mapping[str, Any]] = {str(row.get("sample_id")): row for row in read_records([str(hidden(sheet))])}
+    ours = _labelled(sheet)
+    found: dict[str, Any] = {}
+    for fault in FAULTS:
+        pairs = [
+            (bool(label), bool(theirs[name][fault]))
+            for name, labels in ours.items()
+            if (label := labels[fault]) is not None and name in theirs and theirs[name].get(fault) is not None
+        ]
+        found[fault] = {"n": len(pairs), "agreed": None, "kappa": None, "person": None, "judge": None}
+        if pairs:
+            person, judge = (sum(side) / len(pairs) for side in zip(*pairs, strict=True))
+            agreed = sum(one == other for one, other in pairs) / len(pairs)
+            kappa = statistics.kappa(pairs)
+            found[fault] |= {"agreed": agreed, "kappa": kappa, "person": person, "judge": judge}
+    return found
+
+
+def _labelled(sheet: Path) -> dict[str, dict[str, bool | None]]:
+    try:
+        with sheet.open(encoding="utf-8-sig", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{sheet}: cannot be read ({getattr(error, 'strerror', None) or error}); give the sheet") from None
+    found: dict[str, dict[str, bool | None]] = {}
+    for number, row in enumerate(rows, 2):
+        said = {fault: (row.get(fault) or "").strip().casefold() for fault in ("sample_id", *FAULTS)}
+        if odd := [fault for fault in FAULTS if said[fault] and said[fault] not in LABELS]:
+            column = f"{sheet}: row {number}: column `{odd[0]}`"
+            raise InputError(f"{column} is {said[odd[0]]!r}; write yes or no, or leave it empty")
+        found[str(row.get("sample_id"))] = {fault: LABELS.get(said[fault]) for fault in FAULTS}
+    return found
