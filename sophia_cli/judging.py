@@ -17,17 +17,18 @@ from sophia_cli.verifiers._verdict import REWARDS
 
 @dataclass(frozen=True)
 class Judge:
-    """Who is asked, and with what prompt and sampling."""
+    """Who is asked, and with what prompt and sampling. parts_prompt: about answers of several parts."""
 
     backend: Lazy
     name: str
     prompt: str
     sampling: Sampling
     seed: int
+    parts_prompt: str = ""
 
     def question(self, record: Mapping[str, Any], extracted: str | None) -> str:
         """What it is asked about a record's answer, as the rules extracted it; None: they found none."""
-        return judging.question(record, extracted, self.prompt)
+        return judging.question(record, extracted, self.parts_prompt if in_parts(record) else self.prompt)
 
 
 def judge_of(name: str, everything: bool, seed: int, place: Place, prompt: str = "judge") -> tuple[Judge, dict[str, Any]]:
@@ -36,15 +37,26 @@ def judge_of(name: str, everything: bool, seed: int, place: Place, prompt: str =
     prompt: the name of what it is asked.
     """
     model = place.resolve(name)
-    prompt = load_prompt(prompt, model.prompts)
+    prompt, parts_prompt = (load_prompt(each, model.prompts) for each in (prompt, "judge_steps"))
     sampling = Sampling(temperature=0.0).with_defaults(model, "judge", judging.LONGEST)
     settings = {
         "judge": model.identity,
         "judge_prompt": prompt,
+        "judge_parts_prompt": parts_prompt,
         "judge_all": everything,
         "judge_sampling": sampling.settings(),
     }
-    return Judge(place.backend(model), name, prompt, sampling, seed), settings
+    return Judge(place.backend(model), name, prompt, sampling, seed, parts_prompt), settings
+
+
+def in_parts(record: Mapping[str, Any]) -> bool:
+    """Whether the record's answer has several parts, of which a judge is to say how many are right."""
+    return record.get("in_parts") is True
+
+
+def _verdict_of(parts: tuple[int, int] | None) -> str:
+    """Right where all parts are."""
+    return "ungradable" if parts is None else "correct" if parts[0] == parts[1] else "wrong"
 
 
 def by_judge(records: Iterable[Record], judge: Judge, asks: Callable[[Record], bool]) -> Iterator[Record]:
@@ -72,8 +84,11 @@ def by_judge(records: Iterable[Record], judge: Judge, asks: Callable[[Record], b
                 "error": f"the judge failed: {outcome.error}",
             }
             return Record({**record, **failure}, where_of(record))
-        verdict = judging.read_verdict(outcome.text)
+        parts = judging.read_parts(outcome.text) if in_parts(record) else None
+        verdict = _verdict_of(parts) if in_parts(record) else judging.read_verdict(outcome.text)
         fields = {"rules_verdict": record["verdict"], "judge_verdict": verdict, "judge_model": judge.name}
+        if parts:
+            fields |= {"parts_right": parts[0], "parts": parts[1]}
         if REWARDS[verdict] is not None:
             fields |= {"verdict": verdict, "verified_by": "judge", "reward": REWARDS[verdict]}
         return Record({**record, **fields}, where_of(record))

@@ -14,6 +14,7 @@ from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.evaluate import answer_request
 from sophia_cli.evaluation.loading import benchmarks
 from sophia_cli.records import Record
+from sophia_cli.verifiers.judge import read_parts
 from sophia_cli.verifiers.rules import verify
 
 PAPERS_EIGHT = ["dynamath", "mathverse", "mathvision", "mathvista", "mmmu", "mmmu-pro", "mv-math", "olympiadbench"]
@@ -253,3 +254,34 @@ def test_what_is_asked_can_be_changed(root: Path, tmp_path: Path) -> None:
     assert "Be brief." in shown and "In one word.\nHow many discs?" in shown and "boxed" not in shown
     for wrong in (["--judge-all"], ["--data", str(root)], ["-o", "s.json", "--summary", "s.json"]):
         sophia("eval", "--bench", f"mathvision={root / 'mathvision'}", *wrong, cwd=tmp_path, code=2)
+
+
+def test_a_judge_counts_the_parts_of_an_answer_in_several(root: Path, tmp_path: Path) -> None:
+    def says(body: dict[str, Any]) -> str:
+        return "Parts: 1/2" if "Parts:" in str(body["messages"]) else "Verdict: correct"
+
+    with saying("It is \\boxed{3}.") as policy, ChatServer(says=says) as judge:
+        options = ["-m", "m", "--base-url", policy.url, "--judge", "m", "--judge-url", judge.url, "--summary", "s.json"]
+        done = sophia("eval", "--bench", f"mv-math={root / 'mv-math'}", *options, cwd=tmp_path)
+    rows = {row["id"]: row for row in records_of(done.stdout)}
+    several = rows["mv-math/3"]
+    assert (several["parts_right"], several["parts"], several["verdict"], several["reward"]) == (1, 2, "wrong", 0.0)
+    assert rows["mv-math/1"]["verdict"] == "correct" and "parts" not in rows["mv-math/1"]
+    figures = json.loads((tmp_path / "s.json").read_text())
+    assert figures["parts"] == {"n": 1, "right": 0.5} and figures["accuracy"] == 0.75
+
+
+@pytest.mark.parametrize(
+    ("said", "parts"),
+    [
+        ("Both.\nParts: 2/2", (2, 2)),
+        ("**Parts: 0 / 3**", (0, 3)),
+        ("Parts: 3/2", None),
+        ("Parts: 0/0", None),
+        ("Parts: unsure", None),
+        ("Parts: 1/2\nso be it", None),
+        ("<think>Parts: 1/2", None),
+    ],
+)
+def test_only_a_share_in_the_last_line_counts(said: str, parts: tuple[int, int] | None) -> None:
+    assert read_parts(said) == parts

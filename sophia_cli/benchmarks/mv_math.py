@@ -1,7 +1,7 @@
 """MV-MATH (`PeijieWang/MV-MATH`): school problems with two to eight images within the text; JSON and image files.
 
-In no public harness. Golds hold `\\#\\#` between alternatives. Problems of several steps are right when all steps are;
-the official judge's share of steps needs `--judge`.
+In no public harness. Golds hold `\\#\\#` between alternatives. Problems of several steps are right when all steps are; a
+judge says how many are, too (`--judge`), as the official one does.
 """
 
 from typing import Any
@@ -36,6 +36,7 @@ def item(row: Record, part: str) -> dict[str, Any] | None:
             "answer": text(row, "answer").strip(),
             "answer_type": "multiple choice" if kind == "choice" else None,
             "answer_kind": kind,
+            "in_parts": True if kind == "multi-step" else None,
             "subject": row.get("subject"),
             "difficulty": row.get("difficulty"),
             "grade": row.get("grade"),

@@ -36,6 +36,7 @@ class Tally:
     questions: dict[str, Question] = field(default_factory=dict)
     verdicts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     twice: dict[tuple[bool, bool], int] = field(default_factory=lambda: defaultdict(int))
+    parts: list[float] = field(default_factory=list)
     tokens: int = 0
     thinking: int = 0
     failed: int = 0
@@ -50,6 +51,8 @@ class Tally:
         self.thinking += record["response"].lstrip().startswith(THINK_OPEN) and THINK_CLOSE in record["response"]
         if record.get("judge_verdict") is not None:
             self.twice[record["rules_verdict"] == "correct", record["judge_verdict"] == "correct"] += 1
+        if record.get("parts"):
+            self.parts.append(record["parts_right"] / record["parts"])
         if record["reward"] is None:
             return
         name = str(record["id"])
@@ -66,7 +69,8 @@ class Tally:
         of which the token limit, or thinking that never closes, is the cause. thinking: the share that thinks in the tags.
         pass_at, maj_at: by k, where all questions have more than one graded sample. worst_case: where a cluster has several
         questions (variants), the mean over clusters of their worst. by: accuracy, ci95, n of each category.
-        rules_and_judge: where both judged, the shares that each alone, both and either find right.
+        parts: where a judge counted them, the mean share of parts that are right. rules_and_judge: where both judged, the
+        shares that each alone, both and either find right.
         """
         samples, clusters = sum(self.verdicts.values()), self._clusters(self.questions.values())
         told: dict[str, Any] = {
@@ -84,6 +88,8 @@ class Tally:
             told |= several
         if len(clusters) < len(self.questions):
             told["worst_case"] = self._worst_case()
+        if self.parts:
+            told["parts"] = {"n": len(self.parts), "right": sum(self.parts) / len(self.parts)}
         if self.twice:
             told["rules_and_judge"] = self._both_verdicts()
         if groups := {by: self._group(by) for by in self.by if any(by in one.groups for one in self.questions.values())}:

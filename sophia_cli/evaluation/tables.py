@@ -76,6 +76,8 @@ def _samples(one: dict[str, Any]) -> dict[str, str]:
     }
     if "worst_case" in one:
         found["worst case"] = percent(one["worst_case"])
+    if "parts" in one:
+        found["parts"] = percent(one["parts"]["right"])
     if twice := one.get("rules_and_judge"):
         found |= {name: percent(twice[name]) for name in ("rules", "judge", "both", "either")}
     return found

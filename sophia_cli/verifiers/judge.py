@@ -16,6 +16,7 @@ LONGEST = 4096
 SHOWN = 4000
 """Characters of a question, a gold, and an answer that a judge is shown."""
 
+_PARTS = re.compile(r"parts\W{0,4}([0-9]{1,3}) ?/ ?([0-9]{1,3})\W*", re.IGNORECASE)
 _WORD = re.compile(r"verdict\W{0,4}(\w+)\W*", re.IGNORECASE)
 
 
@@ -41,6 +42,14 @@ def read_verdict(text: str) -> str:
     """`correct`, `wrong`, or `ungradable`: the judge was unsure, or what it said is no verdict."""
     word = last_word(text)
     return word if word in ("correct", "wrong") else "ungradable"
+
+
+def read_parts(text: str) -> tuple[int, int] | None:
+    """How many parts of how many are right, by the last line of what a judge said; None where it gives no such share."""
+    lines = [line for line in (after_thinking(text) or "").splitlines() if line.strip()]
+    match = _PARTS.fullmatch(lines[-1].strip().strip("*_`# ")) if lines else None
+    right, parts = (int(match[1]), int(match[2])) if match else (0, 0)
+    return (right, parts) if parts and right <= parts else None
 
 
 def last_word(text: str) -> str:
