@@ -5,6 +5,7 @@ of the two accuracies on their own (Miller, arXiv 2411.00640). Reads what `eval`
 stdout, the figures to stderr.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from sophia_cli.records import Record, has_failed, need_number, need_text, where
 from sophia_cli.streams import read_records, to_line, write_json
 
 MADE_BY = "`sophia eval` writes it"
-ALL = "all"
+MEAN = "mean"
 
 
 @dataclass
@@ -88,7 +89,8 @@ def answered(records: Iterable[Record]) -> dict[str, Answered]:
             raise InputError(f"{where_of(record)}: sample {sample} stands at {seen[sample]} already; leave one out")
         seen[sample] = where_of(record)
         if score is not None:
-            benchmark, cluster = str(record.get("benchmark", "?")), str(record.get("cluster", name))
+            benchmark, cluster = str(record.get("benchmark", "?")), record.get("cluster")
+            cluster = name if cluster is None else str(cluster)
             found.setdefault(name, Answered(benchmark, cluster)).scores.append(score)
     return found
 
@@ -101,12 +103,22 @@ def flips(pairs: Iterable[Pair]) -> Iterator[dict[str, Any]]:
 
 
 def compared(pairs: list[Pair]) -> dict[str, dict[str, Any]]:
-    """The figures of each benchmark, and of all questions together where there are several benchmarks."""
+    """The figures of each benchmark, and where there are several, of the means over them, as `eval` has it."""
     groups: dict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
         groups[pair.one.benchmark].append(pair)
     found = {name: _figures(members) for name, members in groups.items()}
-    return found if len(found) == 1 else {**found, ALL: _figures(pairs)}
+    return found if len(found) == 1 else {**found, MEAN: _mean(list(found.values()))}
+
+
+def _mean(each: list[dict[str, Any]]) -> dict[str, Any]:
+    """Every benchmark counts alike; their errors are independent."""
+    means = {name: sum(found[name] for found in each) / len(each) for name in ("one", "other", "difference")}
+    width = math.hypot(*((found["ci95"][1] - found["ci95"][0]) / 2 for found in each)) / len(each)
+    p = 2 * statistics.NORMAL.cdf(-abs(means["difference"]) * statistics.Z95 / width) if width else 1.0
+    bounds = [max(-1.0, means["difference"] - width), min(1.0, means["difference"] + width)]
+    counts = {name: sum(found[name] for found in each) for name in ("questions", "wins", "losses")}
+    return {**counts, **means, "ci95": bounds, "p": p}
 
 
 def _figures(pairs: list[Pair]) -> dict[str, Any]:
@@ -129,9 +141,10 @@ def _figures(pairs: list[Pair]) -> dict[str, Any]:
 
 def show(figures: Mapping[str, Any]) -> None:
     """The comparison as a table on stderr."""
+    from rich.markup import escape
     from rich.table import Table
 
-    one, other = figures["runs"]
+    one, other = map(escape, figures["runs"])
     table = Table(title=f"{other} against {one}", caption="won, lost: questions on which the other is better, worse")
     for heading in ("benchmark", "one", "other", "by", "95% interval", "p", "won", "lost"):
         table.add_column(heading, justify="left" if heading == "benchmark" else "right")
@@ -139,5 +152,5 @@ def show(figures: Mapping[str, Any]) -> None:
         low, high = found["ci95"]
         cells = [percent(found["one"]), percent(found["other"]), f"{100 * found['difference']:+.1f}"]
         cells += [f"{100 * low:+.1f}…{100 * high:+.1f}", "<0.001" if found["p"] < 0.001 else f"{found['p']:.3f}"]
-        table.add_row(name, *cells, f"{found['wins']:,}", f"{found['losses']:,}")
+        table.add_row(escape(name), *cells, f"{found['wins']:,}", f"{found['losses']:,}")
     console().print(table)

@@ -7,7 +7,7 @@ rules, or by a judge's word (`--judge`) where the paper took one. n samples a qu
 import contextlib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ from sophia_cli.evaluation import audit, paper, tables
 from sophia_cli.evaluation.audit import Draw
 from sophia_cli.evaluation.loading import Benchmark
 from sophia_cli.evaluation.summary import Tally, summarised
-from sophia_cli.frame import Common, Counter, run_step
-from sophia_cli.judging import Judge, by_judge, judge_of
+from sophia_cli.frame import SOME_FAILED, Common, Counter, run_step
+from sophia_cli.judging import Judge, by_judge, in_parts, judge_of
 from sophia_cli.output import Output
 from sophia_cli.place import Place
 from sophia_cli.progress import console, notice
 from sophia_cli.prompts import chosen_prompt, question_text
-from sophia_cli.records import Record, failed, has_failed, image_list, sample_id, sample_seed, where_of
+from sophia_cli.records import Record, failed, has_failed, image_list, name_of, sample_id, sample_seed, where_of
 from sophia_cli.sampling import Backend, Completion, Job, Request, Sampling, sample, show_plan
 from sophia_cli.streams import write_json
 from sophia_cli.verifiers._verdict import Verify
@@ -112,7 +112,7 @@ def run(
     items = common.part.take(chain.from_iterable(benchmark.items() for benchmark in asked), common.limit)
     if common.dry_run:
         return show_plan(STEP, _jobs(items, asking, Output(KEY, None)), chosen, asking.sampling, {"n": n})
-    _refuse_odd_files(common, told)
+    _refuse_odd_files(common, told, auditing.sheet)
     judge, judged_by = judging.settled(common.seed)
     auditor, drawn = auditing.settled(common.seed), Draw(auditing.size, common.seed)
     judged = frozenset(benchmark.name for benchmark in asked if benchmark.judged or judging.everything)
@@ -121,6 +121,7 @@ def run(
     data = ",".join(benchmark.place or benchmark.name for benchmark in asked)
     settings = {**chosen.identity, "data": data, "system": system, "n": n, **asking.sampling.settings(), **judged_by}
     settings |= {"hint": hint} if hint is not None else {}
+    settings |= {"benchmarks": [benchmark.name for benchmark in asked]} if any(each.prefixed for each in asked) else {}
     verify: Verify = registry.find("verifiers", "rules").verify
     tallies = {benchmark.name: Tally((*benchmark.by, *told.by)) for benchmark in asked}
 
@@ -152,28 +153,40 @@ def run(
             backend=backend,
         )
     figures = {**summarised(model, tallies), "settings": {**settings, "seed": common.seed}}
-    if auditor:
-        figures["audit"] = _audit(auditor, drawn.records, auditing.sheet)
     _tell(figures, told, common.quiet)
+    if auditor:
+        figures["audit"], failures = _audit(auditor, drawn.records, auditing.sheet)
+        if not common.quiet:
+            console().print(tables.audit_table(figures))
+        _write(figures, told)
+        code = code or (SOME_FAILED if failures else 0)
     return code
 
 
-def _audit(auditor: Judge, records: list[Record], sheet: Path | None) -> dict[str, Any]:
-    """The shares of faults that the auditor finds in the answers drawn; the sheet is for a person who labels the same."""
+def _audit(auditor: Judge, records: list[Record], sheet: Path | None) -> tuple[dict[str, Any], int]:
+    """The shares of faults that the auditor finds in the answers drawn, and how often it failed.
+
+    The sheet is for a person who labels the same.
+    """
     with auditor.backend:
-        labels = audit.audited(records, auditor)
+        said = list(audit.audited(records, auditor))
+    lost = [each for each in said if has_failed(each)]
+    for each in lost:
+        notice(f"eval: {name_of(each)} is not audited: {each['error']}")
+    labels = {str(each["sample_id"]): {fault: each.get(fault) for fault in audit.FAULTS} for each in said}
     if sheet:
         audit.write_sheet(sheet, records, labels)
         notice(f"eval: {len(records)} answers are in {sheet}: fill in yes or no, then `sophia agreement {sheet}`")
-    return {"judge": auditor.name, **audit.shares(labels.values())}
+    return {"judge": auditor.name, **audit.shares(labels.values())}, len(lost)
 
 
-def _refuse_odd_files(common: Common, told: Told) -> None:
+def _refuse_odd_files(common: Common, told: Told, sheet: Path | None) -> None:
     """Raises UsageError when two outputs are one file."""
-    files = [file for file in (told.summary, told.card, common.out, common.tee) if file]
-    if len({file.resolve() for file in files}) < len(files):
-        given = told.summary if told.summary in (common.out, common.tee, told.card) else told.card
-        raise UsageError(f"{given}: is to be written twice; choose another file for --summary or --card")
+    seen: set[Path] = set()
+    for file in (common.out, common.tee, told.summary, told.card, sheet, sheet and audit.hidden(sheet)):
+        if file and file.resolve() in seen:
+            raise UsageError(f"{file}: is to be written twice; choose other files for --summary, --card, --sheet")
+        seen |= {file.resolve()} if file else set()
 
 
 def _tell(figures: dict[str, Any], told: Told, quiet: bool) -> None:
@@ -182,6 +195,10 @@ def _tell(figures: dict[str, Any], told: Told, quiet: bool) -> None:
             console().print(table)
         if told.paper:
             console().print(paper.table(figures))
+    _write(figures, told)
+
+
+def _write(figures: dict[str, Any], told: Told) -> None:
     if told.summary:
         write_json(told.summary, {**figures, "paper": paper.MEANS} if told.paper else figures)
     if told.card:
@@ -193,6 +210,8 @@ def evaluate(items: Iterable[Record], backend: Backend, verify: Verify, asking: 
 
     def finish(job: Job, completion: Completion) -> Record:
         verdict = verify(completion.text, job.record, truncated=completion.finish == "length")
+        if in_parts(job.record) and verdict.verdict == "wrong":
+            verdict = replace(verdict, verdict="ungradable", verified_by="several parts")  # rules compare the whole alone
         fields: dict[str, Any] = {
             **job.ids,
             "response": completion.text,

@@ -98,5 +98,10 @@ def kept_image(data: bytes) -> str:
     return str(file)
 
 
+def as_file(reference: str) -> str:
+    """The reference; of a data URI, a file of the cache: records stay short, and a person can look at it."""
+    return kept_image(image_bytes(reference)) if reference.startswith("data:") else reference
+
+
 def shorten(reference: str) -> str:
     return reference if len(reference) <= 120 else f"{reference[:60]}…"

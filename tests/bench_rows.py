@@ -143,7 +143,7 @@ def mv_math() -> Rows:
     def row(number: int, **fields: Any) -> dict[str, Any]:
         usual = {
             "problem_id": number, "question": "Compare <image_1> and <image_2>. A. same B. not",
-            "input_image": [f"images/{number}_1.png", f"images/{number}_2.png"], "is_multi_img": True, "answer": "B",
+            "input_image": [f"batch-{number}_1.png", f"batch-{number}_2.png"], "is_multi_img": True, "answer": "B",
             "answer_type": "choice",
             "difficulty": "easy", "grade": "grade 7", "subject": "Metric Geometry", "image_relavance": "1", "analysis": "",
         }  # fmt: skip
@@ -199,9 +199,10 @@ def write(name: str, folder: Path) -> Path:
     for part, rows in ROWS[name]().items():
         if name == "mv-math":
             (folder / "images").mkdir()
-            (folder / "data.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+            (folder / "data").mkdir()
+            (folder / "data/MV-MATH.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
             for number, file in enumerate(file for row in rows for file in row["input_image"]):
-                (folder / file).write_bytes(drawing(number)["bytes"])
+                (folder / "images" / file).write_bytes(drawing(number)["bytes"])
             continue
         config, _, split = part.partition("@")
         data = Dataset.from_list(rows)

@@ -11,8 +11,9 @@ from conftest import records_of, sophia, write_lines
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sophia_cli.evaluation.audit import Draw, read_labels
+from sophia_cli.evaluation.audit import Draw, agreement, read_labels, write_sheet
 from sophia_cli.evaluation.statistics import kappa
+from sophia_cli.images import data_uri
 from sophia_cli.records import Record
 
 
@@ -41,6 +42,7 @@ def test_other_seeds_draw_others_and_failures_are_no_answers() -> None:
         ("<think>Hallucination: yes\n</think>\n**Hallucination:** No.\n**Broken logic:** Yes", (False, True)),
         ("broken logic: no\nhallucination: no\n", (False, False)),
         ("Hallucination: maybe\nBroken logic: no", (None, False)),
+        ("**Hallucination**: no\n- Broken logic：yes", (False, True)),
         ("Hallucination: yes\nBroken logic: no\nI hope this helps.", (None, False)),
         ("<think>Hallucination: yes\nBroken logic: yes", (None, None)),
         ("", (None, None)),
@@ -114,3 +116,30 @@ def test_sheets_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     assert "labelled by both" in sophia("agreement", "s.csv", cwd=tmp_path, code=2).stderr.decode()
     sophia("agreement", "none.csv", cwd=tmp_path, code=2)
     sophia("eval", "--data", ".", "--sheet", "s.csv", cwd=tmp_path, code=2)
+
+
+def test_an_audit_that_fails_is_named_and_costs_no_figures(lab: Path, tmp_path: Path) -> None:
+    options = ["--audit", "m", "--judge-url", "http://127.0.0.1:9/v1", "--retries", "0", "--max-tokens", "8"]
+    done = sophia("eval", "--data", "imgs", "--limit", "2", *options, "--summary", str(tmp_path / "f.json"), cwd=lab, code=3)
+    told = json.loads((tmp_path / "f.json").read_text())
+    assert told["n"] == 2 and told["audit"]["hallucination"] == {"labelled": 0, "share": None, "ci95": None}
+    assert done.stderr.decode().count("is not audited") == 2
+
+
+def test_a_sheet_is_no_place_for_records(lab: Path) -> None:
+    refused = sophia("eval", "--data", "imgs", "--audit", "m", "-o", "o.csv", "--sheet", "o.csv", cwd=lab, code=2)
+    assert "written twice" in refused.stderr.decode() and not (lab / "o.csv").exists()
+
+
+def test_a_sheet_holds_embedded_images_as_files_and_ids_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    csv.field_size_limit(1 << 30)
+    fields = {"sample_id": "-5/s0", "question": "-1?", "answer": 1, "response": "r" * 200_000}
+    record = Record({**fields, "image": data_uri(b"x" * 200_000)})
+    write_sheet(tmp_path / "s.csv", [record], {"-5/s0": {"hallucination": True, "broken_logic": False}})
+    with (tmp_path / "s.csv").open(encoding="utf-8-sig", newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert row["sample_id"] == "-5/s0" and row["question"] == "'-1?" and Path(row["image"]).read_bytes() == b"x" * 200_000
+    filled = (tmp_path / "s.csv").read_text(encoding="utf-8-sig").rstrip().removesuffix(",,") + ",yes,no\n"
+    (tmp_path / "s.csv").write_text(filled)
+    assert agreement(tmp_path / "s.csv")["hallucination"]["agreed"] == 1.0

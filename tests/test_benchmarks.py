@@ -14,7 +14,7 @@ from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.evaluate import answer_request
 from sophia_cli.evaluation.loading import benchmarks
 from sophia_cli.records import Record
-from sophia_cli.verifiers.judge import read_parts
+from sophia_cli.verifiers.judge import read_parts, whole_question
 from sophia_cli.verifiers.rules import verify
 
 PAPERS_EIGHT = ["dynamath", "mathverse", "mathvision", "mathvista", "mmmu", "mmmu-pro", "mv-math", "olympiadbench"]
@@ -97,6 +97,27 @@ def test_prompts_of_olympiadbench_say_what_is_wanted_in_the_language_of_the_ques
     assert "多个答案（数值或区间）" in chinese["hint"] and chinese["tolerance"] == [0.1, None, 0.2]
     assert verify("\\boxed{1.05, (0,1), 2.1}", chinese).reward == 1.0
     assert verify("\\boxed{1.05, (0,2), 2.1}", chinese).reward == 0.0
+    assert verify("\\boxed{1.05, (0,1), 2.3}", chinese).reward == 0.0
+
+
+def test_what_a_row_says_of_its_answer_counts(root: Path) -> None:
+    """Its precision, tolerance, unit, and that several answers have no order."""
+    vista, dyna = items("mathvista", root)["3"], items("dynamath", root)["2-variant1"]
+    said = [verify(f"\\boxed{{{answer}}}", vista).reward for answer in ("1.5", "1.52", "1.5 years", "1.6")]
+    assert said == [1.0, 1.0, 1.0, 0.0]
+    assert [verify(f"\\boxed{{{said}}}", dyna).reward for said in ("1.1255", "1.127")] == [1.0, 0.0]
+    row = {**ROWS["olympiadbench"]()["OE_TO_physics_en_COMP@train"][0], "unit": "$\\mathrm{m/s}$"}
+    olympiad = registry.find("benchmarks", "olympiadbench")
+    speed = olympiad.item(Record(row), "OE_TO_physics_en_COMP@train")
+    assert verify("\\boxed{3 \\mathrm{~m/s}}", speed).reward == verify("\\boxed{3.05}", speed).reward == 1.0
+    pairs = {**row, "unit": None, "answer_type": "Tuple", "is_multiple_answer": True, "final_answer": ["$(1,2),(2,1)$"]}
+    unordered = olympiad.item(Record(pairs), "OE_TO_physics_en_COMP@train")
+    assert (
+        verify("\\boxed{(2,1),(1,2)}", unordered).reward == 1.0 and verify("\\boxed{(2,1),(1,1)}", unordered).reward == 0.0
+    )
+    mmmu = registry.find("benchmarks", "mmmu")
+    numbers = {**ROWS["mmmu"]()["Basic_Medical_Science@validation"][1], "image_1": "data:,", "answer": "[0, 1]"}
+    assert verify("\\boxed{1}", mmmu.item(Record(numbers), "")).reward == 0.0
 
 
 def test_categories_and_clusters(root: Path) -> None:
@@ -120,6 +141,9 @@ def test_categories_and_clusters(root: Path) -> None:
 
 BAD: list[tuple[str, str, dict[str, Any], str]] = [
     ("mmmu", "Accounting@validation", {"image_1": None}, "`image_1` holds no image"),
+    ("mmmu", "Accounting@validation", {"question": "Is <image 2> <image 1>?", "image_2": None}, "`image_2` holds no image"),
+    ("mmmu", "Accounting@validation", {"options": "['<image 3>', 'b']"}, "`image_3` holds no image"),
+    ("mmmu", "Accounting@validation", {"options": "{[]: 1}"}, "`options` is a text that holds no list"),
     ("mmmu", "Accounting@validation", {"options": "['a', "}, "`options` is a text that holds no list"),
     ("mmmu", "Accounting@validation", {"options": "{'a': 1}"}, "`options` is no list"),
     ("mmmu", "Accounting@validation", {"answer": "C"}, "options go from A to B"),
@@ -127,12 +151,17 @@ BAD: list[tuple[str, str, dict[str, Any], str]] = [
     ("mmmu-pro", "vision@test", {"answer": "?"}, "`answer` is '?'"),
     ("mathvista", "default@testmini", {"decoded_image": None}, "`decoded_image` holds no image"),
     ("mathvista", "default@testmini", {"precision": "one"}, "`precision`"),
+    ("mathvista", "default@testmini", {"precision": float("nan")}, "`precision`"),
     ("mathverse", "testmini@testmini", {"problem_version": "Vision Only", "answer": None}, "`answer` is null"),
     ("dynamath", "default@sample_variant1", {"ground_truth": ""}, "`ground_truth` is empty"),
     ("mathvision", "default@test", {"question": 3}, "`question` is a number"),
     ("mv-math", "*.json", {"input_image": "1.png"}, "`input_image` is no list"),
     ("mv-math", "*.json", {"answer_type": "poem"}, "`answer_type`"),
     ("olympiadbench", "OE_MM_maths_en_COMP@train", {"error": "small"}, "`error`"),
+    ("olympiadbench", "OE_MM_maths_en_COMP@train", {"image_1": None, "image_2": None}, "`image_1` holds no image"),
+    ("olympiadbench", "OE_MM_maths_en_COMP@train", {"image_2": None}, "names <img_3370>, and there are 1 images"),
+    ("olympiadbench", "OE_TO_physics_en_COMP@train", {"context": ["A car"]}, "`context` is a list"),
+    ("olympiadbench", "OE_TO_physics_en_COMP@train", {"final_answer": ["1", "2"]}, "`final_answer` holds 2 answers"),
     ("olympiadbench", "OE_MM_maths_en_COMP@train", {"final_answer": None}, "`final_answer` is empty"),
 ]
 
@@ -164,6 +193,7 @@ def test_several_benchmarks_and_a_file_of_ones_own(root: Path, lab: Path, tmp_pa
     options = ["--summary", "s.json", "--card", "c.md", "--by", "kind", "--paper", "-n", "2", "--max-tokens", "60"]
     done = sophia("eval", "--bench", names, *options, "-o", "out.jsonl", cwd=tmp_path, code=3)
     rows, figures = records_of(tmp_path / "out.jsonl"), json.loads((tmp_path / "s.json").read_text())
+    assert {row["id"].partition("/")[0] for row in rows} == {"mathvision", "dynamath", "own.jsonl"}
     assert len(rows) == 2 * (6 + 30 + 8) and {row["benchmark"] for row in rows} == {"mathvision", "dynamath", "own.jsonl"}
     parts = {part["benchmark"]: part for part in figures["benchmarks"]}
     assert figures["accuracy"] == pytest.approx(sum(part["accuracy"] for part in parts.values()) / 3)
@@ -207,8 +237,8 @@ def test_what_is_no_benchmark_is_refused(names: str) -> None:
 def test_an_id_that_comes_twice_is_named(root: Path, tmp_path: Path) -> None:
     rows = [{**row, "decoded_image": "x.png"} for row in ROWS["mathvision"]()["default@test"][:1]]
     write_lines(tmp_path / "rows.jsonl", [*rows, *rows])
-    done = sophia("eval", "--bench", "mathvision=rows.jsonl", cwd=tmp_path, code=2)
-    assert "rows.jsonl:2" in done.stderr.decode() and "rows.jsonl:1" in done.stderr.decode()
+    done = sophia("eval", "--bench", "mathvision=rows.jsonl", cwd=tmp_path, code=3)
+    assert "rows.jsonl:2: id mathvision/1 stands at rows.jsonl:1 already" in done.stderr.decode()
 
 
 def saying(text: str) -> ChatServer:
@@ -233,7 +263,7 @@ def test_a_judge_is_asked_where_the_paper_asked_one_and_both_verdicts_stay(root:
     assert "judge_verdict" not in rows["mathvision/1"] and rows["mathvision/1"]["verdict"] == "wrong"
     mmmu = {part["benchmark"]: part for part in json.loads((tmp_path / "s.json").read_text())["benchmarks"]}["mmmu"]
     assert mmmu["accuracy"] == 1.0
-    assert mmmu["rules_and_judge"] == {"n": 5, "rules": 0.4, "judge": 1.0, "both": 0.4, "either": 1.0}
+    assert mmmu["rules_and_judge"] == {"n": 5, "judged": 5, "rules": 0.4, "judge": 1.0, "both": 0.4, "either": 1.0}
 
 
 def test_a_judge_reads_the_whole_question_of_one_that_is_drawn(root: Path, tmp_path: Path) -> None:
@@ -244,6 +274,8 @@ def test_a_judge_reads_the_whole_question_of_one_that_is_drawn(root: Path, tmp_p
         options = ["-m", "m", "--base-url", policy.url, "--judge", "m", "--judge-url", judge.url]
         sophia("eval", "--bench", f"mathverse={root / 'mathverse'}", *options, cwd=tmp_path)
         asked_of_judge = [body["messages"][0]["content"] for body in judge.served]
+    options = items("mmmu", root)["validation_Accounting_2"]
+    assert whole_question(options).endswith("?\nA. a disc\nB. a square")
     assert len(asked_of_judge) == 3 and all("What is the angle?" in str(text) for text in asked_of_judge)
 
 
@@ -285,3 +317,27 @@ def test_a_judge_counts_the_parts_of_an_answer_in_several(root: Path, tmp_path: 
 )
 def test_only_a_share_in_the_last_line_counts(said: str, parts: tuple[int, int] | None) -> None:
     assert read_parts(said) == parts
+
+
+def test_rules_alone_do_not_call_an_answer_in_several_parts_wrong(root: Path, tmp_path: Path) -> None:
+    with saying("It is \\boxed{3, 4}.") as policy:
+        done = sophia("eval", "--bench", f"mv-math={root / 'mv-math'}", "-m", "m", "--base-url", policy.url, cwd=tmp_path)
+    rows = {row["id"]: row for row in records_of(done.stdout)}
+    assert (rows["mv-math/3"]["verdict"], rows["mv-math/3"]["reward"]) == ("ungradable", None)
+    assert rows["mv-math/1"]["verdict"] == "wrong"
+
+
+def test_shards_are_the_whole_and_one_file_is_the_part_it_is_named_after(root: Path, tmp_path: Path) -> None:
+    names = f"mathvision={root / 'mathvision'},dynamath={root / 'dynamath/default/sample_variant3.parquet'}"
+    found = []
+    for part in range(2):
+        shard = sophia("eval", "--bench", names, "--max-tokens", "4", "--shard", f"{part}/2", cwd=tmp_path, code=None)
+        found += [row["sample_id"] for row in records_of(shard.stdout)]
+    assert len(found) == len(set(found)) == 6 + 3 and "dynamath/2-variant3/s0" in found
+
+
+def test_other_names_of_the_same_rows_are_another_run(root: Path, tmp_path: Path) -> None:
+    rows = f"{root / 'mathvision/default/test.parquet'}"
+    sophia("eval", "--bench", f"mathvision={rows}", "--max-tokens", "4", "-o", "out.jsonl", cwd=tmp_path, code=3)
+    done = sophia("eval", "--bench", f"mathvista={rows}", "--max-tokens", "4", "-o", "out.jsonl", cwd=tmp_path, code=2)
+    assert "benchmarks" in done.stderr.decode()

@@ -101,3 +101,37 @@ def test_an_item_without_an_answer_fails_alone(lab: Path, tmp_path: Path) -> Non
     bad = [row for row in records_of(done.stdout) if "error" in row]
     assert len(bad) == 1 and "items.jsonl:2" in bad[0]["error"] and "`answer`" in bad[0]["error"]
     assert json.loads((tmp_path / "s.json").read_text())["failed"] == 1
+
+
+def tally_of(samples: list[tuple[str, str | None, float | None]], **more: object) -> dict:
+    """Figures of (question, extracted answer, reward)."""
+    counted = Tally()
+    for item, extracted, reward in samples:
+        verdict = "timeout" if reward is None else "correct" if reward else "no_answer" if extracted is None else "wrong"
+        fields = {"id": item, "response": "", "response_tokens": 1, "verdict": verdict, "reward": reward}
+        counted.add(Record({**fields, "extracted": extracted, **more}))
+    return counted.figures()
+
+
+def test_answers_are_one_vote_however_they_are_written() -> None:
+    letters = [("q", said, float(said == "C")) for said in ("(B)", "B", "B. 5", "C", "C")]
+    assert tally_of(letters, choices=["4", "5", "6"])["maj_at"] == pytest.approx({"1": 0.4, "2": 0.4, "4": 0.3, "5": 0.0})
+    numbers = [("q", said, float(said == "3")) for said in ("0.5", "1/2", "$\\frac{1}{2}$", "3", "3")]
+    assert tally_of(numbers)["maj_at"]["5"] == 0.0
+
+
+def test_a_question_that_could_not_be_graded_often_costs_the_others_nothing() -> None:
+    samples = [("a", "1", 1.0)] * 4 + [("b", "1", 1.0), ("b", "2", None), ("b", "2", None), ("b", "2", None)]
+    told = tally_of(samples)
+    assert told["pass_at"] == {"1": 1.0, "2": 1.0, "4": 1.0} and told["questions_at"] == {"1": 2, "2": 1, "4": 1}
+
+
+def test_a_cluster_of_null_is_none() -> None:
+    told = tally_of([("a", "1", 1.0), ("b", "2", 0.0)], cluster=None)
+    assert "worst_case" not in told and told["standard_error"] == pytest.approx(0.5)
+
+
+def test_what_rules_could_not_read_stays_unreadable_under_a_judge() -> None:
+    fields = {"verdict": "wrong", "rules_verdict": "no_answer", "judge_verdict": "wrong"}
+    told = tally_of([("a", None, 0.0)], **fields)
+    assert told["unreadable"] == 1.0 and told["rules_and_judge"]["either"] == 0.0

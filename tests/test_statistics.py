@@ -144,3 +144,17 @@ def test_files_that_cannot_be_compared_are_refused(rows: list[dict[str, object]]
     write_lines(tmp_path / "one.jsonl", rows)
     write_lines(tmp_path / "other.jsonl", run_of({"a": [1.0]}))
     assert said in sophia("compare", "one.jsonl", "other.jsonl", cwd=tmp_path, code=2).stderr.decode()
+
+
+def test_every_benchmark_counts_alike_in_the_mean(tmp_path: Path) -> None:
+    """A small one that gains 60 points and a large one that loses 10 are a gain of 25."""
+    small, large = {f"s{n}": [float(n < 2)] for n in range(10)}, {f"l{n}": [float(n < 50)] for n in range(100)}
+    better, worse = {f"s{n}": [float(n < 8)] for n in range(10)}, {f"l{n}": [float(n < 40)] for n in range(100)}
+    write_lines(tmp_path / "one.jsonl", run_of(small, "[/small]") + run_of(large, "large"))
+    write_lines(tmp_path / "other.jsonl", run_of(better, "[/small]") + run_of(worse, "large"))
+    done = sophia("compare", "one.jsonl", "other.jsonl", "--summary", "s.json", cwd=tmp_path)
+    found = json.loads((tmp_path / "s.json").read_text())["compared"]
+    assert found["mean"]["difference"] == pytest.approx(0.25) and found["mean"]["questions"] == 110
+    width = [(part["ci95"][1] - part["ci95"][0]) / 2 for part in (found["[/small]"], found["large"])]
+    assert found["mean"]["ci95"][1] - 0.25 == pytest.approx(math.hypot(*width) / 2)
+    assert "[/small]" in done.stderr.decode()

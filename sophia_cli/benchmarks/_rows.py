@@ -1,8 +1,9 @@
 """What several benchmarks need to read a row: each refuses what it cannot read, naming the field."""
 
 import ast
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sophia_cli.errors import RecordError
@@ -29,7 +30,7 @@ def options(row: Record, field: str = "options") -> list[str]:
     if isinstance(given, str):
         try:
             given = ast.literal_eval(given) if given.strip() else []
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             raise fault(row, field, "is a text that holds no list") from None
     if given is None:
         return []
@@ -64,9 +65,12 @@ def number(row: Record, field: str) -> float | None:
     if given is None or given == "":
         return None
     try:
-        return float(given)
+        found = float(given)
     except (TypeError, ValueError):
-        raise fault(row, field, f"is {given!r}, no number") from None
+        found = math.nan
+    if not math.isfinite(found):
+        raise fault(row, field, f"is {given!r}, no number")
+    return found
 
 
 def identity(row: Record, field: str) -> str:
@@ -75,6 +79,26 @@ def identity(row: Record, field: str) -> str:
     if isinstance(given, bool) or not isinstance(given, int | str) or given == "":
         raise fault(row, field, "is no id")
     return str(given)
+
+
+MARK = r"<image (\d+)>"
+
+
+def numbered(row: Record, fields: Sequence[str], texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The images that are there, and the texts with each mark (`<image 2>`: the second field) as its place among them.
+
+    Raises RecordError when there is none, or a text names one that is not there.
+    """
+    found, there = images(row, fields), [number for number, name in enumerate(fields, 1) if row.get(name) is not None]
+    for number in {int(mark) for text in texts for mark in re.findall(MARK, text)}:
+        if number not in there:
+            name = fields[number - 1] if 0 < number <= len(fields) else f"image_{number}"
+            raise fault(row, name, f"holds no image, and the question names <image {number}>")
+
+    def placed(mark: re.Match[str]) -> str:
+        return f"<image {there.index(int(mark[1])) + 1}>"
+
+    return found, [re.sub(MARK, placed, text) for text in texts]
 
 
 def named(pattern: str, question: str) -> str:

@@ -25,7 +25,7 @@ def item(row: Record, part: str) -> dict[str, Any] | None:
     choice, number = "choice" in kind, kind == "float"
     return filled(
         {
-            "id": f"{name}-{part.rpartition('sample_')[2]}",
+            "id": f"{name}-{part.rpartition('sample_')[2]}" if part else name,
             "cluster": name,
             "image": images(row, IMAGES),
             "hint": CHOICE if choice else DECIMALS if number else FREE,

@@ -37,7 +37,7 @@ def item(row: Record, part: str) -> dict[str, Any] | None:
             # one drawing holds all figures: where several are named it comes first, and the marks stay words
             "question": named(MARK, question) if marks == {"1"} else re.sub(MARK, r"(figure \1)", question),
             "choices": choices,
-            "choices_in_image": drawn or None,
+            "choices_shown": drawn if choices else None,
             "answer": gold,
             "subject": subject,
             "level": row.get("level"),

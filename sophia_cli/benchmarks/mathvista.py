@@ -31,6 +31,7 @@ def item(row: Record, part: str) -> dict[str, Any] | None:
             "image": images(row, IMAGES),
             "question": text(row, "query"),
             "choices": choices,
+            "choices_shown": True if choices else None,
             "answer": answer.strip(),
             "answer_type": row.get("answer_type"),
             "precision": None if places is None or choices else int(places),

@@ -3,9 +3,10 @@
 The official parser gives an unreadable answer a random option; here it is unreadable. Three open golds are lists.
 """
 
+import re
 from typing import Any
 
-from sophia_cli.benchmarks._rows import CHOICE, FREE, fault, filled, identity, images, letter, options, text
+from sophia_cli.benchmarks._rows import CHOICE, FREE, fault, filled, identity, letter, numbered, options, text
 from sophia_cli.records import Record
 
 HUB = "MMMU/MMMU"
@@ -31,17 +32,25 @@ def item(row: Record, part: str) -> dict[str, Any] | None:
     if kind == "multiple-choice":
         answer: Any = letter(row, gold, choices)
     else:
-        answer = options(row, "answer") if gold.strip().startswith("[") else gold
+        answer = _alternatives(row, gold)
+    found, (question, *choices) = numbered(row, IMAGES, [text(row, "question"), *choices])
     return filled(
         {
             "id": name,
-            "image": images(row, IMAGES),
+            "image": found,
             "hint": CHOICE if choices else FREE,
-            "question": text(row, "question"),
+            "question": question,
             "choices": choices,
+            "choices_shown": False if choices else None,
             "answer": answer,
             "subject": name.partition("_")[2].rpartition("_")[0],
             "subfield": row.get("subfield"),
             "difficulty": row.get("topic_difficulty"),
         }
     )
+
+
+def _alternatives(row: Record, gold: str) -> str | list[str]:
+    """The golds of a list of texts, which any of them meets; a list of numbers is one answer."""
+    listed = gold.strip().startswith("[") and re.search(r"['\"]", gold)
+    return options(row, "answer") if listed else gold

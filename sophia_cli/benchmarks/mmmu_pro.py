@@ -25,7 +25,7 @@ def item(row: Record, part: str) -> dict[str, Any] | None:
             "image": images(row, IMAGES),
             "question": QUESTION,
             "choices": choices,
-            "choices_in_image": True,
+            "choices_shown": True,
             "answer": letter(row, text(row, "answer"), choices),
             "subject": row.get("subject"),
         }

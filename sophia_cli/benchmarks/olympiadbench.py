@@ -53,20 +53,23 @@ def item(row: Record, part: str) -> dict[str, Any] | None:
     """One problem; what it builds on (`context`) comes before it, and images that it names are numbered as they come."""
     config = part.partition("@")[0]
     language = {"English": "en", "Chinese": "zh"}.get(str(row.get("language")), "zh" if "_zh_" in config else "en")
-    golds = options(row, "final_answer")
+    golds, several = options(row, "final_answer"), row.get("is_multiple_answer") is True
     if not golds or not all(golds):
         raise fault(row, "final_answer", "is empty")
-    found = images(row, IMAGES) if any(row.get(name) is not None for name in IMAGES) else []
-    told = "\n".join(part for part in (row.get("context"), text(row, "question")) if part)
+    if len(golds) > 1 and not several:
+        raise fault(row, "final_answer", f"holds {len(golds)} answers, and one is asked for")
+    drawn = "_MM_" in config or any(row.get(name) is not None for name in IMAGES)
+    found = images(row, IMAGES) if drawn else []
+    context = text(row, "context", empty=True) + "\n" if row.get("context") else ""
     kinds = [kind.strip() for kind in str(row.get("answer_type") or "").split(",") if kind.strip()]
     return filled(
         {
             "id": f"{config}-{identity(row, 'id')}",
             "image": found,
-            "hint": _hint(language, kinds, row.get("is_multiple_answer") is True, row.get("unit")),
-            "question": _numbered(told, len(found)),
-            "answer": golds[0] if len(golds) == 1 else golds,
-            "answer_type": kinds[0] if len(set(kinds)) == 1 else None,
+            "hint": _hint(language, kinds, several, row.get("unit")),
+            "question": _numbered(row, context + text(row, "question"), found),
+            "answer": ", ".join(golds),
+            "answer_type": kinds[0] if len(set(kinds)) == 1 and not several else None,
             "tolerance": _tolerance(row),
             "unit": row.get("unit"),
             "language": language,
@@ -85,13 +88,13 @@ def _hint(language: str, kinds: list[str], several: bool, unit: Any) -> str:
     return hint + (words["unit"].format(unit=unit) if unit else "")
 
 
-def _numbered(question: str, count: int) -> str:
-    """`<img_3362>` as `<image 1>`, by the order of first mention, `<image_2>` as the second; more marks than images stay."""
+def _numbered(row: Record, question: str, found: list[str]) -> str:
+    """`<img_3362>` as `<image 1>`, by the order of first mention, `<image_2>` as the second. Raises RecordError."""
     marks = list(dict.fromkeys(mark[0] for mark in MARK.finditer(question)))
-    if len(marks) > count:
-        return question
     own = {mark: int(mark[len("<image_") : -1]) for mark in marks if mark.startswith("<image_")}
     order = own if len(own) == len(marks) else {mark: place for place, mark in enumerate(marks, 1)}
+    if beyond := [mark for mark, place in order.items() if not 0 < place <= len(found)]:
+        raise fault(row, "question", f"names {beyond[0]}, and there are {len(found)} images")
     return MARK.sub(lambda mark: f"<image {order[mark[0]]}>", question)
 
 

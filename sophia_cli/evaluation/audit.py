@@ -7,7 +7,7 @@ comes back, Cohen's κ says how far the two agree, and so what the judge's share
 import csv
 import heapq
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -15,16 +15,21 @@ from typing import Any
 
 from sophia_cli.errors import InputError, SophiaError
 from sophia_cli.evaluation import statistics
+from sophia_cli.images import as_file
 from sophia_cli.judging import Judge
 from sophia_cli.prompts import fill
 from sophia_cli.records import Record, has_failed, image_list, sample_seed
 from sophia_cli.sampling import Completion, Job, Request, sample
 from sophia_cli.streams import read_records, to_line
 from sophia_cli.verifiers._extract import after_thinking
+from sophia_cli.verifiers.judge import golds_of, whole_question
 
 FAULTS = {"hallucination": "visual hallucination", "broken_logic": "broken logic"}
 """The two labels: as columns name them, and as people do."""
 LABELS = {"yes": True, "no": False}
+LINE = re.compile(r"\W*(hallucination|broken logic)\W+(yes|no)\W*", re.IGNORECASE)
+WRITTEN = ("question", "answer", "response")
+"""Columns that somebody has written who might write a formula."""
 COLUMNS = ("sample_id", "image", "question", "answer", "response", *FAULTS)
 SHOWN = 24_000
 """Characters of a response that a judge is shown: its beginning and its end, where it is longer."""
@@ -52,24 +57,20 @@ class Draw:
         return [record for _, _, record in sorted(self._kept, key=lambda kept: kept[1])]
 
 
-def audited(records: Sequence[Record], judge: Judge) -> dict[str, dict[str, bool | None]]:
-    """What the judge says of each answer, by sample id and fault; None where it said neither yes nor no, or failed."""
-    found: dict[str, dict[str, bool | None]] = {str(record["sample_id"]): dict.fromkeys(FAULTS) for record in records}
+def audited(records: Sequence[Record], judge: Judge) -> Iterator[Record]:
+    """What the judge says of each answer: `sample_id` and the label of each fault, or `error`."""
 
     def finish(job: Job, completion: Completion) -> Record:
         return Record({"sample_id": job.record["sample_id"], **read_labels(completion.text)})
 
-    for said in sample((_job(record, judge) for record in records), judge.backend, finish):
-        if not has_failed(said):
-            found[str(said["sample_id"])] = {fault: said[fault] for fault in FAULTS}
-    return found
+    return sample((_job(record, judge) for record in records), judge.backend, finish)
 
 
 def _job(record: Record, judge: Judge) -> Job:
     response = str(record["response"])
     if len(response) > SHOWN:
         response = f"{response[: SHOWN // 2]}\n[…]\n{response[-SHOWN // 2 :]}"
-    blanks = {"question": record.get("question"), "gold": record.get("answer"), "response": response}
+    blanks = {"question": whole_question(record), "gold": golds_of(record), "response": response}
     marks = r"</?(?:question|reference|response)>"  # what could close those that it stands in
     text = fill(judge.prompt, {name: re.sub(marks, "", str(value)) for name, value in blanks.items()})
     content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in image_list(record)]
@@ -80,9 +81,10 @@ def _job(record: Record, judge: Judge) -> Job:
 
 def read_labels(text: str) -> dict[str, bool | None]:
     """The labels in the last lines of what a judge said; None where a line is missing, or says neither yes nor no."""
-    lines = [line.strip().strip("*_`# ").casefold() for line in (after_thinking(text) or "").splitlines() if line.strip()]
-    said = dict(line.split(":", 1) for line in lines[-len(FAULTS) :] if ":" in line)
-    return {fault: LABELS.get(said.get(fault.replace("_", " "), "").strip(" .*_`")) for fault in FAULTS}
+    lines = [line for line in (after_thinking(text) or "").splitlines() if line.strip()]
+    said = [match for line in lines[-len(FAULTS) :] if (match := LINE.fullmatch(line))]
+    labels = {match[1].casefold().replace(" ", "_"): LABELS[match[2].casefold()] for match in said}
+    return {fault: labels.get(fault) for fault in FAULTS}
 
 
 def shares(labels: Iterable[Mapping[str, bool | None]]) -> dict[str, Any]:
@@ -113,8 +115,9 @@ def write_sheet(file: Path, records: Sequence[Record], labels: Mapping[str, Mapp
 
 def _row(record: Record) -> dict[str, str]:
     """The cells of an answer. What a spreadsheet would take for a formula is marked as text: a model has written it."""
-    cells = {name: str(record.get(name) or "") for name in COLUMNS} | {"image": " ".join(image_list(record))}
-    return {name: f"'{cell}" if cell.startswith(("=", "+", "-", "@")) else cell for name, cell in cells.items()}
+    cells = {name: str(record.get(name) or "") for name in COLUMNS} | {"question": whole_question(record)}
+    cells |= {name: f"'{cells[name]}" for name in WRITTEN if cells[name].startswith(("=", "+", "-", "@"))}
+    return cells | {"image": " ".join(as_file(image) for image in image_list(record))}
 
 
 def hidden(sheet: Path) -> Path:
@@ -147,6 +150,7 @@ def agreement(sheet: Path) -> dict[str, Any]:
 
 def _labelled(sheet: Path) -> dict[str, dict[str, bool | None]]:
     try:
+        csv.field_size_limit(1 << 30)  # a response may be longer than its usual limit
         with sheet.open(encoding="utf-8-sig", newline="") as stream:
             rows = list(csv.DictReader(stream))
     except (OSError, UnicodeDecodeError, csv.Error) as error:

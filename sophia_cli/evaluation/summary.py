@@ -7,7 +7,8 @@ from typing import Any
 
 from sophia_cli.evaluation import statistics
 from sophia_cli.evaluation.statistics import Clusters, Vote
-from sophia_cli.records import THINK_CLOSE, THINK_OPEN, Record, has_failed
+from sophia_cli.records import THINK_CLOSE, THINK_OPEN, Record, choices_of, has_failed
+from sophia_cli.verifiers.votes import vote_of
 
 UNREADABLE = ("no_answer", "truncated")
 """Verdicts on a response that holds no final answer."""
@@ -36,6 +37,9 @@ class Tally:
     questions: dict[str, Question] = field(default_factory=dict)
     verdicts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     twice: dict[tuple[bool, bool], int] = field(default_factory=lambda: defaultdict(int))
+    asked: int = 0
+    unread: int = 0
+    cut: int = 0
     parts: list[float] = field(default_factory=list)
     tokens: int = 0
     thinking: int = 0
@@ -49,8 +53,11 @@ class Tally:
         self.verdicts[record["verdict"]] += 1
         self.tokens += record["response_tokens"]
         self.thinking += record["response"].lstrip().startswith(THINK_OPEN) and THINK_CLOSE in record["response"]
-        if record.get("judge_verdict") is not None:
-            self.twice[record["rules_verdict"] == "correct", record["judge_verdict"] == "correct"] += 1
+        by_rules, judged = record.get("rules_verdict", record["verdict"]), record.get("judge_verdict")
+        self.unread += by_rules in UNREADABLE
+        self.cut += by_rules == "truncated"
+        self.asked += judged is not None
+        self.twice[by_rules == "correct", (judged or by_rules) == "correct"] += record["reward"] is not None
         if record.get("parts"):
             self.parts.append(record["parts_right"] / record["parts"])
         if record["reward"] is None:
@@ -58,7 +65,8 @@ class Tally:
         name = str(record["id"])
         if name not in self.questions:
             groups = {by: _values(record[by]) for by in self.by if record.get(by) not in (None, "", [])}
-            self.questions[name] = Question(str(record.get("cluster", name)), groups)
+            cluster = record.get("cluster")
+            self.questions[name] = Question(name if cluster is None else str(cluster), groups)
         self.questions[name].votes.append((_vote(record), float(record["reward"])))
 
     def figures(self) -> dict[str, Any]:
@@ -67,18 +75,19 @@ class Tally:
         accuracy: the mean over graded samples (pass@1), unreadable answers wrong; ci95 and standard_error: `statistics.py`,
         clustered by `cluster`, else by question. n: graded samples. unreadable: the share without a final answer, truncated:
         of which the token limit, or thinking that never closes, is the cause. thinking: the share that thinks in the tags.
-        pass_at, maj_at: by k, where all questions have more than one graded sample. worst_case: where a cluster has several
-        questions (variants), the mean over clusters of their worst. by: accuracy, ci95, n of each category.
-        parts: where a judge counted them, the mean share of parts that are right. rules_and_judge: where both judged, the
-        shares that each alone, both and either find right.
+        pass_at, maj_at: by k, over the questions with so many graded samples (questions_at). worst_case: where a cluster has
+        several questions (variants), the mean over clusters of their worst. by: accuracy, ci95, n of each category.
+        parts: where a judge counted them, the mean share of parts that are right. rules_and_judge: where a judge was asked,
+        the shares of the graded samples that rules, judge, both and either find right; the rules stand for a judge who was
+        not asked (judged: how often one was).
         """
         samples, clusters = sum(self.verdicts.values()), self._clusters(self.questions.values())
         told: dict[str, Any] = {
             **_accuracy(clusters),
             "standard_error": statistics.clustered_error(clusters) if clusters else None,
             "questions": len(self.questions),
-            "unreadable": sum(self.verdicts[name] for name in UNREADABLE) / samples if samples else None,
-            "truncated": self.verdicts["truncated"] / samples if samples else None,
+            "unreadable": self.unread / samples if samples else None,
+            "truncated": self.cut / samples if samples else None,
             "thinking": self.thinking / samples if samples else None,
             "mean_tokens": self.tokens / samples if samples else None,
             "failed": self.failed,
@@ -90,7 +99,7 @@ class Tally:
             told["worst_case"] = self._worst_case()
         if self.parts:
             told["parts"] = {"n": len(self.parts), "right": sum(self.parts) / len(self.parts)}
-        if self.twice:
+        if self.asked:
             told["rules_and_judge"] = self._both_verdicts()
         if groups := {by: self._group(by) for by in self.by if any(by in one.groups for one in self.questions.values())}:
             told["by"] = groups
@@ -103,19 +112,18 @@ class Tally:
         return list(found.values())
 
     def _of_several(self) -> dict[str, Any]:
-        """pass@k and maj@k for k = 1, 2, 4, … up to the samples that every question has."""
-        least = min((len(question.votes) for question in self.questions.values()), default=0)
-        sizes = [1 << power for power in range(least.bit_length())]
-        if least < 2:
+        """pass@k and maj@k for k = 1, 2, 4, … and all: over the questions that have so many graded samples."""
+        most = max((len(question.votes) for question in self.questions.values()), default=0)
+        if most < 2:
             return {}
-        if sizes[-1] != least:
-            sizes.append(least)
-        votes = [question.votes for question in self.questions.values()]
-        right = [(len(each), sum(score == 1.0 for _, score in each)) for each in votes]
-        return {
-            "pass_at": {str(k): sum(statistics.pass_at_k(*each, k) for each in right) / len(right) for k in sizes},
-            "maj_at": {str(k): sum(statistics.maj_at_k(each, k) for each in votes) / len(votes) for k in sizes},
-        }
+        found: dict[str, Any] = {"pass_at": {}, "maj_at": {}, "questions_at": {}}
+        for k in sorted({1 << power for power in range(most.bit_length())} | {most}):
+            votes = [question.votes for question in self.questions.values() if len(question.votes) >= k]
+            right = [(len(each), sum(score == 1.0 for _, score in each)) for each in votes]
+            found["pass_at"][str(k)] = sum(statistics.pass_at_k(*each, k) for each in right) / len(right)
+            found["maj_at"][str(k)] = sum(statistics.maj_at_k(each, k) for each in votes) / len(votes)
+            found["questions_at"][str(k)] = len(votes)
+        return found
 
     def _worst_case(self) -> float:
         worst: dict[str, float] = {}
@@ -132,7 +140,7 @@ class Tally:
             "both": self.twice[True, True],
             "either": count - self.twice[False, False],
         }
-        return {"n": count, **{name: found / count for name, found in shares.items()}}
+        return {"n": count, "judged": self.asked, **{name: found / count for name, found in shares.items()}}
 
     def _group(self, by: str) -> dict[str, dict[str, Any]]:
         members: dict[str, list[Question]] = defaultdict(list)
@@ -148,8 +156,6 @@ def summarised(model: str, tallies: Mapping[str, Tally]) -> dict[str, Any]:
     if len(each) == 1:
         return {"model": model, **each[0]}
     graded = [one for one in each if one["accuracy"] is not None]
-    samples = sum(sum(one["verdicts"].values()) for one in each)
-    unread = sum(count for one in each for name, count in one["verdicts"].items() if name in UNREADABLE)
     whole, means = len(graded) == len(each), [one["accuracy"] for one in graded]
     return {
         "model": model,
@@ -157,10 +163,15 @@ def summarised(model: str, tallies: Mapping[str, Tally]) -> dict[str, Any]:
         "accuracy": sum(means) / len(means) if whole else None,
         "ci95": list(statistics.mean_interval(means, [one["ci95"] for one in graded])) if whole else None,
         "n": sum(one["n"] for one in each),
-        "unreadable": unread / samples if samples else None,
+        "unreadable": _mean([one["unreadable"] for one in each]),
         "failed": sum(one["failed"] for one in each),
         "benchmarks": each,
     }
+
+
+def _mean(shares: Sequence[float | None]) -> float | None:
+    known = [share for share in shares if share is not None]
+    return sum(known) / len(known) if len(known) == len(shares) else None
 
 
 def _accuracy(clusters: Clusters) -> dict[str, Any]:
@@ -174,10 +185,10 @@ def _accuracy(clusters: Clusters) -> dict[str, Any]:
 
 
 def _vote(record: Mapping[str, Any]) -> str | None:
+    """What an answer counts as: right, an option, a number, a text; None where there is none."""
     if record["reward"] == 1.0:
         return RIGHT
-    extracted = record.get("extracted")
-    return None if extracted is None else "wrong: " + "".join(str(extracted).split()).casefold()
+    return None if record.get("extracted") is None else vote_of(str(record["extracted"]), choices_of(record))
 
 
 def _values(value: Any) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from sophia_cli.errors import SophiaError
@@ -18,16 +19,20 @@ def tables(figures: dict[str, Any]) -> list[Table]:
     """Of all benchmarks: scores, how answers were, several samples of a question; and one of the categories of each."""
     title = str(figures["model"]) if "benchmarks" in figures else f"{figures['model']} on {figures['benchmark']}"
     made = [_table(title if not place else "", *cells) for place, cells in enumerate(overview(figures))]
-    made += [_table(title, *cells) for title, cells in categories(figures)]
-    return made + ([_table(f"audit by {figures['audit']['judge']}", *audit_of(figures))] if "audit" in figures else [])
+    return made + [_table(title, *cells) for title, cells in categories(figures)]
+
+
+def audit_table(figures: dict[str, Any]) -> Table:
+    """The shares of faults that an audit has found."""
+    return _table(f"audit by {figures['audit']['judge']}", *audit_of(figures))
 
 
 def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(title=title)
+    table = Table(title=escape(title))
     for heading in headings:
         table.add_column(heading, justify="left" if heading in WORDS else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     return table
 
 
@@ -116,7 +121,9 @@ def write_card(file: Path, figures: dict[str, Any], paper: Sequence[Sequence[str
     """The tables in Markdown, and how the samples were made. Raises SophiaError when they cannot be written."""
     settings = figures["settings"]
     asked = f"n = {settings['n']}, temperature {settings['temperature']}, top-p {settings['top_p']}, seed {settings['seed']}"
+    judge = f"rules, and by {settings['judge']['model']}" if "judge" in settings else "rules"
     parts = [f"## Evaluation of {figures['model']}", f"{asked}, at most {settings['max_tokens']:,} tokens an answer."]
+    parts.append(f"Judged by {judge}. System prompt: {' '.join(settings['system'].split())}")
     parts += [_markdown(*cells) for cells in overview(figures)]
     for title, cells in categories(figures):
         parts += [f"### {title}", _markdown(*cells)]

@@ -43,15 +43,20 @@ def fill(template: str, values: Mapping[str, str]) -> str:
 def question_text(item: Mapping[str, Any]) -> str:
     """What a model is asked: the benchmark's hint if there is one, the question, then the lettered options.
 
-    Options are left out when the question shows them already, or its image does (`choices_in_image`). Raises
-    RecordError when a field is missing or no text.
+    Options are left out when the question shows them already, or its image does; `choices_shown` says whether, where that is
+    known. Raises RecordError when a field is missing or no text.
     """
     lines = [need_text(item, "hint", "leave it out or make it a text")] if item.get("hint") else []
     lines.append(need_text(item, "question", "the source must give it"))
-    choices = [] if item.get("choices_in_image") is True else choices_of(item)
-    shown = all(
-        re.search(rf"(^|[\s(（]){re.escape(letter)}[.):：．）]", item["question"]) for letter in LETTERS[: len(choices)]
-    )
-    if choices and not shown:
-        lines += [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
-    return "\n".join(lines)
+    choices = choices_of(item)
+    shown = item.get("choices_shown")
+    if not isinstance(shown, bool):
+        shown = all(
+            re.search(rf"(^|[\s(（]){re.escape(letter)}[.):：．）]", item["question"]) for letter in LETTERS[: len(choices)]
+        )
+    return "\n".join(lines if shown else [*lines, *lettered(choices)])
+
+
+def lettered(choices: list[str]) -> list[str]:
+    """The options as they are written out: `A. 12`."""
+    return [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]

@@ -7,6 +7,7 @@ from typing import Any
 
 from sophia_cli.verifiers import _units
 from sophia_cli.verifiers._numbers import ROUNDED_DIGITS, Quantity, read_quantity
+from sophia_cli.verifiers._tidy import tidy
 from sophia_cli.verifiers._units import PERCENT, unit_of
 
 LARGEST_TOLERANCE = 1e300
@@ -41,7 +42,7 @@ def same_quantity(answer: Quantity, gold: Quantity, item: Mapping[str, Any]) -> 
     A missing unit is accepted on either side, a different one is not; known units are converted. A percent sign on one
     side only: x% is x or x/100.
     """
-    wanted = gold.unit or unit_of(str(item.get("unit") or ""))
+    wanted = gold.unit or unit_of(tidy(str(item.get("unit") or "")))
     if wanted in TEMPERATURES and answer.unit == _units.DEGREE:
         answer = replace(answer, unit=wanted)
     if answer.unit and wanted and answer.unit != wanted:

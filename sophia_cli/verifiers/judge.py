@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sophia_cli.prompts import fill
+from sophia_cli.prompts import fill, lettered
 from sophia_cli.verifiers._extract import after_thinking
 
 LONGEST = 4096
@@ -24,13 +24,21 @@ def question(item: Mapping[str, Any], extracted: str | None, prompt: str) -> str
     """The prompt with the item's question, gold and options, and the answer, or the end of a response that boxed none."""
     response = str(item.get("trajectory", item.get("response", "")))
     answer = extracted if extracted is not None else after_thinking(response) or ""
+    blanks = {"question": whole_question(item), "gold": golds_of(item), "answer": answer}
+    return fill(prompt, {name: _bounded(text) for name, text in blanks.items()})
+
+
+def whole_question(item: Mapping[str, Any]) -> str:
+    """The question and its lettered options; of one that is drawn, the text that a benchmark keeps for judges."""
     choices = item.get("choices")
-    options = "\n".join(str(choice) for choice in choices) if isinstance(choices, list) else ""
-    asked = item.get("question_for_judge") or item.get("question") or ""  # the whole text of a question that is drawn
-    shown = f"{asked}\n{options}".strip()
+    options = lettered([str(choice) for choice in choices]) if isinstance(choices, list) else []
+    return "\n".join([str(item.get("question_for_judge") or item.get("question") or ""), *options]).strip()
+
+
+def golds_of(item: Mapping[str, Any]) -> str:
+    """The accepted golds in one line."""
     gold = item.get("answer")
-    golds = " or ".join(str(each) for each in gold) if isinstance(gold, list) else str(gold)
-    return fill(prompt, {"question": _bounded(shown), "gold": _bounded(golds), "answer": _bounded(answer)})
+    return " or ".join(str(each) for each in gold) if isinstance(gold, list) else str(gold)
 
 
 def _bounded(text: str) -> str:
