@@ -118,10 +118,7 @@ def run(
     judged = frozenset(benchmark.name for benchmark in asked if benchmark.judged or judging.everything)
     if judge is None and judged:
         notice(f"eval: the paper had a model judge {', '.join(sorted(judged))}; here rules do (--judge MODEL)", common.quiet)
-    data = ",".join(benchmark.place or benchmark.name for benchmark in asked)
-    settings = {**chosen.identity, "data": data, "system": system, "n": n, **asking.sampling.settings(), **judged_by}
-    settings |= {"hint": hint} if hint is not None else {}
-    settings |= {"benchmarks": [benchmark.name for benchmark in asked]} if any(each.prefixed for each in asked) else {}
+    settings = {**chosen.identity, **_settings(asked, asking), **judged_by}
     verify: Verify = registry.find("verifiers", "rules").verify
     tallies = {benchmark.name: Tally((*benchmark.by, *told.by)) for benchmark in asked}
 
@@ -138,8 +135,6 @@ def run(
         if auditor:
             drawn.add(record)
 
-    counts = [benchmark.count() for benchmark in asked]
-    rows = None if None in counts else sum(count for count in counts if count is not None)
     with judge.backend if judge else contextlib.nullcontext():
         code = run_step(
             STEP,
@@ -147,20 +142,37 @@ def run(
             common,
             settings,
             produce,
-            common.expected(rows, n),
+            common.expected(_questions(asked), n),
             tokens_field="response_tokens",
             observe=observe,
             backend=backend,
         )
-    figures = {**summarised(model, tallies), "settings": {**settings, "seed": common.seed}}
+    figures: dict[str, Any] = {**summarised(model, tallies), "settings": {**settings, "seed": common.seed}}
     _tell(figures, told, common.quiet)
-    if auditor:
-        figures["audit"], failures = _audit(auditor, drawn.records, auditing.sheet)
-        if not common.quiet:
-            console().print(tables.audit_table(figures))
-        _write(figures, told)
-        code = code or (SOME_FAILED if failures else 0)
-    return code
+    if auditor is None:
+        return code
+    figures["audit"], failures = _audit(auditor, drawn.records, auditing.sheet)
+    if not common.quiet:
+        console().print(tables.audit_table(figures))
+    _write(figures, told)
+    return code or (SOME_FAILED if failures else 0)
+
+
+def _settings(asked: list[Benchmark], asking: Asking) -> dict[str, Any]:
+    """What of the questions and of how they are asked makes the records what they are."""
+    data = ",".join(benchmark.place or benchmark.name for benchmark in asked)
+    found = {"data": data, "system": asking.system, "n": asking.n, **asking.sampling.settings()}
+    if asking.hint is not None:
+        found["hint"] = asking.hint
+    if any(benchmark.prefixed for benchmark in asked):
+        found["benchmarks"] = [benchmark.name for benchmark in asked]
+    return found
+
+
+def _questions(asked: list[Benchmark]) -> int | None:
+    """How many questions all have, where that is known beforehand."""
+    counts = [benchmark.count() for benchmark in asked]
+    return None if None in counts else sum(count for count in counts if count is not None)
 
 
 def _audit(auditor: Judge, records: list[Record], sheet: Path | None) -> tuple[dict[str, Any], int]:
