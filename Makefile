@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: quickstart install install-dev test test-fast test-long test-vllm lint types bench bench-verifier bench-client bench-early-stop bench-prefill bench-propagate bench-decontaminate bench-train bench-memory tiny clean
+.PHONY: quickstart install install-dev test test-fast test-long test-vllm lint types bench bench-verifier bench-client bench-early-stop bench-prefill bench-propagate bench-decontaminate bench-train bench-memory bench-harnesses tiny clean
 
 quickstart: install
 	bash recipes/quickstart.sh
@@ -92,6 +92,15 @@ bench-memory: install-dev
 # How long 100,000 questions against 10,000 take, and how many images a second are hashed.
 bench-decontaminate: install-dev
 	$(BIN)/python benchmarks/decontaminate.py
+
+# Our verdicts beside VLMEvalKit's and lmms-eval's rule scorers on the same answers; remakes docs/harnesses.md.
+bench-harnesses: install-dev .venv-harnesses/installed
+	$(BIN)/python benchmarks/harnesses.py --peers .venv-harnesses/bin/python --write
+
+.venv-harnesses/installed: benchmarks/harnesses-requirements.txt
+	$(PYTHON) -m venv .venv-harnesses
+	.venv-harnesses/bin/python -m pip install --quiet --no-deps -r $<
+	touch $@
 
 # Whether a real vLLM computes a prompt once for all its samples; remakes the table in docs/servers.md.
 bench-prefill: install-dev .venv-vllm/installed

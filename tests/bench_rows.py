@@ -212,3 +212,10 @@ def write(name: str, folder: Path) -> Path:
         (folder / config).mkdir(exist_ok=True)
         data.to_parquet(folder / config / f"{split}.parquet")
     return folder
+
+
+def row_of(name: str, fields: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A part of a benchmark, and its first row with other fields; its images are names."""
+    part, rows = next(iter(ROWS[name]().items()))
+    return part, {field: f"{field}.png" if isinstance(value, dict) and "bytes" in value else value
+                  for field, value in {**rows[0], **fields}.items()}  # fmt: skip

@@ -18,7 +18,7 @@ JUDGED = False
 
 
 def item(row: Record, part: str) -> dict[str, Any] | None:
-    """One question; numbers are compared after rounding to its `precision`."""
+    """One question; a gold with decimals is compared after rounding to its `precision`, a whole number as it is."""
     choices, answer, places = options(row, "choices"), text(row, "answer"), number(row, "precision")
     about = row.get("metadata") or {}
     if not isinstance(about, dict):
@@ -34,7 +34,7 @@ def item(row: Record, part: str) -> dict[str, Any] | None:
             "choices_shown": True if choices else None,
             "answer": answer.strip(),
             "answer_type": row.get("answer_type"),
-            "precision": None if places is None or choices else int(places),
+            "precision": int(places) if places is not None and row.get("answer_type") == "float" else None,
             "unit": row.get("unit"),
             "language": about.get("language"),
             "task": about.get("task"),

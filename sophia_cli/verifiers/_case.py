@@ -35,6 +35,11 @@ class Case:
         return str(self.item.get("answer_type") or "").casefold().replace("_", " ").replace("-", " ")
 
     @property
+    def lettered(self) -> bool:
+        """Whether the item says that its answer is an option's letter."""
+        return self.kind in ("multiple choice", "multi choice", "choice")
+
+    @property
     def european(self) -> bool:
         return str(self.item.get("language") or "").casefold() in EUROPEAN
 

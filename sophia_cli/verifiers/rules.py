@@ -188,7 +188,7 @@ def _choice(answer: str, gold: str, case: Case) -> bool | None:
     if order != sorted(order):
         return re.findall("[A-J]", answer) == order  # D, B, C, A is an order
     wanted_letters = letters.letters_of(gold) or frozenset(gold.lstrip("(")[0])
-    picked_letters = letters.letters_of(answer) if len(answer) > 1 or answer.isupper() else None
+    picked_letters = letters.letters_of(answer) if len(answer) > 1 or answer.isupper() or case.lettered else None
     if picked_letters is None and (found := letters.led_letter(answer)) and answer[0] in "([" + found[0]:
         picked_letters = frozenset(found[0])
     if picked_letters is None:

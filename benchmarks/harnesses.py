@@ -1,0 +1,147 @@
+"""Our verdicts beside those of VLMEvalKit's and lmms-eval's rule scorers, on the same answers to rows of the public schemas.
+
+    make bench-harnesses
+
+The answers are `tests/data/harness_cases.jsonl`: benchmark, the fields in which a row differs from `tests/bench_rows.py`,
+the answer a model ends with, and what each says of it: true, false, or null where a harness asks a model or draws lots.
+`why` names the reasons of a difference, keys of `REASONS`. With `--write` their verdicts are put into that file anew, the
+tables into docs/harnesses.md. Exit code 1 when a difference has no reason, or a reason no difference.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pages
+
+ROOT = Path(__file__).parent.parent
+CASES = ROOT / "tests" / "data" / "harness_cases.jsonl"
+PAGE = ROOT / "docs" / "harnesses.md"
+NAMES = {"vlmevalkit": "VLMEvalKit", "lmms-eval": "lmms-eval"}
+REASONS = {
+    "spelling": "compares spellings, or parses some of them alone: the same value written otherwise (8,000, 8e3, √3, "
+    "a set with its braces, an interval as an inequality) is wrong. Ours compares values.",
+    "unit": "an answer with a unit or a degree sign where the gold has none is wrong. Ours takes it.",
+    "case": "a small letter for an option, or a word with a capital, is wrong. Ours folds case of options and words.",
+    "contains": "an answer that holds the gold (non-planar, 80000), or is held by it, is right. Ours compares the whole.",
+    "nearest": "the option nearest by letters is taken, whatever was answered. Ours: an answer is an option or it is not.",
+    "empty": "an empty answer is right where the gold is a text. Ours: no answer.",
+    "rounding": "rounds both sides to two decimals, or cuts decimals off where the gold is a whole number. Ours rounds "
+    "where the benchmark says so, to as many places as it says.",
+    "precision": "does not round to the places that the row gives (`precision`). Ours does, as the benchmark's own scorer.",
+    "tolerance": "ignores the benchmark's tolerance (DynaMath's 0.001; OlympiadBench's `error`, handed over as a text). "
+    "Ours does.",
+    "percent": "a hundredth and the hundredfold of the gold are right. Ours: wrong.",
+    "chinese": "Chinese characters are deleted before comparing: any word is any other. Ours compares them.",
+    "shorter": "tuples are compared up to the end of the shorter one. Ours compares all of both.",
+    "algebra": "two formulas are compared by a call that breaks (on a name that is not defined), and what breaks is wrong. "
+    "Ours compares them.",
+    "decimals": "a decimal near an exact gold is wrong. Ours takes one of six digits or more that are all right.",
+    "letter alone": "an option is its bare letter and nothing else. Ours reads (J), J. 9, and an option's value.",
+    "list": "a gold that is a list is compared as one text, or not at all. Ours takes any of its answers, or all, as the "
+    "benchmark means it.",
+}
+
+
+def cases() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in CASES.read_text(encoding="utf-8").splitlines()]
+
+
+def whole(case: dict[str, Any]) -> dict[str, Any]:
+    """The case with its whole row, and the part of the benchmark that it is of."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from bench_rows import row_of
+
+    part, row = row_of(case["benchmark"], case["row"])
+    return {"benchmark": case["benchmark"], "part": part, "row": row, "answer": case["answer"]}
+
+
+def gold_of(case: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The question that we make of the case's row, and our verdict on its answer."""
+    from sophia_cli import registry
+    from sophia_cli.records import Record
+    from sophia_cli.verifiers.rules import verify
+
+    full = whole(case)
+    item = registry.find("benchmarks", case["benchmark"]).item(Record(full["row"]), full["part"])
+    response = f"So it is.\n\n\\boxed{{{case['answer']}}}" if case["answer"] else "I cannot tell."
+    return item, verify(response, item).verdict
+
+
+def differs(case: dict[str, Any]) -> bool:
+    return any(case[peer] is not None and case[peer] != (case["ours"] == "correct") for peer in NAMES)
+
+
+def judged(found: list[dict[str, Any]], python: str) -> list[dict[str, Any]]:
+    """The cases with all verdicts, the harnesses' from their own environment."""
+    lines = "".join(json.dumps(whole(case)) + "\n" for case in found)
+    peers = subprocess.run(
+        [python, str(ROOT / "benchmarks" / "harness_peers.py")], input=lines, text=True, check=True, stdout=subprocess.PIPE
+    )
+    said = [json.loads(line) for line in peers.stdout.splitlines()]
+    fields = ("benchmark", "row", "answer", "why")
+    return [
+        {**{field: case[field] for field in fields[:3]}, "ours": gold_of(case)[1], **verdicts, "why": case.get("why", [])}
+        for case, verdicts in zip(found, said, strict=True)
+    ]
+
+
+def faults(found: list[dict[str, Any]]) -> list[str]:
+    """What is wrong with the reasons given."""
+    wrong = [f"no reason: {case}" for case in found if differs(case) and not case["why"]]
+    wrong += [f"a reason for no difference: {case}" for case in found if not differs(case) and case["why"]]
+    return wrong + [f"unknown reason: {case}" for case in found if set(case["why"]) - set(REASONS)]
+
+
+def page(found: list[dict[str, Any]]) -> str:
+    """The tables of docs/harnesses.md."""
+    lines = ["| benchmark | answers | VLMEvalKit agrees | lmms-eval agrees |", "|---|---|---|---|"]
+    for name in dict.fromkeys(case["benchmark"] for case in found):
+        ours = [case for case in found if case["benchmark"] == name]
+        lines.append(f"| {name} | {len(ours)} | {agreement(ours, 'vlmevalkit')} | {agreement(ours, 'lmms-eval')} |")
+    lines.append(f"| all | {len(found)} | {agreement(found, 'vlmevalkit')} | {agreement(found, 'lmms-eval')} |")
+    counts = Counter(why for case in found for why in case["why"])
+    lines += ["", "| reason | answers | what the harness does |", "|---|---|---|"]
+    lines += [f"| {why} | {counts[why]} | {text} |" for why, text in REASONS.items()]
+    lines += ["", "| benchmark | gold | answer | ours | VLMEvalKit | lmms-eval | reason |", "|---|---|---|---|---|---|---|"]
+    lines += [row_of_table(case) for case in found if differs(case)]
+    return "\n".join(lines)
+
+
+def agreement(found: list[dict[str, Any]], peer: str) -> str:
+    known = [case[peer] == (case["ours"] == "correct") for case in found if case[peer] is not None]
+    return f"{sum(known)} of {len(known)}"
+
+
+def row_of_table(case: dict[str, Any]) -> str:
+    item, _ = gold_of(case)
+    gold = " or ".join(item["answer"]) if isinstance(item["answer"], list) else str(item["answer"])
+    marks = {True: "right", False: "wrong", None: "–"}
+    ours = {"correct": "right"}.get(case["ours"], case["ours"].replace("_", " "))
+    verdicts = " | ".join(marks.get(case[peer], f"breaks ({case[peer]})") for peer in NAMES)
+    cells = [f"`{text}`" if text else "(none)" for text in (gold, case["answer"])]
+    return f"| {case['benchmark']} | {' | '.join(cells)} | {ours} | {verdicts} | {', '.join(case['why'])} |"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", default=sys.executable, help="a Python with both harnesses")
+    parser.add_argument("--write", action="store_true", help="put them into the cases and docs/harnesses.md")
+    options = parser.parse_args()
+    found = judged(cases(), options.peers)
+    for peer, name in NAMES.items():
+        print(f"{name}: {agreement(found, peer)} answers judged alike")
+    wrong = faults(found)
+    print("\n".join(wrong))
+    if options.write:
+        CASES.write_text("".join(json.dumps(case, ensure_ascii=False) + "\n" for case in found), encoding="utf-8")
+        pages.write(PAGE, page(found))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
