@@ -162,6 +162,7 @@ def test_mpo_makes_the_right_one_likelier_than_the_wrong_one(data: Path, tmp_pat
             assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
+@pytest.mark.long
 def test_grpo_gets_better_at_its_questions_and_not_where_no_answer_is_right(lab: Path, tmp_path: Path) -> None:
     items = [{**row, "image": str(lab / row["image"])} for row in records_of(lab / "traj.jsonl")]
     write_lines(tmp_path / "items.jsonl", items)
@@ -188,6 +189,7 @@ def test_grpo_gets_better_at_its_questions_and_not_where_no_answer_is_right(lab:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [PAIRS, QUESTIONS], ids=["mpo", "grpo"])
 def test_killed_they_go_on_to_the_very_model(options: list[str], data: Path, tmp_path: Path) -> None:
     shutil.copyfile(data / "kept.jsonl", tmp_path / "kept.jsonl")
