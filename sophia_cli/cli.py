@@ -310,7 +310,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Ask this model where the paper asked one, and where the rules could not tell.",
+            help="Ask this model where the paper asked one, where rules cannot tell, and for answers that they do not find.",
             show_default=False,
         ),
     ] = None,

@@ -60,7 +60,8 @@ class Judging:
             if self.everything:
                 raise UsageError("--judge-all: says what to ask a judge about; name one with --judge MODEL")
             return None, {}
-        return judge_of(self.name, self.everything, seed, self.place)
+        judge, settings = judge_of(self.name, self.everything, seed, self.place)
+        return judge, settings | {"judge_extract_prompt": judge.extract_prompt}
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def run(
 
     def produce(output: Output, counter: Counter) -> Iterator[Record]:
         records = evaluate(counter.over(items), backend, verify, asking, output)
-        return records if judge is None else by_judge(records, judge, asks)
+        return records if judge is None else by_judge(records, judge, asks, verify)
 
     def observe(record: Record) -> None:
         tallies[record["benchmark"]].add(record)

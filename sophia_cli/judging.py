@@ -12,12 +12,15 @@ from sophia_cli.prompts import load_prompt
 from sophia_cli.records import Record, has_failed, sample_seed, where_of
 from sophia_cli.sampling import Completion, Failure, Job, Request, Sampling, answer_in_order
 from sophia_cli.verifiers import judge as judging
-from sophia_cli.verifiers._verdict import REWARDS
+from sophia_cli.verifiers._verdict import REWARDS, Verify
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Who is asked, and with what prompt and sampling. parts_prompt: about answers of several parts."""
+    """Who is asked, and with what prompt and sampling. parts_prompt: about answers of several parts.
+
+    extract_prompt: what a response gives as its answer.
+    """
 
     backend: Lazy
     name: str
@@ -25,6 +28,7 @@ class Judge:
     sampling: Sampling
     seed: int
     parts_prompt: str = ""
+    extract_prompt: str = ""
 
     def question(self, record: Mapping[str, Any], extracted: str | None) -> str:
         """What it is asked about a record's answer, as the rules extracted it; None: they found none."""
@@ -37,7 +41,9 @@ def judge_of(name: str, everything: bool, seed: int, place: Place, prompt: str =
     prompt: the name of what it is asked.
     """
     model = place.resolve(name)
-    prompt, parts_prompt = (load_prompt(each, model.prompts) for each in (prompt, "judge_steps"))
+    prompt, parts_prompt, extract_prompt = (
+        load_prompt(each, model.prompts) for each in (prompt, "judge_steps", "judge_extract")
+    )
     sampling = Sampling(temperature=0.0).with_defaults(model, "judge", judging.LONGEST)
     settings = {
         "judge": model.identity,
@@ -46,7 +52,7 @@ def judge_of(name: str, everything: bool, seed: int, place: Place, prompt: str =
         "judge_all": everything,
         "judge_sampling": sampling.settings(),
     }
-    return Judge(place.backend(model), name, prompt, sampling, seed, parts_prompt), settings
+    return Judge(place.backend(model), name, prompt, sampling, seed, parts_prompt, extract_prompt), settings
 
 
 def in_parts(record: Mapping[str, Any]) -> bool:
@@ -59,17 +65,26 @@ def _verdict_of(parts: tuple[int, int] | None) -> str:
     return "ungradable" if parts is None else "correct" if parts[0] == parts[1] else "wrong"
 
 
-def by_judge(records: Iterable[Record], judge: Judge, asks: Callable[[Record], bool]) -> Iterator[Record]:
+def by_judge(
+    records: Iterable[Record], judge: Judge, asks: Callable[[Record], bool], rules: Verify | None = None
+) -> Iterator[Record]:
     """The records in their order; of those that the judge is asked about, each with both verdicts.
 
     The judge's word counts where it gives one: else that of the rules stands. The same question, gold and answer are
     asked about once. asks: whether it is asked about a record; of those that failed it never is.
+    rules: where they found no final answer, and the judge is not asked about the record, it is asked for the answer, and
+    these judge that. None: it is not.
     """
 
     def job(record: Record) -> Job | None:
-        if has_failed(record) or not asks(record):
+        if has_failed(record):
             return None
-        text = judge.question(record, record["extracted"])
+        if asks(record):
+            text = judge.question(record, record["extracted"])
+        elif rules and record["verdict"] == "no_answer":
+            text = judging.reading(record, judge.extract_prompt)
+        else:
+            return None
         request = Request([{"role": "user", "content": text}], judge.sampling, sample_seed(judge.seed, text, 0))
         return Job(record, {}, request)
 
@@ -77,20 +92,43 @@ def by_judge(records: Iterable[Record], judge: Judge, asks: Callable[[Record], b
         if outcome is None:
             return record
         if isinstance(outcome, Failure):
-            failure = {
-                "verdict": "error",
-                "reward": None,
-                "verified_by": "judge",
-                "error": f"the judge failed: {outcome.error}",
-            }
-            return Record({**record, **failure}, where_of(record))
-        parts = judging.read_parts(outcome.text) if in_parts(record) else None
-        verdict = _verdict_of(parts) if in_parts(record) else judging.read_verdict(outcome.text)
-        fields = {"rules_verdict": record["verdict"], "judge_verdict": verdict, "judge_model": judge.name}
-        if parts:
-            fields |= {"parts_right": parts[0], "parts": parts[1]}
-        if REWARDS[verdict] is not None:
-            fields |= {"verdict": verdict, "verified_by": "judge", "reward": REWARDS[verdict]}
+            fields = _failure(outcome)
+        elif rules and not asks(record):
+            fields = _extracted(record, outcome.text, judge, rules)
+        else:
+            fields = _judged(record, outcome.text, judge)
         return Record({**record, **fields}, where_of(record))
 
     return answer_in_order(records, job, judge.backend, finish)
+
+
+def _failure(outcome: Failure) -> dict[str, Any]:
+    said = f"the judge failed: {outcome.error}"
+    return {"verdict": "error", "reward": None, "verified_by": "judge", "error": said}
+
+
+def _judged(record: Record, said: str, judge: Judge) -> dict[str, Any]:
+    """The judge's verdict, beside that of the rules."""
+    parts = judging.read_parts(said) if in_parts(record) else None
+    verdict = _verdict_of(parts) if in_parts(record) else judging.read_verdict(said)
+    fields = {"rules_verdict": record["verdict"], "judge_verdict": verdict, "judge_model": judge.name}
+    if parts:
+        fields |= {"parts_right": parts[0], "parts": parts[1]}
+    if REWARDS[verdict] is not None:
+        fields |= {"verdict": verdict, "verified_by": "judge", "reward": REWARDS[verdict]}
+    return fields
+
+
+def _extracted(record: Record, said: str, judge: Judge, rules: Verify) -> dict[str, Any]:
+    """The rules' verdict on the answer that the judge read off the response; none where it read none."""
+    answer = judging.read_answer(said)
+    if answer is None:
+        return {}
+    verdict = rules(answer if "\\boxed" in answer else f"\\boxed{{{answer}}}", record)
+    return {
+        "extracted": verdict.extracted,
+        "extracted_by": judge.name,
+        "verdict": verdict.verdict,
+        "verified_by": verdict.verified_by,
+        "reward": verdict.reward,
+    }

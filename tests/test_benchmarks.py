@@ -14,7 +14,7 @@ from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.evaluate import answer_request
 from sophia_cli.evaluation.loading import benchmarks
 from sophia_cli.records import Record
-from sophia_cli.verifiers.judge import read_parts, whole_question
+from sophia_cli.verifiers.judge import read_answer, read_parts, whole_question
 from sophia_cli.verifiers.rules import verify
 
 PAPERS_EIGHT = ["dynamath", "mathverse", "mathvision", "mathvista", "mmmu", "mmmu-pro", "mv-math", "olympiadbench"]
@@ -264,6 +264,47 @@ def test_a_judge_is_asked_where_the_paper_asked_one_and_both_verdicts_stay(root:
     mmmu = {part["benchmark"]: part for part in json.loads((tmp_path / "s.json").read_text())["benchmarks"]}["mmmu"]
     assert mmmu["accuracy"] == 1.0
     assert mmmu["rules_and_judge"] == {"n": 5, "judged": 5, "rules": 0.4, "judge": 1.0, "both": 0.4, "either": 1.0}
+
+
+def test_an_answer_that_rules_do_not_find_is_extracted_by_the_judge(root: Path, tmp_path: Path) -> None:
+    """As the paper did; the rules judge it then."""
+
+    def says(body: dict[str, Any]) -> str:
+        return "It settles on a half.\n**Answer: 0.5**" if "No figure" in str(body["messages"]) else "Answer: none."
+
+    names = f"mathvision={root / 'mathvision'}"
+    with saying("A half, I should think") as policy, ChatServer(says=says) as judge:
+        options = ["-m", "m", "--base-url", policy.url, "--judge", "m", "--judge-url", judge.url, "--summary", "s.json"]
+        done = sophia("eval", "--bench", names, *options, "-o", "out.jsonl", cwd=tmp_path, code=3)
+        assert len(judge.served) == 5 and all("I should think" in str(body["messages"]) for body in judge.served)
+        sophia("eval", "--bench", names, *options, "-o", "out.jsonl", cwd=tmp_path, code=3)
+        assert len(judge.served) == 5  # what is done is not asked again
+    rows = {row["id"]: row for row in records_of(tmp_path / "out.jsonl") if "error" not in row}
+    found = rows.pop("mathvision/5")
+    assert (found["extracted"], found["extracted_by"], found["verdict"], found["reward"]) == ("0.5", "m", "correct", 1.0)
+    assert "judge_verdict" not in found and all("extracted_by" not in row for row in rows.values())
+    assert {row["verdict"] for row in rows.values()} == {"no_answer"}
+    figures = json.loads((tmp_path / "s.json").read_text())
+    assert figures["accuracy"] == figures["extracted"] == 0.2 and figures["unreadable"] == 0.8
+    assert "extracted" in done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        ("Answer: 12 cm", "12 cm"),
+        ("It is so.\n\n**Answer:** (B)\n", "(B)"),
+        ("<think>Answer: 1</think>\nanswer : x = {1, 2}", "x = {1, 2}"),
+        ("Answer: none.", None),
+        ("Answer: `none`", None),
+        ("Answer: 3\nOr 4, perhaps.", None),
+        ("The answer is 3", None),
+        ("", None),
+        ("<think>Answer: 3", None),
+    ],
+)
+def test_only_an_answer_in_the_last_line_counts(said: str, answer: str | None) -> None:
+    assert read_answer(said) == answer
 
 
 def test_a_judge_reads_the_whole_question_of_one_that_is_drawn(root: Path, tmp_path: Path) -> None:

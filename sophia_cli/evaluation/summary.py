@@ -40,6 +40,7 @@ class Tally:
     asked: int = 0
     unread: int = 0
     cut: int = 0
+    extracted: int = 0
     parts: list[float] = field(default_factory=list)
     tokens: int = 0
     thinking: int = 0
@@ -56,6 +57,7 @@ class Tally:
         by_rules, judged = record.get("rules_verdict", record["verdict"]), record.get("judge_verdict")
         self.unread += by_rules in UNREADABLE
         self.cut += by_rules == "truncated"
+        self.extracted += "extracted_by" in record
         self.asked += judged is not None
         self.twice[by_rules == "correct", (judged or by_rules) == "correct"] += record["reward"] is not None
         if record.get("parts"):
@@ -77,6 +79,7 @@ class Tally:
         of which the token limit, or thinking that never closes, is the cause. thinking: the share that thinks in the tags.
         pass_at, maj_at: by k, over the questions with so many graded samples (questions_at). worst_case: where a cluster has
         several questions (variants), the mean over clusters of their worst. by: accuracy, ci95, n of each category.
+        extracted: where a judge read answers off responses in which the rules found none, the share of those.
         parts: where a judge counted them, the mean share of parts that are right. rules_and_judge: where a judge was asked,
         the shares of the graded samples that rules, judge, both and either find right; the rules stand for a judge who was
         not asked (judged: how often one was).
@@ -97,6 +100,8 @@ class Tally:
             told |= several
         if len(clusters) < len(self.questions):
             told["worst_case"] = self._worst_case()
+        if self.extracted:
+            told["extracted"] = self.extracted / samples
         if self.parts:
             told["parts"] = {"n": len(self.parts), "right": sum(self.parts) / len(self.parts)}
         if self.asked:

@@ -65,7 +65,8 @@ def _scores(one: dict[str, Any]) -> dict[str, str]:
 
 
 def _answers(one: dict[str, Any]) -> dict[str, str]:
-    return {
+    extracted = {"extracted": percent(one["extracted"])} if "extracted" in one else {}
+    return extracted | {
         "cut off": percent(one["truncated"]),
         "thinks": percent(one["thinking"]),
         "tokens": NONE if one["mean_tokens"] is None else f"{one['mean_tokens']:,.0f}",

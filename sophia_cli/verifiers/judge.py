@@ -1,7 +1,8 @@
 """A model as the verifier of what rules cannot settle (`--judge`): what it is asked, and how its word is read.
 
 One case a prompt: several at once let one answer colour the next, and nobody has shown that it does no harm. What it is
-shown is bounded, and marked off, so that an answer cannot pass for an instruction; only its own last line is read.
+shown is bounded, and marked off, so that an answer cannot pass for an instruction; only its own last line is read. A judge
+can also be asked for the answer alone, where the rules read none off a response; they judge it then.
 """
 
 import re
@@ -16,6 +17,7 @@ LONGEST = 4096
 SHOWN = 4000
 """Characters of a question, a gold, and an answer that a judge is shown."""
 
+_ANSWER = re.compile(r"answer\W{0,4}?:\s{0,4}(.+)", re.IGNORECASE)
 _PARTS = re.compile(r"parts\W{0,4}([0-9]{1,3}) ?/ ?([0-9]{1,3})\W*", re.IGNORECASE)
 _WORD = re.compile(r"verdict\W{0,4}(\w+)\W*", re.IGNORECASE)
 
@@ -25,6 +27,13 @@ def question(item: Mapping[str, Any], extracted: str | None, prompt: str) -> str
     response = str(item.get("trajectory", item.get("response", "")))
     answer = extracted if extracted is not None else after_thinking(response) or ""
     blanks = {"question": whole_question(item), "gold": golds_of(item), "answer": answer}
+    return fill(prompt, {name: _bounded(text) for name, text in blanks.items()})
+
+
+def reading(item: Mapping[str, Any], prompt: str) -> str:
+    """The prompt that asks for the final answer of the item's response, whose end it is shown."""
+    response = after_thinking(str(item.get("response", ""))) or ""
+    blanks = {"question": whole_question(item), "response": response}
     return fill(prompt, {name: _bounded(text) for name, text in blanks.items()})
 
 
@@ -43,7 +52,14 @@ def golds_of(item: Mapping[str, Any]) -> str:
 
 def _bounded(text: str) -> str:
     """The end of a text, without what could close the marks it stands in."""
-    return re.sub(r"</?(?:question|reference|answer)>", "", text.strip()[-SHOWN:]).strip()
+    return re.sub(r"</?(?:question|reference|answer|response)>", "", text.strip()[-SHOWN:]).strip()
+
+
+def read_answer(text: str) -> str | None:
+    """The answer that the last line of what a judge said gives of a response; None where that is none, or no such line."""
+    match = _ANSWER.fullmatch(_last_line(text))
+    answer = match[1].strip().strip("*`").strip() if match else ""
+    return answer if answer.rstrip(".").casefold() not in ("", "none") else None
 
 
 def read_verdict(text: str) -> str:
@@ -54,15 +70,18 @@ def read_verdict(text: str) -> str:
 
 def read_parts(text: str) -> tuple[int, int] | None:
     """How many parts of how many are right, by the last line of what a judge said; None where it gives no such share."""
-    lines = [line for line in (after_thinking(text) or "").splitlines() if line.strip()]
-    match = _PARTS.fullmatch(lines[-1].strip().strip("*_`# ")) if lines else None
+    match = _PARTS.fullmatch(_last_line(text))
     right, parts = (int(match[1]), int(match[2])) if match else (0, 0)
     return (right, parts) if parts and right <= parts else None
 
 
 def last_word(text: str) -> str:
     """What the last line of a response gives as its verdict, in small letters; empty where it gives none."""
-    said = after_thinking(text) or ""
-    lines = [line for line in said.splitlines() if line.strip()]
-    match = _WORD.fullmatch(lines[-1].strip().strip("*_`# ")) if lines else None
+    match = _WORD.fullmatch(_last_line(text))
     return match[1].lower() if match else ""
+
+
+def _last_line(text: str) -> str:
+    """The last line of what a judge said after its thinking, without Markdown around it; empty where there is none."""
+    lines = [line for line in (after_thinking(text) or "").splitlines() if line.strip()]
+    return lines[-1].strip().strip("*_`# ") if lines else ""
