@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: quickstart install install-dev test test-fast test-long test-vllm lint types bench bench-verifier bench-client bench-early-stop bench-prefill bench-propagate bench-decontaminate bench-train bench-memory bench-harnesses tiny clean
+.PHONY: quickstart install install-dev test test-fast test-long test-kernels test-vllm lint types bench bench-verifier bench-client bench-early-stop bench-prefill bench-propagate bench-decontaminate bench-train bench-memory bench-harnesses tiny clean
 
 quickstart: install
 	bash recipes/quickstart.sh
@@ -31,11 +31,22 @@ test: install-dev lint types
 	$(BIN)/python -m pytest -n 2 tests
 
 test-fast: install-dev
-	$(BIN)/python -m pytest -n 2 -m "not slow and not vllm and not long" tests
+	$(BIN)/python -m pytest -n 2 -m "not slow and not vllm and not long and not kernels" tests
 
 # Training in several processes, killed and begun again.
 test-long: install-dev
 	$(BIN)/python -m pytest -m long tests
+
+# Liger's kernel for GPUs, interpreted on the CPU: with Triton (1 GB) in an environment of its own, torch is that of .venv.
+test-kernels: install-dev .venv-kernels/installed
+	$(BIN)/python -m pytest -m kernels tests/test_kernels.py
+
+.venv-kernels/installed: tests/kernels-requirements.txt
+	$(PYTHON) -m venv .venv-kernels
+	.venv-kernels/bin/python -m pip install --quiet --no-deps -r $<
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$(.venv-kernels/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch_of_the_project.pth"
+	touch $@
 
 # The tests against a real vLLM, which gets an environment of its own (3.5 GB). Its CPU build finds a torchvision whose own
 # operators do not load; nothing here needs them.

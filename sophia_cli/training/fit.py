@@ -29,7 +29,7 @@ from sophia_cli.training.policy import encoder_of, load_policy, warm_up
 from sophia_cli.training.ratios import Ratios, pooled
 from sophia_cli.training.saved import save_model
 from sophia_cli.training.scores import Scorer
-from sophia_cli.training.settings import World
+from sophia_cli.training.settings import World, has_liger
 
 LOADERS = 2
 """Processes that prepare batches, beside a GPU."""
@@ -56,7 +56,7 @@ def fit(plan: Plan, world: World, emit: Emit) -> None:
     encoder = encoder_of(plan)
     policy = load_policy(plan, device, bf16=config is not None and device.type == "cuda")
     warm_up(policy, encoder, plan, device, config)
-    scorer = Scorer(policy, packs(policy))
+    scorer = Scorer(policy, packs(policy), fused=device.type == "cuda" and has_liger())
     engine: Engine = DeepSpeed(policy, settings, world, config) if config else Plain(policy, settings, world)
     del spread
     begun = checkpoints.last(plan.draft, world.size)

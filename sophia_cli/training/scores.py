@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sophia_cli.training import kernels
 from sophia_cli.training.batches import IGNORED
 from sophia_cli.training.packing import packed, padded
 
@@ -53,14 +54,20 @@ def _logits(hidden_SD: torch.Tensor, weight_VD: torch.Tensor) -> torch.Tensor:
     return (hidden_SD @ weight_VD.to(hidden_SD.dtype).T).float()
 
 
-def log_probabilities(hidden_BTD: torch.Tensor, weight_VD: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
-    """log π_θ of each next token, B x (T−1), 0 where it is not supervised; what is hidden at t is of token t + 1."""
+def log_probabilities(
+    hidden_BTD: torch.Tensor, weight_VD: torch.Tensor, labels_BT: torch.Tensor, fused: bool = False
+) -> torch.Tensor:
+    """log π_θ of each next token, B x (T−1), 0 where it is not supervised; what is hidden at t is of token t + 1.
+
+    fused: by Liger's kernel (kernels.py).
+    """
     targets = labels_BT[:, 1:]
     mask = targets != IGNORED
     hidden_SD = hidden_BTD[:, :-1][mask]
     if torch.is_autocast_enabled(hidden_SD.device.type):
         hidden_SD = hidden_SD.to(torch.get_autocast_dtype(hidden_SD.device.type))
-    logps_S: torch.Tensor = _LogProbabilities.apply(hidden_SD, weight_VD, targets[mask])  # type: ignore[no-untyped-call]
+    score = kernels.log_probabilities if fused and len(hidden_SD) else _LogProbabilities.apply
+    logps_S: torch.Tensor = score(hidden_SD, weight_VD, targets[mask])
     return torch.zeros(targets.shape, dtype=logps_S.dtype, device=logps_S.device).masked_scatter(mask, logps_S)
 
 
@@ -68,13 +75,13 @@ class Scorer:
     """Has a policy's own last layer give log-probabilities in place of logits.
 
     Its own, so that whoever gathers that layer's weights around its call (ZeRO-3) still does. packs: rows go through the
-    model one behind the other instead of padded (packing.py).
+    model one behind the other instead of padded (packing.py). fused: a kernel scores (kernels.py).
     """
 
-    def __init__(self, policy: Any, packs: bool):
+    def __init__(self, policy: Any, packs: bool, fused: bool = False):
         self.policy, self.packs, head = policy, packs, policy.get_output_embeddings()
         self.labels_BT = torch.empty(0, 0)
-        head.forward = lambda hidden_BTD: log_probabilities(hidden_BTD, head.weight, self.labels_BT)
+        head.forward = lambda hidden_BTD: log_probabilities(hidden_BTD, head.weight, self.labels_BT, fused)
 
     def score(self, model: Any, inputs: dict[str, torch.Tensor], labels_BT: torch.Tensor) -> torch.Tensor:
         """`log_probabilities` of a batch by `model`: the policy, or what an engine has wrapped it in."""

@@ -42,10 +42,19 @@ def has_vllm() -> bool:
 
 def has_flash_attention() -> bool:
     """Whether FlashAttention is installed and can be loaded: a build for another torch cannot."""
-    if importlib.util.find_spec("flash_attn") is None:
+    return _loads("flash_attn")
+
+
+def has_liger() -> bool:
+    """Whether Liger's kernels are installed and can be loaded, with a Triton that compiles them."""
+    return _loads("liger_kernel.transformers.functional")
+
+
+def _loads(name: str) -> bool:
+    if importlib.util.find_spec(name.partition(".")[0]) is None:
         return False
     try:
-        importlib.import_module("flash_attn")
+        importlib.import_module(name)
     except (ImportError, OSError):
         return False
     return True

@@ -12,7 +12,7 @@ from sophia_cli.progress import console
 from sophia_cli.training.batches import IGNORED, Encoder
 from sophia_cli.training.plan import Plan, Sized, batches_of, references, sequences
 from sophia_cli.training.policy import counts
-from sophia_cli.training.settings import has_flash_attention, has_vllm
+from sophia_cli.training.settings import has_flash_attention, has_liger, has_vllm
 from sophia_cli.training.speed import REACHED, estimated_seconds
 from sophia_cli.training.stages import STAGES, bytes_needed
 
@@ -62,7 +62,8 @@ def lines(plan: Plan, processes: int, cuda: bool) -> list[Text]:
         found.append(f"about {needed:,.2f} GB on each for weights, gradients and optimizer; activations come on top")
     if cuda and plan.reads == "trajectories":
         packed = settings.deepspeed != "none" and has_flash_attention()
-        found.append("rows are packed, attention by FlashAttention" if packed else "rows are padded, attention by PyTorch")
+        attention = "rows are packed, attention by FlashAttention" if packed else "rows are padded, attention by PyTorch"
+        found.append(f"{attention}; log-probabilities by {'Liger' if has_liger() else 'PyTorch'}")
     if plan.reads == "questions":
         itself = f"the model itself, {sequences(plan) // processes:,} at once on each; the time that takes comes on top"
         found.append(f"answers come from {'vLLM; the time that takes comes on top' if cuda and has_vllm() else itself}")
