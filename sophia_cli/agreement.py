@@ -4,14 +4,16 @@ from pathlib import Path
 from typing import Any
 
 from sophia_cli.errors import InputError
-from sophia_cli.evaluation.audit import FAULTS, agreement
+from sophia_cli.evaluation.audit import FAULTS, agreement, hidden
 from sophia_cli.evaluation.tables import NONE, percent
+from sophia_cli.frame import refuse_odd_side_files
 from sophia_cli.progress import console
 from sophia_cli.streams import write_json
 
 
 def run(sheet: Path, summary_file: Path | None) -> int:
     """`sophia agreement`: reads the sheet and the judge's labels beside it, shows how far they agree. The exit code."""
+    refuse_odd_side_files([summary_file], [str(sheet), str(hidden(sheet))])
     figures = agreement(sheet)
     if not any(found["n"] for found in figures.values()):
         raise InputError(f"{sheet}: no answer is labelled by both; write yes or no under {' and '.join(FAULTS)}")

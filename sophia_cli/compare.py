@@ -5,17 +5,19 @@ of the two accuracies on their own (Miller, arXiv 2411.00640). Reads what `eval`
 stdout, the figures to stderr.
 """
 
-import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from sophia_cli.descriptors import claim_stdout
 from sophia_cli.errors import InputError, RecordError
 from sophia_cli.evaluation import statistics
 from sophia_cli.evaluation.tables import percent
+from sophia_cli.frame import refuse_odd_side_files
 from sophia_cli.progress import console, notice
 from sophia_cli.records import Record, has_failed, need_number, need_text, where_of
 from sophia_cli.streams import read_records, to_line, write_json
@@ -26,10 +28,11 @@ MEAN = "mean"
 
 @dataclass
 class Answered:
-    """The graded samples of one question in one run."""
+    """The graded samples of one question in one run. asked: question and gold answer, to tell it from another of its id."""
 
     benchmark: str
     cluster: str
+    asked: str
     scores: list[float] = field(default_factory=list)
 
     @property
@@ -53,22 +56,25 @@ class Pair:
 
 def run(one: str, other: str, summary_file: Path | None, quiet: bool) -> int:
     """`sophia compare`: reads two runs, writes the questions that flipped, and says which run is better. The exit code."""
+    refuse_odd_side_files([summary_file], [one, other])
+    files, left = (one, other), (Counter[str](), Counter[str]())
     try:
-        runs = [answered(read_records([file])) for file in (one, other)]
+        runs = [answered(read_records([file]), without) for file, without in zip(files, left, strict=True)]
     except RecordError as error:
         raise InputError(str(error)) from None
-    pairs = [Pair(name, runs[0][name], runs[1][name]) for name in runs[0] if name in runs[1]]
-    if not pairs:
-        raise InputError(f"{one} and {other}: have no graded question in common; give two runs of the same benchmark")
+    pairs = paired_up(files, *runs)
     stdout = claim_stdout()
     for flipped in flips(pairs):
         stdout.write(to_line(flipped))
     stdout.flush()
     only = [len(run) - len(pairs) for run in runs]
-    figures = {"runs": [one, other], "only_in_one": only, "compared": compared(pairs)}
-    for file, alone in zip((one, other), only, strict=True):
+    for file, alone, without in zip(files, only, left, strict=True):
         if alone:
             notice(f"compare: {alone:,} graded questions of {file} are not in the other; they are left out", quiet)
+        for why, count in without.items():
+            notice(f"compare: {count:,} samples of {file} {why}; they are left out", quiet)
+    counts = {"only_in_one": only, "left_out": [dict(without) for without in left]}
+    figures = {"runs": list(files), **counts, "compared": compared(pairs)}
     if not quiet:
         show(figures)
     if summary_file:
@@ -76,22 +82,44 @@ def run(one: str, other: str, summary_file: Path | None, quiet: bool) -> int:
     return 0
 
 
-def answered(records: Iterable[Record]) -> dict[str, Answered]:
-    """The graded questions of a run, by id. Raises RecordError for what is not `eval`'s, InputError for a sample twice."""
+def paired_up(files: tuple[str, str], one: dict[str, Answered], other: dict[str, Answered]) -> list[Pair]:
+    """The questions that both runs have graded samples of.
+
+    Raises InputError when there are none, and where one id is of two questions.
+    """
+    pairs = [Pair(name, one[name], other[name]) for name in one if name in other]
+    both = " and ".join(files)
+    if not pairs:
+        raise InputError(f"{both}: have no graded question in common; give two runs of the same benchmark")
+    for pair in pairs:
+        if (pair.one.benchmark, pair.one.asked) != (pair.other.benchmark, pair.other.asked):
+            raise InputError(f"{both}: {pair.id} is another question in each; give two runs of the same questions")
+    return pairs
+
+
+def answered(records: Iterable[Record], left: Counter[str]) -> dict[str, Answered]:
+    """The graded questions of a run, by id; `left` counts the samples that have no grade, by cause.
+
+    Raises RecordError for what is not `eval`'s, InputError for a sample twice.
+    """
     found: dict[str, Answered] = {}
     seen: dict[str, str] = {}
     for record in records:
         if has_failed(record):
+            left["failed"] += 1
             continue
         sample, name = need_text(record, "sample_id", MADE_BY), need_text(record, "id", MADE_BY)
         score = need_number(record, "reward")
         if sample in seen:
             raise InputError(f"{where_of(record)}: sample {sample} stands at {seen[sample]} already; leave one out")
         seen[sample] = where_of(record)
-        if score is not None:
+        if score is None:
+            left["could not be graded"] += 1
+        else:
+            asked = orjson.dumps([record.get("question"), record.get("answer")]).decode("utf-8", "replace")
             benchmark, cluster = str(record.get("benchmark", "?")), record.get("cluster")
             cluster = name if cluster is None else str(cluster)
-            found.setdefault(name, Answered(benchmark, cluster)).scores.append(score)
+            found.setdefault(name, Answered(benchmark, cluster, asked)).scores.append(score)
     return found
 
 
@@ -107,36 +135,39 @@ def compared(pairs: list[Pair]) -> dict[str, dict[str, Any]]:
     groups: dict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
         groups[pair.one.benchmark].append(pair)
-    found = {name: _figures(members) for name, members in groups.items()}
-    return found if len(found) == 1 else {**found, MEAN: _mean(list(found.values()))}
+    found = {name: _figures([members]) for name, members in groups.items()}
+    return found if len(found) == 1 else {**found, MEAN: _figures(list(groups.values()))}
 
 
-def _mean(each: list[dict[str, Any]]) -> dict[str, Any]:
-    """Every benchmark counts alike; their errors are independent."""
-    means = {name: sum(found[name] for found in each) / len(each) for name in ("one", "other", "difference")}
-    width = math.hypot(*((found["ci95"][1] - found["ci95"][0]) / 2 for found in each)) / len(each)
-    p = 2 * statistics.NORMAL.cdf(-abs(means["difference"]) * statistics.Z95 / width) if width else 1.0
-    bounds = [max(-1.0, means["difference"] - width), min(1.0, means["difference"] + width)]
-    counts = {name: sum(found[name] for found in each) for name in ("questions", "wins", "losses")}
-    return {**counts, **means, "ci95": bounds, "p": p}
+def _figures(benchmarks: list[list[Pair]]) -> dict[str, Any]:
+    """Accuracies as means over questions, the second minus the first with 95% interval and p, and who wins how often.
+
+    Of several benchmarks, every one counts alike.
+    """
+    of_all = [pair for pairs in benchmarks for pair in pairs]
+    found = statistics.paired([_differences(pairs) for pairs in benchmarks])
+    return {
+        "questions": len(of_all),
+        "one": _mean([_mean([pair.one.mean for pair in pairs]) for pairs in benchmarks]),
+        "other": _mean([_mean([pair.other.mean for pair in pairs]) for pairs in benchmarks]),
+        "difference": found.difference,
+        "ci95": list(found.ci95),
+        "p": found.p,
+        "wins": sum(pair.difference > 0 for pair in of_all),
+        "losses": sum(pair.difference < 0 for pair in of_all),
+    }
 
 
-def _figures(pairs: list[Pair]) -> dict[str, Any]:
-    """Accuracies as means over questions, the second minus the first with 95% interval and p, and who wins how often."""
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _differences(pairs: list[Pair]) -> list[list[float]]:
+    """Of one benchmark, those of a cluster together."""
     clusters: dict[str, list[float]] = defaultdict(list)
     for pair in pairs:
-        clusters[f"{pair.one.benchmark}\0{pair.one.cluster}"].append(pair.difference)
-    difference, bounds, p = statistics.paired(list(clusters.values()))
-    return {
-        "questions": len(pairs),
-        "one": sum(pair.one.mean for pair in pairs) / len(pairs),
-        "other": sum(pair.other.mean for pair in pairs) / len(pairs),
-        "difference": difference,
-        "ci95": list(bounds),
-        "p": p,
-        "wins": sum(pair.difference > 0 for pair in pairs),
-        "losses": sum(pair.difference < 0 for pair in pairs),
-    }
+        clusters[pair.one.cluster].append(pair.difference)
+    return list(clusters.values())
 
 
 def show(figures: Mapping[str, Any]) -> None:

@@ -18,8 +18,8 @@ from sophia_cli.evaluation import audit, paper, tables
 from sophia_cli.evaluation.audit import Draw
 from sophia_cli.evaluation.loading import Benchmark
 from sophia_cli.evaluation.summary import Tally, summarised
-from sophia_cli.frame import SOME_FAILED, Common, Counter, run_step
-from sophia_cli.judging import Judge, by_judge, in_parts, judge_of
+from sophia_cli.frame import SOME_FAILED, Common, Counter, refuse_odd_side_files, run_step
+from sophia_cli.judging import JUDGED_FIELDS, Judge, by_judge, in_parts, judge_of
 from sophia_cli.output import Output
 from sophia_cli.place import Place
 from sophia_cli.progress import console, notice
@@ -113,7 +113,11 @@ def run(
     items = common.part.take(chain.from_iterable(benchmark.items() for benchmark in asked), common.limit)
     if common.dry_run:
         return show_plan(STEP, _jobs(items, asking, Output(KEY, None)), chosen, asking.sampling, {"n": n})
-    _refuse_odd_files(common, told, auditing.sheet)
+    sources, sheet = [benchmark.place for benchmark in asked if benchmark.place], auditing.sheet
+    beside = (told.summary, told.card, sheet, sheet and audit.hidden(sheet))
+    refuse_odd_side_files(beside, sources, (common.out, common.tee))
+    if sheet and not common.force:
+        audit.refuse_labelled(sheet)
     judge, judged_by = judging.settled(common.seed)
     auditor, drawn = auditing.settled(common.seed), Draw(auditing.size, common.seed)
     judged = frozenset(benchmark.name for benchmark in asked if benchmark.judged or judging.everything)
@@ -147,6 +151,7 @@ def run(
             tokens_field="response_tokens",
             observe=observe,
             backend=backend,
+            inputs=sources,
         )
     figures: dict[str, Any] = {**summarised(model, tallies), "settings": {**settings, "seed": common.seed}}
     _tell(figures, told, common.quiet)
@@ -193,15 +198,6 @@ def _audit(auditor: Judge, records: list[Record], sheet: Path | None) -> tuple[d
     return {"judge": auditor.name, **audit.shares(labels.values())}, len(lost)
 
 
-def _refuse_odd_files(common: Common, told: Told, sheet: Path | None) -> None:
-    """Raises UsageError when two outputs are one file."""
-    seen: set[Path] = set()
-    for file in (common.out, common.tee, told.summary, told.card, sheet, sheet and audit.hidden(sheet)):
-        if file and file.resolve() in seen:
-            raise UsageError(f"{file}: is to be written twice; choose other files for --summary, --card, --sheet")
-        seen |= {file.resolve()} if file else set()
-
-
 def _tell(figures: dict[str, Any], told: Told, quiet: bool) -> None:
     if not quiet:
         for table in tables.tables(figures):
@@ -223,8 +219,8 @@ def evaluate(items: Iterable[Record], backend: Backend, verify: Verify, asking: 
 
     def finish(job: Job, completion: Completion) -> Record:
         verdict = verify(completion.text, job.record, truncated=completion.finish == "length")
-        if in_parts(job.record) and verdict.verdict == "wrong":
-            verdict = replace(verdict, verdict="ungradable", verified_by="several parts")  # rules compare the whole alone
+        if in_parts(job.record) and verdict.verdict in ("correct", "wrong"):  # rules compare the whole alone: if only what
+            verdict = replace(verdict, verdict="ungradable", verified_by="several parts")  # is right counted, all would be
         fields: dict[str, Any] = {
             **job.ids,
             "response": completion.text,
@@ -235,9 +231,10 @@ def evaluate(items: Iterable[Record], backend: Backend, verify: Verify, asking: 
             "verified_by": verdict.verified_by,
             "reward": verdict.reward,
         }
-        return Record({**job.record, **fields}, where_of(job.record))
+        asked = {name: value for name, value in job.record.items() if name not in JUDGED_FIELDS}  # of an earlier run
+        return Record({**asked, **fields}, where_of(job.record))
 
-    return sample(_jobs(items, asking, output), backend, finish)
+    return sample(_jobs(items, asking, output), backend, finish, keeps_empty=True)
 
 
 def _jobs(items: Iterable[Record], asking: Asking, output: Output) -> Iterator[Job | Record]:

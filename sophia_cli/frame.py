@@ -8,7 +8,7 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from sophia_cli import interrupts
 from sophia_cli.descriptors import claim_stdout
 from sophia_cli.errors import SophiaError, UsageError
-from sophia_cli.output import Manifest, Output, Review
+from sophia_cli.output import SUFFIX, Manifest, Output, Review
 from sophia_cli.progress import Progress, hush, notice
 from sophia_cli.records import Record, has_failed, name_of
 from sophia_cli.streams import Shard
@@ -61,6 +61,27 @@ def refuse_input_as_output(file: Path | None, inputs: list[str]) -> None:
         raise UsageError(f"{file}: not a file to write to; name one, or leave -o out for stdout")
     if file.exists() and any(Path(path).exists() and os.path.samefile(path, file) for path in inputs):
         raise UsageError(f"{file}: is read and written at once; write to another file")
+
+
+def refuse_odd_side_files(files: Sequence[Path | None], inputs: list[str], outputs: Sequence[Path | None] = ()) -> None:
+    """Raises UsageError for a file beside the records that is an input, is written twice, or cannot be written.
+
+    Before anything is done: what is told in the end must not fail then. outputs: the files of records, with manifests.
+    """
+    taken = {path.resolve() for out in outputs if out for path in (out, out.with_name(out.name + SUFFIX))}
+    for file in filter(None, files):
+        refuse_input_as_output(file, inputs)
+        if file.resolve() in taken:
+            raise UsageError(f"{file}: is to be written twice; choose another file")
+        taken.add(file.resolve())
+        fresh = not file.exists()
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.open("ab").close()
+            if fresh:
+                file.unlink()
+        except OSError as error:
+            raise UsageError(f"{file}: cannot be written ({error.strerror}); choose another file") from None
 
 
 def run(work: Callable[[], int], debug: bool = False) -> NoReturn:

@@ -55,6 +55,10 @@ def judge_of(name: str, everything: bool, seed: int, place: Place, prompt: str =
     return Judge(place.backend(model), name, prompt, sampling, seed, parts_prompt, extract_prompt), settings
 
 
+JUDGED_FIELDS = ("rules_verdict", "judge_verdict", "judge_model", "judge_parts", "judge_parts_right", "extracted_by")
+"""What a judge adds to a record, where it is asked."""
+
+
 def in_parts(record: Mapping[str, Any]) -> bool:
     """Whether the record's answer has several parts, of which a judge is to say how many are right."""
     return record.get("in_parts") is True
@@ -73,12 +77,12 @@ def by_judge(
     The judge's word counts where it gives one: else that of the rules stands. The same question, gold and answer are
     asked about once. asks: whether it is asked about a record; of those that failed it never is.
     rules: where they found no final answer, and the judge is not asked about the record, it is asked for the answer, and
-    these judge that. None: it is not.
+    these judge that; what they cannot settle then stays so. None: it is not asked.
     """
 
     def job(record: Record) -> Job | None:
-        if has_failed(record):
-            return None
+        if has_failed(record) or not (record["extracted"] or judging.said(record)):
+            return None  # nobody can judge nothing
         if asks(record):
             text = judge.question(record, record["extracted"])
         elif rules and record["verdict"] == "no_answer":
@@ -113,7 +117,7 @@ def _judged(record: Record, said: str, judge: Judge) -> dict[str, Any]:
     verdict = _verdict_of(parts) if in_parts(record) else judging.read_verdict(said)
     fields = {"rules_verdict": record["verdict"], "judge_verdict": verdict, "judge_model": judge.name}
     if parts:
-        fields |= {"parts_right": parts[0], "parts": parts[1]}
+        fields |= {"judge_parts_right": parts[0], "judge_parts": parts[1]}
     if REWARDS[verdict] is not None:
         fields |= {"verdict": verdict, "verified_by": "judge", "reward": REWARDS[verdict]}
     return fields
@@ -125,7 +129,10 @@ def _extracted(record: Record, said: str, judge: Judge, rules: Verify) -> dict[s
     if answer is None:
         return {}
     verdict = rules(answer if "\\boxed" in answer else f"\\boxed{{{answer}}}", record)
+    if verdict.extracted is None:
+        return {}
     return {
+        "rules_verdict": record["verdict"],
         "extracted": verdict.extracted,
         "extracted_by": judge.name,
         "verdict": verdict.verdict,

@@ -72,6 +72,14 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Empty(Failure):
+    """The model said nothing at all: a failure of whoever needs a text, an answer like any other to whoever grades."""
+
+    error: str = "empty answer: the model said nothing"
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
 class Job:
     """A record, the ids and counts that its sample will carry, and the request that makes the sample."""
 
@@ -96,8 +104,12 @@ class Backend(Protocol):
         ...
 
 
-def sample(jobs: Iterator[Job | Record], backend: Backend, finish: Callable[[Job, Completion], Record]) -> Iterator[Record]:
+def sample(
+    jobs: Iterator[Job | Record], backend: Backend, finish: Callable[[Job, Completion], Record], keeps_empty: bool = False
+) -> Iterator[Record]:
     """Turns jobs into records: `finish` makes one of each completion, a failure becomes a record with `error`.
+
+    keeps_empty: what says nothing is a completion, too.
 
     Records among the jobs (failures of an earlier step) pass through at once: they share a queue with what the backend
     makes, which works in a thread of its own. What either raises is raised here, after all that came before it; so is an
@@ -115,10 +127,7 @@ def sample(jobs: Iterator[Job | Record], backend: Backend, finish: Callable[[Job
     def work() -> None:
         try:
             for job, outcome in backend.stream(Arrivals(only_jobs())):
-                if isinstance(outcome, Failure):
-                    done.put(failed(job.record, outcome.error, job.ids))
-                else:
-                    done.put(finish(job, outcome))
+                done.put(_record_of(job, outcome, finish, keeps_empty))
             done.put(None)
         except BaseException as error:  # noqa: BLE001  (raised again below)
             done.put(error)
@@ -129,6 +138,14 @@ def sample(jobs: Iterator[Job | Record], backend: Backend, finish: Callable[[Job
             if isinstance(record, BaseException):
                 raise record
             yield record
+
+
+def _record_of(
+    job: Job, outcome: Completion | Failure, finish: Callable[[Job, Completion], Record], keeps_empty: bool
+) -> Record:
+    if keeps_empty and isinstance(outcome, Empty):
+        outcome = Completion("", outcome.tokens, "stop")
+    return failed(job.record, outcome.error, job.ids) if isinstance(outcome, Failure) else finish(job, outcome)
 
 
 def answer_in_order(

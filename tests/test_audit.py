@@ -102,6 +102,8 @@ def test_a_sheet_goes_to_a_person_and_comes_back(lab: Path, tmp_path: Path) -> N
         writer = csv.DictWriter(stream, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+    refused = sophia("eval", *asked, *options, cwd=tmp_path, code=2)
+    assert "holds somebody's labels" in refused.stderr.decode()
     back = sophia("agreement", "s.csv", "--summary", "a.json", cwd=tmp_path)
     figures = json.loads((tmp_path / "a.json").read_text())
     assert (figures["hallucination"]["n"], figures["hallucination"]["kappa"]) == (5, pytest.approx(1.0))
@@ -143,3 +145,36 @@ def test_a_sheet_holds_embedded_images_as_files_and_ids_as_they_are(tmp_path: Pa
     filled = (tmp_path / "s.csv").read_text(encoding="utf-8-sig").rstrip().removesuffix(",,") + ",yes,no\n"
     (tmp_path / "s.csv").write_text(filled)
     assert agreement(tmp_path / "s.csv")["hallucination"]["agreed"] == 1.0
+
+
+SEEN = [{"sample_id": name, "hallucination": name == "a", "broken_logic": False} for name in "ab"]
+
+
+@pytest.mark.parametrize(
+    "sheet",
+    [
+        "sample_id,hallucination,broken_logic\na,yes,no\nb,no,no\n",
+        "Sample_ID;response;Broken logic;HALLUCINATION\r\n b;x;no;no\r\na ;y;no;Yes\r\n;;;\r\n",
+        "sample_id\thallucination\tbroken_logic\na\tyes\tno\nb\tno\tno\n",
+    ],
+)
+def test_a_sheet_is_read_however_a_spreadsheet_has_saved_it(sheet: str, tmp_path: Path) -> None:
+    write_lines(tmp_path / "s.csv.judge.jsonl", SEEN)
+    (tmp_path / "s.csv").write_text(sheet)
+    found = agreement(tmp_path / "s.csv")
+    assert found["hallucination"]["n"] == 2 and found["hallucination"]["kappa"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("sheet", "said"),
+    [
+        ("sample_id,hallucination,broken_logic\na,yes,no\na,no,no\n", "comes twice"),
+        ("sample_id,hallucination,broken_logic\nc,yes,no\n", "holds no answer of this id"),
+        ("sample_id,halluc,broken_logic\na,yes,no\n", "no column `hallucination`"),
+        ("", "no column `sample_id`"),
+    ],
+)
+def test_a_damaged_sheet_is_named(sheet: str, said: str, tmp_path: Path) -> None:
+    write_lines(tmp_path / "s.csv.judge.jsonl", SEEN)
+    (tmp_path / "s.csv").write_text(sheet)
+    assert said in sophia("agreement", "s.csv", cwd=tmp_path, code=2).stderr.decode()

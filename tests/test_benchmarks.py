@@ -285,7 +285,8 @@ def test_an_answer_that_rules_do_not_find_is_extracted_by_the_judge(root: Path, 
     assert "judge_verdict" not in found and all("extracted_by" not in row for row in rows.values())
     assert {row["verdict"] for row in rows.values()} == {"no_answer"}
     figures = json.loads((tmp_path / "s.json").read_text())
-    assert figures["accuracy"] == figures["extracted"] == 0.2 and figures["unreadable"] == 0.8
+    assert figures["accuracy"] == figures["extracted"] == 0.2 and figures["unreadable"] == 1.0  # by the rules
+    assert found["rules_verdict"] == "no_answer" and "rules_and_judge" not in figures
     assert "extracted" in done.stderr.decode()
 
 
@@ -297,6 +298,9 @@ def test_an_answer_that_rules_do_not_find_is_extracted_by_the_judge(root: Path, 
         ("<think>Answer: 1</think>\nanswer : x = {1, 2}", "x = {1, 2}"),
         ("Answer: none.", None),
         ("Answer: `none`", None),
+        ("Answer: none (it does not settle)", None),
+        ("Answer: N/A", None),
+        ("Answer: nonagon", "nonagon"),
         ("Answer: 3\nOr 4, perhaps.", None),
         ("The answer is 3", None),
         ("", None),
@@ -338,8 +342,13 @@ def test_a_judge_counts_the_parts_of_an_answer_in_several(root: Path, tmp_path: 
         done = sophia("eval", "--bench", f"mv-math={root / 'mv-math'}", *options, cwd=tmp_path)
     rows = {row["id"]: row for row in records_of(done.stdout)}
     several = rows["mv-math/3"]
-    assert (several["parts_right"], several["parts"], several["verdict"], several["reward"]) == (1, 2, "wrong", 0.0)
-    assert rows["mv-math/1"]["verdict"] == "correct" and "parts" not in rows["mv-math/1"]
+    assert (several["judge_parts_right"], several["judge_parts"], several["verdict"], several["reward"]) == (
+        1,
+        2,
+        "wrong",
+        0.0,
+    )
+    assert rows["mv-math/1"]["verdict"] == "correct" and "judge_parts" not in rows["mv-math/1"]
     figures = json.loads((tmp_path / "s.json").read_text())
     assert figures["parts"] == {"n": 1, "right": 0.5} and figures["accuracy"] == 0.75
 
@@ -360,12 +369,16 @@ def test_only_a_share_in_the_last_line_counts(said: str, parts: tuple[int, int] 
     assert read_parts(said) == parts
 
 
-def test_rules_alone_do_not_call_an_answer_in_several_parts_wrong(root: Path, tmp_path: Path) -> None:
-    with saying("It is \\boxed{3, 4}.") as policy:
-        done = sophia("eval", "--bench", f"mv-math={root / 'mv-math'}", "-m", "m", "--base-url", policy.url, cwd=tmp_path)
+@pytest.mark.parametrize("said", ["3, 4", "(1) 3; (2) 4"])
+def test_rules_alone_do_not_judge_an_answer_in_several_parts(said: str, root: Path, tmp_path: Path) -> None:
+    """Neither wrong nor right: if only those that they find right counted, all would be."""
+    options = ["-m", "m", "--summary", "s.json", "--base-url"]
+    with saying(f"It is \\boxed{{{said}}}.") as policy:
+        done = sophia("eval", "--bench", f"mv-math={root / 'mv-math'}", *options, policy.url, cwd=tmp_path)
     rows = {row["id"]: row for row in records_of(done.stdout)}
     assert (rows["mv-math/3"]["verdict"], rows["mv-math/3"]["reward"]) == ("ungradable", None)
     assert rows["mv-math/1"]["verdict"] == "wrong"
+    assert json.loads((tmp_path / "s.json").read_text())["ungraded"] == 1 and "could not tell" in done.stderr.decode()
 
 
 def test_shards_are_the_whole_and_one_file_is_the_part_it_is_named_after(root: Path, tmp_path: Path) -> None:

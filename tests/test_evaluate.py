@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
+from chat_server import ChatServer
 from conftest import records_of, sophia, write_lines
 from hypothesis import given
 from hypothesis import strategies as st
@@ -135,3 +136,72 @@ def test_what_rules_could_not_read_stays_unreadable_under_a_judge() -> None:
     fields = {"verdict": "wrong", "rules_verdict": "no_answer", "judge_verdict": "wrong"}
     told = tally_of([("a", None, 0.0)], **fields)
     assert told["unreadable"] == 1.0 and told["rules_and_judge"]["either"] == 0.0
+
+
+def judged(rules: str, judge: str | None, final: str, reward: float | None, **more: object) -> Record:
+    fields = {"id": f"{rules}{judge}", "response": "so", "response_tokens": 3, "verdict": final, "reward": reward}
+    said = {} if judge is None else {"rules_verdict": rules, "judge_verdict": judge, "judge_model": "j"}
+    return Record({**fields, **said, **more})
+
+
+def test_a_judge_that_gives_no_verdict_is_not_one_that_says_wrong() -> None:
+    """Then the rules stand, in the accuracy and in what rules and judge find right; how often that was is told."""
+    counted = Tally()
+    counted.add(judged("correct", "ungradable", "correct", 1.0))
+    counted.add(judged("wrong", "correct", "correct", 1.0))
+    counted.add(judged("wrong", None, "wrong", 0.0))
+    counted.add(judged("ungradable", "ungradable", "ungradable", None))
+    found = counted.figures()
+    assert found["rules_and_judge"] == {
+        "n": 3, "judged": 1, "rules": 1 / 3, "judge": 2 / 3, "both": 1 / 3, "either": 2 / 3,
+    }  # fmt: skip
+    assert found["accuracy"] == 2 / 3 and found["unsure"] == 2 and found["ungraded"] == 1
+
+
+def test_an_extracted_answer_is_unreadable_to_the_rules() -> None:
+    counted = Tally()
+    counted.add(judged("no_answer", None, "correct", 1.0, rules_verdict="no_answer", extracted_by="j"))
+    found = counted.figures()
+    assert found["unreadable"] == found["extracted"] == found["accuracy"] == 1.0 and "rules_and_judge" not in found
+
+
+def test_columns_of_ones_own_or_of_an_earlier_run_are_no_figures(lab: Path, tmp_path: Path) -> None:
+    items = [{**row, "image": str(lab / row["image"]), "parts": 3} for row in records_of(lab / "caps.jsonl")[::4]]
+    stale = {
+        "rules_verdict": "correct",
+        "judge_verdict": "correct",
+        "judge_parts": 2,
+        "judge_parts_right": 1,
+        "extracted_by": "x",
+    }
+    write_lines(tmp_path / "items.jsonl", [{**item, **stale} for item in items])
+    done = sophia("eval", "--data", "items.jsonl", "--max-tokens", "9", "--summary", "s.json", cwd=tmp_path)
+    figures = json.loads((tmp_path / "s.json").read_text())
+    assert not {"rules_and_judge", "parts", "extracted", "unsure"} & set(figures)
+    assert all(row["parts"] == 3 and not set(stale) & set(row) for row in records_of(done.stdout))
+
+
+def test_an_answer_that_says_nothing_is_wrong_on_servers_too(lab: Path) -> None:
+    with ChatServer(says=lambda body: "") as server:
+        done = sophia("eval", "--data", "imgs", "--limit", "2", "-m", "m", "--base-url", server.url, cwd=lab)
+    rows = records_of(done.stdout)
+    assert [(row["verdict"], row["reward"], row["response"]) for row in rows] == [("no_answer", 0.0, "")] * 2
+
+
+def test_files_that_cannot_be_written_or_are_read_are_refused_before_anything_is_asked(lab: Path, tmp_path: Path) -> None:
+    items = [{**row, "image": str(lab / row["image"])} for row in records_of(lab / "caps.jsonl")[::4]]
+    write_lines(tmp_path / "items.jsonl", items)
+    before = (tmp_path / "items.jsonl").read_bytes()
+    (tmp_path / "file").write_text("")
+    for options in (
+        ["--summary", "items.jsonl"],
+        ["--card", "items.jsonl"],
+        ["--audit", "tiny-vlm", "--sheet", "items.jsonl"],
+        ["-o", "items.jsonl", "--force"],
+        ["-o", "o.jsonl", "--summary", "o.jsonl.manifest.json"],
+        ["--card", "file/card.md"],
+        ["--summary", "/proc/nowhere/s.json"],
+    ):
+        done = sophia("eval", "--data", "items.jsonl", *options, cwd=tmp_path, code=2)
+        assert not done.stdout and any(mend in done.stderr.decode() for mend in ("choose another", "to another file"))
+    assert (tmp_path / "items.jsonl").read_bytes() == before

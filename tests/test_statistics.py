@@ -74,22 +74,42 @@ def test_majorities_of_many_samples_are_drawn_and_repeat() -> None:
 def test_a_paired_difference_is_the_t_test_of_many_questions() -> None:
     random = Random(1)
     differences = [random.choice([-1.0, 0.0, 0.0, 1.0, 1.0]) for _ in range(2000)]
-    mean, (low, high), p = statistics.paired([[each] for each in differences])
+    found = statistics.paired([[[each] for each in differences]])
     tested = stats.ttest_1samp(differences, 0)
     bounds = tested.confidence_interval()
-    assert (mean, low, high) == pytest.approx((sum(differences) / 2000, bounds.low, bounds.high), abs=1e-4)
-    assert p == pytest.approx(tested.pvalue, rel=0.05, abs=1e-12)
+    assert (found.difference, *found.ci95) == pytest.approx((sum(differences) / 2000, bounds.low, bounds.high), abs=1e-4)
+    assert found.p == pytest.approx(tested.pvalue, rel=0.05, abs=1e-12)
 
 
 def test_no_difference_at_all_is_no_certainty() -> None:
-    mean, (low, high), p = statistics.paired([[0.0]] * 100)
-    assert (mean, p) == (0.0, 1.0) and 0.02 < high < 0.04 and low == -high
-    mean, (low, high), p = statistics.paired([[1.0]] * 10)
-    assert mean == high == 1.0 and low < 0.8 and p == pytest.approx(2 * 0.5**10)
+    found = statistics.paired([[[0.0]] * 100])
+    assert (found.difference, found.p) == (0.0, 1.0) and 0.02 < found.ci95[1] < 0.04 and found.ci95[0] == -found.ci95[1]
+    found = statistics.paired([[[1.0]] * 10])
+    assert found.difference == found.ci95[1] == 1.0 and found.ci95[0] < 0.8 and found.p == pytest.approx(2 * 0.5**10)
+
+
+@given(st.integers(0, 7), st.integers(0, 7), st.integers(0, 20))
+def test_where_few_questions_differ_p_is_that_of_the_sign_test(wins: int, losses: int, ties: int) -> None:
+    """More evidence is never a larger p: five wins of five are 1/16, four wins and a tie 1/8."""
+    differences = [[1.0]] * wins + [[-1.0]] * losses + [[0.0]] * ties
+    if differences:
+        wanted = stats.binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
+        assert statistics.paired([differences]).p == pytest.approx(wanted)
+
+
+def test_the_mean_of_two_benchmarks_is_no_surer_than_their_questions() -> None:
+    """Five of five won in each of two: ten wins of ten, and no less."""
+    found = statistics.paired([[[1.0]] * 5] * 2)
+    assert found.p == pytest.approx(2 * 0.5**10) and found.ci95[0] < 0.7
+    large = statistics.paired([[[1.0]] * 20, [[float(number % 3 - 1)] for number in range(300)]])
+    assert 0 < large.p < 1e-4
 
 
 def test_the_mean_of_benchmarks_has_the_error_of_all() -> None:
-    low, high = statistics.mean_interval([0.5] * 8, [(0.47, 0.53)] * 8)
+    low, high = statistics.mean_interval([0.5] * 8, [(0.47, 0.53)] * 8, [0.03 / statistics.Z95] * 8)
+    assert statistics.mean_interval([0.5] * 8, [(0.47, 0.53)] * 8, [0.0] * 8) == pytest.approx((low, high))
+    cut = statistics.mean_interval([0.99, 0.5], [(0.95, 1.0), (0.4, 0.6)], [0.04 / statistics.Z95, 0.1 / statistics.Z95])
+    assert cut[1] == pytest.approx(0.745 + math.hypot(0.04, 0.1) / 2), "a bound that was cut is no narrower"
     assert (low, high) == pytest.approx((0.5 - 0.03 / math.sqrt(8), 0.5 + 0.03 / math.sqrt(8)))
 
 
@@ -113,6 +133,13 @@ def test_two_runs_are_compared_question_by_question(tmp_path: Path) -> None:
     assert (name, found["questions"], found["wins"], found["losses"], found["difference"]) == ("ours", 4, 2, 1, 0.0)
     assert "1 graded questions of one.jsonl are not in the other" in done.stderr.decode()
     assert "other.jsonl against one.jsonl" in done.stderr.decode()
+    assert "1 samples of one.jsonl failed" in done.stderr.decode()
+    assert "1 samples of other.jsonl could not be graded" in done.stderr.decode()
+    before = (tmp_path / "other.jsonl").read_bytes()
+    sophia("compare", "one.jsonl", "other.jsonl", "--summary", "other.jsonl", cwd=tmp_path, code=2)
+    assert (tmp_path / "other.jsonl").read_bytes() == before
+    write_lines(tmp_path / "third.jsonl", run_of(other, answer="another"))
+    assert b"another question" in sophia("compare", "one.jsonl", "third.jsonl", cwd=tmp_path, code=2).stderr
 
 
 def test_variants_of_a_question_are_one_cluster(tmp_path: Path) -> None:

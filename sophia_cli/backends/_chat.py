@@ -16,7 +16,7 @@ import orjson
 from sophia_cli.errors import RecordError
 from sophia_cli.images import data_uri, image_bytes
 from sophia_cli.records import THINK_CLOSE, THINK_OPEN
-from sophia_cli.sampling import Completion, Failure, Request
+from sophia_cli.sampling import Completion, Empty, Failure, Request
 
 FINISHES = {"stop": "stop", "eos": "stop", "end_turn": "stop", "length": "length", "max_tokens": "length"}
 WITHHELD = {
@@ -122,7 +122,7 @@ def outcome_of(body: bytes, logprobs: bool = False) -> Completion | Failure:
     if finish not in FINISHES:
         raise Unusable(f"an answer that ended with {str(finish)[:40]!r}")
     if not said.strip() and not thought.strip():
-        return Failure("empty answer: the model said nothing")
+        return Empty(tokens=max(tokens, 0))
     if not 0 < tokens <= MOST_TOKENS:
         raise Unusable(f"{tokens} tokens of an answer that is not empty")
     completion = Completion(whole(said, thought), tokens, FINISHES[finish])

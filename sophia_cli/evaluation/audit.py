@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sophia_cli.errors import InputError, SophiaError
+from sophia_cli.errors import InputError, SophiaError, UsageError
 from sophia_cli.evaluation import statistics
 from sophia_cli.images import as_file
 from sophia_cli.judging import Judge
@@ -22,7 +22,7 @@ from sophia_cli.records import Record, has_failed, image_list, sample_seed
 from sophia_cli.sampling import Completion, Job, Request, sample
 from sophia_cli.streams import read_records, to_line
 from sophia_cli.verifiers._extract import after_thinking
-from sophia_cli.verifiers.judge import golds_of, whole_question
+from sophia_cli.verifiers.judge import golds_of, whole_question, without_marks
 
 FAULTS = {"hallucination": "visual hallucination", "broken_logic": "broken logic"}
 """The two labels: as columns name them, and as people do."""
@@ -71,8 +71,7 @@ def _job(record: Record, judge: Judge) -> Job:
     if len(response) > SHOWN:
         response = f"{response[: SHOWN // 2]}\n[…]\n{response[-SHOWN // 2 :]}"
     blanks = {"question": whole_question(record), "gold": golds_of(record), "response": response}
-    marks = r"</?(?:question|reference|response)>"  # what could close those that it stands in
-    text = fill(judge.prompt, {name: re.sub(marks, "", str(value)) for name, value in blanks.items()})
+    text = fill(judge.prompt, {name: without_marks(str(value)) for name, value in blanks.items()})
     content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in image_list(record)]
     content.append({"type": "text", "text": text})
     seed = sample_seed(judge.seed, text, 0)
@@ -113,10 +112,22 @@ def write_sheet(file: Path, records: Sequence[Record], labels: Mapping[str, Mapp
         raise SophiaError(f"{file}: cannot be written ({error.strerror}); choose another file with --sheet") from None
 
 
+def refuse_labelled(sheet: Path) -> None:
+    """Raises UsageError where a sheet stands that somebody has filled in, or a file that is none."""
+    if not sheet.exists() or not sheet.stat().st_size:
+        return
+    try:
+        filled = any(label is not None for labels in _labelled(sheet).values() for label in labels.values())
+    except InputError:
+        filled = True
+    if filled:
+        raise UsageError(f"{sheet}: holds somebody's labels, or is no sheet; choose another file, or --force replaces it")
+
+
 def _row(record: Record) -> dict[str, str]:
     """The cells of an answer. What a spreadsheet would take for a formula is marked as text: a model has written it."""
     cells = {name: str(record.get(name) or "") for name in COLUMNS} | {"question": whole_question(record)}
-    cells |= {name: f"'{cells[name]}" for name in WRITTEN if cells[name].startswith(("=", "+", "-", "@"))}
+    cells |= {name: f"'{cells[name]}" for name in WRITTEN if cells[name].lstrip().startswith(("=", "+", "-", "@"))}
     return cells | {"image": " ".join(as_file(image) for image in image_list(record))}
 
 
@@ -128,16 +139,20 @@ def hidden(sheet: Path) -> Path:
 def agreement(sheet: Path) -> dict[str, Any]:
     """Of each fault: how many answers both labelled, the share on which they agree, Cohen's κ, and both shares.
 
-    Raises InputError for a sheet that cannot be read, or holds other labels than yes and no.
+    Raises InputError for a sheet that cannot be read, or holds other labels than yes and no, or other answers than the
+    judge's.
     """
     theirs: dict[str, Mapping[str, Any]] = {str(row.get("sample_id")): row for row in read_records([str(hidden(sheet))])}
     ours = _labelled(sheet)
+    if strangers := [name for name in ours if name not in theirs]:
+        seen = f"{hidden(sheet).name} holds no answer of this id"
+        raise InputError(f"{sheet}: sample_id {strangers[0]!r}: {seen}; leave the ids as they were written")
     found: dict[str, Any] = {}
     for fault in FAULTS:
         pairs = [
-            (bool(label), bool(theirs[name][fault]))
+            (label, bool(theirs[name][fault]))
             for name, labels in ours.items()
-            if (label := labels[fault]) is not None and name in theirs and theirs[name].get(fault) is not None
+            if (label := labels[fault]) is not None and theirs[name].get(fault) is not None
         ]
         found[fault] = {"n": len(pairs), "agreed": None, "kappa": None, "person": None, "judge": None}
         if pairs:
@@ -149,17 +164,34 @@ def agreement(sheet: Path) -> dict[str, Any]:
 
 
 def _labelled(sheet: Path) -> dict[str, dict[str, bool | None]]:
-    try:
-        csv.field_size_limit(1 << 30)  # a response may be longer than its usual limit
-        with sheet.open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{sheet}: cannot be read ({getattr(error, 'strerror', None) or error}); give the sheet") from None
+    """The labels of each answer. Raises InputError."""
     found: dict[str, dict[str, bool | None]] = {}
-    for number, row in enumerate(rows, 2):
-        said = {fault: (row.get(fault) or "").strip().casefold() for fault in ("sample_id", *FAULTS)}
+    for number, row in enumerate(_rows_of(sheet), 2):
+        said = {fault: row[fault].casefold() for fault in FAULTS}
         if odd := [fault for fault in FAULTS if said[fault] and said[fault] not in LABELS]:
             column = f"{sheet}: row {number}: column `{odd[0]}`"
             raise InputError(f"{column} is {said[odd[0]]!r}; write yes or no, or leave it empty")
-        found[str(row.get("sample_id"))] = {fault: LABELS.get(said[fault]) for fault in FAULTS}
+        if (name := row["sample_id"]) in found:
+            raise InputError(f"{sheet}: row {number}: sample_id {name!r} comes twice; leave one out")
+        found[name] = {fault: LABELS.get(said[fault]) for fault in FAULTS}
     return found
+
+
+def _rows_of(sheet: Path) -> Iterator[dict[str, str]]:
+    """The rows of a sheet, however a spreadsheet has saved it: commas, semicolons or tabs; columns in any order and case."""
+    try:
+        csv.field_size_limit(1 << 30)  # a response may be longer than its usual limit
+        with sheet.open(encoding="utf-8-sig", newline="") as stream:
+            head = stream.readline()
+            stream.seek(0)
+            delimiter = max(",;\t", key=head.count)
+            rows = csv.reader(stream, delimiter=delimiter)
+            columns = [name.strip().casefold().replace(" ", "_") for name in next(rows, [])]
+            if missing := [name for name in ("sample_id", *FAULTS) if name not in columns]:
+                raise InputError(f"{sheet}: has no column `{missing[0]}`; give the sheet that `eval --sheet` wrote")
+            for cells in rows:
+                if any(cell.strip() for cell in cells):
+                    padded = [*cells, *[""] * len(columns)]
+                    yield {name: cell.strip() for name, cell in zip(columns, padded, strict=False)}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{sheet}: cannot be read ({getattr(error, 'strerror', None) or error}); give the sheet") from None

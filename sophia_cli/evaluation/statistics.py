@@ -8,6 +8,7 @@ Miller, "Adding Error Bars to Evals" (arXiv 2411.00640), with the factor C/(C−
 import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from random import Random
 from statistics import NormalDist
@@ -20,6 +21,8 @@ LEVEL = 0.95
 Z95 = NORMAL.inv_cdf(0.5 + LEVEL / 2)
 ROUNDING = 1e-12
 """A standard error below this is none: scores that are the same but for their last bits."""
+FEW = 14
+"""Clusters that differ, at most, of which every way to swap the two runs is looked at."""
 MOST_DRAWS = 5000
 """Subsets of the samples of a question that maj@k looks at; drawn where there are more."""
 
@@ -59,11 +62,20 @@ def wilson(right: float, count: int) -> tuple[float, float]:
     return min(max(0.0, low), mean) if mean else 0.0, max(min(1.0, high), mean) if mean < 1 else 1.0
 
 
-def mean_interval(means: Sequence[float], intervals: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """The 95% interval of the mean over several benchmarks, from that of each: they are independent of each other."""
-    mean, widths = math.fsum(means) / len(means), [(high - low) / 2 for low, high in intervals]
-    width = math.hypot(*widths) / len(means)
-    return max(0.0, mean - width), min(1.0, mean + width)
+def mean_interval(
+    means: Sequence[float], intervals: Sequence[Sequence[float]], errors: Sequence[float | None]
+) -> tuple[float, float]:
+    """The 95% interval of the mean over several benchmarks: what each may be below and above its mean, in squares.
+
+    They are independent of each other (Zou and Donner, 2008). A benchmark's deviation is 1.96 of its standard error, uncut,
+    or where no spread is seen that of its interval (Wilson's).
+    """
+    mean, count = math.fsum(means) / len(means), len(means)
+    below, above = [], []
+    for own, (low, high), error in zip(means, intervals, errors, strict=True):
+        below.append(Z95 * error if error else own - low)
+        above.append(Z95 * error if error else high - own)
+    return max(0.0, mean - math.hypot(*below) / count), min(1.0, mean + math.hypot(*above) / count)
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
@@ -94,19 +106,47 @@ def _majority(votes: list[Vote]) -> float:
     return math.fsum(score[answer] for answer in winners) / len(winners)
 
 
-def paired(differences: Clusters) -> tuple[float, tuple[float, float], float]:
-    """Of the differences between two runs, question by question: their mean, its 95% interval, and p of there being none.
+@dataclass(frozen=True)
+class Paired:
+    """How much better one run is than another, in [−1, 1]: the mean difference, its 95% interval, p of there being none."""
 
-    differences: in [−1, 1], those of a cluster together. p: two-sided, of mean over clustered standard error, normal. Where
-    all differences are the same there is no spread to judge by: the interval then allows for a share of questions that so
-    many would have missed once in twenty times, and p is that of a sign test.
+    difference: float
+    ci95: tuple[float, float]
+    p: float
+
+
+def paired(benchmarks: Sequence[Clusters]) -> Paired:
+    """Of the differences between two runs, question by question, those of a cluster together, benchmark by benchmark.
+
+    Each benchmark counts alike, and they are independent of each other. The interval: ± 1.96 clustered standard errors;
+    where all differences of a benchmark are the same there is no spread to judge by, and it allows for a share of questions
+    that so many would have missed once in twenty times. p: two-sided; where `FEW` clusters differ or less, the share of all
+    ways to swap the two runs, cluster by cluster, that come out as far apart or farther; else of mean over standard error,
+    normal.
     """
-    mean, error = mean_of(differences), clustered_error(differences)
-    if error:
-        return mean, (max(-1.0, mean - Z95 * error), min(1.0, mean + Z95 * error)), 2 * NORMAL.cdf(-abs(mean / error))
-    unseen = 1 - (1 - LEVEL) ** (1 / len(differences))
-    bounds = max(-1.0, mean - unseen), min(1.0, mean + unseen)
-    return mean, bounds, 0.5 ** (len(differences) - 1) if mean else 1.0
+    means, count = [mean_of(clusters) for clusters in benchmarks], len(benchmarks)
+    difference = math.fsum(means) / count
+    widths, errors, shares = [], [], []
+    for clusters in benchmarks:
+        error, whole = clustered_error(clusters), count * sum(map(len, clusters))
+        own = [math.fsum(scores) / whole for scores in clusters]
+        widths.append(Z95 * error if error else 1 - (1 - LEVEL) ** (1 / len(clusters)))
+        errors.append(error / count if error else math.hypot(*own))
+        shares += own
+    width = math.hypot(*widths) / count
+    bounds = max(-1.0, difference - width), min(1.0, difference + width)
+    moved = [share for share in shares if abs(share) > ROUNDING]
+    if len(moved) <= FEW:
+        return Paired(difference, bounds, _swapped(moved))
+    return Paired(difference, bounds, 2 * NORMAL.cdf(-abs(difference) / math.hypot(*errors)))
+
+
+def _swapped(shares: Sequence[float]) -> float:
+    """The share of all choices of signs whose sum is as far from 0 as this one, or farther."""
+    sums = [0.0]
+    for share in shares:
+        sums = [total + signed for total in sums for signed in (share, -share)]
+    return sum(abs(total) >= abs(math.fsum(shares)) - ROUNDING for total in sums) / len(sums)
 
 
 def kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:

@@ -12,6 +12,8 @@ from sophia_cli.verifiers.votes import vote_of
 
 UNREADABLE = ("no_answer", "truncated")
 """Verdicts on a response that holds no final answer."""
+SAID = ("correct", "wrong")
+"""Verdicts of a judge that count."""
 RIGHT = "right"
 """The vote of every right answer, however it is written."""
 
@@ -38,6 +40,8 @@ class Tally:
     verdicts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     twice: dict[tuple[bool, bool], int] = field(default_factory=lambda: defaultdict(int))
     asked: int = 0
+    unsure: int = 0
+    ungraded: int = 0
     unread: int = 0
     cut: int = 0
     extracted: int = 0
@@ -58,12 +62,14 @@ class Tally:
         self.unread += by_rules in UNREADABLE
         self.cut += by_rules == "truncated"
         self.extracted += "extracted_by" in record
-        self.asked += judged is not None
-        self.twice[by_rules == "correct", (judged or by_rules) == "correct"] += record["reward"] is not None
-        if record.get("parts"):
-            self.parts.append(record["parts_right"] / record["parts"])
+        if record.get("judge_parts"):
+            self.parts.append(record["judge_parts_right"] / record["judge_parts"])
+        self.unsure += judged is not None and judged not in SAID
+        self.ungraded += record["reward"] is None
         if record["reward"] is None:
             return
+        self.asked += judged in SAID
+        self.twice[by_rules == "correct", record["verdict"] == "correct"] += 1
         name = str(record["id"])
         if name not in self.questions:
             groups = {by: _values(record[by]) for by in self.by if record.get(by) not in (None, "", [])}
@@ -75,14 +81,16 @@ class Tally:
         """What is told of them; shares in [0, 1], null where nothing was graded.
 
         accuracy: the mean over graded samples (pass@1), unreadable answers wrong; ci95 and standard_error: `statistics.py`,
-        clustered by `cluster`, else by question. n: graded samples. unreadable: the share without a final answer, truncated:
-        of which the token limit, or thinking that never closes, is the cause. thinking: the share that thinks in the tags.
+        clustered by `cluster`, else by question. n: graded samples. unreadable: the share in which rules find no final
+        answer, truncated: of which the token limit, or thinking that never closes, is the cause. thinking: the share that
+        thinks in the tags.
         pass_at, maj_at: by k, over the questions with so many graded samples (questions_at). worst_case: where a cluster has
         several questions (variants), the mean over clusters of their worst. by: accuracy, ci95, n of each category.
         extracted: where a judge read answers off responses in which the rules found none, the share of those.
         parts: where a judge counted them, the mean share of parts that are right. rules_and_judge: where a judge was asked,
         the shares of the graded samples that rules, judge, both and either find right; the rules stand for a judge who was
-        not asked (judged: how often one was).
+        not asked, or gave no verdict (judged: how often one did). unsure: how often the judge gave none. ungraded: samples
+        of which nobody could tell; they are in no mean.
         """
         samples, clusters = sum(self.verdicts.values()), self._clusters(self.questions.values())
         told: dict[str, Any] = {
@@ -94,6 +102,7 @@ class Tally:
             "thinking": self.thinking / samples if samples else None,
             "mean_tokens": self.tokens / samples if samples else None,
             "failed": self.failed,
+            "ungraded": self.ungraded,
             "verdicts": {name: count for name, count in sorted(self.verdicts.items()) if count},
         }
         if several := self._of_several():
@@ -106,6 +115,8 @@ class Tally:
             told["parts"] = {"n": len(self.parts), "right": sum(self.parts) / len(self.parts)}
         if self.asked:
             told["rules_and_judge"] = self._both_verdicts()
+        if self.unsure:
+            told["unsure"] = self.unsure
         if groups := {by: self._group(by) for by in self.by if any(by in one.groups for one in self.questions.values())}:
             told["by"] = groups
         return told
@@ -166,12 +177,16 @@ def summarised(model: str, tallies: Mapping[str, Tally]) -> dict[str, Any]:
         "model": model,
         "benchmark": ",".join(tallies),
         "accuracy": sum(means) / len(means) if whole else None,
-        "ci95": list(statistics.mean_interval(means, [one["ci95"] for one in graded])) if whole else None,
+        "ci95": list(statistics.mean_interval(means, *_each(graded, "ci95", "standard_error"))) if whole else None,
         "n": sum(one["n"] for one in each),
         "unreadable": _mean([one["unreadable"] for one in each]),
         "failed": sum(one["failed"] for one in each),
         "benchmarks": each,
     }
+
+
+def _each(found: Sequence[Mapping[str, Any]], *names: str) -> list[list[Any]]:
+    return [[one[name] for one in found] for name in names]
 
 
 def _mean(shares: Sequence[float | None]) -> float | None:

@@ -61,7 +61,7 @@ def _scores(one: dict[str, Any]) -> dict[str, str]:
         "graded": f"{one['n']:,}",
         "unreadable": percent(one["unreadable"]),
         "failed": f"{one['failed']:,}",
-    }
+    } | ({"could not tell": f"{one['ungraded']:,}"} if one["ungraded"] else {})
 
 
 def _answers(one: dict[str, Any]) -> dict[str, str]:
@@ -86,6 +86,8 @@ def _samples(one: dict[str, Any]) -> dict[str, str]:
         found["parts"] = percent(one["parts"]["right"])
     if twice := one.get("rules_and_judge"):
         found |= {name: percent(twice[name]) for name in ("rules", "judge", "both", "either")}
+    if "unsure" in one:
+        found["judge unsure"] = f"{one['unsure']:,}"
     return found
 
 

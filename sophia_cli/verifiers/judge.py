@@ -17,23 +17,30 @@ LONGEST = 4096
 SHOWN = 4000
 """Characters of a question, a gold, and an answer that a judge is shown."""
 
+_MARKS = re.compile(r"<\s*/?\s*(?:question|reference|answer|response)\b[^<>]*>", re.IGNORECASE)
 _ANSWER = re.compile(r"answer\W{0,4}?:\s{0,4}(.+)", re.IGNORECASE)
 _PARTS = re.compile(r"parts\W{0,4}([0-9]{1,3}) ?/ ?([0-9]{1,3})\W*", re.IGNORECASE)
 _WORD = re.compile(r"verdict\W{0,4}(\w+)\W*", re.IGNORECASE)
+_NOTHING = re.compile(r"(?:none|nothing|n/?a|not given|no(?: final)? answer)\b.*", re.IGNORECASE | re.DOTALL)
+WORDS = {"correct": "correct", "right": "correct", "wrong": "wrong", "incorrect": "wrong"}
+"""What a judge may say, and the verdict that it is."""
 
 
 def question(item: Mapping[str, Any], extracted: str | None, prompt: str) -> str:
     """The prompt with the item's question, gold and options, and the answer, or the end of a response that boxed none."""
-    response = str(item.get("trajectory", item.get("response", "")))
-    answer = extracted if extracted is not None else after_thinking(response) or ""
+    answer = extracted if extracted is not None else said(item)
     blanks = {"question": whole_question(item), "gold": golds_of(item), "answer": answer}
     return fill(prompt, {name: _bounded(text) for name, text in blanks.items()})
 
 
+def said(item: Mapping[str, Any]) -> str:
+    """What a trajectory or response says after its thinking; empty where that is nothing."""
+    return (after_thinking(str(item.get("trajectory", item.get("response", "")))) or "").strip()
+
+
 def reading(item: Mapping[str, Any], prompt: str) -> str:
     """The prompt that asks for the final answer of the item's response, whose end it is shown."""
-    response = after_thinking(str(item.get("response", ""))) or ""
-    blanks = {"question": whole_question(item), "response": response}
+    blanks = {"question": whole_question(item), "response": said(item)}
     return fill(prompt, {name: _bounded(text) for name, text in blanks.items()})
 
 
@@ -52,20 +59,26 @@ def golds_of(item: Mapping[str, Any]) -> str:
 
 def _bounded(text: str) -> str:
     """The end of a text, without what could close the marks it stands in."""
-    return re.sub(r"</?(?:question|reference|answer|response)>", "", text.strip()[-SHOWN:]).strip()
+    return without_marks(text.strip()[-SHOWN:]).strip()
+
+
+def without_marks(text: str) -> str:
+    """A text without tags of the prompts, however they are written, those too that only their removal would make."""
+    while (bare := _MARKS.sub("", text)) != text:
+        text = bare
+    return text
 
 
 def read_answer(text: str) -> str | None:
     """The answer that the last line of what a judge said gives of a response; None where that is none, or no such line."""
     match = _ANSWER.fullmatch(_last_line(text))
     answer = match[1].strip().strip("*`").strip() if match else ""
-    return answer if answer.rstrip(".").casefold() not in ("", "none") else None
+    return None if not answer or _NOTHING.fullmatch(answer) else answer
 
 
 def read_verdict(text: str) -> str:
     """`correct`, `wrong`, or `ungradable`: the judge was unsure, or what it said is no verdict."""
-    word = last_word(text)
-    return word if word in ("correct", "wrong") else "ungradable"
+    return WORDS.get(last_word(text), "ungradable")
 
 
 def read_parts(text: str) -> tuple[int, int] | None:
