@@ -83,11 +83,12 @@ def options_of(row: dict[str, Any]) -> dict[str, str]:
 class VLMEvalKit:
     """ms-vlmeval: the scorers of VLMEvalKit, as PyPI has them."""
 
-    def mmmu(self, row: dict[str, Any], answer: str) -> bool:
+    def mmmu(self, row: dict[str, Any], answer: str) -> bool | None:
         """Option letters that it infers from the response; open questions become options of the gold and another."""
         choices = options_of(row) or {"A": str(row["answer"]), "B": "Other Answers"}
         gold = row["answer"] if options_of(row) else "A"
-        return bool(module("vlmeval.utils").can_infer(answer or NOTHING, choices) == gold)
+        inferred = module("vlmeval.utils").can_infer(answer or NOTHING, choices)
+        return bool(inferred == gold) if inferred else None  # a model is asked then
 
     mmmu_pro = mmmu
 

@@ -10,7 +10,7 @@ from chat_server import ChatServer
 from conftest import ENVIRONMENT, records_of, sophia, write_lines
 
 from sophia_cli import registry
-from sophia_cli.errors import RecordError, UsageError
+from sophia_cli.errors import InputError, RecordError, UsageError
 from sophia_cli.evaluate import answer_request
 from sophia_cli.evaluation.loading import benchmarks
 from sophia_cli.records import Record
@@ -34,9 +34,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(ENVIRONMENT, "XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
+def items_at(given: str) -> dict[str, dict[str, Any]]:
+    (benchmark,) = benchmarks(given)
+    return {item["id"].removeprefix(f"{benchmark.name}/"): item for item in benchmark.items()}
+
+
 def items(name: str, root: Path) -> dict[str, dict[str, Any]]:
-    (benchmark,) = benchmarks(f"{name}={root / name}")
-    return {item["id"].removeprefix(f"{name}/"): item for item in benchmark.items()}
+    return items_at(f"{name}={root / name}")
 
 
 def asked(item: dict[str, Any]) -> list[Any]:
@@ -146,7 +150,15 @@ BAD: list[tuple[str, str, dict[str, Any], str]] = [
     ("mmmu", "Accounting@validation", {"options": "{[]: 1}"}, "`options` is a text that holds no list"),
     ("mmmu", "Accounting@validation", {"options": "['a', "}, "`options` is a text that holds no list"),
     ("mmmu", "Accounting@validation", {"options": "{'a': 1}"}, "`options` is no list"),
+    ("mmmu", "Accounting@validation", {"options": "['a disc' 'a square']"}, "without commas"),
     ("mmmu", "Accounting@validation", {"answer": "C"}, "options go from A to B"),
+    ("mmmu", "Basic_Medical_Science@validation", {"answer": "['']"}, "`answer` holds an empty answer"),
+    ("mathvista", "default@testmini", {"question_type": "multi_choice"}, "`choices` holds no options"),
+    ("mv-math", "*.json", {"question": "See <image_3>."}, "names <image_3>, and there are 2 images"),
+    ("olympiadbench", "OE_MM_maths_en_COMP@train", {"error": "inf"}, "`error`"),
+    ("olympiadbench", "OE_MM_maths_en_COMP@train", {"error": "-0.1"}, "`error`"),
+    ("olympiadbench", "OE_MM_maths_en_COMP@train", {"error": "1,2,3"}, "3 tolerances, and there are 1 answers"),
+    ("olympiadbench", "OE_MM_maths_en_COMP@train", {"question": "<image_2>", "image_2": None}, "names <image_2>"),
     ("mmmu", "Accounting@validation", {"question_type": "essay"}, "`question_type`"),
     ("mmmu-pro", "vision@test", {"answer": "?"}, "`answer` is '?'"),
     ("mathvista", "default@testmini", {"decoded_image": None}, "`decoded_image` holds no image"),
@@ -174,6 +186,43 @@ def test_a_row_that_cannot_be_asked_names_its_field(name: str, part: str, fields
     )
     with pytest.raises(RecordError, match=said.replace("?", "\\?")):
         registry.find("benchmarks", name).item(row, part)
+
+
+def asked_of(name: str, part: str, fields: dict[str, Any]) -> dict[str, Any]:
+    row = {**ROWS[name]()[part][0], **fields}
+    plain = {
+        field: f"{field}.png" if isinstance(value, dict) and "bytes" in value else value for field, value in row.items()
+    }
+    item = registry.find("benchmarks", name).item(Record(plain), part)
+    assert item is not None
+    return item
+
+
+def test_an_image_is_the_one_that_its_field_names() -> None:
+    """Also where a field before it is null."""
+    fields = {"image_1": None, "image_2": "two.png", "image_3": "three.png", "question": "See <image_3>, then <image_2>."}
+    item = asked_of("olympiadbench", "OE_MM_maths_en_COMP@train", fields)
+    assert asked(item)[-4:] == [2, ", then ", 1, "."] and item["image"] == ["two.png", "three.png"]
+
+
+def test_options_as_odd_as_the_rows_have_them() -> None:
+    same = {"question_type": "multi_choice", "choices": ["2", "2", "1"], "answer": "2", "answer_type": "text"}
+    twice = asked_of("mathvista", "default@testmini", same)
+    assert [verify(f"\\boxed{{{said}}}", twice).reward for said in ("A", "B", "2", "C", "1")] == [1, 1, 1, 0, 0]
+    drawn = asked_of("mathvision", "default@test", {"options": [""] * 5, "answer": "B"})
+    assert drawn["choices"] == list("ABCDE") and verify("\\boxed{B}", drawn).reward == 1.0
+    marked = asked_of("mathvision", "default@test", {"options": ["<image1>", "<image2>"], "answer": "B"})
+    assert marked["choices"] == ["(figure 1)", "(figure 2)"]
+    shown = asked_of("mathvision", "default@test", {"question": "(A) 3 (B) 4", "options": ["3", "4"], "answer": "B"})
+    assert str(asked(shown)).count("4") == 1
+    quoted = asked_of("mmmu", "Accounting@validation", {"options": """["the 'first' 'second'", 'b']"""})
+    assert quoted["choices"] == ["the 'first' 'second'", "b"]
+
+
+def test_mathvista_rounds_as_its_own_scorer_does() -> None:
+    item = asked_of("mathvista", "default@testmini", {"answer": "1.5", "answer_type": "float", "precision": 1.0})
+    said = ("1.54", "1.45", "1.449", "1.55", "1.6")
+    assert [verify(f"\\boxed{{{each}}}", item).reward for each in said] == [1.0, 1.0, 0.0, 0.0, 0.0]
 
 
 def test_a_bad_row_is_a_record_with_its_id_and_the_others_are_asked(root: Path, tmp_path: Path) -> None:
@@ -220,6 +269,30 @@ def test_a_benchmark_is_read_from_a_clone_of_its_repository(root: Path, tmp_path
     (cloned,) = benchmarks(f"mmmu-pro={tmp_path / 'clone'}")
     fields = [{**item, "error": ""} for item in cloned.items()]
     assert fields == [{**item, "error": ""} for item in items("mmmu-pro", root).values()]
+
+
+def test_a_clone_is_read_by_the_hubs_names_of_files_and_what_it_lacks_is_said(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("mmmu", tmp_path / "clone")
+    for config in ("Accounting", "Basic_Medical_Science"):
+        whole = tmp_path / "clone" / config / "validation.parquet"
+        whole.rename(whole.with_name("validation-00000-of-00001.parquet"))
+    (tmp_path / "clone/README.md").write_text("---\nlicense: mit\n---\n")
+    assert set(items_at(f"mmmu={tmp_path / 'clone'}")) == set(items("mmmu", root))
+    assert "holds 2 of 30 parts" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="give a copy of"):
+        items_at(f"mmmu={tmp_path / 'empty'}")
+
+
+def test_one_file_that_may_be_of_several_parts_goes_by_its_folder(root: Path, tmp_path: Path) -> None:
+    file = root / "olympiadbench/OE_TO_maths_zh_CEE/train.parquet"
+    (name,) = items_at(f"olympiadbench={file}")
+    assert name.startswith("OE_TO_maths_zh_CEE")
+    (tmp_path / "train.parquet").write_bytes(file.read_bytes())
+    with pytest.raises(UsageError, match="may be of several parts"):
+        items_at(f"olympiadbench={tmp_path / 'train.parquet'}")
 
 
 def test_parts_that_a_copy_lacks_are_said(root: Path, tmp_path: Path) -> None:

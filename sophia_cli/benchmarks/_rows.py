@@ -1,9 +1,12 @@
 """What several benchmarks need to read a row: each refuses what it cannot read, naming the field."""
 
 import ast
+import io
 import math
 import re
+import tokenize
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from sophia_cli.errors import RecordError
@@ -28,15 +31,24 @@ def options(row: Record, field: str = "options") -> list[str]:
     """A list of options: a list, or a text that holds one as Python writes it; none for an empty one. Raises RecordError."""
     given = row.get(field)
     if isinstance(given, str):
+        written = given
         try:
             given = ast.literal_eval(given) if given.strip() else []
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             raise fault(row, field, "is a text that holds no list") from None
+        if _runs_on(written):
+            raise fault(row, field, "is a list without commas between its texts")
     if given is None:
         return []
     if not isinstance(given, list | tuple) or any(isinstance(each, list | dict) or each is None for each in given):
         raise fault(row, field, "is no list of options")
     return [str(each).strip() for each in given]
+
+
+def _runs_on(literal: str) -> bool:
+    """Whether two texts of a literal stand side by side: Python makes one of them."""
+    kinds = [token.type for token in tokenize.generate_tokens(io.StringIO(literal).readline) if token.type != tokenize.NL]
+    return any(pair == (tokenize.STRING, tokenize.STRING) for pair in pairwise(kinds))
 
 
 def images(row: Record, fields: Iterable[str]) -> list[str]:

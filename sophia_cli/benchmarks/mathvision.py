@@ -16,6 +16,8 @@ QUESTIONS = 3040
 BY = ("subject", "level", "geometry")
 JUDGED = False
 MARK = r"<image(\d+)>"
+FIGURE = r"(figure \1)"
+"""What a mark becomes where one drawing holds several figures."""
 PLANE = {f"metric geometry - {what}" for what in ("angle", "area", "length")}
 
 
@@ -24,6 +26,7 @@ def item(row: Record, part: str) -> dict[str, Any] | None:
     choices, question, subject = options(row), text(row, "question"), row.get("subject")
     marks = set(re.findall(MARK, question))
     gold = text(row, "answer").strip()
+    choices = list(LETTERS[: len(choices)]) if not any(choices) else [re.sub(MARK, FIGURE, choice) for choice in choices]
     if choices and gold not in choices:
         gold = letter(row, gold, choices)
     if not choices and not gold:
@@ -35,9 +38,9 @@ def item(row: Record, part: str) -> dict[str, Any] | None:
             "image": images(row, IMAGES),
             "hint": CHOICE if choices else FREE,
             # one drawing holds all figures: where several are named it comes first, and the marks stay words
-            "question": named(MARK, question) if marks == {"1"} else re.sub(MARK, r"(figure \1)", question),
+            "question": named(MARK, question) if marks == {"1"} else re.sub(MARK, FIGURE, question),
             "choices": choices,
-            "choices_shown": drawn if choices else None,
+            "choices_shown": True if drawn else None,
             "answer": gold,
             "subject": subject,
             "level": row.get("level"),

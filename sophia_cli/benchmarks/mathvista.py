@@ -7,7 +7,7 @@ answer; here an answer is an option or it is not.
 from typing import Any
 
 from sophia_cli.benchmarks._rows import fault, filled, identity, images, number, options, text
-from sophia_cli.records import Record
+from sophia_cli.records import LETTERS, Record
 
 HUB = "AI4Math/MathVista"
 PARTS = ("default@testmini",)
@@ -23,8 +23,13 @@ def item(row: Record, part: str) -> dict[str, Any] | None:
     about = row.get("metadata") or {}
     if not isinstance(about, dict):
         raise fault(row, "metadata", "is no object")
-    if choices and answer.strip() not in choices:
+    gold: str | list[str] = answer.strip()
+    if row.get("question_type") == "multi_choice" and not choices:
+        raise fault(row, "choices", "holds no options, and the question is to be answered by one")
+    if choices and gold not in choices:
         raise fault(row, "answer", f"is {answer!r}, none of the options")
+    if choices.count(answer.strip()) > 1:  # two options say the same: either letter is right
+        gold = [answer.strip(), *(letter for letter, choice in zip(LETTERS, choices, strict=False) if choice == gold)]
     return filled(
         {
             "id": identity(row, ID),
@@ -32,7 +37,7 @@ def item(row: Record, part: str) -> dict[str, Any] | None:
             "question": text(row, "query"),
             "choices": choices,
             "choices_shown": True if choices else None,
-            "answer": answer.strip(),
+            "answer": gold,
             "answer_type": row.get("answer_type"),
             "precision": int(places) if places is not None and row.get("answer_type") == "float" else None,
             "unit": row.get("unit"),

@@ -52,5 +52,8 @@ def item(row: Record, part: str) -> dict[str, Any] | None:
 
 def _alternatives(row: Record, gold: str) -> str | list[str]:
     """The golds of a list of texts, which any of them meets; a list of numbers is one answer."""
-    listed = gold.strip().startswith("[") and re.search(r"['\"]", gold)
-    return options(row, "answer") if listed else gold
+    if not (gold.strip().startswith("[") and re.search(r"['\"]", gold)):
+        return gold
+    if not all(golds := options(row, "answer")):
+        raise fault(row, "answer", "holds an empty answer")
+    return golds

@@ -4,6 +4,7 @@ In no public harness. Golds hold `\\#\\#` between alternatives. Problems of seve
 judge says how many are, too (`--judge`), as the official one does.
 """
 
+import re
 from typing import Any
 
 from sophia_cli.benchmarks._rows import CHOICE, FREE, fault, filled, identity, named, text
@@ -17,6 +18,7 @@ BY = ("subject", "answer_kind", "difficulty", "image_relevance")
 JUDGED = True
 STEPS = "Solve all parts of the problem and end with their answers, in order, in one \\boxed{}."
 HINTS = {"choice": CHOICE, "single-step": FREE, "multi-step": STEPS}
+MARK = re.compile(r"<image_(\d+)>")
 RELEVANCE = {"0": "independent", "1": "dependent"}
 
 
@@ -27,12 +29,15 @@ def item(row: Record, part: str) -> dict[str, Any] | None:
         raise fault(row, "answer_type", f"is {kind!r}, none of {', '.join(HINTS)}")
     if not isinstance(files, list) or not files or not all(isinstance(file, str) and file for file in files):
         raise fault(row, "input_image", "is no list of image files")
+    question = text(row, "question")
+    if beyond := [mark[0] for mark in MARK.finditer(question) if not 0 < int(mark[1]) <= len(files)]:
+        raise fault(row, "question", f"names {beyond[0]}, and there are {len(files)} images")
     return filled(
         {
             "id": identity(row, ID),
             "image": files,
             "hint": HINTS[kind],
-            "question": named(r"<image_(\d+)>", text(row, "question")),
+            "question": named(MARK.pattern, question),
             "answer": text(row, "answer").strip(),
             "answer_type": "multiple choice" if kind == "choice" else None,
             "answer_kind": kind,

@@ -4,6 +4,7 @@ The proofs (`TP_*`) are left out, as in the paper. The prompt names the answer's
 the unit stays out of the box, in the question's language.
 """
 
+import math
 import re
 from typing import Any
 
@@ -70,7 +71,7 @@ def item(row: Record, part: str) -> dict[str, Any] | None:
             "question": _numbered(row, context + text(row, "question"), found),
             "answer": ", ".join(golds),
             "answer_type": kinds[0] if len(set(kinds)) == 1 and not several else None,
-            "tolerance": _tolerance(row),
+            "tolerance": _tolerance(row, ", ".join(golds)),
             "unit": row.get("unit"),
             "language": language,
             "images": "with" if found else "without",
@@ -89,17 +90,23 @@ def _hint(language: str, kinds: list[str], several: bool, unit: Any) -> str:
 
 
 def _numbered(row: Record, question: str, found: list[str]) -> str:
-    """`<img_3362>` as `<image 1>`, by the order of first mention, `<image_2>` as the second. Raises RecordError."""
+    """The marks of images as `<image 1>`, by their place among those there are: `<image_2>` is the second field, and
+    `<img_3362>` stands for the images in the order of first mention. Raises RecordError.
+    """
+    there = [number for number, name in enumerate(IMAGES, 1) if row.get(name) is not None]
     marks = list(dict.fromkeys(mark[0] for mark in MARK.finditer(question)))
-    own = {mark: int(mark[len("<image_") : -1]) for mark in marks if mark.startswith("<image_")}
-    order = own if len(own) == len(marks) else {mark: place for place, mark in enumerate(marks, 1)}
-    if beyond := [mark for mark, place in order.items() if not 0 < place <= len(found)]:
-        raise fault(row, "question", f"names {beyond[0]}, and there are {len(found)} images")
+    fields = {mark: int(mark[len("<image_") : -1]) for mark in marks if mark.startswith("<image_")}
+    if len(fields) == len(marks):
+        order = {mark: there.index(number) + 1 if number in there else 0 for mark, number in fields.items()}
+    else:
+        order = {mark: place if place <= len(found) else 0 for place, mark in enumerate(marks, 1)}
+    if missing := [mark for mark, place in order.items() if not place]:
+        raise fault(row, "question", f"names {missing[0]}, and there are {len(found)} images (fields {there})")
     return MARK.sub(lambda mark: f"<image {order[mark[0]]}>", question)
 
 
-def _tolerance(row: Record) -> float | list[float | None] | None:
-    """`error`: one absolute tolerance, or one for each answer, `0.1,,0.2`."""
+def _tolerance(row: Record, gold: str) -> float | list[float | None] | None:
+    """`error`: one absolute tolerance, or one for each answer, `0.1,,0.2`. Raises RecordError."""
     given = row.get("error")
     if given is None or str(given).strip() == "":
         return None
@@ -107,4 +114,17 @@ def _tolerance(row: Record) -> float | list[float | None] | None:
         parts = [float(part) if part.strip() else None for part in str(given).split(",")]
     except ValueError:
         raise fault(row, "error", f"is {given!r}, no tolerance") from None
+    if any(part is not None and not 0 <= part < math.inf for part in parts):
+        raise fault(row, "error", f"is {given!r}, no tolerance")
+    if len(parts) > 1 and "\\pm" not in gold and len(parts) != (answers := _outer_commas(gold) + 1):
+        raise fault(row, "error", f"holds {len(parts)} tolerances, and there are {answers} answers")
     return parts[0] if len(parts) == 1 else parts
+
+
+def _outer_commas(text: str) -> int:
+    """Commas that stand in no brackets: those between answers."""
+    deep = found = 0
+    for mark in text:
+        deep += (mark in "([{") - (mark in ")]}")
+        found += mark in ",，" and not deep
+    return found

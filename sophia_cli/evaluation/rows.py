@@ -1,11 +1,12 @@
 """Where a benchmark's rows are: on the hub, in a copy of its repository, in files of its parts, or in one file."""
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sophia_cli.errors import InputError
+from sophia_cli.errors import InputError, UsageError
 from sophia_cli.progress import notice
 from sophia_cli.records import Record
 from sophia_cli.sources import read_rows
@@ -19,19 +20,44 @@ IMAGES = "images"
 def parts_of(kind: ModuleType, name: str, place: str | None) -> list[str]:
     """The parts to read, each `config@split`, or a pattern of JSON files. Of one file, the part that it is named after.
 
-    Says which parts a folder with a file for each does not hold.
+    Says which parts a folder does not hold. Raises UsageError for a file that may be of several.
     """
     if place is None:
         return list(kind.PARTS)
-    if Path(place).is_file():
-        named = [part for part in kind.PARTS if Path(place).stem in part.split("@")]
-        return named[:1] or (list(kind.PARTS) if len(kind.PARTS) == 1 else [""])
-    missing = [part for part in kind.PARTS if "@" in part and not _file_of(Path(place), part)]
-    if 0 < len(missing) < len(kind.PARTS):
-        held = f"{len(kind.PARTS) - len(missing)} of {len(kind.PARTS)}"
-        notice(f"eval: {place} holds {held} parts of {name}; left out: {', '.join(missing)}")
-        return [part for part in kind.PARTS if part not in missing]
-    return list(kind.PARTS)
+    path = Path(place)
+    if path.is_file():
+        return [_part_of(kind, name, path)]
+    if "@" not in kind.PARTS[0]:
+        return list(kind.PARTS)
+    held = [part for part in kind.PARTS if _files_of(path, part)] or _configured(kind, path)
+    if len(held) < len(kind.PARTS):
+        left = ", ".join(part for part in kind.PARTS if part not in held)
+        notice(f"eval: {place} holds {len(held)} of {len(kind.PARTS)} parts of {name}; left out: {left}")
+    return held
+
+
+def _part_of(kind: ModuleType, name: str, file: Path) -> str:
+    """The part that a file is named after, or its folder; empty for none of several."""
+    named = [part for part in kind.PARTS if file.stem in part.split("@")]
+    if len(named) > 1:
+        named = [part for part in named if file.resolve().parent.name == part.partition("@")[0]]
+        if not named:
+            several = f"may be of several parts of {name}"
+            raise UsageError(f"{file}: {several}; name it or its folder after one: {', '.join(kind.PARTS)}")
+    return (named or (kind.PARTS if len(kind.PARTS) == 1 else ("",)))[0]
+
+
+def _configured(kind: ModuleType, folder: Path) -> list[str]:
+    """The parts whose configs the folder's card names, as `datasets` reads it. Raises InputError when there are none."""
+    from datasets import get_dataset_config_names
+
+    try:
+        names = get_dataset_config_names(str(folder))
+    except Exception as error:  # noqa: BLE001  (whatever it does not find)
+        raise InputError(f"{folder}: holds no rows ({type(error).__name__}); give a copy of {kind.HUB}") from None
+    if found := [part for part in kind.PARTS if part.partition("@")[0] in names]:
+        return found
+    raise InputError(f"{folder}: holds none of the parts of {kind.HUB}, {', '.join(kind.PARTS)}; give a copy of it")
 
 
 def rows_of(kind: ModuleType, place: str | None, part: str) -> Iterator[Record]:
@@ -43,15 +69,21 @@ def rows_of(kind: ModuleType, place: str | None, part: str) -> Iterator[Record]:
         return _beside(kind, _json_rows(folder), folder.parent)
     if "@" not in part:
         return _matching(kind, folder, part)
-    file = _file_of(folder, part)
-    return _beside(kind, _json_rows(file), folder) if file else read_rows(f"hf:{folder}:{part}")
+    if files := _files_of(folder, part):
+        return chain.from_iterable(_beside(kind, _json_rows(file), folder) for file in files)
+    return read_rows(f"hf:{folder}:{part}")
 
 
-def _file_of(folder: Path, part: str) -> Path | None:
-    """The file of a part in a folder that has one for each."""
+def _files_of(folder: Path, part: str) -> list[Path]:
+    """The files of a part in a folder that has some for each: `SPLIT.parquet`, or as the hub names them,
+    `SPLIT-00000-of-00002.parquet`; beside each other, in `data`, or in a folder named after the config.
+    """
     config, _, split = part.partition("@")
-    files = [folder / within / f"{split}{suffix}" for within in (config, "") for suffix in SUFFIXES]
-    return next((file for file in files if file.is_file()), None)
+    for within in (config, "", "data"):
+        for pattern in [f"{split}{suffix}" for suffix in SUFFIXES] + [f"{split}-*-of-*.parquet"]:
+            if files := sorted(file for file in (folder / within).glob(pattern) if file.is_file()):
+                return files
+    return []
 
 
 def _matching(kind: ModuleType, folder: Path, pattern: str) -> Iterator[Record]:

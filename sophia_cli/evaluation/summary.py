@@ -37,6 +37,7 @@ class Tally:
 
     by: Sequence[str] = ()
     questions: dict[str, Question] = field(default_factory=dict)
+    asked_ids: set[str] = field(default_factory=set)
     verdicts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     twice: dict[tuple[bool, bool], int] = field(default_factory=lambda: defaultdict(int))
     asked: int = 0
@@ -52,6 +53,7 @@ class Tally:
 
     def add(self, record: Record) -> None:
         """Takes one record of `eval`."""
+        self.asked_ids.add(str(record.get("id")))
         if has_failed(record):
             self.failed += 1
             return
@@ -81,9 +83,9 @@ class Tally:
         """What is told of them; shares in [0, 1], null where nothing was graded.
 
         accuracy: the mean over graded samples (pass@1), unreadable answers wrong; ci95 and standard_error: `statistics.py`,
-        clustered by `cluster`, else by question. n: graded samples. unreadable: the share in which rules find no final
-        answer, truncated: of which the token limit, or thinking that never closes, is the cause. thinking: the share that
-        thinks in the tags.
+        clustered by `cluster`, else by question. n: graded samples, of so many questions; asked: questions, graded or not.
+        unreadable: the share in which rules find no final answer, truncated: of which the token limit, or thinking that
+        never closes, is the cause. thinking: the share that thinks in the tags.
         pass_at, maj_at: by k, over the questions with so many graded samples (questions_at). worst_case: where a cluster has
         several questions (variants), the mean over clusters of their worst. by: accuracy, ci95, n of each category.
         extracted: where a judge read answers off responses in which the rules found none, the share of those.
@@ -97,6 +99,7 @@ class Tally:
             **_accuracy(clusters),
             "standard_error": statistics.clustered_error(clusters) if clusters else None,
             "questions": len(self.questions),
+            "asked": len(self.asked_ids),
             "unreadable": self.unread / samples if samples else None,
             "truncated": self.cut / samples if samples else None,
             "thinking": self.thinking / samples if samples else None,

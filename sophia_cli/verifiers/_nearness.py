@@ -72,21 +72,32 @@ def same_value(answer: Quantity, gold: Quantity, item: Mapping[str, Any], conver
     if tolerance is not None:
         return gap <= tolerance
     if precision is not None:
-        return gap <= Fraction(1, 2 * 10**precision) or round(answer.value, precision) == round(gold.value, precision)
+        return gap == 0 or _rounded(answer.value, precision) == _rounded(gold.value, precision)
     if gap == 0:
         return True
     if converted:
         return gap <= abs(gold.value) / 10**6
     return (
-        rounding_of(answer, gold.value)
+        rounding_of(answer, gold.value, item)
         if _endless(gold.value)
         else _endless(answer.value) and rounded_gold(gold, answer.value)
     )
 
 
-def rounding_of(answer: Quantity, exact: Fraction) -> bool:
-    """Whether a decimal answer stands for an exact gold: at least six digits, rounded or cut at the last."""
-    if not answer.is_decimal or answer.decimals is None or answer.digits < ROUNDED_DIGITS:
+def _rounded(value: Fraction, places: int) -> Fraction:
+    """Rounded as people do: a half away from zero."""
+    scaled = abs(value) * 10**places + Fraction(1, 2)
+    return Fraction(scaled.__floor__(), 10**places) * (1 if value >= 0 else -1)
+
+
+def rounding_of(answer: Quantity, exact: Fraction, item: Mapping[str, Any]) -> bool:
+    """Whether a decimal answer stands for an exact gold: rounded or cut at the last of at least six digits, or of as many as
+    another of the item's golds has, as where 24/7 and 3.429 are both accepted.
+    """
+    golds = item.get("answer")
+    others = [read_quantity(tidy(str(gold))) for gold in golds] if isinstance(golds, list) else []
+    least = min([other.digits for other in others if other and other.is_decimal and other.decimals], default=ROUNDED_DIGITS)
+    if not answer.is_decimal or answer.decimals is None or answer.digits < min(least, ROUNDED_DIGITS):
         return False
     return abs(answer.value - exact) < Fraction(10) ** (answer.exponent - answer.decimals)
 
