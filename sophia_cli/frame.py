@@ -151,7 +151,8 @@ def run_step(
     The exit code is 0, or 3 when some records carry `error`.
 
     settings: what makes the records what they are; a file begun with others is refused. inputs: the files read, none of
-    which may be the file written. anew: a file begun with the same settings is not continued but written again.
+    which may be the file written. anew: a file begun with the same settings and inputs is not continued but written again,
+    from the first record on; until that is there, what stands there stays.
     review: may take back records of a file that is continued.
     backend: says in the progress line how it fares, and is closed however the step ends. report: what else the manifest is
     to say in the end.
@@ -161,7 +162,7 @@ def run_step(
     part = common.part
     file = common.out or common.tee
     refuse_input_as_output(file, inputs or [])
-    identity = {**settings, "seed": common.seed, "shard": str(part)}
+    identity = {**settings, "seed": common.seed, "shard": str(part), **({"inputs": inputs} if anew else {})}
     manifest = Manifest(file, step, identity) if file else None
     stdout = claim_stdout()
     if common.quiet:

@@ -130,8 +130,9 @@ def lines_of(path: str, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
     """Offset and bytes of the lines that begin in a block; one by one, so that a block's memory is used again and again."""
     with Path(path).open("rb", buffering=BUFFER) as stream:
         stream.seek(max(begin - 1, 0))
-        offset = begin if begin == 0 else begin - 1 + len(stream.readline())
-        for line in stream if offset < end else ():
+        before = b"\n" if begin == 0 else stream.readline(end - begin + 1)  # no more: the line may be far longer
+        offset = begin if begin == 0 else begin - 1 + len(before)
+        for line in stream if before.endswith(b"\n") and offset < end else ():
             yield offset, line
             offset += len(line)
             if offset >= end:

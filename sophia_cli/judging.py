@@ -55,10 +55,6 @@ def judge_of(name: str, everything: bool, seed: int, place: Place, prompt: str =
     return Judge(place.backend(model), name, prompt, sampling, seed, parts_prompt, extract_prompt), settings
 
 
-JUDGED_FIELDS = ("rules_verdict", "judge_verdict", "judge_model", "judge_parts", "judge_parts_right", "extracted_by")
-"""What a judge adds to a record, where it is asked."""
-
-
 def in_parts(record: Mapping[str, Any]) -> bool:
     """Whether the record's answer has several parts, of which a judge is to say how many are right."""
     return record.get("in_parts") is True

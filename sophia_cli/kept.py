@@ -1,5 +1,6 @@
 """The trajectories worth learning from: those with a weight, or, where nobody propagated, those that Eq. 6 keeps."""
 
+import contextlib
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -51,9 +52,13 @@ def weighted(source: Input, rule: Rule | None, left: Counter[str], step: str, te
     before. step: who tells what was done. Raises UsageError when weights and a rule come together, InputError when some
     records have weights and some not, or cannot be read.
     """
-    facts, carried, used = list[tuple[Trajectory, int, str]](), 0, 0
-    for record in whole(source, left):
-        if record.get("weight") is not None:
+    facts, lost, carried, used = list[tuple[Trajectory, int, str]](), list[tuple[Trajectory, int, str]](), 0, 0
+    for record in source.records():
+        if has_failed(record):
+            left["failed before"] += 1
+            with contextlib.suppress(RecordError):  # no trajectory: a caption's failure
+                lost.append((read_trajectory(record), content_of(record), record.where))
+        elif record.get("weight") is not None:
             carried += 1
             used += record["weight"] != 0
         else:
@@ -71,7 +76,7 @@ def weighted(source: Input, rule: Rule | None, left: Counter[str], step: str, te
         yield from (record for record in whole(source, Counter()) if record["weight"] != 0)
         return
     chosen, count = rule or Rule(), len(facts)
-    kept = choose_in_memory(facts, chosen)
+    kept = choose_in_memory([*facts, *lost], chosen)  # what failed counts against its caption
     settings = f"alpha {chosen.alpha}, keep {chosen.keep}"
     tell(f"{step}: nobody propagated these records; propagated here ({settings}): {len(kept)} of {count} kept")
     for number, record in enumerate(whole(source, Counter())):

@@ -119,6 +119,10 @@ def short(text: str) -> int:
     return xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
 
 
+NOBODY = short("") >> 33
+"""The reasoner of a record that names none."""
+
+
 def _shorts(texts: list[str]) -> list[int]:
     """`short` of each, of texts that repeat."""
     found = {text: short(text) for text in set(texts)}

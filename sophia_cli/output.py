@@ -4,6 +4,7 @@ A file is begun together with FILE.manifest.json, which holds what makes its rec
 continues: whole lines without `error` are kept, the rest is cut away and made again, unless the settings differ.
 """
 
+import contextlib
 import fcntl
 import gzip
 import os
@@ -127,6 +128,7 @@ class Output:
         self.written = self.failed = self.tokens = 0
         self.stream: IO[bytes] | None = None
         self.lock: IO[bytes] | None = None
+        self.waits = self.was_there = False
         if file is not None and manifest is not None:
             self._begin(file, manifest, force, ordered, anew)
 
@@ -136,8 +138,11 @@ class Output:
             begun = not force and file.exists() and (file.stat().st_size > 0 or manifest.path.exists())
             if begun:
                 manifest.refuse_other_settings()
+            self.waits, self.was_there = anew, file.exists()
             self._lock(file)
-            if begun and not anew:
+            if anew:
+                return  # what stands there stays until there is something to put in its place
+            if begun:
                 self._keep_done(file, ordered)
             else:
                 file.write_bytes(b"")
@@ -148,6 +153,20 @@ class Output:
             self._lock(file)
         except OSError as error:
             raise UsageError(f"{file}: cannot be written ({error.strerror}); choose another place") from None
+
+    def _empty(self) -> None:
+        """Begins a file that is written anew."""
+        if self.waits and self.file and self.manifest:
+            self.waits = False
+            self.file.write_bytes(b"")
+            self.manifest.save()
+            self.stream = appender(self.file)
+
+    def _leave_as_it_was(self) -> None:
+        """Nothing came of a file that was to be written anew: one that was there stays, its manifest, too."""
+        self.waits = False
+        if self.file and not self.was_there:
+            self.file.unlink(missing_ok=True)
 
     def _lock(self, file: Path) -> None:
         """Holds the file for this process until it ends. Raises UsageError when another run is writing to it."""
@@ -223,8 +242,10 @@ class Output:
         self.written += 1
 
     def _write(self, line: bytes, record: Record | None) -> None:
-        if self.stream is not None:
+        if self.stream is not None or self.waits:
             try:
+                self._empty()
+                assert self.stream is not None
                 self.stream.write(line)
                 self.stream.flush()
             except OSError as error:
@@ -263,6 +284,13 @@ class Output:
 
     def close(self, finished: bool, records_in: int, report: dict[str, Any] | None = None) -> None:
         """Closes the file and writes its manifest, with what the step reports."""
+        if self.waits and not finished:
+            self._leave_as_it_was()
+            return
+        try:
+            self._empty()
+        except OSError as error:
+            raise SophiaError(f"{self.file}: cannot be written ({error.strerror}); make room, and type it again") from None
         if self.stream is None or self.manifest is None:
             return
         counts = {"in": records_in, "out": self.written, "failed": self.failed}
@@ -274,7 +302,9 @@ class Output:
             ) from None
         finally:
             self.stream = None
-        self.manifest.save(finished=finished, counts=counts, tokens=self.tokens, **(report or {}))
+        first_error_counts = contextlib.nullcontext() if finished else contextlib.suppress(SophiaError)
+        with first_error_counts:
+            self.manifest.save(finished=finished, counts=counts, tokens=self.tokens, **(report or {}))
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

@@ -4,6 +4,7 @@ The first pass reads a few facts of each line (`ledger.py`), the second writes t
 texts are neither parsed nor held: a line goes out as it came, with three fields more.
 """
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import asdict
 
@@ -18,7 +19,7 @@ from sophia_cli.ledger import BARE, BEFORE, FAILED, Ledger
 from sophia_cli.lines import Lines, changed
 from sophia_cli.output import Output
 from sophia_cli.progress import notice
-from sophia_cli.records import AFTER_CAPTION, Record, failed, name_of
+from sophia_cli.records import AFTER_CAPTION, Record, failed, has_failed, name_of
 from sophia_cli.streams import Shard, read_records, record_of
 
 SELECTIONS = ("shortest", "random", "all")
@@ -63,9 +64,7 @@ def propagate(
 
     mine = rows_of(ledger, part, limit)
     if emit != "all":
-        ours = [row for row in bad if mine[row]]
-        for row, line in zip(ours, lines.at(ledger.places[row] for row in ours), strict=True):
-            output.name_failure(_with_error(record_of(line, bad[row])))
+        _name_failures(lines, ledger, np.flatnonzero(mine).tolist(), bad, output)
     choice = choose(ledger, mine, lookup(lines, ledger))
     if emit == "unsolved":
         yield from _captions(lines, [ledger.places[row] for row in np.flatnonzero(mine & ~choice.solved)])
@@ -100,11 +99,22 @@ def _as_they_come(
         else:
             ledger.add([row], [place], [content])
         arriving.come()
-        if isinstance(row, Record) and not content and emit != "all" and arriving.states[-1] == PASSED:
-            output.name_failure(row)
+        if emit != "all" and arriving.states[-1] == PASSED:
+            _name_failures(lines, ledger, [len(ledger) - 1], bad, output)
         yield from leaving()
     arriving.end()
     yield from leaving()
+
+
+def _name_failures(lines: Lines, ledger: Ledger, rows: list[int], bad: dict[int, str], output: Output) -> None:
+    """Names those of the rows that failed and would go out if all did; an earlier step's failure is none of this step."""
+    odd = [row for row in rows if ledger.marks[row] & (BARE | FAILED)]
+    for row, line in zip(odd, lines.at(ledger.places[row] for row in odd), strict=True):
+        record = record_of(line, bad.get(row, ""))
+        if row in bad:
+            output.name_failure(_with_error(record))
+        elif has_failed(record):
+            notice(f"propagate: {name_of(record)} is left out, it failed before: {record['error']}")
 
 
 def _annotated(
@@ -126,7 +136,7 @@ def _annotated(
         if ledger.marks[row] & BEFORE:
             yield Record({**record_of(line, ""), **fields})
         else:
-            yield line.rstrip()[:-1] + b"," + orjson.dumps(fields)[1:] + b"\n"
+            yield line.removeprefix(BOM_UTF8).rstrip()[:-1] + b"," + orjson.dumps(fields)[1:] + b"\n"
 
 
 def _with_error(record: Record) -> Record:

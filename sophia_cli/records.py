@@ -25,8 +25,15 @@ STEP_FIELDS: dict[str, tuple[str, ...]] = {
     "propagate": ("caption_reward", "selected", "weight"),
 }
 
+JUDGED_FIELDS = ("rules_verdict", "judge_verdict", "judge_model", "judge_parts", "judge_parts_right", "extracted_by")
+"""What a judge adds to a record, where it is asked."""
+
 AFTER_CAPTION = frozenset(
-    STEP_FIELDS["reason"] + STEP_FIELDS["grade"] + STEP_FIELDS["propagate"] + ("stop_alpha", "trajectory_logprob")
+    STEP_FIELDS["reason"]
+    + STEP_FIELDS["grade"]
+    + STEP_FIELDS["propagate"]
+    + JUDGED_FIELDS
+    + ("stop_alpha", "stop_length", "trajectory_logprob")
 )
 """What later steps added to a caption's record: leaving it out gives the record as `caption` wrote it."""
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from sophia_cli.errors import InputError
 from sophia_cli.facts import Rule, Trajectory
-from sophia_cli.ledger import BARE, FAILED, LEAKS, STOPPED, Ledger, Lookup
+from sophia_cli.ledger import BARE, FAILED, LEAKS, NOBODY, STOPPED, Ledger, Lookup
 from sophia_cli.streams import Shard
 
 Rows = npt.NDArray[np.int64]
@@ -35,7 +35,7 @@ def choose(ledger: Ledger, mine: Bools, look: Lookup) -> Choice:
     marks = view(ledger.marks)
     rows = np.flatnonzero(mine & (marks & BARE == 0))
     rows = rows[_firsts(ledger, rows, look)]
-    of_rows = pairs(view(ledger.captions), view(ledger.reasoners))
+    of_rows = pairs(view(ledger.captions), _reasoners(ledger, rows))
     captions, of = np.unique(of_rows[rows], return_inverse=True)
     _refuse_two_runs(ledger, rows, of, len(captions), look)
     means, eligible = _caption_rewards(ledger, rows, of, len(captions))
@@ -47,6 +47,25 @@ def choose(ledger: Ledger, mine: Bools, look: Lookup) -> Choice:
         known = mine & (marks & (BARE | FAILED) == 0)
         rewards[known] = means[found[known]]
     return Choice(rewards, selected, np.isin(view(ledger.items), view(ledger.items)[kept]))
+
+
+def _reasoners(ledger: Ledger, rows: Rows) -> npt.NDArray[Any]:
+    """Who reasoned, row by row; a failure that names nobody is of its caption's only reasoner."""
+    reasoners = view(ledger.reasoners)
+    nameless = (reasoners[rows] == NOBODY) & (view(ledger.marks)[rows] & FAILED != 0)
+    if not nameless.any():
+        return reasoners
+    reasoners, captions, known = reasoners.copy(), view(ledger.captions), rows[~nameless]
+    each, of = np.unique(captions[known], return_inverse=True)
+    least, most = np.full(len(each), np.iinfo(reasoners.dtype).max), np.full(len(each), np.iinfo(reasoners.dtype).min)
+    np.minimum.at(least, of, reasoners[known])
+    np.maximum.at(most, of, reasoners[known])
+    lost = rows[nameless]
+    place = np.searchsorted(each, captions[lost]).clip(max=max(len(each) - 1, 0))
+    if len(each):
+        only = (each[place] == captions[lost]) & (least[place] == most[place])
+        reasoners[lost[only]] = least[place[only]]
+    return reasoners
 
 
 def rows_of(ledger: Ledger, part: Shard, limit: int | None) -> Bools:

@@ -161,7 +161,7 @@ def choice_of(columns: Columns, look: Lookup, given: bool) -> Choice:
     kept = view(columns.kept)
     unknown = kept[rows] == UNKNOWN
     if unknown.all():
-        return choose(columns.ledger, rows, look)
+        return choose(columns.ledger, columns.sampled(), look)
     if unknown.any():
         raise InputError("some records carry `selected` and some do not; run `sophia propagate` over all of them")
     if given:

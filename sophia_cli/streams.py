@@ -69,6 +69,7 @@ def write_json(path: Path, fields: Any) -> None:
         draft.write_bytes(orjson.dumps(fields, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
         os.replace(draft, path)
     except OSError as error:
+        draft.unlink(missing_ok=True)
         raise SophiaError(f"{path}: cannot be written ({error.strerror}); make room or choose another place") from None
 
 

@@ -88,6 +88,12 @@ class Columns:
         rows: Bools = view(self.ledger.marks) & (BARE | FAILED) == 0
         return rows & firsts(view(self.ledger.names), rows)
 
+    def sampled(self) -> Bools:
+        """Which rows are trajectories, each once, those too that failed and nobody sampled again: they count against α."""
+        names, good = view(self.ledger.names), self.trajectories()
+        lost: Bools = (view(self.ledger.marks) & (BARE | FAILED) == FAILED) & ~np.isin(names, names[good])
+        return good | lost & firsts(names, lost)
+
     def described(self) -> Bools:
         """Which rows are the first of their caption."""
         rows: Bools = (view(self.captions) != 0) & (view(self.caption_texts) != 0)

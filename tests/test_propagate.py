@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import io
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sophia_cli import intake
 from sophia_cli.errors import InputError
 from sophia_cli.facts import Rule
 from sophia_cli.frame import Counter
@@ -454,3 +456,75 @@ def test_a_packed_fifo_is_read_once(tmp_path: Path) -> None:
         writer.stdin.write(packed)
         writer.stdin.close()
         assert len(records_of(sophia("propagate", "x.jsonl.gz", cwd=tmp_path).stdout)) == 2
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["names its reasoner", "names nobody"])
+def test_a_failure_counts_against_its_caption_where_no_count_is_given(named: bool, tmp_path: Path) -> None:
+    """Three right of four are not over 0.75, to every command that chooses."""
+    rows = [graded("q", 0, number, 1.0, 9 + number, 4) for number in range(4)]
+    lost = {name: rows[3][name] for name in ("id", "caption_id", "trajectory_id", "reason_model")} | {"error": "no answer"}
+    if not named:
+        del lost["reason_model"]
+    rows = [{name: value for name, value in row.items() if name != "trajectory_count"} for row in [*rows[:3], lost]]
+    write_lines(tmp_path / "t.jsonl", rows)
+    done = sophia("propagate", "t.jsonl", "--selected", cwd=tmp_path)
+    assert not done.stdout and "q/c0/t3 is left out, it failed before: no answer" in done.stderr.decode()
+    assert not piped((tmp_path / "t.jsonl").read_bytes(), "--selected")[0]
+    figures = json.loads(sophia("stats", "t.jsonl", "--json", cwd=tmp_path).stdout)
+    assert figures["selected"] == 0 and figures["solved"] == 0
+    exported = sophia("export", "t.jsonl", "--to", "trl", cwd=tmp_path, code=3)
+    assert not exported.stdout and "0 of 3 kept" in exported.stderr.decode()
+
+
+def test_what_stands_at_the_output_stays_until_something_takes_its_place(tmp_path: Path) -> None:
+    write_lines(tmp_path / "t.jsonl", table(1.0, 1.0))
+    sophia("propagate", "t.jsonl", "-o", "o.jsonl", cwd=tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    (tmp_path / "cut.jsonl").write_bytes((tmp_path / "t.jsonl").read_bytes()[:-9])
+    for inputs, said in (("none.jsonl", "none.jsonl"), ("cut.jsonl", "inputs was ['t.jsonl'], is ['cut.jsonl']")):
+        refused = sophia("propagate", inputs, "-o", "o.jsonl", cwd=tmp_path, code=2)
+        assert said in refused.stderr.decode()
+    for inputs in ("none.jsonl", "cut.jsonl"):
+        sophia("propagate", inputs, "-o", "o.jsonl", "--force", cwd=tmp_path, code=2)
+        sophia("propagate", inputs, "-o", "new.jsonl", cwd=tmp_path, code=2)
+    (tmp_path / "cut.jsonl").unlink()
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    sophia("propagate", "t.jsonl", "-o", "o.jsonl", cwd=tmp_path)
+    assert (tmp_path / "o.jsonl").read_bytes() == before["o.jsonl"]
+
+
+def test_a_byte_order_mark_stays_at_the_door(tmp_path: Path) -> None:
+    for name, item in (("a.jsonl", "a"), ("b.jsonl", "b")):
+        write_lines(tmp_path / name, table(1.0, 1.0, item=item))
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + (tmp_path / name).read_bytes())
+    done = sophia("propagate", "a.jsonl", "b.jsonl", cwd=tmp_path)
+    assert len(records_of(done.stdout)) == 4 and b"\xef\xbb\xbf" not in done.stdout
+
+
+class CountedFile(io.BufferedReader):
+    """Counts the bytes that are handed out."""
+
+    handed_out = 0
+
+    def readline(self, size: int | None = -1) -> bytes:
+        line = super().readline(size)
+        CountedFile.handed_out += len(line)
+        return line
+
+    def __next__(self) -> bytes:
+        if line := self.readline():
+            return line
+        raise StopIteration
+
+
+def test_a_line_far_longer_than_a_block_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block that begins within it is found empty without reading on to its end."""
+    rows = table(1.0, 1.0, 1.0)
+    rows[1]["trajectory"] = "x" * 500_000
+    write_lines(tmp_path / "t.jsonl", rows)
+    size, found = (tmp_path / "t.jsonl").stat().st_size, list[tuple[int, bytes]]()
+    monkeypatch.setattr(Path, "open", lambda self, mode, buffering: CountedFile(io.FileIO(self), buffering))
+    for begin in range(0, size, 1000):
+        found += intake.lines_of(str(tmp_path / "t.jsonl"), begin, min(begin + 1000, size))
+    assert [offset for offset, _ in found] == [0, len(found[0][1]), len(found[0][1]) + len(found[1][1])]
+    assert len(found) == 3 and size < CountedFile.handed_out < 3 * size
