@@ -60,11 +60,12 @@ def propagate(
     bad = dict(read_all(lines, ledger, counter))
     import numpy as np  # only now, so that those who read start at once
 
-    from sophia_cli.rewards import choose, rows_of
+    from sophia_cli.rewards import choose, rows_of, view
 
     mine = rows_of(ledger, part, limit)
     if emit != "all":
-        _name_failures(lines, ledger, np.flatnonzero(mine).tolist(), bad, output)
+        odd = mine & (view(ledger.marks) & (BARE | FAILED) != 0)
+        _name_failures(lines, ledger, np.flatnonzero(odd).tolist(), bad, output)
     choice = choose(ledger, mine, lookup(lines, ledger))
     if emit == "unsolved":
         yield from _captions(lines, [ledger.places[row] for row in np.flatnonzero(mine & ~choice.solved)])
@@ -99,7 +100,7 @@ def _as_they_come(
         else:
             ledger.add([row], [place], [content])
         arriving.come()
-        if emit != "all" and arriving.states[-1] == PASSED:
+        if emit != "all" and arriving.states[-1] == PASSED:  # no trajectory, or one that failed
             _name_failures(lines, ledger, [len(ledger) - 1], bad, output)
         yield from leaving()
     arriving.end()
@@ -107,9 +108,8 @@ def _as_they_come(
 
 
 def _name_failures(lines: Lines, ledger: Ledger, rows: list[int], bad: dict[int, str], output: Output) -> None:
-    """Names those of the rows that failed and would go out if all did; an earlier step's failure is none of this step."""
-    odd = [row for row in rows if ledger.marks[row] & (BARE | FAILED)]
-    for row, line in zip(odd, lines.at(ledger.places[row] for row in odd), strict=True):
+    """Names those of these rows that failed, and would go out if all did; an earlier step's failure is none of this step."""
+    for row, line in zip(rows, lines.at(ledger.places[row] for row in rows), strict=True):
         record = record_of(line, bad.get(row, ""))
         if row in bad:
             output.name_failure(_with_error(record))
