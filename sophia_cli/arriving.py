@@ -60,9 +60,13 @@ class Arriving:
             item.wanted = 0  # a caption that failed stands for its N trajectories
         elif item.wanted == NEVER and ledger.counts[row] and ledger.planned[row]:
             item.wanted = ledger.counts[row] * ledger.planned[row]
-        if len(item.rows) >= item.wanted and self._is_complete(rows := np.array(item.rows)):
+        if len(item.rows) < item.wanted:
+            return
+        if self._is_complete(rows := np.array(item.rows)):
             del self.items[name]
             self._decide(rows)
+        else:
+            item.wanted = len(rows) + 1 + len(rows) // 64  # of a very large one not at every row
 
     def leave(self) -> Iterator[tuple[int, int, float]]:
         """Row, state and R(c) of those that may go out: nothing that came before them waits."""

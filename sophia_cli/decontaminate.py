@@ -115,6 +115,8 @@ def run(
     """`sophia decontaminate`: reads records, passes on those that overlap no benchmark. Returns the exit code."""
     if rules.match not in NEEDED:
         raise UsageError(f"--match {rules.match}: choose from {', '.join(NEEDED)}")
+    if "-" in files and "-" in against:
+        raise UsageError("--against -: stdin holds the records already; give the benchmark as a file")
     _refuse_report(report, common, [*files, *against])
     judge, judged_by = (None, {}) if judge_model is None else _judge(judge_model, common.seed, place)
     benchmark = Benchmark(against, rules)

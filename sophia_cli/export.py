@@ -4,6 +4,7 @@ What goes out: the records with a weight, or, where nobody propagated, those tha
 graded ones. The caption is not part of what is asked (Eq. 7). An exporter is one file of `exporters/`.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,8 @@ from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from sophia_cli import registry
 from sophia_cli.aliases import resolve
@@ -23,16 +26,16 @@ from sophia_cli.errors import InputError, RecordError, SophiaError, UsageError
 from sophia_cli.exporters._example import Example
 from sophia_cli.facts import Rule
 from sophia_cli.frame import SOME_FAILED, Common, Counter, refuse_input_as_output, run_step
-from sophia_cli.images import data_uri, image_file, shorten
+from sophia_cli.images import data_uri, image_bytes, image_file, kind_of, shorten
 from sophia_cli.kept import Input, each_item, rereadable, rule_of, weighted
-from sophia_cli.lines import Lines
+from sophia_cli.lines import Lines, holding
 from sophia_cli.output import SUFFIX, Manifest, Output
 from sophia_cli.pairs import preference_pairs
 from sophia_cli.progress import Progress, notice
 from sophia_cli.prompts import load_prompt, question_text
 from sophia_cli.records import Record, failed, has_failed, image_list, name_of, need_text
 from sophia_cli.streams import read_records, to_line
-from sophia_cli.tables import card, cells, stored, types_of, write, write_folder
+from sophia_cli.tables import card, cells, stored, types_of, writable, write, write_folder
 from sophia_cli.training.rows import system_for, weight_of
 
 STEP = "export"
@@ -66,6 +69,8 @@ def run(common: Common, files: list[str], asked: Asked) -> int:
     exporter = asked.exporter
     if asked.images is not None and asked.images not in IMAGES:
         raise UsageError(f"--images {asked.images}: choose from {', '.join(IMAGES)}")
+    if asked.images == "path" and not getattr(exporter, "BY_PATH", True):
+        raise UsageError(f"--to {asked.to}: its readers open images out of the file alone; leave --images path out")
     if asked.to == "openai-batch" and asked.model is None:
         raise UsageError("--to openai-batch: name who is asked with --model, as the provider does")
     if exporter.FORM != "lines" and common.out is None:
@@ -139,7 +144,9 @@ class Examples:
 
     def _image(self, reference: str, table: bool) -> Any:
         """An image as it goes out. Raises RecordError when it is not there."""
-        if not reference.startswith(("http://", "https://", "file://", "data:")):
+        if reference.startswith("file://"):
+            reference = url2pathname(urlsplit(reference).path)
+        if not reference.startswith(("http://", "https://", "data:")):
             if not os.path.isfile(reference):
                 raise RecordError(f"image {shorten(reference)} cannot be read (no such file); mend the path or the file")
             reference = os.path.abspath(reference)
@@ -154,7 +161,7 @@ def _lines(make: Examples, common: Common, asked: Asked, files: list[str]) -> in
     def produce(output: Output, counter: Counter) -> Iterator[Record]:
         for record, fellow in make.records(counter):
             try:
-                yield Record(asked.exporter.fields(make.example(record, fellow, table=False)))
+                yield Record(writable(asked.exporter.fields(make.example(record, fellow, table=False))))
             except RecordError as error:
                 output.name_failure(failed(record, str(error), {}))
         output.failed += make.name_failures()
@@ -233,7 +240,7 @@ class Rows:
 
     def gather(self, counter: Counter) -> None:
         """Puts the records aside, each with the place that errors name."""
-        with self.aside.open("wb") as file:
+        with holding(), self.aside.open("wb") as file:
             for record, _ in self.make.records(counter):
                 file.write(to_line({"where": record.where, "record": record}))
                 self.count += 1
@@ -251,7 +258,7 @@ class Rows:
         for record in self._records():
             try:
                 row = self._row(record, look=True)
-                row = row if types is None else cells(row, types)
+                row = writable(row) if types is None else cells(row, types)
             except RecordError as error:
                 notice(f"{name_of(record)} failed: {error}")
                 progress.advance(failed=True)
@@ -271,7 +278,8 @@ def _write(exporter: ModuleType, rows: Rows, progress: Progress, draft: Path) ->
     if exporter.FORM == "folder":
         draft.mkdir()
         with (draft / exporter.FILE).open("wb") as file:
-            file.writelines(map(to_line, rows.made(progress, None)))
+            for row in rows.made(progress, None):
+                file.write(to_line({**row, "images": [_as_file_of(draft, image) for image in row["images"]]}))
         for name, content in exporter.BESIDE.items():
             (draft / name).write_text(json.dumps(content, indent=2) + "\n")
         return
@@ -282,6 +290,17 @@ def _write(exporter: ModuleType, rows: Rows, progress: Progress, draft: Path) ->
     draft.mkdir()
     write_folder(rows.made(progress, types), types, draft)
     (draft / "README.md").write_text(card(types))
+
+
+def _as_file_of(folder: Path, image: str) -> str:
+    """An image by its path; one that is embedded becomes a file of the folder, named by its bytes."""
+    if not image.startswith("data:"):
+        return image
+    data = image_bytes(image)
+    file = folder / "images" / f"{hashlib.sha256(data).hexdigest()[:32]}.{kind_of(data)}"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(data)
+    return str(file.relative_to(folder))
 
 
 def _remove(path: Path) -> None:

@@ -68,11 +68,13 @@ def _unopened(reference: str, error: Exception) -> RecordError:
 
 def data_uri(data: bytes) -> str:
     """Image bytes as a data URI; the media type is read off the first bytes."""
-    return f"data:image/{_kind(data)};base64,{base64.b64encode(data).decode()}"
+    return f"data:image/{kind_of(data)};base64,{base64.b64encode(data).decode()}"
 
 
-def _kind(data: bytes) -> str:
-    kinds = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
+def kind_of(data: bytes) -> str:
+    """The kind of image that bytes begin as; png where they say nothing."""
+    kinds = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp", b"BM": "bmp"}
+    kinds |= {b"II*\x00": "tiff", b"MM\x00*": "tiff"}
     return next((name for mark, name in kinds.items() if data.startswith(mark)), "png")
 
 
@@ -86,7 +88,7 @@ def kept_image(data: bytes) -> str:
 
     Raises InputError when it cannot be written.
     """
-    file = cache_folder() / "images" / f"{hashlib.sha256(data).hexdigest()[:32]}.{_kind(data)}"
+    file = cache_folder() / "images" / f"{hashlib.sha256(data).hexdigest()[:32]}.{kind_of(data)}"
     if not file.exists():
         try:
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from sophia_cli.errors import InputError, RecordError, UsageError
 from sophia_cli.facts import Rule, Trajectory, read_trajectory
 from sophia_cli.ledger import content_of, short
+from sophia_cli.lines import holding
 from sophia_cli.records import Record, has_failed, where_of
 from sophia_cli.rewards import choose_in_memory
 from sophia_cli.sources import with_id
@@ -119,7 +120,7 @@ def rereadable(files: list[str], folder: str) -> list[tuple[str, str]]:
         path = file
         if file == "-" or Path(file).is_fifo() or Path(file).is_char_device():
             path = str(Path(folder) / f"{number}{''.join(Path(file).suffixes)}")
-            with open_input(file) if file == "-" else Path(file).open("rb") as pipe, open(path, "wb") as copy:
+            with open_input(file) if file == "-" else Path(file).open("rb") as pipe, holding(), open(path, "wb") as copy:
                 shutil.copyfileobj(pipe, copy)
         found.append(("stdin" if file == "-" else file, path))
     return found

@@ -40,7 +40,7 @@ class Input:
         if not self.copied:
             self.begin = 0 if self.packed else stream.tell()
             return stream
-        with _holding():
+        with holding():
             descriptor, path = tempfile.mkstemp(prefix="sophia-")
             self.spool, self.spooled = os.fdopen(descriptor, "wb", BUFFER), open_input(path, SOUGHT)
             os.unlink(path)
@@ -53,7 +53,7 @@ class Input:
             try:
                 for number, line in enumerate(stream, 1):
                     if self.spool is not None:
-                        with _holding():
+                        with holding():
                             self.spool.write(line)
                     yield place, number, line
                     place += len(line)
@@ -70,7 +70,7 @@ class Input:
     def reopened(self) -> IO[bytes]:
         """Opened to be read again, from its first byte."""
         if self.spool is not None and self.spooled is not None:
-            with _holding():
+            with holding():
                 self.spool.flush()
             self.spooled.seek(0)
             return self.spooled
@@ -118,15 +118,13 @@ def changed(name: str) -> InputError:
 
 
 @contextlib.contextmanager
-def _holding() -> Iterator[None]:
-    """Says in words what the temporary file cannot hold. Raises SophiaError."""
+def holding() -> Iterator[None]:
+    """Says in words that a temporary file cannot hold what is put aside there. Raises SophiaError."""
     try:
         yield
     except OSError as error:
         place = tempfile.tempdir or "TMPDIR"
-        raise SophiaError(
-            f"{place}: cannot hold what the pipe brings ({error.strerror}); make room, or set TMPDIR"
-        ) from None
+        raise SophiaError(f"{place}: cannot hold what is put aside ({error.strerror}); make room, or set TMPDIR") from None
 
 
 class Lines:

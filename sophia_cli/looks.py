@@ -66,7 +66,7 @@ def _packed(bits: "object") -> bytes:
 
 
 def name_of_image(reference: str) -> str:
-    """What tells an image from another without a look at it: a file by its path, size and time, else the reference."""
+    """What tells an image from another without a look at it: a file's path, size, times and inode, else the reference."""
     if reference.startswith(("data:", "http://", "https://")):
         return xxh3_128_hexdigest(reference.encode("utf-8", "surrogatepass"))
     try:
@@ -74,7 +74,7 @@ def name_of_image(reference: str) -> str:
         found = os.stat(path)
     except (OSError, ValueError):
         return ""
-    return f"{path}:{found.st_size}:{found.st_mtime_ns}"
+    return f"{path}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}:{found.st_ino}"
 
 
 def cache_file() -> Path:

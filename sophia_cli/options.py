@@ -2,7 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -242,12 +243,25 @@ def takes(*groups: Callable[..., None]) -> Callable[[Callable[..., int]], Callab
         def run(**given: Any) -> None:
             from sophia_cli.frame import run
 
+            def work() -> int:
+                refuse_odd_numbers(given)
+                return command(**{name: given[name] for name in own.parameters})
+
             if "context" in given:
                 given["context"].obj = given
-            run(lambda: command(**{name: given[name] for name in own.parameters}), given["debug"])
+            run(work, given["debug"])
 
         run.__signature__ = own.replace(parameters=taken, return_annotation=None)  # type: ignore[attr-defined]
         run.__annotations__ = {option.name: option.annotation for option in taken}
         return run
 
     return decorate
+
+
+def refuse_odd_numbers(given: Mapping[str, Any]) -> None:
+    """Raises UsageError for an option that is no number, though it is written like one: no bound holds it back."""
+    from sophia_cli.errors import UsageError
+
+    for name, value in given.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"--{name.replace('_', '-')} {value}: is no number to reckon with; give another")

@@ -2,7 +2,7 @@
 
 Words are compared without case, width and punctuation; each Chinese, Japanese or Korean character is a word. Two questions
 overlap when runs of n words that both hold cover enough of the one or the other; one that is shorter than n words when it is
-the same as the other. Two images look the same when few bits of their perceptual hashes differ.
+the same as the other, signs of arithmetic and all. Two images look the same when few bits of their perceptual hashes differ.
 """
 
 import re
@@ -16,6 +16,9 @@ import numpy.typing as npt
 
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
+_SIGN = r"[+*/^<>=±×÷≤≥≠√]|(?<![^\W\d_])-|-(?![^\W\d_])"
+"""Signs of arithmetic; a hyphen between letters is none."""
+_WORD_OR_SIGN = re.compile(f"{_WORD.pattern}|{_SIGN}")
 _MARK = re.compile(r"<image(?:\s*\d+)?>", re.IGNORECASE)
 MOST_HOLDERS = 100
 """Questions of a benchmark that are looked at for one run of words: where more hold it, they are much alike."""
@@ -23,7 +26,16 @@ MOST_HOLDERS = 100
 
 def words_of(text: str) -> list[str]:
     """The words of a text, without what differs between two copies of it."""
-    return _WORD.findall(unicodedata.normalize("NFKC", _MARK.sub(" ", text)).casefold())
+    return _WORD.findall(_plain(text))
+
+
+def exactly(text: str) -> tuple[str, ...]:
+    """The words of a text and the signs between them: f(-2) is not f(2), though it has its words."""
+    return tuple(_WORD_OR_SIGN.findall(_plain(text).replace("\u2212", "-")))
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFKC", _MARK.sub(" ", text)).casefold()
 
 
 @dataclass(frozen=True)
@@ -52,14 +64,14 @@ class Texts:
             words = words_of(question)
             self.lengths.append(len(words))
             if words:
-                self.whole[hash(tuple(words))].append(number)
+                self.whole[hash(exactly(question))].append(number)
             for name in set(self._runs(words)):
                 self.holders[name].append(number)
 
     def near(self, question: str) -> list[Near]:
         """The overlaps of a question: the same questions first, then those that share most, of like length first."""
         words = words_of(question)
-        same = set(self.whole.get(hash(tuple(words)), ()) if words else ())
+        same = set(self.whole.get(hash(exactly(question)), ()) if words else ())
         found = dict.fromkeys(same, 1.0)
         covered: dict[int, list[int]] = defaultdict(list)
         for place, name in enumerate(self._runs(words)):

@@ -50,14 +50,18 @@ def _wider(one: str, other: str) -> str:
 
 def cells(row: Row, types: dict[str, str]) -> Row:
     """A row as its table holds it. Raises RecordError for a text that cannot be written."""
-    made = {name: _cell(row.get(name), kind) for name, kind in types.items()}
-    for name, value in made.items():
+    return writable({name: _cell(row.get(name), kind) for name, kind in types.items()})
+
+
+def writable(row: Row) -> Row:
+    """The row. Raises RecordError for a text that readers of JSON and parquet refuse."""
+    for name, value in row.items():
         try:
             if name != "images":
                 json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise RecordError(f"field `{name}` holds half of a surrogate pair; mend the text") from None
-    return made
+    return row
 
 
 def _cell(value: Any, kind: str) -> Any:

@@ -169,3 +169,9 @@ def test_models_lists_every_alias_and_a_users_file_overrides(tmp_path: Path) -> 
     wanted = "tiny-vlm tiny-reasoner internvl2.5-8b internvl2.5-38b internvl3-8b internvl3-38b qwen2.5-vl-7b qwen2.5-vl-72b"
     assert set(wanted.split()) | {"qwen3-vl-8b", "qwq", "deepseek-r1", "qwen3-32b"} <= names
     assert "/models/own-qwq" in done.stdout
+
+
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_what_is_no_number_to_reckon_with_is_refused(number: str, tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text("")
+    assert b"--alpha" in sophia("propagate", "t.jsonl", "--alpha", number, cwd=tmp_path, code=2).stderr

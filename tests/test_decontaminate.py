@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from sophia_cli.looks import Looks, look_of
+from sophia_cli.looks import Looks, look_of, name_of_image
 from sophia_cli.overlap import Texts, words_of
 
 QUESTION = "In triangle ABC the angle at A is 40 degrees and AB equals AC. What is the angle at B?"
@@ -212,6 +212,31 @@ def test_a_benchmark_that_cannot_be_compared_is_no_clean_bill(tmp_path: Path) ->
     assert kept(tmp_path, [item("a", QUESTION), item("x", "Why?")], some, code=3) == ["x"]
     twice = [item("b", QUESTION), item("b", QUESTION)]
     assert kept(tmp_path, [item("a", QUESTION)], twice) == []
+
+
+def test_questions_that_differ_by_a_sign_are_not_one(tmp_path: Path) -> None:
+    """Of few words they are two; of many an overlap of words, about which a judge is asked."""
+    short = [item("a", "What is f(-2)?"), item("b", "What is f(2)"), item("c", "A right-angled triangle: x+1?")]
+    assert kept(tmp_path, short, [item("z", "What is f(2)?"), item("y", "a Right angled triangle x + 1")]) == ["a"]
+    words = "Let f be the function of x that is x^2 {} 3x {} 1 for all numbers x: what is f({}2)?"
+    long = [item("a", words.format("+", "-", "-")), item("b", words.format("-", "+", ""))]
+    near = Texts([words.format("-", "+", "")], 8, 0.5).near
+    assert [(one.same, one.share) for one in near(long[0]["question"])] == [(False, 1.0)]
+    assert [(one.same, one.share) for one in near(long[1]["question"])] == [(True, 1.0)]
+
+
+def test_another_image_in_a_files_place_is_looked_at(tmp_path: Path) -> None:
+    """Also where name, size and time are those of the one before."""
+    one, other = drawing(tmp_path / "one.bmp", 1), drawing(tmp_path / "other.bmp", 2)
+    os.utime(one, (0, 0))
+    before = name_of_image(str(one))
+    one.write_bytes(other.read_bytes())
+    os.utime(one, (0, 0))
+    assert one.stat().st_mtime == 0 and name_of_image(str(one)) != before
+
+
+def test_stdin_cannot_be_both(tmp_path: Path) -> None:
+    assert b"stdin holds the records" in sophia("decontaminate", "-", "--against", "-", cwd=tmp_path, code=2).stderr
 
 
 def test_every_drop_is_named_though_ids_are_missing_or_come_twice(tmp_path: Path) -> None:

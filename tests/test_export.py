@@ -18,10 +18,11 @@ from PIL import Image
 from test_propagate import brute_force, data_sets, graded
 
 from sophia_cli.aliases import resolve
+from sophia_cli.errors import SophiaError
 from sophia_cli.facts import Rule
 from sophia_cli.families import internvl
 from sophia_cli.frame import Counter
-from sophia_cli.lines import Lines
+from sophia_cli.lines import Lines, holding
 from sophia_cli.pairs import preference_pairs
 from sophia_cli.streams import Shard
 
@@ -338,3 +339,71 @@ def test_a_record_of_no_trajectory_is_an_error_that_names_it(tmp_path: Path) -> 
     for to in ("trl", "trl-preference"):
         done = sophia("export", "x.jsonl", "--to", to, cwd=tmp_path, code=2)
         assert "x.jsonl:1: field `caption_id` is missing" in done.stderr.decode()
+
+
+def one_record(folder: Path, **fields: Any) -> None:
+    row = {**graded("a", 0, 0, 1.0, 9, 1), "weight": 1.0, "image": "i.png", **fields}
+    if not (folder / "i.png").exists():
+        Image.new("RGB", (4, 4), "red").save(folder / "i.png")
+    write_lines(folder / "kept.jsonl", [row])
+
+
+@pytest.mark.parametrize("embedded", [True, False])
+def test_llamafactory_finds_every_image_as_a_file(embedded: bool, tmp_path: Path) -> None:
+    """Relative paths are of the folder, as its `media_dir` is by default; it opens no data URI."""
+    one_record(tmp_path)
+    uri = f"data:image/png;base64,{base64.b64encode((tmp_path / 'i.png').read_bytes()).decode()}"
+    one_record(tmp_path, image=["i.png", uri, f"file://{tmp_path}/i.png"])
+    options = ("--images", "embed") if embedded else ()
+    sophia("export", "kept.jsonl", "--to", "llamafactory", "-o", "lf", *options, cwd=tmp_path)
+    (row,) = records_of(tmp_path / "lf/sophia.jsonl")
+    assert [Image.open(tmp_path / "lf" / image).size for image in row["images"]] == [(4, 4)] * 3
+    one_record(tmp_path, image="https://example.org/i.png")
+    named = sophia("export", "kept.jsonl", "--to", "llamafactory", "-o", "url", cwd=tmp_path, code=3)
+    assert "is no file; export with --images embed" in named.stderr.decode()
+
+
+@pytest.mark.parametrize("to", ["trl", "swift", "trl-preference"])
+def test_a_file_url_goes_out_as_a_path_and_one_of_no_file_is_named(to: str, tmp_path: Path) -> None:
+    one_record(tmp_path)
+    rows = [{**graded("a", 0, n, float(n), 9, 2), "image": f"file://{tmp_path}/i.png"} for n in range(2)]
+    write_lines(tmp_path / "kept.jsonl", [{**row, "weight": row["reward"]} for row in rows])
+    (row,) = records_of(sophia("export", "kept.jsonl", "--to", to, cwd=tmp_path).stdout)
+    assert row["images"] == [str(tmp_path / "i.png")]
+    (tmp_path / "i.png").unlink()
+    assert "no such file" in sophia("export", "kept.jsonl", "--to", to, cwd=tmp_path, code=3).stderr.decode()
+
+
+def test_verl_opens_images_out_of_the_file_alone(tmp_path: Path) -> None:
+    one_record(tmp_path)
+    options = ["--to", "verl", "--images", "path", "-o", "v.parquet"]
+    assert "leave --images path out" in sophia("export", "kept.jsonl", *options, cwd=tmp_path, code=2).stderr.decode()
+
+
+@pytest.mark.parametrize("mark", ["<video>", "<audio>"])
+@pytest.mark.parametrize("to", ["llamafactory", "swift", "verl"])
+def test_marks_of_other_media_are_named(to: str, mark: str, tmp_path: Path) -> None:
+    one_record(tmp_path, question=f"What is {mark}?")
+    out = [] if to == "swift" else ["-o", "out"]
+    assert mark in sophia("export", "kept.jsonl", "--to", to, *out, cwd=tmp_path, code=3).stderr.decode()
+
+
+@pytest.mark.parametrize("to", ["trl", "openai-batch"])
+def test_half_of_a_surrogate_pair_costs_its_record_and_not_the_file(to: str, tmp_path: Path) -> None:
+    one_record(tmp_path)
+    good = (tmp_path / "kept.jsonl").read_bytes()
+    bad = good.replace(b'"question":"?"', b'"question":"\\ud800"').replace(b'"question": "?"', b'"question": "\\ud800"')
+    bad = bad.replace(b'"id":"a"', b'"id":"b"').replace(b'"id": "a"', b'"id": "b"')
+    (tmp_path / "kept.jsonl").write_bytes(good + bad)
+    done = sophia(
+        "export", "kept.jsonl", "--to", to, "-m", "m" if to == "openai-batch" else "tiny-vlm", cwd=tmp_path, code=3
+    )
+    assert len(records_of(done.stdout)) == 1 and "surrogate" in done.stderr.decode()
+    (tmp_path / "x.jsonl").write_bytes(done.stdout)
+    assert len(load_dataset("json", data_files=str(tmp_path / "x.jsonl"), split="train")) == 1
+
+
+def test_what_cannot_be_put_aside_is_said_in_words(tmp_path: Path) -> None:
+    """A full disk where the pipe is copied to: /dev/full stands for one."""
+    with pytest.raises(SophiaError, match="cannot hold what is put aside"), holding():
+        Path("/dev/full").write_bytes(b"x")

@@ -4,7 +4,7 @@ An exporter is a file with
 - `FORM`: `lines` (JSONL), `folder` (JSONL with files beside it), `table` (one parquet file), `hub` (a folder of parquet);
 - `OF`: `trajectories` (those that are kept), `pairs` (right and wrong ones of an item), `items` (each once) or `any` (kept
   trajectories, or items where there are none);
-- `EMBED`: whether images go out embedded unless the user says otherwise;
+- `EMBED`: whether images go out embedded unless the user says otherwise; `BY_PATH = False`: they may not go out by path;
 - `fields(example)`: a row.
 """
 
@@ -15,6 +15,8 @@ from sophia_cli.errors import RecordError
 from sophia_cli.records import Record, where_of
 
 PLACEHOLDER = "<image>"
+OTHERS = ("<video>", "<audio>")
+"""What stands for media that these rows do not have."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,10 @@ class Example:
         Raises RecordError where the marks in a text are not those of its images.
         """
         count = self.user.count(PLACEHOLDER)
+        texts = [text for text in (self.user, self.answer, self.rejected) if text]
+        if other := next((mark for mark in OTHERS for text in texts if mark in text), None):
+            fault = f"a text holds {other}, which stands for a file in this format"
+            raise RecordError(f"{where_of(self.record)}: {fault}; mend the text")
         if count not in (0, len(self.images)) or any(PLACEHOLDER in (text or "") for text in (self.answer, self.rejected)):
             fault = f"a text holds {PLACEHOLDER}, which stands for an image in this format"
             raise RecordError(f"{where_of(self.record)}: {fault}; there are {len(self.images)}; mend the text")

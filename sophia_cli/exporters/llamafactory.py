@@ -1,12 +1,16 @@
 """LLaMA-Factory: sharegpt conversations with `<image>` marks in a folder, and the `dataset_info.json` that describes them.
 
 https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md: train with
-`--dataset_dir FOLDER --dataset sophia`. It knows no weights: they go out as a column that it passes over.
+`--dataset_dir FOLDER --dataset sophia`. It opens images as files, so embedded ones become files of the folder. It knows no
+weights: they go out as a column that it passes over.
 """
 
 from typing import Any
 
+from sophia_cli.errors import RecordError
 from sophia_cli.exporters._example import Example, assistant
+from sophia_cli.images import shorten
+from sophia_cli.records import where_of
 
 FORM, OF, EMBED = "folder", "trajectories", False
 FILE = "sophia.jsonl"
@@ -29,6 +33,8 @@ BESIDE = {
 
 
 def fields(example: Example) -> dict[str, Any]:
-    """One conversation."""
+    """One conversation. Raises RecordError for an image that is no file."""
+    if url := next((image for image in example.images if image.startswith(("http://", "https://"))), None):
+        raise RecordError(f"{where_of(example.record)}: image {shorten(url)} is no file; export with --images embed")
     messages = [*example.marked_chat, assistant(example.answer)]
     return {"messages": messages, "images": example.images, "weight": example.weight}

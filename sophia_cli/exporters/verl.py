@@ -1,7 +1,8 @@
 """verl: parquet with the columns that its RL data set reads (`prompt`, `images`, `reward_model`), and its SFT (`messages`).
 
 https://verl.readthedocs.io/en/latest/preparation/prepare_data.html, and its `examples/data_preprocess/geo3k.py`. `<image>`
-marks where an image stands; `images` holds bytes or a path each. Of items without trajectories the RL columns go out alone.
+marks where an image stands; `images` holds the bytes of each, which is what verl opens. Of items without trajectories the
+RL columns go out alone.
 """
 
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from sophia_cli.exporters._example import Example, assistant
 
 FORM, OF, EMBED = "table", "any", True
+BY_PATH = False
 SHAPED = ("prompt", "images", "reward_model", "extra_info", "messages")
 
 
