@@ -33,7 +33,7 @@ from sophia_cli.output import SUFFIX, Manifest, Output
 from sophia_cli.pairs import preference_pairs
 from sophia_cli.progress import Progress, notice
 from sophia_cli.prompts import load_prompt, question_text
-from sophia_cli.records import Record, failed, has_failed, image_list, name_of, need_text
+from sophia_cli.records import Record, failed, has_failed, image_list, name_of, need_text, where_of
 from sophia_cli.streams import read_records, to_line
 from sophia_cli.tables import card, cells, stored, types_of, writable, write, write_folder
 from sophia_cli.training.rows import system_for, weight_of
@@ -135,20 +135,21 @@ class Examples:
             name=str(record["id"]) if answer is None else name_of(record),
             system=load_prompt("slow_thinking", self.style) if answer is None else system_for(answer, self.style),
             user=question_text(record),
-            images=[self._image(image, table) for image in image_list(record)] if look else [],
+            images=[self._image(record, image, table) for image in image_list(record)] if look else [],
             answer=answer,
             weight=weight_of(record) if "weight" in record else 1.0,
             rejected=rejected,
             model=self.asked.model or "",
         )
 
-    def _image(self, reference: str, table: bool) -> Any:
-        """An image as it goes out. Raises RecordError when it is not there."""
+    def _image(self, record: Record, reference: str, table: bool) -> Any:
+        """An image of a record as it goes out. Raises RecordError when it is not there."""
         if reference.startswith("file://"):
             reference = url2pathname(urlsplit(reference).path)
         if not reference.startswith(("http://", "https://", "data:")):
             if not os.path.isfile(reference):
-                raise RecordError(f"image {shorten(reference)} cannot be read (no such file); mend the path or the file")
+                fault = f"field `image`: {shorten(reference)} cannot be read (no such file)"
+                raise RecordError(f"{where_of(record)}: {fault}; mend the path or the file")
             reference = os.path.abspath(reference)
         if table:
             return stored(reference, self.asked.embed)
@@ -165,6 +166,8 @@ def _lines(make: Examples, common: Common, asked: Asked, files: list[str]) -> in
             except RecordError as error:
                 output.name_failure(failed(record, str(error), {}))
         output.failed += make.name_failures()
+        if not output.written:
+            notice("export: nothing went out; look at --alpha, or at what `sophia stats` says", common.quiet)
 
     return run_step(STEP, "id", common, _settings(asked), produce, inputs=files, anew=True)
 
