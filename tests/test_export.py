@@ -221,7 +221,8 @@ def test_what_cannot_go_out_is_named_and_the_rest_goes_out(kept: Path, tmp_path:
     table = sophia("export", "x.jsonl", "--to", "verl", "-o", "x.parquet", cwd=tmp_path, code=3)
     assert len(load_dataset("parquet", data_files=str(tmp_path / "x.parquet"), split="train")) == len(rows) - 3
     for said in (done.stderr.decode(), table.stderr.decode()):
-        for words in ("kept.jsonl:", "field `image`: nowhere.png cannot be read", "a text holds <image>", "text.png cannot be opened (not an image)"):
+        missing = "x.jsonl:1: field `image`: nowhere.png cannot be read"
+        for words in (missing, "a text holds <image>", "text.png cannot be opened (not an image)"):
             assert words in said
         for row in (rows[0], rows[3], rows[4]):
             assert f"{row['trajectory_id']} failed" in said
