@@ -200,7 +200,7 @@ def train(
     objective: Annotated[
         str,
         typer.Option(
-            help="sophia (Eq. 7), sft (all weights 1), truncated (Eq. 3; needs `reason --logprobs`), "
+            help="sophia (Eq. 7), sft (all weights 1), truncated (Eq. 3, ratios per token; needs `reason --logprobs`), "
             "mpo (pairs of a right and a wrong one) or grpo (the model answers the questions itself)."
         ),
     ] = "sophia",
@@ -232,6 +232,9 @@ def train(
     ] = None,
     weight_decay: Annotated[float, typer.Option(min=0.0, help="AdamW's.")] = 0.05,
     min_lr_ratio: Annotated[float, typer.Option(min=0.0, max=1.0, help="Where the cosine ends, as a share of --lr.")] = 0.25,
+    max_grad_norm: Annotated[
+        float, typer.Option(min=0.0, help="Gradients of a larger norm are scaled down to it; 0: none are.")
+    ] = 1.0,
     normalise: Annotated[str, typer.Option(help="Divide by the tokens or the trajectories of the global batch.")] = "tokens",
     epochs: Annotated[
         float | None, typer.Option(min=0.0, help="Passes over the rows.", show_default="1; embedded model 3")

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import tempfile
-from collections import Counter as Tally
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -115,7 +114,7 @@ class Examples:
         def tell(text: str) -> None:
             notice(text, self.common.quiet)
 
-        return weighted(self.source, rule_of(self.asked.alpha, self.asked.keep), Tally(), STEP, tell)
+        return weighted(self.source, rule_of(self.asked.alpha, self.asked.keep), lambda record: None, STEP, tell)
 
     def name_failures(self) -> int:
         """Names the records on which an earlier step failed, none of which goes out; returns how many."""

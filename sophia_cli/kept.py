@@ -2,8 +2,7 @@
 
 import contextlib
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from sophia_cli.sources import with_id
 from sophia_cli.streams import Shard, open_input, parse_records
 
 Notice = Callable[[str], None]
+Lost = Callable[[Record], None]
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,19 @@ def rule_of(alpha: float | None, keep: int | None) -> Rule | None:
     return Rule(alpha=Rule.alpha if alpha is None else alpha, keep=keep or Rule.keep)
 
 
-def weighted(source: Input, rule: Rule | None, left: Counter[str], step: str, tell: Notice) -> Iterator[Record]:
+def weighted(source: Input, rule: Rule | None, lost: Lost, step: str, tell: Notice) -> Iterator[Record]:
     """The records with a weight other than 0; propagated here, by `rule` or the paper's, when they carry none.
 
-    The files are read twice: first the facts of all records, then the texts of the chosen ones. left: counts what failed
+    The files are read twice: first the facts of all records, then the texts of the chosen ones. lost: is told of what failed
     before. step: who tells what was done. Raises UsageError when weights and a rule come together, InputError when some
     records have weights and some not, or cannot be read.
     """
-    facts, lost, carried, used = list[tuple[Trajectory, int, str]](), list[tuple[Trajectory, int, str]](), 0, 0
+    facts, without, carried, used = list[tuple[Trajectory, int, str]](), list[tuple[Trajectory, int, str]](), 0, 0
     for record in source.records():
         if has_failed(record):
-            left["failed before"] += 1
+            lost(record)
             with contextlib.suppress(RecordError):  # no trajectory: a caption's failure
-                lost.append((read_trajectory(record), content_of(record), record.where))
+                without.append((read_trajectory(record), content_of(record), record.where))
         elif record.get("weight") is not None:
             carried += 1
             used += record["weight"] != 0
@@ -74,22 +74,22 @@ def weighted(source: Input, rule: Rule | None, left: Counter[str], step: str, te
         raise UsageError("--alpha and --keep go with records that carry no `weight`; these do, leave the options out")
     if carried:
         tell(f"{step}: {used} of {carried} records carry a weight other than 0; they are used as they are")
-        yield from (record for record in whole(source, Counter()) if record["weight"] != 0)
+        yield from (record for record in whole(source.records()) if record["weight"] != 0)
         return
     chosen, count = rule or Rule(), len(facts)
-    kept = choose_in_memory([*facts, *lost], chosen)  # what failed counts against its caption
+    kept = choose_in_memory([*facts, *without], chosen)  # what failed counts against its caption
     settings = f"alpha {chosen.alpha}, keep {chosen.keep}"
     tell(f"{step}: nobody propagated these records; propagated here ({settings}): {len(kept)} of {count} kept")
-    for number, record in enumerate(whole(source, Counter())):
+    for number, record in enumerate(whole(source.records())):
         if number in kept:
             yield Record({**record, "weight": 1.0}, record.where)
 
 
-def whole(source: Input, left: Counter[str]) -> Iterator[Record]:
-    """The records on which no earlier step failed; the others are counted."""
-    for record in source.records():
+def whole(source: Iterable[Record], lost: Lost = lambda record: None) -> Iterator[Record]:
+    """The records on which no earlier step failed; `lost` is told of the others."""
+    for record in source:
         if has_failed(record):
-            left["failed before"] += 1
+            lost(record)
         else:
             yield record
 
@@ -97,7 +97,7 @@ def whole(source: Input, left: Counter[str]) -> Iterator[Record]:
 def each_item(source: Input) -> Iterator[Record]:
     """The first record of each item on which nothing failed. Raises InputError for two items of one id."""
     seen: dict[str, int] = {}
-    for row in whole(source, Counter()):
+    for row in whole(source.records()):
         try:
             record = with_id(row)
         except RecordError as error:

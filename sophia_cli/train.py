@@ -22,8 +22,8 @@ from sophia_cli.kept import Notice, rule_of
 from sophia_cli.progress import Progress, notice
 from sophia_cli.streams import to_line
 from sophia_cli.training.data import Data, read_pairs, read_questions, read_trajectories, split_mix
-from sophia_cli.training.launch import Hardware, follow, joined, launch, leading, processes
-from sophia_cli.training.plan import Plan
+from sophia_cli.training.launch import Hardware, follow, joined, launch, leading, processes, refuse_what_is_not_there
+from sophia_cli.training.plan import Plan, may_replace
 from sophia_cli.training.reports import refuse_unknown, reporter
 from sophia_cli.training.settings import Settings, World
 
@@ -62,41 +62,56 @@ def run(
     world, out = joined(hardware), _real(common.out or Path("runs/out"))
     if world and not world.leads:
         return 0 if common.dry_run else follow(out, world)
+    stdout = claim_stdout()
     if hardware.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(hardware.gpus)
+    if common.dry_run:
+        _planned(common, files, model, mixes, asked, hardware, report_to, fixed, world)
+        return 0
+    with leading(world) as ready:  # from here on, the others are told of what is refused
+        plan, count = _planned(common, files, model, mixes, asked, hardware, report_to, fixed, world)
+        plan.begin(common.force)
+        from sophia_cli.training import checkpoints
+
+        checkpoints.last(plan.draft, count)  # refused here, by one, if it was written by other many
+        ready()
+    metrics = Metrics(stdout, reporter(report_to, out, asdict(plan.settings)))
+    _train(plan, world, hardware, count, metrics, Progress("train", quiet=common.quiet, unit="steps"))
+    return 0
+
+
+def _planned(
+    common: Common,
+    files: list[str],
+    model: str,
+    mixes: list[str],
+    asked: Asked,
+    hardware: Hardware,
+    report_to: str,
+    fixed: dict[str, Any],
+    world: World | None,
+) -> tuple[Plan, int]:
+    """The plan, shown, and how many processes are to train. Raises UsageError before rows are read, InputError."""
+    out = _real(common.out or Path("runs/out"))
+    refuse_what_is_not_there(hardware)
     chosen = resolve(model)
     settings = _settings(chosen, asked, fixed, common.seed)
     _refuse_what_does_nothing(settings, asked, mixes)
     refuse_unknown(report_to)
     if not common.dry_run:
         _prepare(out, chosen, [*files, *(split_mix(mix)[0] for mix in mixes)], common.force)
-    stdout = claim_stdout()
     count = world.size if world else processes(hardware)
 
     def tell(text: str) -> None:
         notice(text, common.quiet)
 
-    def planned() -> Plan:
-        data = _read(files, mixes, asked, settings, chosen, common, tell)
-        empty = Plan([], data.left, chosen, settings, out)
-        plan = preflight(empty, data.rows, count, bool(hardware.cpu_ranks), tell, common.quiet)
-        refuse_unfit(plan, count)
-        return plan
-
-    from sophia_cli.training import checkpoints
     from sophia_cli.training.preflight import preflight, refuse_unfit
 
-    if common.dry_run:
-        planned()
-        return 0
-    with leading(world) as ready:
-        plan = planned()
-        plan.begin(common.force)
-        checkpoints.last(plan.draft, count)  # refused here, by one, if it was written by other many
-        ready()
-    metrics = Metrics(stdout, reporter(report_to, out, asdict(settings)))
-    _train(plan, world, hardware, count, metrics, Progress("train", quiet=common.quiet, unit="steps"))
-    return 0
+    data = _read(files, mixes, asked, settings, chosen, common, tell)
+    empty = Plan([], data.left, chosen, settings, out)
+    plan = preflight(empty, data.rows, count, bool(hardware.cpu_ranks), tell, common.quiet)
+    refuse_unfit(plan, count)
+    return plan, count
 
 
 def _train(plan: Plan, world: World | None, hardware: Hardware, count: int, metrics: "Metrics", progress: Progress) -> None:
@@ -207,7 +222,7 @@ def _prepare(out: Path, model: Model, inputs: list[str], force: bool) -> None:
     """Makes sure, before any work, that the model can be saved, and that nothing else is lost by it. Raises UsageError."""
     if out.exists() and not out.is_dir() or os.path.ismount(out):
         raise UsageError(f"{out}: is a file or a mount point; choose a folder with -o")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not force:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (force or may_replace(out)):
         raise UsageError(f"{out} exists and is not empty; choose another folder with -o, or --force to replace it")
     replaced = out.resolve()
     for name in (model.path, *inputs, "."):

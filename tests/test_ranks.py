@@ -19,6 +19,7 @@ from test_train import kept_records
 
 from sophia_cli.aliases import resolve
 from sophia_cli.errors import SophiaError, UsageError
+from sophia_cli.serving.servers import free_port
 from sophia_cli.training.curve import Curve
 from sophia_cli.training.engines import optimizer_of
 from sophia_cli.training.launch import GPUS, Hardware, environment, hosts, joined
@@ -116,7 +117,45 @@ def killed(folder: Path, out: str, options: list[str], after: int) -> None:
         for _ in range(after):
             assert b"loss" in run.stdout.readline()
         run.kill()
-    assert not (folder / out).exists()
+
+
+def test_a_run_that_replaces_a_model_goes_on_without_being_forced_again(whole: Path, tmp_path: Path) -> None:
+    """Killed while it trained, and killed when the new model was in place and the draft not yet cleared away."""
+    write_lines(tmp_path / "kept.jsonl", records_of(whole.parent / "kept.jsonl"))
+    options = ["--save-every", "2", "-m", str(whole.parent / "dropping")]
+    shutil.copytree(BASE.parent, tmp_path / "out")
+    killed(tmp_path, "out", [*options, "--force"], after=4)
+    draft = {file.name for file in (tmp_path / "out.tmp").iterdir()}
+    shutil.copytree(tmp_path / "out.tmp", tmp_path / "kept.tmp")
+    again = sophia("train", "kept.jsonl", "--max-steps", "5", *STEPS, "-o", "out", *options, cwd=tmp_path).stdout
+    assert "step-2" in draft and curve(again) == curve(whole / "metrics.jsonl")
+    assert (tmp_path / "out/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    (tmp_path / "kept.tmp").rename(tmp_path / "out.tmp")
+    shutil.copyfile(tmp_path / "out/metrics.jsonl", tmp_path / "out.tmp/metrics.jsonl")
+    sophia("train", "kept.jsonl", "--max-steps", "5", *STEPS, "-o", "out", *options, cwd=tmp_path)
+    assert (tmp_path / "out/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert not (tmp_path / "out.tmp").exists()
+
+
+def test_one_process_trains_the_tower_as_several_do_where_an_update_shows_no_image(data: Path, tmp_path: Path) -> None:
+    """Without a gradient the optimizer would leave out momentum and decay."""
+    for name in ("kept.jsonl", "text.jsonl"):
+        write_lines(tmp_path / name, records_of(data / name)[:3])
+    options = ["--mix", "text.jsonl", "--batch-size", "1", "--lr", "1e-3", "--max-steps", "6"]
+    options += ["--train-vision", "--train-projector"]
+    sophia("train", "kept.jsonl", *options, "-o", "one", cwd=tmp_path)
+    sophia("train", "kept.jsonl", *options, "--cpu-ranks", "2", "--deepspeed", "none", "-o", "two", cwd=tmp_path)
+    assert difference(tmp_path / "one", tmp_path / "two") < 0.01
+
+
+def test_who_joins_ends_when_the_one_that_leads_refuses(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("")
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port("127.0.0.1"))}
+    command = [*SOPHIA, "train", str(data / "kept.jsonl"), "-o", str(tmp_path / "there")]
+    ranks = [{**ENVIRONMENT, **place, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    runs = [subprocess.Popen(command, env=each, stderr=subprocess.PIPE) for each in ranks]
+    assert [run.wait(timeout=120) for run in runs] == [2, 1]
+    assert runs[0].stderr and b"is a file" in runs[0].stderr.read()
 
 
 @pytest.mark.parametrize("after", [1, pytest.param(2, marks=pytest.mark.long), 4])

@@ -20,13 +20,14 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from sophia_cli.aliases import resolve
+from sophia_cli.errors import RecordError
 from sophia_cli.families import internvl
 from sophia_cli.objectives import Scored, sft, truncated
 from sophia_cli.objectives import sophia as sophia_objective
 from sophia_cli.records import Record
 from sophia_cli.training import fit as fitting
 from sophia_cli.training import policy, speed
-from sophia_cli.training.batches import IGNORED, Encoder
+from sophia_cli.training.batches import IGNORED, Encoder, _after
 from sophia_cli.training.order import learning_rate, share, updates, whole_updates
 from sophia_cli.training.plan import Plan, Sized
 from sophia_cli.training.preflight import size_rows
@@ -314,6 +315,58 @@ def test_mixed_rows_of_every_kind() -> None:
     assert kept.answer == "two stars"
     asked_row = mixed_row(Record({"question": "1 + 1?", "answer": "2"}), "short")
     assert asked_row.images == [] and asked_row.answer == "2"
+    seen = mixed_row(Record({"question": "How many?", "answer": "2", "images": ["a.png"]}), "short")
+    assert seen.images == ["a.png"]
+    answer = {"role": "assistant", "content": "yes"}
+    parts = [{"type": "image_url", "image_url": {"url": "a.png"}}, {"type": "text", "text": "look"}]
+    linked = mixed_row(Record({"messages": [{"role": "user", "content": parts}, answer]}), "short")
+    assert linked.images == ["a.png"]
+    for odd in ({"type": "video", "video": "a.mp4"}, {"type": "image_url"}, {"type": "text"}):
+        with pytest.raises(RecordError, match="is not a chat"):
+            mixed_row(Record({"messages": [{"role": "user", "content": [odd]}, answer]}), "short")
+
+
+def test_what_failed_before_is_no_row_and_is_named(lab: Path, tmp_path: Path) -> None:
+    rows = kept_records(lab, 2)
+    lost = {"id": "f", "image": rows[0]["image"], "question": "?", "answer": "2", "caption_id": "f/c0", "error": "timeout"}
+    write_lines(tmp_path / "kept.jsonl", [*rows, {**lost, "id": "g", "caption_id": "g/c0"}])
+    write_lines(tmp_path / "caps.jsonl", [lost])
+    done = sophia("train", "kept.jsonl", "--mix", "caps.jsonl", "--dry-run", cwd=tmp_path)
+    said = done.stderr.decode()
+    assert "0 of 0 rows of caps.jsonl mixed in" in said and "left out: 2 failed before" in said
+    assert all(f"train: {name}/c0 left out: it failed before: timeout" in said for name in "fg")
+
+
+def test_gradients_are_cut_as_asked(lab: Path, tmp_path: Path) -> None:
+    """At 0 not at all; how long they were is told either way. Adam forgets a common factor: decay and rate are the same."""
+    write_lines(tmp_path / "kept.jsonl", kept_records(lab, 2))
+    options = ["--max-steps", "2", "--batch-size", "1", "--lr", "1e-3", "--normalise", "trajectories"]
+    norms = {}
+    for most in ("0", "1", "1e-9"):
+        done = sophia("train", "kept.jsonl", *options, "--max-grad-norm", most, "-o", f"out{most}", cwd=tmp_path)
+        norms[most] = [row["grad_norm"] for row in records_of(done.stdout) if "loss" in row]
+    assert norms["0"][0] == norms["1"][0] == norms["1e-9"][0] > 1
+    weights = [(tmp_path / f"out{most}/model.safetensors").read_bytes() for most in ("0", "1", "1e-9")]
+    assert len(set(weights)) == 3
+    assert "| max_grad_norm | 1e-09 |" in (tmp_path / "out1e-9/README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--gpus", "7"], ["--cpu-ranks", "2", "--hostfile", "/nope"], ["--min-lr-ratio", "nan"]],
+    ids=lambda each: each[0],
+)
+def test_what_is_not_there_or_no_number_is_refused(options: list[str], lab: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "kept.jsonl", kept_records(lab, 2))
+    assert options[0] in sophia("train", "kept.jsonl", *options, "-o", "out", cwd=tmp_path, code=2).stderr.decode()
+
+
+def test_an_answer_follows_what_the_template_has_opened() -> None:
+    opened = "…<|im_start|>assistant\n<think>\n"
+    assert _after("…assistant\n", TRACE) == TRACE
+    assert _after(opened, "\n <think>\nso\n</think>\n2") == "so\n</think>\n2"
+    assert _after(opened, "2") == "\n</think>\n\n2", "else it would learn a thinking that never closes"
+    assert _after(opened, "") == ""
 
 
 def test_the_same_seed_trains_the_same_model(lab: Path, tmp_path: Path) -> None:

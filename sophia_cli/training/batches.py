@@ -10,7 +10,7 @@ from PIL import Image
 
 from sophia_cli.errors import RecordError
 from sophia_cli.images import open_image
-from sophia_cli.records import THINK_OPEN
+from sophia_cli.records import THINK_CLOSE, THINK_OPEN
 from sophia_cli.training.rows import Row, tags_balance, texts_of
 
 IGNORED = -100
@@ -172,8 +172,13 @@ class Encoder:
 
 
 def _after(prompt: str, answer: str) -> str:
-    """What of an answer follows the prompt: a template may have opened the thinking."""
-    return answer.removeprefix(THINK_OPEN).lstrip("\n") if prompt.rstrip().endswith(THINK_OPEN) else answer
+    """What of an answer follows the prompt. Where a template opens the thinking, an answer without any closes it at once."""
+    if not prompt.rstrip().endswith(THINK_OPEN):
+        return answer
+    thinking = answer.lstrip()
+    if not thinking.startswith(THINK_OPEN):
+        return f"\n{THINK_CLOSE}\n\n{thinking}" if thinking else answer
+    return thinking.removeprefix(THINK_OPEN).lstrip("\n")
 
 
 def _others(inputs: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

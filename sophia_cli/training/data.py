@@ -53,18 +53,23 @@ def read_trajectories(
     Raises UsageError when weights and those options come together, InputError when some records have weights and some not.
     """
     left: Counter[str] = Counter()
+
+    def lost(record: Record) -> None:
+        left["failed before"] += 1
+        tell(f"train: {name_of(record)} left out: it failed before: {record['error']}")
+
     with tempfile.TemporaryDirectory(prefix="sophia-") as folder:
         source = Input(rereadable(files, folder), part, limit)
-        if plain and not any("trajectory" in record for record in whole(source, Counter())):
-            rows = _rows(whole(source, left), lambda record: mixed_row(record, model.prompts), left, tell)
+        if plain and not any("trajectory" in record for record in whole(source.records())):
+            rows = _rows(whole(source.records(), lost), lambda record: mixed_row(record, model.prompts), left, tell)
         else:
-            kept = weighted(source, rule, left, "train", tell)
+            kept = weighted(source, rule, lost, "train", tell)
             rows = _rows(kept, lambda record: trajectory_row(record, model.prompts), left, tell)
     rows = [replace(row, source=", ".join(files)) for row in rows]
     base = len(rows)
     for mix in mixes:
         file, ratio = split_mix(mix)
-        read = _rows(read_records([file]), lambda record: mixed_row(record, model.prompts), left, tell)
+        read = _rows(whole(read_records([file]), lost), lambda record: mixed_row(record, model.prompts), left, tell)
         drawn = [replace(row, source=file) for row in draw_rows(read, ratio, base, seed)]
         tell(f"train: {len(drawn)} of {len(read)} rows of {file} mixed in")
         rows += drawn

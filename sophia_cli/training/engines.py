@@ -5,6 +5,7 @@ come multiplied by their number.
 """
 
 import json
+import math
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -21,8 +22,6 @@ from sophia_cli.training.settings import Settings, World
 CONFIGS = Path(__file__).parent / "deepspeed"
 PATIENCE = timedelta(hours=6)
 """How long processes wait for one another: one of them may have many rows to read, or weights to write."""
-LARGEST_NORM = 1.0
-"""Gradients of a larger norm are scaled down to it."""
 
 
 class Engine(Protocol):
@@ -74,6 +73,7 @@ class Plain:
         self.device = device_of(world)
         self.policy = policy.to(self.device)
         self.optimizer = optimizer_of(policy, settings, self.device)
+        self.largest_norm = settings.max_grad_norm
         self.model: Any = _Autocast(self.policy) if self.device.type == "cuda" else self.policy
         if world.size > 1:
             self.model = torch.nn.parallel.DistributedDataParallel(self.model)
@@ -86,7 +86,8 @@ class Plain:
         loss.backward()  # type: ignore[no-untyped-call]
 
     def step(self, rate: float) -> float:
-        norm = torch.nn.utils.clip_grad_norm_([p for p in self.policy.parameters() if p.requires_grad], LARGEST_NORM)
+        training = [p for p in self.policy.parameters() if p.requires_grad]
+        norm = torch.nn.utils.clip_grad_norm_(training, self.largest_norm or math.inf)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -178,7 +179,7 @@ def config_of(settings: Settings, world: World) -> dict[str, Any] | None:
     return {
         **{name: value for name, value in config.items() if value != "auto"},
         "bf16": {"enabled": cuda},
-        "gradient_clipping": LARGEST_NORM
+        "gradient_clipping": settings.max_grad_norm
         if config.get("gradient_clipping", "auto") == "auto"
         else config["gradient_clipping"],
         "zero_allow_untested_optimizer": True,

@@ -118,7 +118,9 @@ class _MicroBatches(Dataset[dict[str, torch.Tensor] | str]):
 def _batches(plan: Plan, world: World, encoder: Encoder, updates: list[Update]) -> Iterator[Any]:
     """The inputs of this process's forward passes, update after update."""
     cuda = device_of(world).type == "cuda"
-    data = _MicroBatches(plan, encoder, [part for update in updates for part in update.parts], sees=world.size > 1)
+    # one process alone, too, where the tower trains: no gradient at all would leave out its momentum and decay
+    sees = world.size > 1 or plan.settings.train_vision or plan.settings.train_projector
+    data = _MicroBatches(plan, encoder, [part for update in updates for part in update.parts], sees)
     return iter(DataLoader(data, batch_size=None, shuffle=False, num_workers=LOADERS if cuda else 0, pin_memory=cuda))
 
 

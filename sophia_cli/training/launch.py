@@ -6,6 +6,7 @@ or `deepspeed` it is itself one of them. They read the plan from the draft folde
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -67,7 +68,10 @@ def follow(out: Path, world: World) -> int:
     from sophia_cli.training.engines import meet
     from sophia_cli.training.learn import learn
 
-    if meet(world).get(PLAN) != READY:
+    usual = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # while it waits in a library that hears no Python
+    ready = meet(world).get(PLAN) == READY
+    signal.signal(signal.SIGTERM, usual)
+    if not ready:
         return 1  # the one that leads has said why
     learn(read(out.with_name(out.name + ".tmp")), world, lambda told: None)
     return 0
@@ -87,6 +91,17 @@ def leading(world: World | None) -> Iterator[Callable[[], None]]:
     except BaseException:
         store.set(PLAN, b"failed")
         raise
+
+
+def refuse_what_is_not_there(hardware: Hardware) -> None:
+    """Raises UsageError for GPUs that are asked for on a machine without any, and for two places to train on at once."""
+    if hardware.cpu_ranks and (hardware.hostfile or hardware.gpus):
+        raise UsageError("--cpu-ranks trains on this machine's CPUs; leave --hostfile and --gpus out")
+    if hardware.gpus and not hardware.hostfile:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UsageError(f"--gpus {','.join(hardware.gpus)}: no such GPU is here; leave it out, or give --cpu-ranks N")
 
 
 def processes(hardware: Hardware) -> int:

@@ -18,6 +18,7 @@ from sophia_cli import registry
 from sophia_cli.aliases import Model
 from sophia_cli.errors import UsageError
 from sophia_cli.streams import loads, to_line, write_json
+from sophia_cli.training.curve import CURVE
 from sophia_cli.training.order import updates, whole_updates
 from sophia_cli.training.rows import Row
 from sophia_cli.training.settings import Settings
@@ -76,8 +77,10 @@ class Plan:
         self._hold()
         if force:
             _empty(self.draft)
+        replaces = force and self.out.exists()
         if file.exists():
-            begun = json.loads(file.read_text(encoding="utf-8"))["identity"]
+            found_plan = json.loads(file.read_text(encoding="utf-8"))
+            begun, replaces = found_plan["identity"], replaces or bool(found_plan.get("replaces"))
             if differs := [name for name in identity if begun.get(name) != identity[name]]:
                 listed = ", ".join(f"{name} ({begun.get(name)}, now {identity[name]})" for name in differs)
                 raise UsageError(
@@ -87,7 +90,7 @@ class Plan:
         with (self.draft / ROWS).open("wb") as file_of_rows:
             file_of_rows.writelines(map(_packed, self.rows))
         shown = {"identity": identity, "settings": asdict(self.settings), "model": asdict(self.model)}
-        write_json(file, {**shown, "left": dict(self.left), "out": str(self.out)})
+        write_json(file, {**shown, "left": dict(self.left), "out": str(self.out), "replaces": replaces})
 
     def _hold(self) -> None:
         """Keeps other runs out of the draft folder until this process ends. Raises UsageError when one is in it."""
@@ -98,6 +101,17 @@ class Plan:
             raise UsageError(f"{self.draft}: another run is at work there; let it end, or choose another -o") from None
         except OSError:  # a disk that knows no locks
             os.close(folder)
+
+
+def may_replace(out: Path) -> bool:
+    """Whether the draft of a run into this folder says that what stands there is to be replaced, or is what it has made."""
+    draft = out.with_name(f"{out.name}.tmp")
+    try:
+        if json.loads((draft / "plan.json").read_text(encoding="utf-8")).get("replaces"):
+            return True
+        return (draft / CURVE).read_bytes() == (out / CURVE).read_bytes()  # killed before the draft was cleared away
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def batches_of(plan: Plan) -> list[list[int]]:

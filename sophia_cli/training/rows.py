@@ -93,10 +93,18 @@ def mixed_row(record: Record, style: str) -> Row:
         return _chat_row(record, style)
     if "caption" in record:
         answer = need_text(record, "caption", "`sophia caption` writes it")
-        return Row(name_of(record), asked(load_prompt("caption", style), image_list(record), answer, style), answer, 1.0)
+        return Row(name_of(record), asked(load_prompt("caption", style), _images_of(record), answer, style), answer, 1.0)
     answer = need_text(record, "answer", "a mixed-in row needs `messages`, `caption`, or `question` and `answer`")
     need_text(record, "question", "a mixed-in row needs `messages`, `caption`, or `question` and `answer`")
-    return Row(name_of(record), asked(question_text(record), image_list(record), answer, style), answer, 1.0)
+    return Row(name_of(record), asked(question_text(record), _images_of(record), answer, style), answer, 1.0)
+
+
+def _images_of(record: Record) -> list[str]:
+    """The images of a row of other data, in `image` or `images`. Raises RecordError."""
+    images = record.get("images") or image_list(record)
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        raise RecordError(f"{where_of(record)}: field `images` is no list of paths; mend it")
+    return images
 
 
 def asked(text: str, images: list[str], answer: str, style: str) -> list[dict[str, Any]]:
@@ -118,10 +126,9 @@ def _system(answer: str, style: str) -> list[dict[str, Any]]:
 
 def _chat_row(record: Record, style: str) -> Row:
     """TRL-style `messages` whose last one is the assistant's; `images` fill the image parts, or lead the first turn."""
-    messages, images = record["messages"], record.get("images") or image_list(record)
-    if not _is_chat(messages) or not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        fault = "field `messages` is not a chat that ends with the assistant's text, or `images` no list of paths"
-        raise RecordError(f"{where_of(record)}: {fault}; mend it")
+    messages, images = record["messages"], _images_of(record)
+    if not _is_chat(messages):
+        raise RecordError(f"{where_of(record)}: field `messages` is not a chat that ends with the assistant's text; mend it")
     answer, left = _text_of(messages[-1]["content"]), iter(images)
     chat = [{"role": message["role"], "content": _with_images(message["content"], left)} for message in messages[:-1]]
     leading = [{"type": "image", "image": image} for image in left]
@@ -140,7 +147,7 @@ def _is_chat(messages: Any) -> bool:
         return False
     roles = [turn.get("role") for turn in messages]
     contents = [turn.get("content") for turn in messages]
-    whole = all(isinstance(c, str) or (isinstance(c, list) and all(isinstance(part, dict) for part in c)) for c in contents)
+    whole = all(isinstance(c, str) or (isinstance(c, list) and all(map(_is_part, c))) for c in contents)
     named = all(role in ("system", "user", "assistant") for role in roles)
     return whole and named and "user" in roles[:-1] and roles[-1] == "assistant" and bool(_text_of(contents[-1]))
 
@@ -152,9 +159,21 @@ def _with_images(content: Any, images: Iterator[Any]) -> Any:
     for part in content:
         if part.get("type") == "image":
             parts.append({"type": "image", "image": str(part.get("image") or next(images, ""))})
+        elif part.get("type") == "image_url":  # as OpenAI's chats have it
+            parts.append({"type": "image", "image": str(part["image_url"]["url"])})
         else:
-            parts.append({"type": "text", "text": str(part.get("text", ""))})
+            parts.append({"type": "text", "text": str(part["text"])})
     return parts
+
+
+def _is_part(part: Any) -> bool:
+    """Whether a part of a turn is text or an image, in one of the ways that chats have them."""
+    if not isinstance(part, dict):
+        return False
+    link = part.get("image_url")
+    as_link = isinstance(link, dict) and isinstance(link.get("url"), str)
+    kinds = {"image": True, "image_url": as_link, "text": isinstance(part.get("text"), str)}
+    return kinds.get(str(part.get("type")), False)
 
 
 def _text_of(content: Any) -> str:

@@ -4,7 +4,9 @@ It is written whole in the draft folder and put in place then. The names of its 
 """
 
 import shutil
+from collections import Counter
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from transformers import AutoConfig
 
+from sophia_cli import __version__
 from sophia_cli.aliases import Model
 from sophia_cli.errors import SophiaError
 from sophia_cli.streams import loads
@@ -22,6 +25,14 @@ from sophia_cli.training.lora import SCALE
 from sophia_cli.training.plan import Plan
 from sophia_cli.training.settings import World
 
+LIBRARIES = ("torch", "transformers", "deepspeed", "trl", "peft")
+METHODS = {
+    "sophia": "semi-off-policy reinforcement learning (SOPHIA, arXiv 2507.16814, Eq. 7)",
+    "truncated": "semi-off-policy reinforcement learning with truncated importance ratios (arXiv 2507.16814, Eq. 3)",
+    "sft": "supervised fine-tuning, all weights 1",
+    "mpo": "mixed preference optimisation (arXiv 2411.10442)",
+    "grpo": "on-policy reinforcement learning (GRPO) with the answers graded by rules",
+}
 PEFT = "base_model.model."
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
 
@@ -33,12 +44,17 @@ def save_model(plan: Plan, world: World, weights: dict[str, torch.Tensor] | None
     """
     if world.leads and weights is not None:
         draft = plan.draft / "model"
+        if spoilt := next((name for name, value in weights.items() if not torch.isfinite(value).all()), None):
+            raise SophiaError(f"{spoilt} holds numbers that are none after the last step; begin anew with a lower --lr")
         shutil.rmtree(draft, ignore_errors=True)
         try:
             _write(plan, policy, weights, draft, steps)
+            old = plan.draft / "replaced"
+            shutil.rmtree(old, ignore_errors=True)
             if plan.out.exists():
-                shutil.rmtree(plan.out)
+                plan.out.rename(old)
             draft.rename(plan.out)
+            shutil.rmtree(old, ignore_errors=True)
         except (OSError, RuntimeError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise SophiaError(
@@ -103,15 +119,21 @@ def card(plan: Plan, steps: int) -> str:
     """The model card: what was trained, on what, how."""
     model, settings = plan.model, plan.settings
     causes = "".join(f"- left out, {cause}: {count}\n" for cause, count in sorted(plan.left.items()))
-    listed = "".join(f"| {name} | {value} |\n" for name, value in asdict(settings).items())
+    unused = () if plan.reads == "questions" else ("rollouts", "max_tokens")
+    listed = "".join(f"| {name} | {value} |\n" for name, value in asdict(settings).items() if name not in unused)
     base = f"base_model: {model.path}\n" if not Path(model.path).is_dir() else ""
     still = [] if settings.train_vision else ["vision tower"]
     still += [] if settings.train_projector else ["projector"]
     unchanged = f"; {' and '.join(still)} {'are' if len(still) > 1 else 'is'} unchanged" if still else ""
+    by = METHODS.get(settings.objective, f"objective `{settings.objective}`")
+    sources = Counter(sized.row.source for sized in plan.rows)
+    data = "".join(f"- {count:,} rows of {name}\n" for name, count in sources.items())
+    tokens = sum(sized.tokens for sized in plan.rows)
+    versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     return (
         f"---\n{base}library_name: transformers\npipeline_tag: image-text-to-text\ntags: [sophia]\n---\n"
-        f"# {model.name}, trained with SOPHIA\n\n"
-        f"Trained with `sophia train` from `{model.name}` by semi-off-policy reinforcement learning (arXiv 2507.16814): "
-        f"the language backbone learnt from {len(plan.rows)} rows in {steps} steps{unchanged}.\n\n"
-        f"![loss and learning rate]({PICTURE})\n\n{causes}\n| setting | value |\n|---|---|\n{listed}"
+        f"# {model.name}, trained with sophia {__version__}\n\n"
+        f"Trained with `sophia train` from `{model.name}` by {by}: the language backbone learnt from {len(plan.rows):,} "
+        f"rows ({tokens:,} tokens) in {steps:,} steps{unchanged}.\n\n"
+        f"![loss and learning rate]({PICTURE})\n\n{data}{causes}\n| setting | value |\n|---|---|\n{listed}\n{versions}\n"
     )

@@ -11,7 +11,8 @@ class Settings:
 
     deepspeed: zero1, zero2, zero3, zero3-offload, a JSON file, none, or auto, which is settled before training.
     lora_rank: 0 trains all weights of the language model. save_every: steps between checkpoints. rollouts: answers to a
-    question of one update, and max_tokens the longest of them, where the policy itself answers (GRPO).
+    question of one update, and max_tokens the longest of them, where the policy itself answers (GRPO). max_grad_norm:
+    gradients of a larger norm are scaled down to it; 0: none are.
     """
 
     objective: str
@@ -33,6 +34,7 @@ class Settings:
     save_every: int = 50
     rollouts: int = 8
     max_tokens: int = 16384
+    max_grad_norm: float = 1.0
 
 
 def has_vllm() -> bool:

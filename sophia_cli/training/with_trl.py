@@ -18,7 +18,7 @@ from sophia_cli import registry
 from sophia_cli.errors import SophiaError
 from sophia_cli.training import checkpoints
 from sophia_cli.training.curve import Curve, Emit
-from sophia_cli.training.engines import LARGEST_NORM, config_of, device_of, join, spread_when_read
+from sophia_cli.training.engines import config_of, device_of, join, spread_when_read
 from sophia_cli.training.plan import Plan, batches_of, epochs_after, sequences
 from sophia_cli.training.policy import encoder_of, load_policy, warm_up
 from sophia_cli.training.saved import save_model
@@ -84,7 +84,7 @@ def arguments(plan: Plan, world: World, config: dict[str, Any] | None) -> dict[s
         "lr_scheduler_type": "cosine_with_min_lr",
         "lr_scheduler_kwargs": {"min_lr_rate": settings.min_lr_ratio},
         "weight_decay": settings.weight_decay,
-        "max_grad_norm": LARGEST_NORM,
+        "max_grad_norm": plan.settings.max_grad_norm,
         "bf16": cuda,
         "use_cpu": not cuda,
         "gradient_checkpointing": cuda,
