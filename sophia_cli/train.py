@@ -19,6 +19,7 @@ from sophia_cli.descriptors import claim_stdout
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.frame import Common
 from sophia_cli.kept import Notice, rule_of
+from sophia_cli.output import Manifest
 from sophia_cli.progress import Progress, notice
 from sophia_cli.streams import to_line
 from sophia_cli.training.data import Data, read_pairs, read_questions, read_trajectories, split_mix
@@ -75,8 +76,12 @@ def run(
 
         checkpoints.last(plan.draft, count)  # refused here, by one, if it was written by other many
         ready()
+    manifest = Manifest(out, "train", {**asdict(plan.settings), **plan.model.identity, "inputs": files, "mix": mixes})
     metrics = Metrics(stdout, reporter(report_to, out, asdict(plan.settings)))
     _train(plan, world, hardware, count, metrics, Progress("train", quiet=common.quiet, unit="steps"))
+    left, tokens = sum(plan.left.values()), sum(sized.tokens for sized in plan.rows)
+    counts = {"in": len(plan.rows) + left, "out": len(plan.rows), "failed": left}
+    manifest.save(finished=True, counts=counts, tokens=tokens)
     return 0
 
 

@@ -350,10 +350,13 @@ def test_a_reference_costs_its_weights(stage: str) -> None:
     assert more == {"none": 40, "zero1": 20, "zero2": 20, "zero3": 10, "zero3-offload": 10}[stage]
 
 
+STAGE_0 = '{"zero_optimization": {"stage": 0}}'
+
+
 def test_a_deepspeed_file_of_ones_own(data: Path, tmp_path: Path) -> None:
     write_lines(tmp_path / "kept.jsonl", records_of(data / "kept.jsonl"))
     options = ["train", "kept.jsonl", "--max-steps", "1", *STEPS, "--cpu-ranks", "1", "--deepspeed", "own.json"]
-    for text, fault in (("{", "own.json"), ('{"bf16": {}}', "zero_optimization"), ("[]", "own.json")):
+    for text, fault in (("{", "own.json"), ('{"bf16": {}}', "zero_optimization"), ("[]", "own.json"), (STAGE_0, "stage 0")):
         (tmp_path / "own.json").write_text(text)
         assert fault in sophia(*options, cwd=tmp_path, code=2).stderr.decode()
     stage = {"stage": 2, "reduce_bucket_size": "auto"}

@@ -249,7 +249,12 @@ def test_training_moves_the_language_model_alone_and_saves_a_whole_folder(lab: P
     for file in base.iterdir():
         if file.name not in ("model.safetensors", "README.md"):
             assert (out / file.name).read_bytes() == file.read_bytes(), file.name
-    assert "left" in (out / "README.md").read_text() or "rows" in (out / "README.md").read_text()
+    assert "Eq. 7" in (out / "README.md").read_text() and "of kept.jsonl" in (out / "README.md").read_text()
+    assert len({file.stat().st_mode for file in out.iterdir()}) == 1, "who reads one file reads all"
+    manifest = json.loads((tmp_path / "runs/out.manifest.json").read_text())
+    count = len(records_of(tmp_path / "kept.jsonl"))
+    assert manifest["finished"] and manifest["counts"] == {"in": count, "out": count, "failed": 0} and manifest["tokens"] > 0
+    assert manifest["settings"]["lr"] == 1e-3 and "torch" in manifest["versions"]
     rows = records_of(sophia("caption", str(lab / "imgs"), "--model", "runs/out", "-k", "1", cwd=tmp_path).stdout)
     assert len(rows) == 8 and rows[0]["caption_model"] == "runs/out"
     done = sophia("train", "kept.jsonl", "-o", "runs/out", cwd=tmp_path, code=2)

@@ -167,7 +167,8 @@ def config_of(settings: Settings, world: World) -> dict[str, Any] | None:
     path = path if path.is_file() else Path(settings.deepspeed)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        config["zero_optimization"]["stage"]
+        if (stage := config["zero_optimization"]["stage"]) not in (1, 2, 3):
+            raise ValueError(f"stage {stage!r} is none of 1, 2, 3")
     except (OSError, ValueError, KeyError, TypeError) as error:
         choices = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.json")))
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"

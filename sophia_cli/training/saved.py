@@ -87,6 +87,9 @@ def _write(plan: Plan, policy: Any, weights: dict[str, torch.Tensor], draft: Pat
     shutil.copyfile(plan.draft / CURVE, draft / CURVE)
     draw([loads(line) for line in (draft / CURVE).read_bytes().splitlines()], draft / PICTURE)
     (draft / "README.md").write_text(card(plan, steps), encoding="utf-8")
+    usual = draft.joinpath("README.md").stat().st_mode
+    for file in draft.glob("*.safetensors"):  # safetensors leaves them to their owner alone; a server may be another
+        file.chmod(usual)
 
 
 def merged(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
