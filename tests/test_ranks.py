@@ -22,7 +22,7 @@ from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.serving.servers import free_port
 from sophia_cli.training.curve import Curve
 from sophia_cli.training.engines import optimizer_of
-from sophia_cli.training.launch import GPUS, Hardware, environment, hosts, joined
+from sophia_cli.training.launch import GPUS, ROOM, Hardware, _why, environment, hosts, joined, note_error
 from sophia_cli.training.order import share
 from sophia_cli.training.settings import Settings, World
 from sophia_cli.training.stages import STAGES, bytes_needed, fitting
@@ -219,7 +219,23 @@ def test_a_process_that_dies_ends_the_run_with_one_line(data: Path, tmp_path: Pa
         os.kill(ranks[0], signal.SIGKILL)
         errors = run.stderr.read().decode()
     assert run.returncode == 1 and "Traceback" not in errors
-    assert "sophia: " in errors.splitlines()[-1]
+    assert "sophia: " in errors.splitlines()[-1] and "log.txt" in errors.splitlines()[-1]
+
+
+def test_why_training_processes_ended_is_said_in_one_line(tmp_path: Path) -> None:
+    """The first reason that one of them left, unless one was killed; room for reasons was taken beforehand."""
+    errors = tmp_path / "errors"
+    errors.write_bytes(b"\n" * ROOM * 3)
+    before = errors.stat()
+    assert _why("a\nssh: connect to host node-1: refused\n\n", errors).endswith(
+        "ended: ssh: connect to host node-1: refused"
+    )
+    note_error(tmp_path, 2, "step-4: cannot be written\n(No space left on device)")
+    note_error(tmp_path, 0, "peer is gone" * 100)
+    after = errors.stat()
+    assert (after.st_size, after.st_blocks) == (before.st_size, before.st_blocks)
+    assert _why("Traceback", errors) == "step-4: cannot be written (No space left on device)"
+    assert "killed (signal 9)" in _why("['python'] exits with return code = -9\n", errors)
 
 
 def test_another_number_of_processes_does_not_go_on(data: Path, tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ def save(engine: Engine, draft: Path, step: int, world: World) -> None:
 def unwritten(folder: Path, error: Exception) -> SophiaError:
     """What to say of a checkpoint that could not be written."""
     reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    if "inline_container" in reason:  # how torch's writer says that not all of it was taken
+        reason = "the disk is full, it seems"
     return SophiaError(f"{folder}: cannot be written ({reason}); any before it stands: make room and type the command again")
 
 

@@ -6,6 +6,7 @@ or `deepspeed` it is itself one of them. They read the plan from the draft folde
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from sophia_cli.errors import SophiaError, UsageError
-from sophia_cli.progress import notice
 from sophia_cli.serving import guard
 from sophia_cli.serving.servers import free_port
 from sophia_cli.streams import loads
@@ -29,7 +29,10 @@ PLAN, READY = "sophia/plan", b"ready"
 TOLD, LOG, ERRORS = "told.jsonl", "log.txt", "errors"
 LOOK_SECONDS = 0.1
 GRACE_SECONDS = 10.0
-TAIL = 2000
+TAIL = 4000
+ROOM = 512
+"""Bytes that each process has for the reason of its end, taken from the disk beforehand: a full one may be the reason."""
+KILLED = re.compile(r"exits with return code = -(\d+)")
 SRUN = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 
 
@@ -140,7 +143,7 @@ def launch(plan: Plan, hardware: Hardware, count: int, emit: Callable[[dict[str,
     """Starts the processes and hands on what they tell until they end. Raises SophiaError when they do not end well."""
     told, log, errors = plan.draft / TOLD, plan.draft / LOG, plan.draft / ERRORS
     told.write_bytes(b"")
-    errors.unlink(missing_ok=True)
+    errors.write_bytes(b"\n" * ROOM * count)
     command = [sys.executable, "-I", str(Path(guard.__file__)), str(GRACE_SECONDS), *_command(plan, hardware, count)]
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -154,10 +157,26 @@ def launch(plan: Plan, hardware: Hardware, count: int, emit: Callable[[dict[str,
         process.stdin.close()  # the guard ends them all
         code = process.wait()
     if code:
-        reason = errors.read_text(encoding="utf-8").splitlines()[:1] if errors.exists() else []
-        if not reason:
-            notice(log.read_bytes()[-TAIL:].decode(errors="replace"))
-        raise SophiaError(reason[0] if reason else f"the training processes ended with code {code}; their log is {log}")
+        raise SophiaError(_why(log.read_bytes()[-TAIL:].decode(errors="replace"), errors) + f"; their log is {log}")
+
+
+def note_error(draft: Path, rank: int, reason: str) -> None:
+    """Leaves for whoever started the processes why this one ends, in its own room of a file that is there already."""
+    line = f"{time.time():017.6f} {' '.join(reason.split())}".encode()[: ROOM - 1]
+    with (draft / ERRORS).open("r+b") as file:
+        file.seek(rank * ROOM)
+        file.write(line)
+
+
+def _why(log: str, errors: Path) -> str:
+    """Why processes ended: one was killed, or the first reason that one of them left, or the last line of their log."""
+    if killed := KILLED.search(log):
+        mend = "type the command again, it goes on from its last checkpoint"
+        return f"a training process was killed (signal {killed[1]}); {mend}"
+    if reasons := sorted(line for line in errors.read_text(encoding="utf-8", errors="replace").splitlines() if line):
+        return reasons[0].partition(" ")[2]
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    return f"the training processes ended: {lines[-1] if lines else 'they say nothing'}"
 
 
 def _followed(file: Path, process: "subprocess.Popen[bytes]") -> Iterator[bytes]:

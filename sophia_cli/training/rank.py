@@ -8,7 +8,7 @@ from typing import Any
 
 from sophia_cli.errors import SophiaError
 from sophia_cli.streams import to_line
-from sophia_cli.training.launch import CPU, ERRORS, GPUS, TOLD, Hardware, joined
+from sophia_cli.training.launch import CPU, GPUS, TOLD, Hardware, joined, note_error
 from sophia_cli.training.plan import read
 from sophia_cli.training.settings import World
 
@@ -32,8 +32,7 @@ def main(draft: Path) -> int:
     except BaseException as error:  # noqa: BLE001  (whoever started us reads it in a file)
         traceback.print_exc()
         reason = str(error) if isinstance(error, SophiaError) else f"{type(error).__name__}: {error}"
-        with (draft / ERRORS).open("a", encoding="utf-8") as file:
-            file.write(" ".join(reason.split())[:500] + "\n")
+        note_error(draft, world.rank, reason)
         return error.exit_code if isinstance(error, SophiaError) else 1
     return 0
 
