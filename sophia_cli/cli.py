@@ -256,7 +256,8 @@ def train(
 
     asked = step.Asked(batch_size, micro_batch_size, lr, epochs, max_tokens, alpha, keep, pairs)
     fixed = {name: context.obj[name] for name in step.FIXED}
-    return step.run(_common(context), _inputs(context, files), model, mix or [], asked, _hardware(context), report_to, fixed)
+    typed = (_common(context), _inputs(context, files), model, mix or [], asked, _hardware(context), report_to, fixed)
+    return step.run(step.Command(*typed))
 
 
 @app.command(name="eval")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sophia_cli.errors import InputError, RecordError, SophiaError, UsageError
-from sophia_cli.frame import Common, Counter, refuse_input_as_output, run_step
+from sophia_cli.frame import Common, Counter, refuse_odd_side_files, run_step
 from sophia_cli.images import shorten
 from sophia_cli.ledger import short
 from sophia_cli.looks import Looks, cache_file, looks_of
@@ -151,13 +151,8 @@ def run(
 
 def _refuse_report(report: Path | None, common: Common, inputs: list[str]) -> None:
     """Raises UsageError where the report would be written over what is read, or over what is left."""
-    if report is None:
-        return
-    refuse_input_as_output(report, inputs)
-    written = [path.resolve() for path in (common.out, common.tee) if path]
-    if report.resolve() in written or (report.exists() and any(path.exists() and path.samefile(report) for path in written)):
-        raise UsageError(f"--report {report}: is where the records go; name another file")
-    if any(Path(source).is_dir() and Path(source).resolve() in report.resolve().parents for source in inputs):
+    refuse_odd_side_files([report], inputs, (common.out, common.tee))
+    if report and any(Path(source).is_dir() and Path(source).resolve() in report.resolve().parents for source in inputs):
         raise UsageError(f"--report {report}: lies in a folder that is read; name another place")
 
 

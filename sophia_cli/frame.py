@@ -68,11 +68,13 @@ def refuse_odd_side_files(files: Sequence[Path | None], inputs: list[str], outpu
 
     Before anything is done: what is told in the end must not fail then. outputs: the files of records, with manifests.
     """
-    taken = {path.resolve() for out in outputs if out for path in (out, out.with_name(out.name + SUFFIX))}
+    records = {path.resolve() for out in outputs if out for path in (out, out.with_name(out.name + SUFFIX))}
+    taken = set(records)
     for file in filter(None, files):
         refuse_input_as_output(file, inputs)
         if file.resolve() in taken:
-            raise UsageError(f"{file}: is to be written twice; choose another file")
+            where = "; it is where the records go" if file.resolve() in records else ""
+            raise UsageError(f"{file}: is to be written twice{where}; choose another file")
         taken.add(file.resolve())
         fresh = not file.exists()
         try:

@@ -49,35 +49,48 @@ FIXED = {field.name for field in fields(Settings)} - {*PAPER, "seed"}
 """Options whose default is the same for all models."""
 
 
-def run(
-    common: Common,
-    files: list[str],
-    model: str,
-    mixes: list[str],
-    asked: Asked,
-    hardware: Hardware,
-    report_to: str,
-    fixed: dict[str, Any],
-) -> int:
-    """`sophia train`: reads rows, trains, saves to `common.out`; metrics go to stdout. Returns the exit code."""
-    world, out = joined(hardware), _real(common.out or Path("runs/out"))
+@dataclass(frozen=True)
+class Command:
+    """What the user typed: files to learn from and to mix in, the model, how and where it trains."""
+
+    common: Common
+    files: list[str]
+    model: str
+    mixes: list[str]
+    asked: Asked
+    hardware: Hardware
+    report_to: str
+    fixed: dict[str, Any]
+
+    @property
+    def out(self) -> Path:
+        """The folder that the name means, where it is a link, or `.`."""
+        out = self.common.out or Path("runs/out")
+        return out if out.name and not out.is_symlink() else Path(os.path.realpath(out))
+
+
+def run(command: Command) -> int:
+    """`sophia train`: reads rows, trains, saves to the folder; metrics go to stdout. Returns the exit code."""
+    common, hardware, out = command.common, command.hardware, command.out
+    world = joined(hardware)
     if world and not world.leads:
         return 0 if common.dry_run else follow(out, world)
     stdout = claim_stdout()
     if hardware.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(hardware.gpus)
     if common.dry_run:
-        _planned(common, files, model, mixes, asked, hardware, report_to, fixed, world)
+        _planned(command, world)
         return 0
     with leading(world) as ready:  # from here on, the others are told of what is refused
-        plan, count = _planned(common, files, model, mixes, asked, hardware, report_to, fixed, world)
+        plan, count = _planned(command, world)
         plan.begin(common.force)
         from sophia_cli.training import checkpoints
 
         checkpoints.last(plan.draft, count)  # refused here, by one, if it was written by other many
         ready()
-    manifest = Manifest(out, "train", {**asdict(plan.settings), **plan.model.identity, "inputs": files, "mix": mixes})
-    metrics = Metrics(stdout, reporter(report_to, out, asdict(plan.settings)))
+    read = {"inputs": command.files, "mix": command.mixes}
+    manifest = Manifest(out, "train", {**asdict(plan.settings), **plan.model.identity, **read})
+    metrics = Metrics(stdout, reporter(command.report_to, out, asdict(plan.settings)))
     _train(plan, world, hardware, count, metrics, Progress("train", quiet=common.quiet, unit="steps"))
     left, tokens = sum(plan.left.values()), sum(sized.tokens for sized in plan.rows)
     counts = {"in": len(plan.rows) + left, "out": len(plan.rows), "failed": left}
@@ -85,27 +98,17 @@ def run(
     return 0
 
 
-def _planned(
-    common: Common,
-    files: list[str],
-    model: str,
-    mixes: list[str],
-    asked: Asked,
-    hardware: Hardware,
-    report_to: str,
-    fixed: dict[str, Any],
-    world: World | None,
-) -> tuple[Plan, int]:
+def _planned(command: Command, world: World | None) -> tuple[Plan, int]:
     """The plan, shown, and how many processes are to train. Raises UsageError before rows are read, InputError."""
-    out = _real(common.out or Path("runs/out"))
-    refuse_what_is_not_there(hardware)
-    chosen = resolve(model)
-    settings = _settings(chosen, asked, fixed, common.seed)
+    common, files, mixes, asked, out = command.common, command.files, command.mixes, command.asked, command.out
+    refuse_what_is_not_there(command.hardware)
+    chosen = resolve(command.model)
+    settings = _settings(chosen, asked, command.fixed, common.seed)
     _refuse_what_does_nothing(settings, asked, mixes)
-    refuse_unknown(report_to)
+    refuse_unknown(command.report_to)
     if not common.dry_run:
         _prepare(out, chosen, [*files, *(split_mix(mix)[0] for mix in mixes)], common.force)
-    count = world.size if world else processes(hardware)
+    count = world.size if world else processes(command.hardware)
 
     def tell(text: str) -> None:
         notice(text, common.quiet)
@@ -114,7 +117,7 @@ def _planned(
 
     data = _read(files, mixes, asked, settings, chosen, common, tell)
     empty = Plan([], data.left, chosen, settings, out)
-    plan = preflight(empty, data.rows, count, bool(hardware.cpu_ranks), tell, common.quiet)
+    plan = preflight(empty, data.rows, count, bool(command.hardware.cpu_ranks), tell, common.quiet)
     refuse_unfit(plan, count)
     return plan, count
 
@@ -216,11 +219,6 @@ class Metrics:
             raise self.fault
         if self.fault is not None:
             raise SophiaError(f"stdout: metrics could not be written ({self.fault.strerror}); the model is saved")
-
-
-def _real(out: Path) -> Path:
-    """The folder that a name means, where it is a link, or `.`."""
-    return out if out.name and not out.is_symlink() else Path(os.path.realpath(out))
 
 
 def _prepare(out: Path, model: Model, inputs: list[str], force: bool) -> None:
