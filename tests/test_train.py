@@ -20,7 +20,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from sophia_cli.aliases import resolve
-from sophia_cli.errors import RecordError
+from sophia_cli.errors import RecordError, SophiaError
 from sophia_cli.families import internvl
 from sophia_cli.objectives import Scored, sft, truncated
 from sophia_cli.objectives import sophia as sophia_objective
@@ -32,6 +32,7 @@ from sophia_cli.training.order import learning_rate, share, updates, whole_updat
 from sophia_cli.training.plan import Plan, Sized
 from sophia_cli.training.preflight import size_rows
 from sophia_cli.training.rows import Row, asked, mixed_row, tags_balance
+from sophia_cli.training.saved import save_model
 from sophia_cli.training.scores import log_probabilities
 from sophia_cli.training.settings import Settings, World
 
@@ -582,3 +583,13 @@ def test_the_objective_of_the_docs_is_one_file(lab: Path, tmp_path: Path) -> Non
     alone = [first_loss("sft", [row]) for row in rows]
     assert first_loss("even", rows) == pytest.approx(sum(alone) / 2, rel=1e-5)
     assert alone[0] != pytest.approx(alone[1], rel=1e-2)
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
+    """After the last step no loss shows them any more; what stands at the output stays."""
+    (tmp_path / "out").mkdir()
+    plan = SimpleNamespace(out=tmp_path / "out", draft=tmp_path / "out.tmp")
+    weights = {"fine": torch.ones(2), "spoilt": torch.tensor([1.0, math.nan])}
+    with pytest.raises(SophiaError, match="spoilt holds numbers that are none"):
+        save_model(plan, World(), weights, None, 1)  # type: ignore[arg-type]
+    assert (tmp_path / "out").is_dir() and not plan.draft.exists()
