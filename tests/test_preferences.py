@@ -31,6 +31,7 @@ from sophia_cli.training.with_trl import arguments
 
 PAIRS = ["--objective", "mpo", "--batch-size", "2", "--micro-batch-size", "1", "--lr", "1e-4", "--max-steps", "5"]
 QUESTIONS = ["--objective", "grpo", "--batch-size", "2", "--micro-batch-size", "4", "--lr", "1e-4", "--max-steps", "5"]
+FOUR = ["--batch-size", "4", "--lr", "1e-3"]
 WRONG = "<think>\nThere are 9 shapes.\n</think>\nThe answer is \\boxed{none}."
 
 
@@ -203,19 +204,41 @@ def test_killed_they_go_on_to_the_very_model(options: list[str], data: Path, tmp
     assert not (tmp_path / "out.tmp").exists()
 
 
+@pytest.fixture(scope="module")
+def uneven(lab: Path, data: Path) -> Path:
+    """Pairs of six items, of lengths far apart, and `whole`, the model that one process makes of four in a pass."""
+    found = {row["id"]: {**row, "image": str(lab / row["image"])} for row in records_of(lab / "traj.jsonl")}
+    right = [{**row, "reward": 1.0} for row in list(found.values())[:6]]
+    for number, row in enumerate(right):
+        row["trajectory"] = WRONG.replace("9 shapes.", "9 shapes. " * (1 + number * number))
+    wrong = [{**row, "trajectory": WRONG, "trajectory_id": f"{row['id']}/c0/t9", "reward": 0.0} for row in right]
+    write_lines(data / "uneven.jsonl", [*right, *wrong])
+    whole = sophia("train", "uneven.jsonl", *PAIRS, *FOUR, "--micro-batch-size", "4", "-o", "whole", cwd=data)
+    (data / "whole.jsonl").write_bytes(whole.stdout)
+    return data
+
+
+def test_mpo_does_not_lean_on_how_a_batch_is_cut(uneven: Path) -> None:
+    """TRL's own mean by forward pass came out 6% apart."""
+    cut = sophia("train", "uneven.jsonl", *PAIRS, *FOUR, "--micro-batch-size", "1", "-o", "cut", cwd=uneven)
+    assert difference(uneven / "whole", uneven / "cut") < 0.01
+    losses = [[told["loss"] for told in records_of(metrics)[:-1]] for metrics in (cut.stdout, uneven / "whole.jsonl")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("stage", ["zero2", "zero3.json", "none"])
 @pytest.mark.parametrize("options", [PAIRS, QUESTIONS], ids=["mpo", "grpo"])
-def test_two_processes_train_as_one(options: list[str], stage: str, data: Path) -> None:
+def test_two_processes_train_as_one(options: list[str], stage: str, uneven: Path) -> None:
     """MPO to the model of one process; GRPO, whose processes draw their own answers, to the end."""
     out = f"{options[1]}-{Path(stage).stem}"
     two = ["--cpu-ranks", "2", "--deepspeed", stage, "--micro-batch-size", "1"]
-    done = sophia("train", "kept.jsonl", *options, *two, "-o", out, cwd=data)
+    rows = ["uneven.jsonl", *PAIRS, *FOUR] if options is PAIRS else ["kept.jsonl", *QUESTIONS]
+    done = sophia("train", *rows, *two, "-o", out, cwd=uneven)
     assert len(curve(done.stdout)) == 5
     if options is PAIRS:
-        sophia("train", "kept.jsonl", *options, "-o", "one", "--force", cwd=data)
-        assert difference(data / "one", data / out) < 0.01
-    assert set(load_file(BASE)) == set(load_file(data / out / "model.safetensors"))
+        assert difference(uneven / "whole", uneven / out) < 0.01
+    assert set(load_file(BASE)) == set(load_file(uneven / out / "model.safetensors"))
 
 
 def test_a_full_disk_is_one_line(data: Path, tmp_path: Path) -> None:

@@ -2,9 +2,9 @@
 
     loss = 0.8 L_DPO + 0.2 L_BCO + 1.0 L_SFT,  β = 0.1
 
-L_DPO is the sigmoid loss on the difference of both log-ratios to the policy as it was, L_BCO pulls each to its side, L_SFT
-is the right one's negative log-likelihood, a mean over the tokens of each forward pass, so that it leans a little on
-`--micro-batch-size`. All by TRL's `DPOTrainer`; tokens and masks are ours (batches.py).
+L_DPO is the sigmoid loss on the difference of both log-ratios to the policy as it was, L_BCO pulls each to its side; both
+are means over an update's pairs. L_SFT is the negative log-likelihood of the right ones, a mean over all their tokens in the
+update. All by TRL's `DPOTrainer`; tokens and masks are ours (batches.py).
 """
 
 from dataclasses import replace
@@ -20,6 +20,7 @@ READS = "pairs"
 DEFAULTS = {"batch_size": 256, "lr": 5e-6}
 """Those of its own paper."""
 LOSSES = {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0}
+SFT = list(LOSSES).index("sft")
 BETA = 0.1
 REFERENCE = "ref"
 """A copy of new adapters, which TRL keeps to compare with. The policy without adapters is the same, and needs no saving."""
@@ -32,9 +33,24 @@ def trainer(plan: Plan, policy: Any, encoder: Encoder, arguments: dict[str, Any]
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
+    class Trainer(DPOTrainer):
+        """Weighs each forward pass's L_SFT by its tokens, so that the loss does not lean on how a batch is cut."""
+
+        def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+            batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+            tokens = torch.stack([_right_tokens(batch) for batch in batches]).to(device)
+            mean = self.accelerator.gather(tokens).float().mean()  # over all forward passes of the update
+            for batch, own in zip(batches, tokens, strict=True):
+                batch["share"] = (own / mean).item()
+            return batches, items
+
+        def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+            self.loss_weights[SFT] = LOSSES["sft"] * inputs.pop("share", 1.0)
+            return super()._compute_loss(model, inputs, return_outputs)  # type: ignore[no-untyped-call]
+
     order = [row for batch in batches_of(plan) for row in batch]
     rows = [{"row": row, "images": []} for row in order]  # "images": TRL leaves the tokens to us
-    made = DPOTrainer(
+    made = Trainer(
         model=policy,
         args=DPOConfig(
             **arguments,
@@ -51,6 +67,12 @@ def trainer(plan: Plan, policy: Any, encoder: Encoder, arguments: dict[str, Any]
     if REFERENCE in getattr(policy, "peft_config", {}):
         policy.delete_adapter(REFERENCE)
     return made
+
+
+def _right_tokens(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """How many tokens L_SFT is taken over in a forward pass."""
+    right, _ = batch["completion_mask"].chunk(2)
+    return right.sum()
 
 
 class _Pairs:
