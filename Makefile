@@ -99,6 +99,7 @@ bench-train: install-dev
 # Peak memory of long trajectories, with logits of the whole length and without.
 bench-memory: install-dev
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/memory.py --shared
 
 # How long 100,000 questions against 10,000 take, and how many images a second are hashed.
 bench-decontaminate: install-dev

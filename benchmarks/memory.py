@@ -5,9 +5,15 @@
 One forward and backward pass over one row of 2K, 8K and 32K tokens, half of them supervised, in a process each: a small
 random Qwen2 with the vocabulary of InternVL3 (151,674), whose logits of 32K tokens alone are 20 GB. A run whose logits would
 take more than `--most` GB is not begun. Uses a GPU where there is one.
+
+    python benchmarks/memory.py --shared
+
+The same of a deeper one with a small vocabulary, whose activations are what counts: by one process, and by two that share
+the row (`--sequence-parallel 2`), on CPUs; layers kept, and computed again in the backward pass.
 """
 
 import argparse
+import os
 import resource
 import subprocess
 import sys
@@ -18,19 +24,27 @@ VOCABULARY, HIDDEN, LAYERS = 151_674, 256, 2
 LENGTHS = (2048, 8192, 32768)
 COPIES = 3
 """Of the logits, in fp32: themselves, their log-softmax, its gradient."""
+DEEP = {"vocabulary": 2000, "hidden": 512, "layers": 8}
+SHARED_LENGTHS = (4096, 16384)
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "1000000"}
+"""What is freed goes back at once: else what the C library keeps counts, up to twice as much as is in use."""
 
 
-def policy_of(device: str) -> Any:
+def policy_of(
+    device: str, again: bool = True, vocabulary: int = VOCABULARY, hidden: int = HIDDEN, layers: int = LAYERS
+) -> Any:
+    """A random model. again: its layers are computed again in the backward pass."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=VOCABULARY, hidden_size=HIDDEN, intermediate_size=4 * HIDDEN, num_hidden_layers=LAYERS,
+        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=4 * hidden, num_hidden_layers=layers,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=max(LENGTHS), tie_word_embeddings=False,
     )  # fmt: skip
     policy = Qwen2ForCausalLM(config).to(device).train()
-    policy.gradient_checkpointing_enable({"use_reentrant": False})
+    if again:
+        policy.gradient_checkpointing_enable({"use_reentrant": False})
     return policy
 
 
@@ -55,7 +69,65 @@ def once(how: str, length: int) -> tuple[float, float]:
     if device == "cuda":
         torch.cuda.synchronize()
         return time.perf_counter() - began, torch.cuda.max_memory_allocated() / 1e9
-    return time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return time.perf_counter() - began, peak_gb()
+
+
+def peak_gb() -> float:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def once_shared(length: int, again: bool) -> None:
+    """A pass by all processes that torchrun has started; the first prints the most seconds, and GB beyond the model's."""
+    import torch
+    import torch.distributed as dist
+
+    from sophia_cli.training.batches import IGNORED
+    from sophia_cli.training.engines import join
+    from sophia_cli.training.scores import Scorer
+    from sophia_cli.training.settings import World
+    from sophia_cli.training.ulysses import Ulysses
+
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    world = World(rank, size, rank, cpu=True)
+    join(world, deepspeed=size > 1)
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
+    policy = policy_of("cpu", again, **DEEP)
+    ulysses = Ulysses(policy.model, world, size) if size > 1 else None
+    ids = torch.randint(0, DEEP["vocabulary"], (1, length))
+    labels = ids.masked_fill(torch.arange(length) < length // 2, IGNORED)
+    began, before = time.perf_counter(), peak_gb()
+    inputs = {"inputs_embeds": policy.get_input_embeddings()(ids)}
+    loss = -Scorer(policy, packs=False, ulysses=ulysses).score(policy, inputs, labels).sum()
+    loss.backward()
+    most = torch.tensor([time.perf_counter() - began, peak_gb() - before])
+    if size > 1:
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+    if rank == 0:
+        print(*most.tolist(), flush=True)
+    os._exit(0)  # gloo's teardown aborts now and then when another process is the first to go
+
+
+def measured_shared(length: int, again: bool, size: int) -> str:
+    """A cell of the table of rows that are shared."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(size), __file__]
+    environment = {**os.environ, **ALLOCATOR}
+    done = subprocess.run(
+        [*command, "--only", "shared", f"{length}{'+' * again}"], capture_output=True, text=True, env=environment
+    )
+    if done.returncode:
+        return f"ended with code {done.returncode}"
+    seconds, memory = map(float, done.stdout.split()[-2:])
+    return f"{memory:.2f} GB, {length / seconds:,.0f} tokens/s"
+
+
+def print_shared() -> None:
+    """The table of rows that are shared."""
+    print("| tokens | layers | one process | two, each |\n|---|---|---|---|")
+    for length in SHARED_LENGTHS:
+        for again in (False, True):
+            cells = [measured_shared(length, again, size) for size in (1, 2)]
+            print(f"| {length:,} | {'computed again' if again else 'kept'} | {' | '.join(cells)} |", flush=True)
 
 
 def measured(how: str, length: int, most: float) -> str:
@@ -73,10 +145,17 @@ def measured(how: str, length: int, most: float) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs=2, metavar=("HOW", "LENGTH"))
+    parser.add_argument("--shared", action="store_true", help="Of a row that two processes share.")
     parser.add_argument("--most", type=float, default=16.0, help="GB that whole logits may take.")
     options = parser.parse_args()
+    if options.only and options.only[0] == "shared":
+        once_shared(int(options.only[1].removesuffix("+")), again=options.only[1].endswith("+"))
+        return 0
     if options.only:
         print(*once(options.only[0], int(options.only[1])))
+        return 0
+    if options.shared:
+        print_shared()
         return 0
     print("| tokens | `sophia train` | logits of the whole length |\n|---|---|---|")
     for length in LENGTHS:

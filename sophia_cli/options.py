@@ -152,6 +152,16 @@ DeepSpeed = Annotated[
     str,
     Option("--deepspeed", help="zero1, zero2, zero3, zero3-offload, a JSON file, none, or auto.", rich_help_panel=HARDWARE),
 ]
+SequenceParallel = Annotated[
+    int,
+    Option(
+        "--sequence-parallel",
+        min=1,
+        metavar="N",
+        help="Deal out the tokens of each row to N processes (Ulysses), where one GPU cannot hold them.",
+        rich_help_panel=HARDWARE,
+    ),
+]
 TrainingGpus = Annotated[
     str | None,
     Option(
@@ -202,6 +212,7 @@ def what_trains(
 
 def where_it_trains(
     deepspeed: DeepSpeed = "auto",
+    sequence_parallel: SequenceParallel = 1,
     gpus: TrainingGpus = None,
     cpu_ranks: CpuRanks = None,
     hostfile: Hostfile = None,

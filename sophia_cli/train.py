@@ -109,6 +109,7 @@ def _planned(command: Command, world: World | None) -> tuple[Plan, int]:
     if not common.dry_run:
         _prepare(out, chosen, [*files, *(split_mix(mix)[0] for mix in mixes)], common.force)
     count = world.size if world else processes(command.hardware)
+    _refuse_to_share_rows(settings, chosen, count)
 
     def tell(text: str) -> None:
         notice(text, common.quiet)
@@ -156,6 +157,25 @@ def _refuse_what_does_nothing(settings: Settings, asked: Asked, mixes: list[str]
         raise UsageError(f"--normalise: {name} divides in its own way; leave it out")
     if reads != "trajectories" and mixes:
         raise UsageError(f"--mix: {name} learns from {reads} alone; leave it out")
+
+
+def _refuse_to_share_rows(settings: Settings, model: Model, count: int) -> None:
+    """Raises UsageError where `--sequence-parallel` cannot be had: by processes, objective, or the model's attention."""
+    ways = settings.sequence_parallel
+    if ways == 1:
+        return
+    if registry.find("objectives", settings.objective).READS != "trajectories":
+        raise UsageError(f"--sequence-parallel: --objective {settings.objective} takes rows whole; leave it out")
+    if count % ways:
+        raise UsageError(
+            f"--sequence-parallel {ways}: {count} process{'es' * (count > 1)} cannot be dealt into groups of {ways}; change "
+            "one of them (--gpus, --cpu-ranks)"
+        )
+    from transformers import AutoConfig
+
+    from sophia_cli.training.ulysses import refuse_unfit_heads
+
+    refuse_unfit_heads(AutoConfig.from_pretrained(model.path).get_text_config(), ways)
 
 
 def _read(

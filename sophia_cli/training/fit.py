@@ -25,11 +25,12 @@ from sophia_cli.training.engines import DeepSpeed, Engine, Plain, config_of, dev
 from sophia_cli.training.order import MicroBatch, learning_rate, share
 from sophia_cli.training.packing import packs
 from sophia_cli.training.plan import Plan, batches_of, epochs_after, updates_an_epoch
-from sophia_cli.training.policy import encoder_of, load_policy, warm_up
+from sophia_cli.training.policy import encoder_of, language_of, load_policy, warm_up
 from sophia_cli.training.ratios import Ratios, pooled
 from sophia_cli.training.saved import save_model
 from sophia_cli.training.scores import Scorer
 from sophia_cli.training.settings import World, has_liger
+from sophia_cli.training.ulysses import Ulysses
 
 LOADERS = 2
 """Processes that prepare batches, beside a GPU."""
@@ -50,13 +51,15 @@ def fit(plan: Plan, world: World, emit: Emit) -> None:
     logging.disable_progress_bar()
     settings, device = plan.settings, device_of(world)
     config = config_of(settings, world)
-    join(world, config is not None)
+    ways = settings.sequence_parallel
+    join(world, config is not None or ways > 1)
     spread = spread_when_read(config) if config else None  # while this lives
     set_seed(settings.seed)
     encoder = encoder_of(plan)
     policy = load_policy(plan, device, bf16=config is not None and device.type == "cuda")
     warm_up(policy, encoder, plan, device, config)
-    scorer = Scorer(policy, packs(policy), fused=device.type == "cuda" and has_liger())
+    ulysses = Ulysses(language_of(policy), world, ways) if ways > 1 else None
+    scorer = Scorer(policy, packs(policy), device.type == "cuda" and has_liger(), ulysses)
     engine: Engine = DeepSpeed(policy, settings, world, config) if config else Plain(policy, settings, world)
     del spread
     begun = checkpoints.last(plan.draft, world.size)
@@ -89,10 +92,11 @@ def fit(plan: Plan, world: World, emit: Emit) -> None:
 def updates_of(plan: Plan, world: World) -> list[Update]:
     """All updates of the run, with this process's share of each."""
     settings, lengths = plan.settings, [sized.tokens for sized in plan.rows]
+    ways = settings.sequence_parallel  # so many processes take the same rows
     found = []
     for number, rows in enumerate(batches_of(plan)):
         tokens = sum(plan.rows[row].supervised for row in rows)
-        parts = share(rows, lengths, settings.micro_batch_size, world.rank, world.size)
+        parts = share(rows, lengths, settings.micro_batch_size, world.rank // ways, world.size // ways)
         found.append(Update(number, parts, tokens, tokens if settings.normalise == "tokens" else len(rows)))
     return found
 
@@ -128,7 +132,7 @@ def take(
     update: Update, rate: float, plan: Plan, world: World, engine: Engine, scorer: Scorer, batches: Iterator[Any]
 ) -> dict[str, Any]:
     """Takes one update: its loss over all processes, divided once, and what else is told of it. Raises SophiaError."""
-    objective = registry.find("objectives", plan.settings.objective).loss
+    objective, ways = registry.find("objectives", plan.settings.objective).loss, plan.settings.sequence_parallel
     total, ratios = torch.zeros((), device=engine.device), Ratios()
     for place, part in enumerate(update.parts, 1):
         if isinstance(made := next(batches), str):
@@ -140,8 +144,8 @@ def take(
         scored = Scored(logps, (labels[:, 1:] != IGNORED).to(logps.dtype), weights, behaviour, update.denominator)
         loss = objective(scored)
         engine.backward(loss * world.size)  # gradients are averaged over processes
-        total += loss.detach()
-        if not part.filler:
+        total += loss.detach() / ways
+        if not part.filler and world.rank % ways == 0:
             ratios.add(logps.detach(), scored.mask_BT, behaviour)
     if world.size > 1:
         dist.all_reduce(total)

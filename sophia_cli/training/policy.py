@@ -66,6 +66,11 @@ def trainable(policy: Any, plan: Plan) -> Any:
     return with_lora(policy, family, settings) if settings.lora_rank else policy
 
 
+def language_of(policy: Any) -> Any:
+    """The policy's language model: what takes embeddings, of text and images, and gives hidden states."""
+    return next(module for name, module in policy.named_modules() if name.endswith("language_model"))
+
+
 def counts(plan: Plan) -> tuple[int, int]:
     """How many weights the policy has, and how many of them train; nothing is read but its config."""
     with torch.device("meta"):

@@ -11,6 +11,7 @@ import torch
 from sophia_cli.training import kernels
 from sophia_cli.training.batches import IGNORED
 from sophia_cli.training.packing import packed, padded
+from sophia_cli.training.ulysses import Ulysses
 
 BLOCK = 1 << 27
 """Logits that are in memory at once, at most."""
@@ -59,11 +60,11 @@ def log_probabilities(
 ) -> torch.Tensor:
     """log π_θ of each next token, B x (T−1), 0 where it is not supervised; what is hidden at t is of token t + 1.
 
-    fused: by Liger's kernel (kernels.py).
+    Of as many places as have a next label. fused: by Liger's kernel (kernels.py).
     """
     targets = labels_BT[:, 1:]
     mask = targets != IGNORED
-    hidden_SD = hidden_BTD[:, :-1][mask]
+    hidden_SD = hidden_BTD[:, : targets.shape[1]][mask]
     if torch.is_autocast_enabled(hidden_SD.device.type):
         hidden_SD = hidden_SD.to(torch.get_autocast_dtype(hidden_SD.device.type))
     score = kernels.log_probabilities if fused and len(hidden_SD) else _LogProbabilities.apply
@@ -75,16 +76,20 @@ class Scorer:
     """Has a policy's own last layer give log-probabilities in place of logits.
 
     Its own, so that whoever gathers that layer's weights around its call (ZeRO-3) still does. packs: rows go through the
-    model one behind the other instead of padded (packing.py). fused: a kernel scores (kernels.py).
+    model one behind the other instead of padded (packing.py). fused: a kernel scores (kernels.py). ulysses: a row's tokens
+    are dealt out to several processes (ulysses.py).
     """
 
-    def __init__(self, policy: Any, packs: bool, fused: bool = False):
-        self.policy, self.packs, head = policy, packs, policy.get_output_embeddings()
+    def __init__(self, policy: Any, packs: bool, fused: bool = False, ulysses: Ulysses | None = None):
+        self.policy, self.packs, self.ulysses, head = policy, packs, ulysses, policy.get_output_embeddings()
         self.labels_BT = torch.empty(0, 0)
         head.forward = lambda hidden_BTD: log_probabilities(hidden_BTD, head.weight, self.labels_BT, fused)
 
     def score(self, model: Any, inputs: dict[str, torch.Tensor], labels_BT: torch.Tensor) -> torch.Tensor:
         """`log_probabilities` of a batch by `model`: the policy, or what an engine has wrapped it in."""
+        if self.ulysses:
+            part = self._score(model, inputs, self.ulysses.labels(labels_BT))
+            return self.ulysses.whole(part, labels_BT.shape[1] - 1)
         if not self.packs or len(labels_BT) == 1:
             return self._score(model, inputs, labels_BT)
         kept_BT = inputs["attention_mask"].bool()

@@ -12,7 +12,7 @@ class Settings:
     deepspeed: zero1, zero2, zero3, zero3-offload, a JSON file, none, or auto, which is settled before training.
     lora_rank: 0 trains all weights of the language model. save_every: steps between checkpoints. rollouts: answers to a
     question of one update, and max_tokens the longest of them, where the policy itself answers (GRPO). max_grad_norm:
-    gradients of a larger norm are scaled down to it; 0: none are.
+    gradients of a larger norm are scaled down to it; 0: none are. sequence_parallel: processes that share a row's tokens.
     """
 
     objective: str
@@ -35,6 +35,7 @@ class Settings:
     rollouts: int = 8
     max_tokens: int = 16384
     max_grad_norm: float = 1.0
+    sequence_parallel: int = 1
 
 
 def has_vllm() -> bool:

@@ -61,9 +61,12 @@ def lines(plan: Plan, processes: int, cuda: bool) -> list[Text]:
         needed = bytes_needed(settings.deepspeed, weights, trained, processes, references(plan)) / 1e9
         found.append(f"about {needed:,.2f} GB on each for weights, gradients and optimizer; activations come on top")
     if cuda and plan.reads == "trajectories":
-        packed = settings.deepspeed != "none" and has_flash_attention()
-        attention = "rows are packed, attention by FlashAttention" if packed else "rows are padded, attention by PyTorch"
-        found.append(f"{attention}; log-probabilities by {'Liger' if has_liger() else 'PyTorch'}")
+        flash = settings.deepspeed != "none" and has_flash_attention()
+        rows = "packed" if flash and settings.sequence_parallel == 1 else "padded"
+        kernel = "FlashAttention" if flash else "PyTorch"
+        found.append(f"rows are {rows}, attention by {kernel}; log-probabilities by {'Liger' if has_liger() else 'PyTorch'}")
+    if settings.sequence_parallel > 1:
+        found.append(f"the tokens of each row are dealt out to {settings.sequence_parallel} processes")
     if plan.reads == "questions":
         itself = f"the model itself, {sequences(plan) // processes:,} at once on each; the time that takes comes on top"
         found.append(f"answers come from {'vLLM; the time that takes comes on top' if cuda and has_vllm() else itself}")
