@@ -376,7 +376,10 @@ def test_a_deepspeed_file_of_ones_own(data: Path, tmp_path: Path) -> None:
         (tmp_path / "own.json").write_text(text)
         assert fault in sophia(*options, cwd=tmp_path, code=2).stderr.decode()
     stage = {"stage": 2, "reduce_bucket_size": "auto"}
-    (tmp_path / "own.json").write_text(json.dumps({"zero_optimization": stage, "optimizer": {"type": "Adam"}}))
-    assert "`optimizer`" in sophia(*options, cwd=tmp_path, code=2).stderr.decode()
-    (tmp_path / "own.json").write_text(json.dumps({"zero_optimization": stage, "train_batch_size": "auto"}))
+    given = {"optimizer": {"type": "Adam"}, "train_batch_size": 64, "gradient_clipping": 0.5, "fp16": {"enabled": True}}
+    for name, value in given.items():
+        (tmp_path / "own.json").write_text(json.dumps({"zero_optimization": stage, name: value}))
+        assert f"`{name}`" in sophia(*options, cwd=tmp_path, code=2).stderr.decode()
+    auto = {**dict.fromkeys(given, "auto"), "fp16": {"enabled": "auto", "loss_scale": 0}, "bf16": {"enabled": "auto"}}
+    (tmp_path / "own.json").write_text(json.dumps({"zero_optimization": stage, **auto}))
     assert len(curve(sophia(*options, cwd=tmp_path).stdout)) == 1

@@ -343,10 +343,12 @@ def test_what_failed_before_is_no_row_and_is_named(lab: Path, tmp_path: Path) ->
     assert all(f"train: {name}/c0 left out: it failed before: timeout" in said for name in "fg")
 
 
-def test_gradients_are_cut_as_asked(lab: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", ["none", "zero2", pytest.param("zero3", marks=pytest.mark.long)])
+def test_gradients_are_cut_as_asked(stage: str, lab: Path, tmp_path: Path) -> None:
     """At 0 not at all; how long they were is told either way. Adam forgets a common factor: decay and rate are the same."""
     write_lines(tmp_path / "kept.jsonl", kept_records(lab, 2))
     options = ["--max-steps", "2", "--batch-size", "1", "--lr", "1e-3", "--normalise", "trajectories"]
+    options += ["--cpu-ranks", "1", "--deepspeed", stage]
     norms = {}
     for most in ("0", "1", "1e-9"):
         done = sophia("train", "kept.jsonl", *options, "--max-grad-norm", most, "-o", f"out{most}", cwd=tmp_path)

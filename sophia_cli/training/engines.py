@@ -20,6 +20,16 @@ from sophia_cli.serving.servers import free_port
 from sophia_cli.training.settings import Settings, World
 
 CONFIGS = Path(__file__).parent / "deepspeed"
+GIVEN = (
+    "optimizer",
+    "scheduler",
+    "fp16",
+    "gradient_clipping",
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+)
+"""What of DeepSpeed's configuration the command gives, and a file may not."""
 PATIENCE = timedelta(hours=6)
 """How long processes wait for one another: one of them may have many rows to read, or weights to write."""
 
@@ -174,15 +184,12 @@ def config_of(settings: Settings, world: World) -> dict[str, Any] | None:
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         mend = f"choose {choices}, none, or a JSON file that has zero_optimization.stage"
         raise UsageError(f"--deepspeed {settings.deepspeed}: {reason}; {mend}") from None
-    if unfit := [name for name in ("optimizer", "scheduler", "fp16") if name in config]:
+    if unfit := [name for name in GIVEN if _settles(config.get(name))]:
         raise UsageError(f"{path}: `{unfit[0]}` is not for the file to give; delete it, `sophia train` has options for it")
-    cuda = torch.cuda.is_available() and not world.cpu
     return {
-        **{name: value for name, value in config.items() if value != "auto"},
-        "bf16": {"enabled": cuda},
-        "gradient_clipping": settings.max_grad_norm
-        if config.get("gradient_clipping", "auto") == "auto"
-        else config["gradient_clipping"],
+        **{name: value for name, value in config.items() if name not in GIVEN and value != "auto"},
+        "bf16": {"enabled": torch.cuda.is_available() and not world.cpu},
+        "gradient_clipping": settings.max_grad_norm,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": {name: v for name, v in config["zero_optimization"].items() if v != "auto"},
@@ -191,6 +198,11 @@ def config_of(settings: Settings, world: World) -> dict[str, Any] | None:
         "train_batch_size": settings.micro_batch_size * world.size,
         "steps_per_print": 1 << 62,
     }
+
+
+def _settles(value: Any) -> bool:
+    """Whether a configuration's value says something: it is there, not "auto", and no section that is "auto" or off."""
+    return value not in (None, "auto") and not (isinstance(value, dict) and value.get("enabled") in (False, "auto"))
 
 
 def spread_when_read(config: dict[str, Any]) -> Any:
