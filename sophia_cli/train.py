@@ -157,6 +157,12 @@ def _refuse_what_does_nothing(settings: Settings, asked: Asked, mixes: list[str]
         raise UsageError(f"--normalise: {name} divides in its own way; leave it out")
     if reads != "trajectories" and mixes:
         raise UsageError(f"--mix: {name} learns from {reads} alone; leave it out")
+    if reads != "pairs" and asked.pairs != 1:
+        raise UsageError(f"--pairs: {name} learns from {reads}; leave it out")
+    if reads != "questions" and (asked.max_tokens is not None or settings.rollouts != Settings.rollouts):
+        raise UsageError(f"--rollouts and --max-tokens: {name} learns from answers that are there; leave them out")
+    if settings.merge_lora and not settings.lora_rank:
+        raise UsageError("--merge-lora: there are no adapters to merge; add --lora-rank, or leave it out")
 
 
 def _refuse_to_share_rows(settings: Settings, model: Model, count: int) -> None:

@@ -1,6 +1,7 @@
 """Every family, with a tiny random model of its real class: trained, saved, loaded again; adapters; what does not train."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import records_of, sophia, write_lines
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_models import FAMILIES, make_model, write_zero3
 from test_train import kept_records
 from transformers import AutoConfig
@@ -129,6 +130,22 @@ def test_one_family_trains_and_its_folder_is_the_models_own(family: str, data: P
     for file in (data / family).iterdir():
         if file.suffix != ".safetensors":
             assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_tensors_keep_their_own_types_and_other_chat_templates_go_along(data: Path, tmp_path: Path) -> None:
+    """Norms in fp32 beside bf16, as some checkpoints have them, and a config that says nothing of it."""
+    model = tmp_path / "mixed"
+    shutil.copytree(data / "internvl", model)
+    types = {name: torch.float32 if "norm" in name else torch.bfloat16 for name in tensors(model)}
+    save_file({name: value.to(types[name]) for name, value in tensors(model).items()}, model / "model.safetensors")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({name: value for name, value in config.items() if name != "dtype"}))
+    (model / "additional_chat_templates").mkdir()
+    (model / "additional_chat_templates/rag.jinja").write_text("{{ messages }}")
+    train(data, str(model), tmp_path / "out")
+    assert {name: value.dtype for name, value in tensors(tmp_path / "out").items()} == types
+    assert len(set(types.values())) == 2
+    assert (tmp_path / "out/additional_chat_templates/rag.jinja").read_text() == "{{ messages }}"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

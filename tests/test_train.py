@@ -229,6 +229,7 @@ def test_rows_that_cannot_be_trained_on_are_left_out_whole_named_and_counted(lab
     assert final["left_out"] == causes and final["rows"] == 1
     for record in bad:
         assert record["trajectory_id"] in done.stderr.decode()
+    assert "image does not open: image gone.png cannot be read (No such file" in done.stderr.decode()
 
 
 def test_training_moves_the_language_model_alone_and_saves_a_whole_folder(lab: Path, tmp_path: Path) -> None:
@@ -341,6 +342,18 @@ def test_what_failed_before_is_no_row_and_is_named(lab: Path, tmp_path: Path) ->
     said = done.stderr.decode()
     assert "0 of 0 rows of caps.jsonl mixed in" in said and "left out: 2 failed before" in said
     assert all(f"train: {name}/c0 left out: it failed before: timeout" in said for name in "fg")
+
+
+def test_a_mix_of_fewer_rows_than_asked_for_says_so(lab: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "kept.jsonl", kept_records(lab, 4))
+    write_lines(tmp_path / "text.jsonl", [{"id": f"t{n}", "question": f"{n}?", "answer": "1"} for n in range(3)])
+    said = []
+    for ratio in ("0.5", "2"):
+        done = sophia("train", "kept.jsonl", "--mix", f"text.jsonl:{ratio}", "--dry-run", cwd=tmp_path)
+        said += [line for line in done.stderr.decode().splitlines() if "mixed in" in line]
+    first, second = said
+    assert first.endswith("2 of 3 rows of text.jsonl mixed in")
+    assert second.endswith("3 of 3 rows of text.jsonl mixed in; 2 for each of 4 trajectories were asked for")
 
 
 @pytest.mark.parametrize("stage", ["none", "zero2", pytest.param("zero3", marks=pytest.mark.long)])
@@ -543,7 +556,8 @@ def test_nothing_but_a_model_is_ever_replaced(lab: Path, tmp_path: Path) -> None
     [
         (["--epochs", "0"], "--epochs"), (["--epochs", "nan"], "--epochs"), (["--lr", "nan"], "--lr"),
         (["--deepspeed", "zero9"], "zero9"), (["--objective", "best"], "best"),
-        (["--lora-rank", "2", "--train-vision"], "--merge-lora"),
+        (["--lora-rank", "2", "--train-vision"], "--merge-lora"), (["--merge-lora"], "--lora-rank"),
+        (["--pairs", "2"], "--pairs"), (["--rollouts", "4"], "--rollouts"), (["--max-tokens", "9"], "--max-tokens"),
     ],
 )  # fmt: skip
 def test_odd_options_are_refused_before_anything_is_read(options: list[str], fault: str, tmp_path: Path) -> None:

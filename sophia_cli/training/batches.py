@@ -39,7 +39,14 @@ class Example:
 
 
 class Left(Exception):
-    """Why a row is left out whole: its cause, in words that can be counted."""
+    """Why a row is left out whole: its cause, in words that can be counted, and more of this one."""
+
+    def __init__(self, cause: str, more: str = ""):
+        super().__init__(cause, more)
+        self.cause, self.more = cause, more
+
+    def __str__(self) -> str:
+        return f"{self.cause}: {self.more}" if self.more else self.cause
 
 
 def unlike_before(rows: list[Row], reason: Left) -> str:
@@ -76,7 +83,7 @@ class Encoder:
         try:
             images = [open_image(image) for row in rows for image in row.images]
         except RecordError as error:
-            raise Left("image does not open") from error
+            raise Left("image does not open", str(error)) from error
         prompts = [
             self.tokenizer.apply_chat_template(row.messages, add_generation_prompt=True, tokenize=False) for row in rows
         ]
@@ -84,7 +91,7 @@ class Encoder:
         try:
             inputs = self.processor(images=images or None, text=list(prompts), return_tensors="pt", **several)
         except ValueError as error:  # Qwen's refuses very narrow images, say
-            raise Left("the processor refuses it") from error
+            raise Left("the processor refuses it", str(error)) from error
         answers = [_after(prompt, row.answer) for prompt, row in zip(prompts, rows, strict=True)]
         answer_ids = self.tokenizer(answers, add_special_tokens=False)["input_ids"]
         by_token, by_image = _others(inputs)

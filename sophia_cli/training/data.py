@@ -71,7 +71,12 @@ def read_trajectories(
         file, ratio = split_mix(mix)
         read = _rows(whole(read_records([file]), lost), lambda record: mixed_row(record, model.prompts), left, tell)
         drawn = [replace(row, source=file) for row in draw_rows(read, ratio, base, seed)]
-        tell(f"train: {len(drawn)} of {len(read)} rows of {file} mixed in")
+        fewer = (
+            f"; {ratio:g} for each of {base} trajectories were asked for"
+            if ratio and len(drawn) < round(ratio * base)
+            else ""
+        )
+        tell(f"train: {len(drawn)} of {len(read)} rows of {file} mixed in{fewer}")
         rows += drawn
     _tell_of_the_assumption(rows[:base], tell)
     return Data(rows, left)

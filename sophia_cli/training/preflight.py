@@ -25,7 +25,7 @@ MANY = 1000
 MOST_WORKERS = 32
 PATIENCE_SECONDS = 600.0
 HINTS = {
-    "trajectories": "lower --alpha",
+    "trajectories": "no record has a weight other than 0 (lower --alpha in `propagate`), or the files are empty",
     "pairs": "give questions with right and wrong answers (`reason -n 8`)",
     "questions": "give questions with answers",
 }
@@ -72,8 +72,8 @@ def size_rows(plan: Plan, rows: list[Row], tell: Notice, quiet: bool = True) -> 
     with progress.shown():
         for row, sized in _sized(plan, rows):
             progress.advance()
-            if isinstance(sized, str):
-                left[sized] += 1
+            if isinstance(sized, Left):
+                left[sized.cause] += 1
                 tell(f"train: {row.name} left out: {sized}")
             else:
                 kept.append(Sized(row, *sized))
@@ -85,7 +85,7 @@ def size_rows(plan: Plan, rows: list[Row], tell: Notice, quiet: bool = True) -> 
     return replace(plan, rows=kept, left=left)
 
 
-def _sized(plan: Plan, rows: list[Row]) -> Iterator[tuple[Row, tuple[int, int] | str]]:
+def _sized(plan: Plan, rows: list[Row]) -> Iterator[tuple[Row, tuple[int, int] | Left]]:
     """Each row with its tokens and its supervised ones, or why it cannot be trained on; many by several processes."""
     if len(rows) < MANY:
         encoder = encoder_of(plan)
@@ -93,10 +93,12 @@ def _sized(plan: Plan, rows: list[Row]) -> Iterator[tuple[Row, tuple[int, int] |
         return
     work = partial(_size_in_a_worker, replace(plan, rows=[]))
     workers = min(os.cpu_count() or 1, MOST_WORKERS)
-    yield from ordered_map(work, rows, workers, lambda row: row, PATIENCE_SECONDS, lambda row, reason: f"reading: {reason}")
+    yield from ordered_map(
+        work, rows, workers, lambda row: row, PATIENCE_SECONDS, lambda row, reason: Left("not read", reason)
+    )
 
 
-def _size_in_a_worker(plan: Plan, row: Row) -> tuple[int, int] | str:
+def _size_in_a_worker(plan: Plan, row: Row) -> tuple[int, int] | Left:
     if plan.model.path not in _encoders:
         torch.set_num_threads(1)
         _encoders[plan.model.path] = encoder_of(plan)
@@ -107,12 +109,12 @@ _encoders: dict[str, Encoder] = {}
 """A worker's own, made once."""
 
 
-def size(row: Row, encoder: Encoder) -> tuple[int, int] | str:
+def size(row: Row, encoder: Encoder) -> tuple[int, int] | Left:
     """A row's tokens and its supervised ones, or why it cannot be trained on."""
     try:
         examples = [encoder.encode(row)]
         if row.rejected is not None:
             examples.append(encoder.encode(replace(row, answer=row.rejected)))
     except Left as reason:
-        return str(reason)
+        return reason.with_traceback(None)
     return sum(len(example.input_ids) for example in examples), sum(example.supervised for example in examples)

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
+from transformers.core_model_loading import revert_weight_conversion
 
 from sophia_cli import __version__
 from sophia_cli.aliases import Model
@@ -34,6 +35,9 @@ METHODS = {
     "grpo": "on-policy reinforcement learning (GRPO) with the answers graded by rules",
 }
 PEFT = "base_model.model."
+TEMPLATES = "additional_chat_templates"
+TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""Of numbers that are trained on, as safetensors names them."""
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
 
 
@@ -66,17 +70,21 @@ def save_model(plan: Plan, world: World, weights: dict[str, torch.Tensor] | None
 
 
 def _write(plan: Plan, policy: Any, weights: dict[str, torch.Tensor], draft: Path, steps: int) -> None:
-    dtype = AutoConfig.from_pretrained(plan.model.path).dtype or torch.float32
     adapters = plan.settings.lora_rank > 0 and not plan.settings.merge_lora
     if plan.settings.lora_rank and plan.settings.merge_lora:
         policy, weights = policy.get_base_model(), merged(weights)
     tied = getattr(policy, "all_tied_weights_keys", None) or {}  # the same weights under two names: the files hold one
-    weights = {
-        name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items() if name not in tied
-    }
-    policy.save_pretrained(draft, state_dict=weights)
+    weights = {name: value for name, value in weights.items() if name not in tied}
+    if adapters:
+        policy.save_pretrained(draft, state_dict=as_in_files(weights, plan.model))
+    else:
+        named = revert_weight_conversion(policy, weights)
+        policy.save_pretrained(draft, state_dict=as_in_files(named, plan.model), save_original_format=False)
+    source = _source_folder(plan.model)
+    if (source / TEMPLATES).is_dir():
+        shutil.copytree(source / TEMPLATES, draft / TEMPLATES)
     others = {"README.md"} | ({"config.json", "generation_config.json"} if adapters else set())
-    for file in _source_folder(plan.model).iterdir():
+    for file in source.iterdir():
         if (
             file.is_file()
             and file.suffix not in WEIGHTS
@@ -90,6 +98,20 @@ def _write(plan: Plan, policy: Any, weights: dict[str, torch.Tensor], draft: Pat
     usual = draft.joinpath("README.md").stat().st_mode
     for file in draft.glob("*.safetensors"):  # safetensors leaves them to their owner alone; a server may be another
         file.chmod(usual)
+
+
+def as_in_files(weights: dict[str, torch.Tensor], model: Model) -> dict[str, torch.Tensor]:
+    """The weights, named as in the model's files, each in the type that it has there; others in that of its config."""
+    usual = AutoConfig.from_pretrained(model.path).dtype or torch.float32
+    types: dict[str, torch.dtype] = {}
+    for file in _source_folder(model).glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  (it is no dict)
+                if (kind := tensors.get_slice(name).get_dtype()) in TYPES:
+                    types[name] = TYPES[kind]
+    return {
+        name: value.to(types.get(name, usual)) if value.is_floating_point() else value for name, value in weights.items()
+    }
 
 
 def merged(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -115,7 +137,7 @@ def merged(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def _source_folder(model: Model) -> Path:
     if Path(model.path).is_dir():
         return Path(model.path)
-    return Path(snapshot_download(model.path, allow_patterns=["*.json", "*.jinja", "*.txt", "*.model"]))
+    return Path(snapshot_download(model.path, allow_patterns=["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors"]))
 
 
 def card(plan: Plan, steps: int) -> str:
