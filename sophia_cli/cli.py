@@ -1,6 +1,7 @@
 """The command line: every command and option, and one lazy call each. Nothing is computed here."""
 
 import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -602,8 +603,11 @@ def main() -> None:
     from sophia_cli.descriptors import open_descriptors
 
     open_descriptors()
+    typed = sys.argv[1:]
+    if "LOCAL_RANK" in os.environ:  # DeepSpeed's launcher says it once more, in a word that it puts before all others
+        typed = [word for word in typed if not word.startswith("--local_rank=")]
     try:
-        code = app(prog_name="sophia", standalone_mode=False)
+        code = app(typed, prog_name="sophia", standalone_mode=False)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:

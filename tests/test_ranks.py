@@ -99,14 +99,30 @@ def test_two_processes_train_the_model_that_one_does(stage: str, micro: str, dat
     assert still and all(torch.equal(before[name], after[name]) for name in still)
 
 
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+DEEPSPEED = ["deepspeed.launcher.runner", "--hostfile", os.devnull, "--num_gpus", "2", "--module"]
+
+
 @pytest.mark.long
-def test_under_torchrun_the_processes_join(data: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sophia_cli"]
-    command += ["train", "kept.jsonl", "--mix", "text.jsonl", "--max-steps", "5", *STEPS, "-o", "joined"]
-    done = subprocess.run(command, cwd=data, capture_output=True, env=ENVIRONMENT, timeout=600)
+@pytest.mark.parametrize("launcher", [TORCHRUN, DEEPSPEED], ids=["torchrun", "deepspeed"])
+def test_where_others_have_started_the_processes_they_join(launcher: list[str], data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", *launcher, "sophia_cli", "train", "kept.jsonl", "--mix", "text.jsonl"]
+    command += ["--max-steps", "5", *STEPS, "-o", str(tmp_path / "joined")]
+    environment = {**ENVIRONMENT, "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run(command, cwd=data, capture_output=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr.decode()
-    assert difference(data / "alone", data / "joined") < 0.01
-    assert len(curve(done.stdout)) == 5  # the leading process alone speaks
+    assert difference(data / "alone", tmp_path / "joined") < 0.01
+    told = [line for line in done.stdout.splitlines() if line.startswith(b"{")]  # DeepSpeed's launcher speaks there, too
+    assert len(told) == 6  # the leading process alone speaks
+    assert b"FutureWarning" not in done.stderr
+
+
+@pytest.mark.long
+def test_who_joins_ends_quietly_when_the_first_refuses(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", *TORCHRUN, "sophia_cli", "train", "none.jsonl"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, env=ENVIRONMENT, timeout=600)
+    said = [line for line in done.stderr.decode().splitlines() if line.startswith("sophia:")]
+    assert done.returncode == 1 and len(said) == 1 and said[0].startswith("sophia: none.jsonl: cannot be opened")
 
 
 def killed(folder: Path, out: str, options: list[str], after: int) -> None:

@@ -7,6 +7,7 @@ come multiplied by their number.
 import json
 import math
 import os
+import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -224,6 +225,7 @@ def meet(world: World) -> Any:
     cuda = device_of(world).type == "cuda"
     if cuda:
         torch.cuda.set_device(device_of(world))
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # of what DeepSpeed calls
     store, rank, size = next(rendezvous("env://"))
     store.set_timeout(PATIENCE)
     dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)

@@ -68,11 +68,16 @@ def joined(hardware: Hardware) -> World | None:
 
 def follow(out: Path, world: World) -> int:
     """What a process that does not lead does: waits for the plan, and trains. Returns the exit code."""
+    from torch.distributed import DistError
+
     from sophia_cli.training.engines import meet
     from sophia_cli.training.learn import learn
 
     usual = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # while it waits in a library that hears no Python
-    ready = meet(world).get(PLAN) == READY
+    try:
+        ready = meet(world).get(PLAN) == READY
+    except DistError:  # the one that leads, and holds what all write to, is gone
+        ready = False
     signal.signal(signal.SIGTERM, usual)
     if not ready:
         return 1  # the one that leads has said why
