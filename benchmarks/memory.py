@@ -146,7 +146,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs=2, metavar=("HOW", "LENGTH"))
     parser.add_argument("--shared", action="store_true", help="Of a row that two processes share.")
-    parser.add_argument("--most", type=float, default=16.0, help="GB that whole logits may take.")
+    parser.add_argument("--most", type=float, default=12.0, help="GB that whole logits may take.")
     options = parser.parse_args()
     if options.only and options.only[0] == "shared":
         once_shared(int(options.only[1].removesuffix("+")), again=options.only[1].endswith("+"))

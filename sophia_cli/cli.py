@@ -225,11 +225,13 @@ def train(
         typer.Option(min=1, help="Rows of one update.", show_default="512, mpo 256, grpo 64; embedded model 32, grpo 8"),
     ] = None,
     micro_batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Rows of one forward pass.", show_default="1; embedded model 16")
+        int | None, typer.Option(min=1, help="Rows of one forward pass.", show_default="1; embedded model 16, grpo 32")
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Learning rate.", show_default="2e-5, mpo 5e-6, grpo 5e-7; embedded model 6e-4"),
+        typer.Option(
+            min=0.0, help="Learning rate.", show_default="2e-5, mpo 5e-6, grpo 5e-7; embedded model 6e-4, mpo and grpo 1e-4"
+        ),
     ] = None,
     weight_decay: Annotated[float, typer.Option(min=0.0, help="AdamW's.")] = 0.05,
     min_lr_ratio: Annotated[float, typer.Option(min=0.0, max=1.0, help="Where the cosine ends, as a share of --lr.")] = 0.25,
@@ -238,10 +240,12 @@ def train(
     ] = 1.0,
     normalise: Annotated[str, typer.Option(help="Divide by the tokens or the trajectories of the global batch.")] = "tokens",
     epochs: Annotated[
-        float | None, typer.Option(min=0.0, help="Passes over the rows.", show_default="1; embedded model 3")
+        float | None, typer.Option(min=0.0, help="Passes over the rows.", show_default="1; embedded model 3, mpo and grpo 1")
     ] = None,
-    max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many updates.")] = None,
-    max_length: Annotated[int, typer.Option(min=1, help="Longer rows are left out whole.")] = 32768,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="So many updates, whatever --epochs says.")] = None,
+    max_length: Annotated[
+        int, typer.Option(min=1, help="Rows of more tokens, or than the model takes, are left out whole.")
+    ] = 32768,
     pairs: Annotated[int, typer.Option(min=1, help="mpo: most pairs of an item.")] = 1,
     rollouts: Annotated[int, typer.Option(min=2, help="grpo: answers to each question.")] = 8,
     max_tokens: Annotated[

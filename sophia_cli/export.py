@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -97,7 +97,7 @@ class Examples:
         """The records that go out, each with its fellow; `counter` counts the records read or kept."""
         exporter, common = self.asked.exporter, self.common
         if exporter.OF == "pairs":
-            rule = rule_of(self.asked.alpha, self.asked.keep) or Rule()
+            rule = replace(rule_of(self.asked.alpha, self.asked.keep) or Rule(), seed=common.seed)
             lines = Lines([path for _, path in self.source.files])
             yield from islice(preference_pairs(lines, rule, self.asked.pairs, common.part, counter), common.limit)
             return

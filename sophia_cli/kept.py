@@ -13,7 +13,7 @@ from sophia_cli.lines import holding
 from sophia_cli.records import Record, has_failed, where_of
 from sophia_cli.rewards import choose_in_memory
 from sophia_cli.sources import with_id
-from sophia_cli.streams import Shard, open_input, parse_records
+from sophia_cli.streams import open_input, parse_records
 
 Notice = Callable[[str], None]
 Lost = Callable[[Record], None]
@@ -21,19 +21,11 @@ Lost = Callable[[Record], None]
 
 @dataclass(frozen=True)
 class Input:
-    """The files that are read, more than once, and which of their records: a shard of them, no more than `limit`.
-
-    files: the name of each, and where it can be read again.
-    """
+    """The files that are read, more than once: the name of each, and where it can be read again."""
 
     files: list[tuple[str, str]]
-    part: Shard = Shard()
-    limit: int | None = None
 
     def records(self) -> Iterator[Record]:
-        return self.part.take(self._all(), self.limit)
-
-    def _all(self) -> Iterator[Record]:
         for name, path in self.files:
             with open_input(path) as stream:
                 yield from parse_records(stream, name)

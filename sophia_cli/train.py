@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +17,7 @@ from sophia_cli import registry
 from sophia_cli.aliases import Model, resolve
 from sophia_cli.descriptors import claim_stdout
 from sophia_cli.errors import SophiaError, UsageError
+from sophia_cli.facts import Rule
 from sophia_cli.frame import Common
 from sophia_cli.kept import Notice, rule_of
 from sophia_cli.output import Manifest
@@ -88,7 +89,10 @@ def run(command: Command) -> int:
 
         checkpoints.last(plan.draft, count)  # refused here, by one, if it was written by other many
         ready()
-    read = {"inputs": command.files, "mix": command.mixes}
+    asked = command.asked
+    chosen = {"alpha": asked.alpha, "keep": asked.keep, "pairs": asked.pairs}
+    part = {"shard": str(common.part), "limit": common.limit}
+    read = {"inputs": command.files, "mix": command.mixes, **chosen, **part}
     manifest = Manifest(out, "train", {**asdict(plan.settings), **plan.model.identity, **read})
     metrics = Metrics(stdout, reporter(command.report_to, out, asdict(plan.settings)))
     _train(plan, world, hardware, count, metrics, Progress("train", quiet=common.quiet, unit="steps"))
@@ -190,9 +194,11 @@ def _read(
     """The rows that the objective learns from. Raises UsageError, InputError."""
     objective, rule = registry.find("objectives", settings.objective), rule_of(asked.alpha, asked.keep)
     if objective.READS == "pairs":
-        return read_pairs(files, rule, asked.pairs, model, tell, common.part, common.limit)
+        return read_pairs(
+            files, replace(rule or Rule(), seed=common.seed), asked.pairs, model, tell, common.part, common.limit
+        )
     if objective.READS == "questions":
-        return read_questions(files, model, tell, common.part, common.limit)
+        return read_questions(files, model, common.part, common.limit)
     plain = getattr(objective, "PLAIN", False)
     data = read_trajectories(files, mixes, rule, model, common.seed, tell, plain, common.part, common.limit)
     if getattr(objective, "NEEDS_BEHAVIOUR", False) and all(row.behaviour is None for row in data.rows):

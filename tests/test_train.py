@@ -220,7 +220,8 @@ def test_rows_that_cannot_be_trained_on_are_left_out_whole_named_and_counted(lab
     (tmp_path / "broken.png").write_bytes(b"no image")
     bad[6]["image"] = "broken.png"
     write_lines(tmp_path / "kept.jsonl", [good, *bad])
-    done = sophia("train", "kept.jsonl", "--max-steps", "1", cwd=tmp_path)
+    done = sophia("train", "kept.jsonl", "--max-steps", "1", "--quiet", cwd=tmp_path)
+    assert len(done.stderr.splitlines()) == len(bad)  # named, and nothing else
     final = records_of(done.stdout)[-1]
     causes = {
         "image does not open": 2, "image placeholder in the text": 2, "unbalanced thinking tags": 1, "too long": 1,
@@ -293,6 +294,14 @@ def test_nothing_to_train_on_is_said(lab: Path, tmp_path: Path) -> None:
 
 def test_limit_and_shard_take_their_part_of_the_records(lab: Path, tmp_path: Path) -> None:
     write_lines(tmp_path / "kept.jsonl", kept_records(lab, 8))
+    write_lines(
+        tmp_path / "graded.jsonl", [{**row, "image": str(lab / row["image"])} for row in records_of(lab / "traj.jsonl")]
+    )
+    counts = []
+    for part in ([], ["--shard", "0/2"], ["--shard", "1/2"]):  # propagated whole, whatever is taken of it
+        done = sophia("train", "graded.jsonl", "--alpha", "0.4", *part, "--dry-run", cwd=tmp_path)
+        counts.append(int(re.search(r"train: (\d+) rows to train on", done.stderr.decode())[1]))
+    assert counts[0] == counts[1] + counts[2] and abs(counts[1] - counts[2]) <= 1
     for options, rows in ((["--limit", "3"], 3), (["--shard", "1/3"], 3), (["--shard", "2/3"], 2)):
         done = sophia("train", "kept.jsonl", *options, "--dry-run", cwd=tmp_path)
         assert re.search(r"train: about \d+:\d\d:\d\d \(h:min:s\) at 40% of this machine's speed", done.stderr.decode())

@@ -19,6 +19,7 @@ from sophia_cli.frame import Counter as Counted
 from sophia_cli.kept import Input, Notice, each_item, rereadable, weighted, whole
 from sophia_cli.lines import Lines
 from sophia_cli.pairs import preference_pairs
+from sophia_cli.progress import notice
 from sophia_cli.records import Record, name_of, where_of
 from sophia_cli.streams import Shard, read_records
 from sophia_cli.training.rows import Row, draw_rows, mixed_row, pair_row, question_row, trajectory_row
@@ -49,6 +50,7 @@ def read_trajectories(
     """The rows of the graded files, weighted by Eq. 6, and of the files mixed in.
 
     plain: files without trajectories hold chats, captions, or questions and answers, as `--mix` takes them (the warm-up).
+    part, limit: of the rows that the files give, not of those mixed in.
     rule: how to propagate records that carry no weight; None means that the user gave neither `--alpha` nor `--keep`.
     Raises UsageError when weights and those options come together, InputError when some records have weights and some not.
     """
@@ -56,20 +58,25 @@ def read_trajectories(
 
     def lost(record: Record) -> None:
         left["failed before"] += 1
-        tell(f"train: {name_of(record)} left out: it failed before: {record['error']}")
+        notice(f"train: {name_of(record)} left out: it failed before: {record['error']}")
 
     with tempfile.TemporaryDirectory(prefix="sophia-") as folder:
-        source = Input(rereadable(files, folder), part, limit)
-        if plain and not any("trajectory" in record for record in whole(source.records())):
-            rows = _rows(whole(source.records(), lost), lambda record: mixed_row(record, model.prompts), left, tell)
+        source = Input(rereadable(files, folder))
+        warms_up = plain and not any("trajectory" in record for record in whole(source.records()))
+        if warms_up and rule is not None:
+            raise UsageError("--alpha and --keep choose trajectories, and there are none; leave them out")
+        if warms_up:
+            rows = _rows(
+                part.take(whole(source.records(), lost), limit), lambda record: mixed_row(record, model.prompts), left
+            )
         else:
             kept = weighted(source, rule, lost, "train", tell)
-            rows = _rows(kept, lambda record: trajectory_row(record, model.prompts), left, tell)
+            rows = _rows(part.take(kept, limit), lambda record: trajectory_row(record, model.prompts), left)
     rows = [replace(row, source=", ".join(files)) for row in rows]
     base = len(rows)
     for mix in mixes:
         file, ratio = split_mix(mix)
-        read = _rows(whole(read_records([file]), lost), lambda record: mixed_row(record, model.prompts), left, tell)
+        read = _rows(whole(read_records([file]), lost), lambda record: mixed_row(record, model.prompts), left)
         drawn = [replace(row, source=file) for row in draw_rows(read, ratio, base, seed)]
         fewer = (
             f"; {ratio:g} for each of {base} trajectories were asked for"
@@ -78,29 +85,33 @@ def read_trajectories(
         )
         tell(f"train: {len(drawn)} of {len(read)} rows of {file} mixed in{fewer}")
         rows += drawn
-    _tell_of_the_assumption(rows[:base], tell)
+    if not warms_up:
+        _tell_of_the_assumption(rows[:base], tell)
     return Data(rows, left)
 
 
 def read_pairs(
-    files: list[str], rule: Rule | None, per_item: int, model: Model, tell: Notice, part: Shard, limit: int | None
+    files: list[str], rule: Rule, per_item: int, model: Model, tell: Notice, part: Shard, limit: int | None
 ) -> Data:
-    """A row for each pair of a right trajectory and a wrong one of the same item (pairs.py). Raises InputError."""
+    """A row for each pair of a right trajectory and a wrong one of the same item (pairs.py). Raises InputError.
+
+    part: of the items; limit: of the pairs.
+    """
     left: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="sophia-") as folder:
         lines = Lines([path for _, path in rereadable(files, folder)])
-        pairs = islice(preference_pairs(lines, rule or Rule(), per_item, part, Counted()), limit)
-        rows = _rows(pairs, lambda pair: pair_row(*pair, model.prompts), left, tell)
+        pairs = islice(preference_pairs(lines, rule, per_item, part, Counted()), limit)
+        rows = _rows(pairs, lambda pair: pair_row(*pair, model.prompts), left)
     tell(f"train: {len(rows)} pairs of a right and a wrong trajectory")
     return Data([replace(row, source=", ".join(files)) for row in rows], left)
 
 
-def read_questions(files: list[str], model: Model, tell: Notice, part: Shard, limit: int | None) -> Data:
+def read_questions(files: list[str], model: Model, part: Shard, limit: int | None) -> Data:
     """A row for each item, whatever else its records hold. Raises InputError for two items of one id."""
     left: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="sophia-") as folder:
         items = part.take(each_item(Input(rereadable(files, folder))), limit)
-        rows = _rows(items, lambda item: question_row(gradable(item), model.prompts), left, tell)
+        rows = _rows(items, lambda item: question_row(gradable(item), model.prompts), left)
     return Data([replace(row, source=", ".join(files)) for row in rows], left)
 
 
@@ -135,14 +146,15 @@ def split_mix(mix: str) -> tuple[str, float | None]:
     return file, share
 
 
-def _rows(found: Iterable[T], make: Callable[[T], Row], left: Counter[str], tell: Notice) -> list[Row]:
+def _rows(found: Iterable[T], make: Callable[[T], Row], left: Counter[str]) -> list[Row]:
+    """The rows; what gives none is named, whatever else is to be quiet."""
     rows = []
     for each in found:
         try:
             rows.append(make(each))
         except RecordError as error:
             left["unreadable record"] += 1
-            tell(f"train: {_name(each)} left out: {error}")
+            notice(f"train: {_name(each)} left out: {error}")
     return rows
 
 

@@ -48,14 +48,15 @@ class Hardware:
 def joined(hardware: Hardware) -> World | None:
     """This process among those that somebody else has started (torchrun, srun, deepspeed); None when nobody has.
 
-    Raises UsageError when `--hostfile` or `--cpu-ranks` ask for others to be started.
+    Raises UsageError when `--hostfile`, `--cpu-ranks` or `--gpus` ask for others to be started.
     """
     srun = "SLURM_STEP_ID" in os.environ  # a batch script's own shell has the other names, too, and is no rank
     names = {name: os.environ.get(name) or (srun and os.environ.get(slurm)) for name, slurm in SRUN.items()}
     if not all(names.values()) or int(names["WORLD_SIZE"] or 1) == 1:
         return None
-    if hardware.hostfile or hardware.cpu_ranks:
-        raise UsageError("--hostfile and --cpu-ranks start processes, and here somebody has (RANK is set); leave them out")
+    if hardware.hostfile or hardware.cpu_ranks or hardware.gpus:
+        options = "--hostfile, --cpu-ranks and --gpus"
+        raise UsageError(f"{options} say which processes to start, and here somebody has (RANK is set); leave them out")
     if not os.environ.get("MASTER_ADDR"):
         raise UsageError(
             "MASTER_ADDR and MASTER_PORT are not set: say where the first process is, as in "
@@ -105,7 +106,9 @@ def refuse_what_is_not_there(hardware: Hardware) -> None:
     """Raises UsageError for GPUs that are asked for on a machine without any, and for two places to train on at once."""
     if hardware.cpu_ranks and (hardware.hostfile or hardware.gpus):
         raise UsageError("--cpu-ranks trains on this machine's CPUs; leave --hostfile and --gpus out")
-    if hardware.gpus and not hardware.hostfile:
+    if hardware.gpus and hardware.hostfile:
+        raise UsageError("--hostfile says how many GPUs each machine gives (slots=8); leave --gpus out")
+    if hardware.gpus:
         import torch
 
         if not torch.cuda.is_available():

@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from sophia_cli.errors import InputError, UsageError
 from sophia_cli.processes import ordered_map
-from sophia_cli.progress import Progress
+from sophia_cli.progress import Progress, notice
 from sophia_cli.training.batches import Encoder, Left
 from sophia_cli.training.plan import Plan, Sized, sequences
 from sophia_cli.training.policy import context_of, encoder_of
@@ -67,6 +67,7 @@ def size_rows(plan: Plan, rows: list[Row], tell: Notice, quiet: bool = True) -> 
     Raises InputError when none can be.
     """
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # what is too long is said here
     kept, left = list[Sized](), Counter(plan.left)
     progress = Progress("train: reading", len(rows), quiet or len(rows) < MANY, unit="rows")
     with progress.shown():
@@ -74,7 +75,7 @@ def size_rows(plan: Plan, rows: list[Row], tell: Notice, quiet: bool = True) -> 
             progress.advance()
             if isinstance(sized, Left):
                 left[sized.cause] += 1
-                tell(f"train: {row.name} left out: {sized}")
+                notice(f"train: {row.name} left out: {sized}")
             else:
                 kept.append(Sized(row, *sized))
     causes = ", ".join(f"{count} {cause}" for cause, count in sorted(left.items())) or "none"
@@ -101,6 +102,7 @@ def _sized(plan: Plan, rows: list[Row]) -> Iterator[tuple[Row, tuple[int, int] |
 def _size_in_a_worker(plan: Plan, row: Row) -> tuple[int, int] | Left:
     if plan.model.path not in _encoders:
         torch.set_num_threads(1)
+        logging.set_verbosity_error()
         _encoders[plan.model.path] = encoder_of(plan)
     return size(row, _encoders[plan.model.path])
 

@@ -62,7 +62,7 @@ def lines(plan: Plan, processes: int, cuda: bool) -> list[Text]:
         found.append(f"about {needed:,.2f} GB on each for weights, gradients and optimizer; activations come on top")
     if cuda and plan.reads == "trajectories":
         flash = settings.deepspeed != "none" and has_flash_attention()
-        rows = "packed" if flash and settings.sequence_parallel == 1 else "padded"
+        rows = "packed" if flash and settings.sequence_parallel == 1 and settings.micro_batch_size > 1 else "padded"
         kernel = "FlashAttention" if flash else "PyTorch"
         found.append(f"rows are {rows}, attention by {kernel}; log-probabilities by {'Liger' if has_liger() else 'PyTorch'}")
     if settings.sequence_parallel > 1:

@@ -33,6 +33,7 @@ def fit(plan: Plan, world: World, emit: Emit) -> None:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     getLogger("trl").setLevel(ERROR)  # or it shows every answer that could not be graded
+    getLogger("accelerate").setLevel(ERROR)  # or it tells of what it sets right by itself
     objective = registry.find("objectives", plan.settings.objective)
     config, device = config_of(plan.settings, world), device_of(world)
     join(world, config is not None)
