@@ -20,7 +20,7 @@ wait $!
 sophia propagate traj.0.jsonl traj.1.jsonl --alpha 0.75 --keep 1 --selected > kept.jsonl
 
 # 4. The model learns from what was kept. So that it does not forget to describe, the descriptions that earned their reward are
-#    mixed in, and some of all the others.
+#    mixed in, and some of all of them.
 sophia train kept.jsonl --mix kept.jsonl --mix caps.jsonl:0.5 -o runs/out > metrics.jsonl
 
 # 5. Before and after, on images that neither model ever saw.

@@ -24,7 +24,7 @@ from sophia_cli.output import Manifest
 from sophia_cli.progress import Progress, notice
 from sophia_cli.streams import to_line
 from sophia_cli.training.data import Data, read_pairs, read_questions, read_trajectories, split_mix
-from sophia_cli.training.launch import Hardware, follow, joined, launch, leading, processes, refuse_what_is_not_there
+from sophia_cli.training.launch import Hardware, follow, hosts, joined, launch, leading, processes, refuse_what_is_not_there
 from sophia_cli.training.plan import Plan, may_replace
 from sophia_cli.training.reports import refuse_unknown, reporter
 from sophia_cli.training.settings import Settings, World
@@ -113,7 +113,7 @@ def _planned(command: Command, world: World | None) -> tuple[Plan, int]:
     if not common.dry_run:
         _prepare(out, chosen, [*files, *(split_mix(mix)[0] for mix in mixes)], common.force)
     count = world.size if world else processes(command.hardware)
-    _refuse_to_share_rows(settings, chosen, count)
+    _refuse_to_share_rows(settings, chosen, command.hardware, count)
 
     def tell(text: str) -> None:
         notice(text, common.quiet)
@@ -169,23 +169,26 @@ def _refuse_what_does_nothing(settings: Settings, asked: Asked, mixes: list[str]
         raise UsageError("--merge-lora: there are no adapters to merge; add --lora-rank, or leave it out")
 
 
-def _refuse_to_share_rows(settings: Settings, model: Model, count: int) -> None:
+def _refuse_to_share_rows(settings: Settings, model: Model, hardware: Hardware, count: int) -> None:
     """Raises UsageError where `--sequence-parallel` cannot be had: by processes, objective, or the model's attention."""
     ways = settings.sequence_parallel
     if ways == 1:
         return
     if registry.find("objectives", settings.objective).READS != "trajectories":
         raise UsageError(f"--sequence-parallel: --objective {settings.objective} takes rows whole; leave it out")
-    if count % ways:
-        raise UsageError(
-            f"--sequence-parallel {ways}: {count} process{'es' * (count > 1)} cannot be dealt into groups of {ways}; change "
-            "one of them (--gpus, --cpu-ranks)"
-        )
     from transformers import AutoConfig
 
     from sophia_cli.training.ulysses import refuse_unfit_heads
 
     refuse_unfit_heads(AutoConfig.from_pretrained(model.path).get_text_config(), ways)
+    if count % ways:
+        raise UsageError(
+            f"--sequence-parallel {ways}: {count} process{'es' * (count > 1)} cannot be dealt into groups of {ways}; change "
+            "one of them (--gpus, --cpu-ranks)"
+        )
+    apart = [name for name, slots in hosts(hardware.hostfile) if slots % ways] if hardware.hostfile else []
+    if apart:
+        raise UsageError(f"--sequence-parallel {ways}: the slots of {apart[0]} are no multiple, a group would span machines")
 
 
 def _read(

@@ -1,5 +1,6 @@
 """Training in several processes, on CPUs through DeepSpeed: the same model, the same names, exact resume, no hanging."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -186,11 +188,14 @@ def test_a_killed_run_goes_on_to_the_very_model_of_an_undisturbed_one(after: int
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("stage", ["zero2", "zero3.json"])
-def test_a_killed_run_of_two_processes_goes_on_and_leaves_none_behind(stage: str, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stage", "ways"), [("zero2", "1"), ("zero3.json", "1"), ("zero2", "2")])
+def test_a_killed_run_of_two_processes_goes_on_and_leaves_none_behind(
+    stage: str, ways: str, data: Path, tmp_path: Path
+) -> None:
     write_lines(tmp_path / "kept.jsonl", records_of(data / "kept.jsonl"))
     shutil.copyfile(data / "zero3.json", tmp_path / "zero3.json")
     options = ["--save-every", "2", "--cpu-ranks", "2", "--deepspeed", stage, "-m", str(data / "dropping")]
+    options += ["--sequence-parallel", ways]
     whole = sophia("train", "kept.jsonl", "--max-steps", "5", *STEPS, "-o", "whole", *options, cwd=tmp_path).stdout
     killed(tmp_path, "out", options, after=3)
     deadline = time.monotonic() + 60
@@ -246,12 +251,33 @@ def test_why_training_processes_ended_is_said_in_one_line(tmp_path: Path) -> Non
     assert _why("a\nssh: connect to host node-1: refused\n\n", errors).endswith(
         "ended: ssh: connect to host node-1: refused"
     )
+    assert "killed (signal 9)" in _why("['python'] exits with return code = -9\n", errors)
+    note_error(tmp_path, 1, "RuntimeError: Read error [127.0.0.1]:4711: Connection reset by peer")
+    assert "a training process was killed; type the command again" in _why("Traceback", errors)
     note_error(tmp_path, 2, "step-4: cannot be written\n(No space left on device)")
     note_error(tmp_path, 0, "peer is gone" * 100)
     after = errors.stat()
     assert (after.st_size, after.st_blocks) == (before.st_size, before.st_blocks)
     assert _why("Traceback", errors) == "step-4: cannot be written (No space left on device)"
-    assert "killed (signal 9)" in _why("['python'] exits with return code = -9\n", errors)
+
+
+def test_a_launcher_that_dies_is_no_trained_model(data: Path, tmp_path: Path) -> None:
+    """DeepSpeed's runner calls it well when a signal has ended what it started: a machine that ran out of memory, say."""
+    write_lines(tmp_path / "kept.jsonl", records_of(data / "kept.jsonl"))
+    options = ["train", "kept.jsonl", "--max-steps", "200", *STEPS, "--cpu-ranks", "2", "--save-every", "1", "-o", "out"]
+    with subprocess.Popen([*SOPHIA, *options], cwd=tmp_path, stdout=PIPE, stderr=PIPE, env=ENVIRONMENT) as run:
+        assert run.stdout and run.stderr
+        assert all(b"loss" in run.stdout.readline() for _ in range(2))
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                words = file.read_bytes()
+                if b"deepspeed.launcher.launch" in words and str(tmp_path).encode() in words:
+                    os.kill(int(file.parent.name), signal.SIGKILL)
+        run.stdout.read()
+        said = run.stderr.read().decode().splitlines()[-1]
+    assert run.returncode == 1 and said.startswith("sophia: ") and "out.tmp/log.txt" in said
+    assert list((tmp_path / "out.tmp").glob("step-*/whole.json")) and not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.manifest.json").exists()
 
 
 def test_another_number_of_processes_does_not_go_on(data: Path, tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """Sequence parallelism: a row's tokens are dealt out to processes, and the model is that of one process."""
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import records_of, sophia, write_lines
+from conftest import ENVIRONMENT, records_of, sophia, write_lines
 from hypothesis import given
 from hypothesis import strategies as st
 from small_models import FAMILIES, make_model, write_zero3
@@ -95,6 +97,23 @@ def test_what_qwen3_adds_to_image_tokens_stays_with_them(length: int, ways: int,
         found[:, first : first + mask.shape[1]][mask] = cut["deepstack_visual_embeds"][0]
         assert cut["attention_mask"] is None and cut["position_ids"][0, 0] == first
     assert torch.equal(found[:, :length][visual], values) and (found[:, :length][~visual] == -1).all()
+
+
+def test_gradients_of_shared_rows_are_those_of_whole_logits(data: Path) -> None:
+    """Of every parameter, towers included, layers computed again; images at the cut, a stretch unsupervised, no image."""
+    for family in FAMILIES:
+        if not (data / family).exists():
+            make_model(family, data / family)
+    images = ",".join(str(row["image"]) for row in records_of(data / "kept.jsonl")[:2])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(Path(__file__).with_name("ulysses_gradients.py")), images, *(str(data / family) for family in FAMILIES)]
+    done = subprocess.run(
+        command, capture_output=True, env={**ENVIRONMENT, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}, timeout=600
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    told = records_of(done.stdout)
+    assert len(told) == len(FAMILIES) and all(each["worst"] < 1e-3 for each in told), told
+    assert all(each["gathered"] and not each["views"] and each["in_order"] for each in told), told
 
 
 @LATER

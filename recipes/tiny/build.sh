@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Both embedded models from nothing, on 2 cores, seeds fixed: about 40 minutes. One thread a process is the fastest.
+# Both embedded models from nothing, on 2 cores, seeds fixed: about 45 minutes. One thread a process is the fastest.
 # The eyes and the reasoner are trained side by side, then the policy; the last step measures them on the validation split.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -29,6 +29,8 @@ GIVEN = (
     "train_batch_size",
     "train_micro_batch_size_per_gpu",
     "gradient_accumulation_steps",
+    "sequence_parallel_size",
+    "data_parallel_size",
 )
 """What of DeepSpeed's configuration the command gives, and a file may not."""
 PATIENCE = timedelta(hours=6)

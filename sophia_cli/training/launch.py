@@ -33,6 +33,9 @@ TAIL = 4000
 ROOM = 512
 """Bytes that each process has for the reason of its end, taken from the disk beforehand: a full one may be the reason."""
 KILLED = re.compile(r"exits with return code = -(\d+)")
+LOST = re.compile(r"connection|socket|read error|write error|remote process|GLHF", re.IGNORECASE)
+"""How gloo, NCCL and the store say that another process is gone."""
+AGAIN = "type the command again, it goes on from its last checkpoint"
 SRUN = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 
 
@@ -157,14 +160,16 @@ def launch(plan: Plan, hardware: Hardware, count: int, emit: Callable[[dict[str,
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment(hardware), start_new_session=True
         )
+    saved = False
     try:
         for line in _followed(told, process):
-            emit(loads(line))
+            emit(fields := loads(line))
+            saved = saved or "model" in fields
     finally:
         assert process.stdin
         process.stdin.close()  # the guard ends them all
         code = process.wait()
-    if code:
+    if code or not saved:  # DeepSpeed's launcher calls it well, too, when a signal has ended what it started
         raise SophiaError(_why(log.read_bytes()[-TAIL:].decode(errors="replace"), errors) + f"; their log is {log}")
 
 
@@ -177,14 +182,19 @@ def note_error(draft: Path, rank: int, reason: str) -> None:
 
 
 def _why(log: str, errors: Path) -> str:
-    """Why processes ended: one was killed, or the first reason that one of them left, or the last line of their log."""
-    if killed := KILLED.search(log):
-        mend = "type the command again, it goes on from its last checkpoint"
-        return f"a training process was killed (signal {killed[1]}); {mend}"
-    if reasons := sorted(line for line in errors.read_text(encoding="utf-8", errors="replace").splitlines() if line):
-        return reasons[0].partition(" ")[2]
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    return f"the training processes ended: {lines[-1] if lines else 'they say nothing'}"
+    """Why processes ended: the first reason that one of them left, or that one was killed, or the last line of their log.
+
+    That another is gone is no reason: whoever is gone has left one, or was killed.
+    """
+    left = sorted(line for line in errors.read_text(encoding="utf-8", errors="replace").splitlines() if line)
+    reasons = [line.partition(" ")[2] for line in left]
+    if own := next((reason for reason in reasons if not LOST.search(reason)), None):
+        return own
+    killed = KILLED.search(log)
+    if reasons or killed:
+        return f"a training process was killed{f' (signal {killed[1]})' if killed else ''}; {AGAIN}"
+    lines = [line.strip() for line in log.splitlines() if line.strip() and "[INFO]" not in line]
+    return f"the training processes ended: {lines[-1] if lines else f'they say nothing; {AGAIN}'}"
 
 
 def _followed(file: Path, process: "subprocess.Popen[bytes]") -> Iterator[bytes]:

@@ -34,10 +34,12 @@ def load_policy(plan: Plan, device: torch.device, bf16: bool) -> Any:
     """The policy, ready to be trained: what is frozen does not move.
 
     With FlashAttention where that is installed, in bf16; not in TRL's trainers, whose reference model has another kernel.
+    Where processes share rows, else with PyTorch's, whatever its config says: others are not causal without a mask.
     """
     dtype = torch.bfloat16 if bf16 else torch.float32
     flash = bf16 and plan.reads == "trajectories" and has_flash_attention()
-    attention = {"text_config": "flash_attention_2"} if flash else None
+    shares = {"text_config": "sdpa"} if plan.settings.sequence_parallel > 1 else None
+    attention = {"text_config": "flash_attention_2"} if flash else shares
     policy = AutoModelForImageTextToText.from_pretrained(plan.model.path, dtype=dtype, attn_implementation=attention)
     if device.type == "cuda":
         policy.gradient_checkpointing_enable({"use_reentrant": False})

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sophia_cli.errors import UsageError
 from sophia_cli.training.batches import IGNORED
+from sophia_cli.training.engines import PATIENCE
 from sophia_cli.training.settings import World
 
 
@@ -33,11 +34,12 @@ def refuse_unfit_heads(text_config: Any, ways: int) -> None:
 class Ulysses:
     """Has a language model take a stretch of each row in each of `ways` processes that are next to one another.
 
-    Rows are padded on the right and attention is causal, so no mask is needed: nothing that counts sees the padding.
+    Rows are padded on the right and attention is causal, so no mask is needed: nothing that counts sees the padding. For the
+    life of the process: transformers' table of attention functions is the process's.
     """
 
     def __init__(self, language: Any, world: World, ways: int):
-        groups = [dist.new_group(range(first, first + ways)) for first in range(0, world.size, ways)]
+        groups = [dist.new_group(range(first, first + ways), PATIENCE) for first in range(0, world.size, ways)]
         self.group, self.ways, self.place = groups[world.rank // ways], ways, world.rank % ways
         self.config = language.config
         self.attentions: dict[int, Any] = {}
@@ -56,7 +58,7 @@ class Ulysses:
                 return self.core(module, query, key, value, attention_mask, **more)
             each = query.shape[2]
             here = torch.arange(self.place * each, (self.place + 1) * each, device=query.device)
-            more["position_ids"] = here.expand(len(query), -1)
+            more["position_ids"] = here.repeat(len(query), 1)  # it is gathered, and NCCL takes no views
             return self._attention(len(query))(module, query, key, value, None, **more)
 
         ALL_ATTENTION_FUNCTIONS[name] = attend
