@@ -298,6 +298,16 @@ def test_a_run_begun_with_other_settings_is_refused_by_name(data: Path, tmp_path
     write_lines(tmp_path / "kept.jsonl", records_of(data / "kept.jsonl")[1:])
     done = sophia("train", "kept.jsonl", *STEPS, "--max-steps", "5", "-o", "out", cwd=tmp_path, code=2)
     assert "rows (" in done.stderr.decode()
+    rows = records_of(data / "kept.jsonl")
+    copies = [{**row, "image": f"{row['id']}.png"} for row in rows]
+    for row, copy in zip(rows, copies, strict=True):
+        shutil.copyfile(row["image"], tmp_path / copy["image"])
+    write_lines(tmp_path / "kept.jsonl", copies)
+    killed(tmp_path, "out", ["--force"], after=1)
+    shutil.copyfile(rows[-1]["image"], tmp_path / copies[0]["image"])
+    assert rows[-1]["image"] != rows[0]["image"]
+    done = sophia("train", "kept.jsonl", *STEPS, "--max-steps", "5", "-o", "out", cwd=tmp_path, code=2)
+    assert "rows (" in done.stderr.decode()  # an image that changed is another row
     sophia("train", "kept.jsonl", *STEPS, "--max-steps", "1", "-o", "out", "--force", cwd=tmp_path)
 
 

@@ -24,15 +24,18 @@ from sophia_cli.training.rows import Row
 from sophia_cli.training.settings import Settings
 
 ROWS = "rows.jsonl"
+SIZES = ("tokens", "supervised", "images")
+"""What a row's line in it holds beside the row."""
 
 
 @dataclass(frozen=True)
 class Sized:
-    """A row and what it is in tokens: all of them, and those that are supervised."""
+    """A row and what it is in tokens: all of them, and those that are supervised. images: CRC-32 of its images' files."""
 
     row: Row
     tokens: int
     supervised: int
+    images: int = 0
 
 
 @dataclass
@@ -146,7 +149,7 @@ def _empty(folder: Path) -> None:
 
 
 def _packed(sized: Sized) -> bytes:
-    return to_line({**asdict(sized.row), "tokens": sized.tokens, "supervised": sized.supervised})
+    return to_line({**asdict(sized.row), **{name: getattr(sized, name) for name in SIZES}})
 
 
 def read(draft: Path) -> Plan:
@@ -155,6 +158,6 @@ def read(draft: Path) -> Plan:
     rows = []
     with (draft / ROWS).open("rb") as lines:
         for fields in map(loads, lines):
-            tokens, supervised = fields.pop("tokens"), fields.pop("supervised")
-            rows.append(Sized(Row(**fields), tokens, supervised))
+            sizes = [fields.pop(name) for name in SIZES]
+            rows.append(Sized(Row(**fields), *sizes))
     return Plan(rows, Counter(plan["left"]), Model(**plan["model"]), Settings(**plan["settings"]), Path(plan["out"]))

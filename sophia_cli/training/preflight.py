@@ -5,11 +5,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from zlib import crc32
 
 import torch
 from transformers.utils import logging
 
 from sophia_cli.errors import InputError, UsageError
+from sophia_cli.images import image_bytes
 from sophia_cli.processes import ordered_map
 from sophia_cli.progress import Progress, notice
 from sophia_cli.training.batches import Encoder, Left
@@ -24,6 +26,8 @@ MANY = 1000
 """Rows that are worth processes of their own to read them: each of these loads the tokenizer first."""
 MOST_WORKERS = 32
 PATIENCE_SECONDS = 600.0
+ELSEWHERE = ("data:", "http://", "https://")
+"""Images that are in the row itself, or are not to be fetched twice."""
 HINTS = {
     "trajectories": "no record has a weight other than 0 (lower --alpha in `propagate`), or the files are empty",
     "pairs": "give questions with right and wrong answers (`reason -n 8`)",
@@ -86,8 +90,8 @@ def size_rows(plan: Plan, rows: list[Row], tell: Notice, quiet: bool = True) -> 
     return replace(plan, rows=kept, left=left)
 
 
-def _sized(plan: Plan, rows: list[Row]) -> Iterator[tuple[Row, tuple[int, int] | Left]]:
-    """Each row with its tokens and its supervised ones, or why it cannot be trained on; many by several processes."""
+def _sized(plan: Plan, rows: list[Row]) -> Iterator[tuple[Row, tuple[int, int, int] | Left]]:
+    """Each row with its `size`, or why it cannot be trained on; many by several processes."""
     if len(rows) < MANY:
         encoder = encoder_of(plan)
         yield from ((row, size(row, encoder)) for row in rows)
@@ -99,7 +103,7 @@ def _sized(plan: Plan, rows: list[Row]) -> Iterator[tuple[Row, tuple[int, int] |
     )
 
 
-def _size_in_a_worker(plan: Plan, row: Row) -> tuple[int, int] | Left:
+def _size_in_a_worker(plan: Plan, row: Row) -> tuple[int, int, int] | Left:
     if plan.model.path not in _encoders:
         torch.set_num_threads(1)
         logging.set_verbosity_error()
@@ -111,12 +115,14 @@ _encoders: dict[str, Encoder] = {}
 """A worker's own, made once."""
 
 
-def size(row: Row, encoder: Encoder) -> tuple[int, int] | Left:
-    """A row's tokens and its supervised ones, or why it cannot be trained on."""
+def size(row: Row, encoder: Encoder) -> tuple[int, int, int] | Left:
+    """A row's tokens, its supervised ones and the CRC-32 of its images' files, or why it cannot be trained on."""
     try:
         examples = [encoder.encode(row)]
         if row.rejected is not None:
             examples.append(encoder.encode(replace(row, answer=row.rejected)))
     except Left as reason:
         return reason.with_traceback(None)
-    return sum(len(example.input_ids) for example in examples), sum(example.supervised for example in examples)
+    files = b"".join(image_bytes(image) for image in row.images if not image.startswith(ELSEWHERE))
+    tokens, supervised = (sum(counts) for counts in zip(*((len(e.input_ids), e.supervised) for e in examples), strict=True))
+    return tokens, supervised, crc32(files)
