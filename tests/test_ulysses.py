@@ -117,8 +117,10 @@ def test_gradients_of_shared_rows_are_those_of_whole_logits(data: Path) -> None:
 
 
 @LATER
-@pytest.mark.parametrize("options", [[], ["--train-vision", "--train-projector"], ["--lora-rank", "4", "--merge-lora"]])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "options"),
+    zip(FAMILIES, ([], ["--lora-rank", "4", "--merge-lora"], ["--train-vision", "--train-projector"]), strict=True),
+)
 def test_every_family_takes_stretches_with_images_in_them(family: str, options: list[str], data: Path) -> None:
     if not (data / family).exists():
         make_model(family, data / family)
