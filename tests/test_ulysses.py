@@ -119,7 +119,7 @@ def test_gradients_of_shared_rows_are_those_of_whole_logits(data: Path) -> None:
 @LATER
 @pytest.mark.parametrize(
     ("family", "options"),
-    zip(FAMILIES, ([], ["--lora-rank", "4", "--merge-lora"], ["--train-vision", "--train-projector"]), strict=True),
+    [*zip(FAMILIES, ([], ["--lora-rank", "4", "--merge-lora"], ["--train-vision", "--train-projector"]), strict=True)],
 )
 def test_every_family_takes_stretches_with_images_in_them(family: str, options: list[str], data: Path) -> None:
     if not (data / family).exists():
