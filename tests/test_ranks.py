@@ -24,7 +24,7 @@ from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.serving.servers import free_port
 from sophia_cli.training.curve import Curve
 from sophia_cli.training.engines import optimizer_of
-from sophia_cli.training.launch import GPUS, ROOM, Hardware, _why, environment, hosts, joined, note_error
+from sophia_cli.training.launch import GPUS, LOST, ROOM, Hardware, _why, environment, hosts, joined, note_error
 from sophia_cli.training.order import share
 from sophia_cli.training.settings import Settings, World
 from sophia_cli.training.stages import STAGES, bytes_needed, fitting
@@ -254,6 +254,8 @@ def test_why_training_processes_ended_is_said_in_one_line(tmp_path: Path) -> Non
     assert "killed (signal 9)" in _why("['python'] exits with return code = -9\n", errors)
     note_error(tmp_path, 1, "RuntimeError: Read error [127.0.0.1]:4711: Connection reset by peer")
     assert "a training process was killed; type the command again" in _why("Traceback", errors)
+    unread = "w1/c0/t0: image does not open: image http://a/b.png cannot be read (Connection refused), unlike before"
+    assert not LOST.match(unread)  # a reason of its own
     note_error(tmp_path, 2, "step-4: cannot be written\n(No space left on device)")
     note_error(tmp_path, 0, "peer is gone" * 100)
     after = errors.stat()

@@ -33,7 +33,7 @@ TAIL = 4000
 ROOM = 512
 """Bytes that each process has for the reason of its end, taken from the disk beforehand: a full one may be the reason."""
 KILLED = re.compile(r"exits with return code = -(\d+)")
-LOST = re.compile(r"connection|socket|read error|write error|remote process|GLHF", re.IGNORECASE)
+LOST = re.compile(r"(RuntimeError|Dist\w*Error): .*(connection|socket|read error|write error|remote process)", re.IGNORECASE)
 """How gloo, NCCL and the store say that another process is gone."""
 AGAIN = "type the command again, it goes on from its last checkpoint"
 SRUN = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
@@ -188,7 +188,7 @@ def _why(log: str, errors: Path) -> str:
     """
     left = sorted(line for line in errors.read_text(encoding="utf-8", errors="replace").splitlines() if line)
     reasons = [line.partition(" ")[2] for line in left]
-    if own := next((reason for reason in reasons if not LOST.search(reason)), None):
+    if own := next((reason for reason in reasons if not LOST.match(reason)), None):
         return own
     killed = KILLED.search(log)
     if reasons or killed:
