@@ -255,7 +255,10 @@ def test_why_training_processes_ended_is_said_in_one_line(tmp_path: Path) -> Non
     note_error(tmp_path, 1, "RuntimeError: Read error [127.0.0.1]:4711: Connection reset by peer")
     assert "a training process was killed; type the command again" in _why("Traceback", errors)
     unread = "w1/c0/t0: image does not open: image http://a/b.png cannot be read (Connection refused), unlike before"
-    assert not LOST.match(unread)  # a reason of its own
+    taken = "DistNetworkError: The server socket has failed to listen on any local network address. port: 29500, EADDRINUSE"
+    full = "DistBackendError: NCCL error: System call (e.g. socket, malloc) failed. Last error: No space left on device (28)"
+    assert not any(LOST.match(reason) for reason in (unread, taken, full))  # reasons of their own
+    assert LOST.match("DistNetworkError: Failed to recv, got 0 bytes. Connection was likely closed. Did the remote crash?")
     note_error(tmp_path, 2, "step-4: cannot be written\n(No space left on device)")
     note_error(tmp_path, 0, "peer is gone" * 100)
     after = errors.stat()

@@ -33,7 +33,11 @@ TAIL = 4000
 ROOM = 512
 """Bytes that each process has for the reason of its end, taken from the disk beforehand: a full one may be the reason."""
 KILLED = re.compile(r"exits with return code = -(\d+)")
-LOST = re.compile(r"(RuntimeError|Dist\w*Error): .*(connection|socket|read error|write error|remote process)", re.IGNORECASE)
+LOST = re.compile(
+    r"(RuntimeError|Dist\w*Error): .*"
+    r"(connection (closed|reset|was likely closed)|read error|write error|broken pipe|remote process exited|ncclRemoteError)",
+    re.IGNORECASE,
+)
 """How gloo, NCCL and the store say that another process is gone."""
 AGAIN = "type the command again, it goes on from its last checkpoint"
 SRUN = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
