@@ -35,7 +35,7 @@ ROOM = 512
 KILLED = re.compile(r"exits with return code = -(\d+)")
 LOST = re.compile(
     r"(RuntimeError|Dist\w*Error): .*"
-    r"(connection (closed|reset|was likely closed)|read error|write error|broken pipe|remote process exited|ncclRemoteError)",
+    r"(connection (closed|reset|was likely closed)|(read|write) error|broken pipe|remote process exited|ncclRemoteError)",
     re.IGNORECASE,
 )
 """How gloo, NCCL and the store say that another process is gone."""
