@@ -20,10 +20,10 @@ from sophia_cli.looks import Looks, cache_file, looks_of
 from sophia_cli.output import Output, appender
 from sophia_cli.overlap import Images, Near, Texts
 from sophia_cli.place import Lazy, Place
-from sophia_cli.processes import ordered_map
-from sophia_cli.progress import notice, remark
 from sophia_cli.prompts import fill, load_prompt
 from sophia_cli.records import Record, failed, has_failed, image_list, name_of, sample_seed, where_of
+from sophia_cli.runtime.progress import notice, remark
+from sophia_cli.runtime.worker_pool import ordered_map
 from sophia_cli.sampling import Completion, Failure, Job, Request, Sampling, answer_in_order
 from sophia_cli.sources import read_items
 from sophia_cli.streams import read_records, to_line

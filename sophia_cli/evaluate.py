@@ -22,7 +22,6 @@ from sophia_cli.frame import SOME_FAILED, Common, Counter, refuse_odd_side_files
 from sophia_cli.judging import Judge, by_judge, in_parts, judge_of
 from sophia_cli.output import Output
 from sophia_cli.place import Place
-from sophia_cli.progress import console, notice
 from sophia_cli.prompts import chosen_prompt, question_text
 from sophia_cli.records import (
     JUDGED_FIELDS,
@@ -35,6 +34,7 @@ from sophia_cli.records import (
     sample_seed,
     where_of,
 )
+from sophia_cli.runtime.progress import console, notice
 from sophia_cli.sampling import Backend, Completion, Job, Request, Sampling, sample, show_plan
 from sophia_cli.streams import write_json
 from sophia_cli.verifiers._verdict import Verify

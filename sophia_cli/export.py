@@ -30,9 +30,9 @@ from sophia_cli.kept import Input, each_item, rereadable, rule_of, weighted
 from sophia_cli.lines import Lines, holding
 from sophia_cli.output import SUFFIX, Manifest, Output
 from sophia_cli.pairs import preference_pairs
-from sophia_cli.progress import Progress, notice
 from sophia_cli.prompts import load_prompt, question_text
 from sophia_cli.records import Record, failed, has_failed, image_list, name_of, need_text, where_of
+from sophia_cli.runtime.progress import Progress, notice
 from sophia_cli.streams import read_records, to_line
 from sophia_cli.tables import card, cells, stored, types_of, writable, write, write_folder
 from sophia_cli.training.rows import system_for, weight_of

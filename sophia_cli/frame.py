@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sophia_cli import interrupts
 from sophia_cli.descriptors import claim_stdout
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.output import SUFFIX, Manifest, Output, Review
-from sophia_cli.progress import Progress, hush, notice
 from sophia_cli.records import Record, has_failed, name_of
+from sophia_cli.runtime import signals
+from sophia_cli.runtime.progress import Progress, hush, notice
 from sophia_cli.streams import Shard
 
 if TYPE_CHECKING:  # most steps run no model
@@ -88,14 +88,14 @@ def refuse_odd_side_files(files: Sequence[Path | None], inputs: list[str], outpu
 
 def run(work: Callable[[], int], debug: bool = False) -> NoReturn:
     """Runs a command to its exit code; every error becomes one line on stderr, a traceback only with `debug`."""
-    interrupts.install()
+    signals.install()
     try:
         code = work()
     except KeyboardInterrupt:
         notice("interrupted; what was written stays, type the command again to go on")
         code = INTERRUPTED
     except BrokenPipeError:
-        code = INTERRUPTED if interrupts.seen else 0
+        code = INTERRUPTED if signals.seen else 0
     except Exception as error:  # noqa: BLE001  (the last resort of every command)
         if debug:
             traceback.print_exc()

@@ -15,9 +15,9 @@ from sophia_cli.judging import Judge, by_judge, judge_of
 from sophia_cli.leaks import mentions_caption
 from sophia_cli.output import Output
 from sophia_cli.place import Place
-from sophia_cli.processes import ordered_map
-from sophia_cli.progress import notice
 from sophia_cli.records import Record, has_failed, name_of, need_text, where_of
+from sophia_cli.runtime.progress import notice
+from sophia_cli.runtime.worker_pool import ordered_map
 from sophia_cli.streams import read_records
 from sophia_cli.verifiers._verdict import Verdict, Verify
 

@@ -16,7 +16,7 @@ from xxhash import xxh3_128_hexdigest
 
 from sophia_cli.errors import RecordError
 from sophia_cli.images import cache_folder, image_bytes, shorten
-from sophia_cli.progress import remark
+from sophia_cli.runtime.progress import remark
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -21,8 +21,8 @@ import orjson
 
 from sophia_cli import __version__
 from sophia_cli.errors import SophiaError, UsageError
-from sophia_cli.progress import notice
 from sophia_cli.records import Record, has_failed, name_of
+from sophia_cli.runtime.progress import notice
 from sophia_cli.streams import loads, open_binary, to_line, write_json
 
 SUFFIX = ".manifest.json"

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from sophia_cli.aliases import Model
-from sophia_cli.arrivals import Arrivals, Channel
 from sophia_cli.images import shorten
-from sophia_cli.interrupts import told_to
-from sophia_cli.progress import notice
 from sophia_cli.records import Record, failed
+from sophia_cli.runtime.progress import notice
+from sophia_cli.runtime.read_ahead import Arrivals, Channel
+from sophia_cli.runtime.signals import told_to
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -20,9 +20,9 @@ from sophia_cli.intake import lookup
 from sophia_cli.ledger import Lookup
 from sophia_cli.lines import Lines
 from sophia_cli.plots import show
-from sophia_cli.progress import Progress, notice
 from sophia_cli.records import Record, has_failed
 from sophia_cli.rewards import Choice, choose, view
+from sophia_cli.runtime.progress import Progress, notice
 from sophia_cli.streams import loads, record_of, to_line
 from sophia_cli.worth import KEPT, UNKNOWN, Columns, Seen, measure, repeated
 

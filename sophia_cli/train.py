@@ -21,7 +21,7 @@ from sophia_cli.facts import Rule
 from sophia_cli.frame import Common
 from sophia_cli.kept import Notice, rule_of
 from sophia_cli.output import Manifest
-from sophia_cli.progress import Progress, notice
+from sophia_cli.runtime.progress import Progress, notice
 from sophia_cli.streams import to_line
 from sophia_cli.training.data import Data, read_pairs, read_questions, read_trajectories, split_mix
 from sophia_cli.training.launch import Hardware, follow, hosts, joined, launch, leading, processes, refuse_what_is_not_there

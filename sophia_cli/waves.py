@@ -19,11 +19,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from sophia_cli.arrivals import Arrivals
 from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.held import Held
-from sophia_cli.interrupts import told_to
 from sophia_cli.records import Record, failed, has_failed
+from sophia_cli.runtime.read_ahead import Arrivals
+from sophia_cli.runtime.signals import told_to
 from sophia_cli.sampling import Backend, Completion, Failure, Job
 
 OPEN = 4096

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sophia_cli.arrivals import Arrivals, Channel
+from sophia_cli.runtime.read_ahead import Arrivals, Channel
 
 
 @settings(max_examples=30, deadline=None)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from sophia_cli.forked import MOST, forked_map
+from sophia_cli.runtime.fork_map import MOST, forked_map
 
 
 def test_results_come_in_the_order_of_the_items_whoever_made_them() -> None:

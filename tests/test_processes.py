@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sophia_cli.errors import SophiaError
-from sophia_cli.processes import CHUNK, CHUNKS, READ_AHEAD, ordered_map
+from sophia_cli.runtime.worker_pool import CHUNK, CHUNKS, READ_AHEAD, ordered_map
 
 PATIENCE = 20.0
 

@@ -251,7 +251,7 @@ def test_the_backend_of_the_docs_is_one_file(lab: Path, tmp_path: Path) -> None:
 
 def answers(backend: Any, requests: list[Any]) -> list[Any]:
     """What the backend says to each request, in their order."""
-    from sophia_cli.arrivals import Arrivals
+    from sophia_cli.runtime.read_ahead import Arrivals
     from sophia_cli.sampling import Job
 
     jobs = [Job({}, {"place": place}, request) for place, request in enumerate(requests)]
@@ -301,9 +301,9 @@ def test_rows_that_join_a_running_batch_say_what_they_say_alone(lab: Path) -> No
 def test_a_batch_is_kept_full(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One long answer among short ones: the short ones take turns beside it, and do not wait for its end."""
     from sophia_cli.aliases import resolve
-    from sophia_cli.arrivals import Arrivals
     from sophia_cli.backends import hf
     from sophia_cli.place import Place
+    from sophia_cli.runtime.read_ahead import Arrivals
     from sophia_cli.sampling import Job, Request, Sampling
 
     monkeypatch.setattr(hf, "STRIDE", 8)

@@ -18,13 +18,13 @@ from typing import Any
 
 import orjson
 
-from sophia_cli.arrivals import Arrivals, Channel
 from sophia_cli.backends._chat import Unusable, body_of, complaint, exceeds_context, has_images, outcome_of
 from sophia_cli.backends._fleet import Fleet, Server, Trouble
 from sophia_cli.backends._http import Lost, NoConnection, Pool, TooLong
 from sophia_cli.backends._wire import proxy_of, seconds_of
 from sophia_cli.errors import RecordError, SophiaError
-from sophia_cli.progress import notice
+from sophia_cli.runtime.progress import notice
+from sophia_cli.runtime.read_ahead import Arrivals, Channel
 from sophia_cli.sampling import Completion, Failure, Job
 
 AHEAD = 256

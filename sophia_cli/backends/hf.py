@@ -27,7 +27,6 @@ from transformers.utils import logging as transformers_logging
 
 from sophia_cli import registry
 from sophia_cli.aliases import Model
-from sophia_cli.arrivals import Arrivals
 from sophia_cli.backends import _cpu
 from sophia_cli.backends._batch import Batch, style_of
 from sophia_cli.backends._choose import Noting, choosers
@@ -35,6 +34,7 @@ from sophia_cli.errors import RecordError, SophiaError
 from sophia_cli.images import open_image
 from sophia_cli.place import Place
 from sophia_cli.records import THINK_OPEN
+from sophia_cli.runtime.read_ahead import Arrivals
 from sophia_cli.sampling import Completion, Failure, Job, Request
 
 STRIDE = 40

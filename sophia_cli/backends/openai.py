@@ -8,11 +8,11 @@ import os
 from collections.abc import Iterator
 
 from sophia_cli.aliases import Model
-from sophia_cli.arrivals import Arrivals
 from sophia_cli.backends._client import Client
 from sophia_cli.backends._connect import connect
 from sophia_cli.errors import UsageError
 from sophia_cli.place import Place, refuse_odd_address
+from sophia_cli.runtime.read_ahead import Arrivals
 from sophia_cli.sampling import Completion, Failure, Job
 
 

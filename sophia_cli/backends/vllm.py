@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from sophia_cli.aliases import Model
-from sophia_cli.arrivals import Arrivals
 from sophia_cli.backends._client import Client
 from sophia_cli.backends._connect import connect
 from sophia_cli.place import Place
+from sophia_cli.runtime.read_ahead import Arrivals
 from sophia_cli.sampling import Completion, Failure, Job
 from sophia_cli.serving.servers import Server, Servers
 

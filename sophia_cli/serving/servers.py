@@ -19,7 +19,7 @@ from pathlib import Path
 
 from sophia_cli.aliases import Model
 from sophia_cli.errors import SophiaError, UsageError
-from sophia_cli.progress import notice, remark
+from sophia_cli.runtime.progress import notice, remark
 from sophia_cli.serving import gpus, guard
 
 PATIENCE_SECONDS = 1800.0

@@ -19,8 +19,8 @@ from sophia_cli.frame import Counter as Counted
 from sophia_cli.kept import Input, Notice, each_item, rereadable, weighted, whole
 from sophia_cli.lines import Lines
 from sophia_cli.pairs import preference_pairs
-from sophia_cli.progress import notice
 from sophia_cli.records import Record, name_of, where_of
+from sophia_cli.runtime.progress import notice
 from sophia_cli.streams import Shard, read_records
 from sophia_cli.training.rows import Row, draw_rows, mixed_row, pair_row, question_row, trajectory_row
 

@@ -12,8 +12,8 @@ from transformers.utils import logging
 
 from sophia_cli.errors import InputError, UsageError
 from sophia_cli.images import image_bytes
-from sophia_cli.processes import ordered_map
-from sophia_cli.progress import Progress, notice
+from sophia_cli.runtime.progress import Progress, notice
+from sophia_cli.runtime.worker_pool import ordered_map
 from sophia_cli.training.batches import Encoder, Left
 from sophia_cli.training.plan import Plan, Sized, sequences
 from sophia_cli.training.policy import context_of, encoder_of

@@ -8,7 +8,7 @@ from datetime import timedelta
 from rich.table import Table
 from rich.text import Text
 
-from sophia_cli.progress import console
+from sophia_cli.runtime.progress import console
 from sophia_cli.training.batches import IGNORED, Encoder
 from sophia_cli.training.plan import Plan, Sized, batches_of, references, sequences
 from sophia_cli.training.policy import counts

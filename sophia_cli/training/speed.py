@@ -6,7 +6,7 @@ from multiprocessing.connection import Connection
 import torch
 from transformers import AutoConfig
 
-from sophia_cli.processes import Child, Died, Silent
+from sophia_cli.runtime.worker_pool import Child, Died, Silent
 from sophia_cli.training.plan import Plan, batches_of
 
 SIDE = {"cpu": 1024, "cuda": 8192}

@@ -9,7 +9,7 @@ import signal
 import threading
 from multiprocessing.connection import Connection
 
-from sophia_cli.processes import Child, Died, Silent
+from sophia_cli.runtime.worker_pool import Child, Died, Silent
 from sophia_cli.verifiers._tidy import too_big
 
 MEMORY_BYTES = 1 << 30

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
-from sophia_cli.arrivals import Arrivals
 from sophia_cli.errors import SophiaError
+from sophia_cli.runtime.read_ahead import Arrivals
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -54,7 +54,9 @@ class Child:
     def __init__(self, target: Callable[[Connection], None]):
         ours, theirs = socket.socketpair()
         arguments = f"{theirs.fileno()}, {target.__module__!r}, {target.__qualname__!r}"
-        program = f"import sys; sys.path[:] = {sys.path!r}; from sophia_cli.processes import main; main({arguments})"
+        program = (
+            f"import sys; sys.path[:] = {sys.path!r}; from sophia_cli.runtime.worker_pool import main; main({arguments})"
+        )
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is for the parent to handle
         try:
             self.process = subprocess.Popen(

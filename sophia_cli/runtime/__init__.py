@@ -1,0 +1,1 @@
+"""Processes, signals, progress and queues: nothing in it knows what a record is."""
