@@ -144,7 +144,7 @@ class Verifier:
 
 
 def rows_of(name: str) -> list[dict[str, Any]]:
-    from sophia_cli.streams import read_records
+    from sophia_cli.io.jsonl import read_records
 
     return [dict(row) for row in read_records([str(DATA / name)])]
 

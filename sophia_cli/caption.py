@@ -9,7 +9,7 @@ from typing import Any
 
 from sophia_cli.errors import InputError, RecordError
 from sophia_cli.frame import Common, Counter, run_step
-from sophia_cli.output import Output
+from sophia_cli.io.record_writer import Output
 from sophia_cli.place import Place
 from sophia_cli.prompts import chosen_prompt
 from sophia_cli.records import STEP_FIELDS, Record, caption_id, failed, has_failed, image_list, sample_seed, where_of

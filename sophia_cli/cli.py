@@ -604,7 +604,7 @@ def _help(context: typer.Context) -> NoReturn:
 
 def main() -> None:
     """The entry point of `sophia`."""
-    from sophia_cli.descriptors import open_descriptors
+    from sophia_cli.io.stdio import open_descriptors
 
     open_descriptors()
     typed = sys.argv[1:]

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sophia_cli.descriptors import claim_stdout
 from sophia_cli.errors import SophiaError, UsageError
-from sophia_cli.output import SUFFIX, Manifest, Output, Review
+from sophia_cli.io.jsonl import Shard
+from sophia_cli.io.record_writer import SUFFIX, Manifest, Output, Review
+from sophia_cli.io.stdio import claim_stdout
 from sophia_cli.records import Record, has_failed, name_of
 from sophia_cli.runtime import signals
 from sophia_cli.runtime.progress import Progress, hush, notice
-from sophia_cli.streams import Shard
 
 if TYPE_CHECKING:  # most steps run no model
     from sophia_cli.place import Lazy

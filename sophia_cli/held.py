@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sophia_cli.errors import RecordError
+from sophia_cli.io.jsonl import loads, to_line
 from sophia_cli.records import Record, has_failed
-from sophia_cli.streams import loads, to_line
 
 SUFFIX, KEY = ".held", "trajectory_id"
 MARKS = ("stop_alpha", "stop_length")

@@ -14,11 +14,11 @@ from xxhash import xxh3_64_intdigest
 
 from sophia_cli.errors import RecordError
 from sophia_cli.facts import Rule, Trajectory, facts_of, read_trajectory
+from sophia_cli.io.jsonl import record_of
+from sophia_cli.io.rereadable import Input, Lines
 from sophia_cli.ledger import Ledger, Lookup, content_of
-from sophia_cli.lines import Input, Lines
 from sophia_cli.records import Record, failed, has_failed
 from sophia_cli.runtime.fork_map import forked_map
-from sophia_cli.streams import record_of
 
 if TYPE_CHECKING:  # a worker's start is part of what it costs
     from sophia_cli.frame import Counter

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from xxhash import xxh3_128_hexdigest
 
 from sophia_cli.errors import RecordError
-from sophia_cli.images import cache_folder, image_bytes, shorten
+from sophia_cli.io.images import cache_folder, image_bytes, shorten
 from sophia_cli.runtime.progress import remark
 
 if TYPE_CHECKING:

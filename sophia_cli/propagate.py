@@ -15,12 +15,12 @@ from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.facts import Rule, read_trajectory
 from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.intake import lookup, read_all, read_facts
+from sophia_cli.io.jsonl import Shard, read_records, record_of
+from sophia_cli.io.record_writer import Output
+from sophia_cli.io.rereadable import Lines, changed
 from sophia_cli.ledger import BARE, BEFORE, FAILED, Ledger
-from sophia_cli.lines import Lines, changed
-from sophia_cli.output import Output
 from sophia_cli.records import AFTER_CAPTION, Record, failed, has_failed, name_of
 from sophia_cli.runtime.progress import notice
-from sophia_cli.streams import Shard, read_records, record_of
 
 SELECTIONS = ("shortest", "random", "all")
 

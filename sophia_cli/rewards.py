@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from sophia_cli.errors import InputError
 from sophia_cli.facts import Rule, Trajectory
+from sophia_cli.io.jsonl import Shard
 from sophia_cli.ledger import BARE, FAILED, LEAKS, NOBODY, STOPPED, Ledger, Lookup
-from sophia_cli.streams import Shard
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from sophia_cli.aliases import Model
-from sophia_cli.images import shorten
+from sophia_cli.io.images import shorten
 from sophia_cli.records import Record, failed
 from sophia_cli.runtime.progress import notice
 from sophia_cli.runtime.read_ahead import Arrivals, Channel

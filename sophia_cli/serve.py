@@ -9,9 +9,9 @@ import time
 import orjson
 
 from sophia_cli.aliases import resolve
-from sophia_cli.descriptors import claim_stdout
 from sophia_cli.errors import SophiaError
 from sophia_cli.frame import INTERRUPTED
+from sophia_cli.io.stdio import claim_stdout
 from sophia_cli.runtime.progress import notice
 from sophia_cli.serving.servers import LOOK_SECONDS, Servers, Setup
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from sophia_cli.errors import InputError, RecordError, UsageError
-from sophia_cli.images import data_uri, image_bytes
+from sophia_cli.io.images import data_uri, image_bytes
+from sophia_cli.io.jsonl import parse_records, read_records
 from sophia_cli.records import Record, image_list, item_id, where_of
-from sophia_cli.streams import parse_records, read_records
 
 LAYOUT = "a folder needs metadata.jsonl or metadata.csv with `file_name`, `question` and `answer`"
 

@@ -5,7 +5,7 @@ from random import Random
 from typing import Any
 
 from sophia_cli.errors import SophiaError, UsageError
-from sophia_cli.streams import to_line
+from sophia_cli.io.jsonl import to_line
 from sophia_cli.tiny.drawing import draw
 from sophia_cli.tiny.questions import Question, ask
 from sophia_cli.tiny.scenes import DIFFICULTIES, Scene, describe, draw_scene, world_fold

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sophia_cli.evaluation.audit import Draw, agreement, read_labels, write_sheet
 from sophia_cli.evaluation.statistics import kappa
-from sophia_cli.images import data_uri
+from sophia_cli.io.images import data_uri
 from sophia_cli.records import Record
 
 

@@ -12,7 +12,7 @@ from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sophia_cli.output import Manifest, Output
+from sophia_cli.io.record_writer import Manifest, Output
 from sophia_cli.records import Record
 
 

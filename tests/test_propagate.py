@@ -22,10 +22,10 @@ from sophia_cli import intake
 from sophia_cli.errors import InputError
 from sophia_cli.facts import Rule
 from sophia_cli.frame import Counter
-from sophia_cli.lines import Lines
-from sophia_cli.output import Output
+from sophia_cli.io.jsonl import Shard
+from sophia_cli.io.record_writer import Output
+from sophia_cli.io.rereadable import Lines
 from sophia_cli.propagate import propagate
-from sophia_cli.streams import Shard
 
 
 def graded(item: str, caption: int, number: int, reward: float | None, tokens: int, planned: int) -> dict[str, Any]:

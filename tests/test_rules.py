@@ -15,7 +15,7 @@ from conftest import ENVIRONMENT, SOPHIA, records_of, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sophia_cli.streams import read_records
+from sophia_cli.io.jsonl import read_records
 from sophia_cli.verifiers import rules
 from sophia_cli.verifiers._tidy import tidy
 from sophia_cli.verifiers._verdict import Verdict

@@ -204,7 +204,7 @@ def test_the_gumbel_max_trick_samples_from_the_softmax() -> None:
 def test_greedy_answers_are_transformers_own(name: str, lab: Path) -> None:
     from sophia_cli.aliases import resolve
     from sophia_cli.backends.hf import Backend
-    from sophia_cli.images import open_image
+    from sophia_cli.io.images import open_image
     from sophia_cli.place import Place
     from sophia_cli.sampling import Completion, Request, Sampling
 

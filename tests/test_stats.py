@@ -19,7 +19,7 @@ from test_propagate import brute_force, data_sets, graded, run, table
 
 from sophia_cli.facts import Rule
 from sophia_cli.intake import lookup
-from sophia_cli.lines import Lines
+from sophia_cli.io.rereadable import Lines
 from sophia_cli.runtime.progress import Progress
 from sophia_cli.stats import choice_of, fill, report
 from sophia_cli.worth import Columns, repeated

@@ -68,7 +68,7 @@ def naive_gradient(records: list[dict[str, Any]], normalise: str) -> dict[str, t
                 "content": "Think step by step inside <think> tags, then answer in the language of the question.",
             }
         ]
-        from sophia_cli.images import open_image
+        from sophia_cli.io.images import open_image
         from sophia_cli.prompts import question_text
 
         user = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question_text(record)}]}]

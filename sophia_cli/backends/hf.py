@@ -31,7 +31,7 @@ from sophia_cli.backends import _cpu
 from sophia_cli.backends._batch import Batch, style_of
 from sophia_cli.backends._choose import Noting, choosers
 from sophia_cli.errors import RecordError, SophiaError
-from sophia_cli.images import open_image
+from sophia_cli.io.images import open_image
 from sophia_cli.place import Place
 from sophia_cli.records import THINK_OPEN
 from sophia_cli.runtime.read_ahead import Arrivals

@@ -9,7 +9,7 @@ from typing import Any
 
 from sophia_cli.errors import RecordError
 from sophia_cli.exporters._example import Example, assistant
-from sophia_cli.images import shorten
+from sophia_cli.io.images import shorten
 from sophia_cli.records import where_of
 
 FORM, OF, EMBED = "folder", "trajectories", False

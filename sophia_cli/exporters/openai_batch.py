@@ -8,7 +8,7 @@ from typing import Any
 
 from sophia_cli.errors import RecordError
 from sophia_cli.exporters._example import Example
-from sophia_cli.images import shorten
+from sophia_cli.io.images import shorten
 from sophia_cli.records import where_of
 
 FORM, OF, EMBED = "lines", "items", True

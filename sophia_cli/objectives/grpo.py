@@ -10,7 +10,7 @@ not be graded: they count neither in the loss nor in the number of tokens that d
 from typing import Any
 
 from sophia_cli.errors import RecordError, SophiaError
-from sophia_cli.images import open_image
+from sophia_cli.io.images import open_image
 from sophia_cli.training.batches import Encoder, Left, unlike_before
 from sophia_cli.training.plan import Plan, batches_of
 from sophia_cli.training.rows import Row

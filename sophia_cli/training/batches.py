@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from sophia_cli.errors import RecordError
-from sophia_cli.images import open_image
+from sophia_cli.io.images import open_image
 from sophia_cli.records import THINK_CLOSE, THINK_OPEN
 from sophia_cli.training.rows import Row, tags_balance, texts_of
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from sophia_cli.errors import SophiaError, UsageError
-from sophia_cli.streams import write_json
+from sophia_cli.io.jsonl import write_json
 from sophia_cli.training.engines import Engine
 from sophia_cli.training.settings import World
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sophia_cli.errors import SophiaError
-from sophia_cli.streams import loads, to_line
+from sophia_cli.io.jsonl import loads, to_line
 from sophia_cli.training.settings import World
 
 Emit = Callable[[dict[str, Any]], None]

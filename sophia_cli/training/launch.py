@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from sophia_cli.errors import SophiaError, UsageError
+from sophia_cli.io.jsonl import loads
 from sophia_cli.serving import guard
 from sophia_cli.serving.servers import free_port
-from sophia_cli.streams import loads
 from sophia_cli.training.plan import Plan, read
 from sophia_cli.training.settings import World
 

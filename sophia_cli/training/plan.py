@@ -17,7 +17,7 @@ from typing import Any
 from sophia_cli import registry
 from sophia_cli.aliases import Model
 from sophia_cli.errors import UsageError
-from sophia_cli.streams import loads, to_line, write_json
+from sophia_cli.io.jsonl import loads, to_line, write_json
 from sophia_cli.training.curve import CURVE
 from sophia_cli.training.order import updates, whole_updates
 from sophia_cli.training.rows import Row

@@ -11,7 +11,7 @@ import torch
 from transformers.utils import logging
 
 from sophia_cli.errors import InputError, UsageError
-from sophia_cli.images import image_bytes
+from sophia_cli.io.images import image_bytes
 from sophia_cli.runtime.progress import Progress, notice
 from sophia_cli.runtime.worker_pool import ordered_map
 from sophia_cli.training.batches import Encoder, Left

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sophia_cli.errors import SophiaError
-from sophia_cli.streams import to_line
+from sophia_cli.io.jsonl import to_line
 from sophia_cli.training.launch import CPU, GPUS, TOLD, Hardware, joined, note_error
 from sophia_cli.training.plan import read
 from sophia_cli.training.settings import World

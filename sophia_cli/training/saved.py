@@ -20,7 +20,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from sophia_cli import __version__
 from sophia_cli.aliases import Model
 from sophia_cli.errors import SophiaError
-from sophia_cli.streams import loads
+from sophia_cli.io.jsonl import loads
 from sophia_cli.training.curve import CURVE, PICTURE, draw
 from sophia_cli.training.lora import SCALE
 from sophia_cli.training.plan import Plan

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from sophia_cli.errors import InputError, SophiaError
-from sophia_cli.streams import BUFFER, open_input, unreadable
+from sophia_cli.io.jsonl import BUFFER, open_input, unreadable
 
 NOT_READ = 1 << 62
 SOUGHT = 1 << 15

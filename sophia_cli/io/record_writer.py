@@ -21,9 +21,9 @@ import orjson
 
 from sophia_cli import __version__
 from sophia_cli.errors import SophiaError, UsageError
+from sophia_cli.io.jsonl import loads, open_binary, to_line, write_json
 from sophia_cli.records import Record, has_failed, name_of
 from sophia_cli.runtime.progress import notice
-from sophia_cli.streams import loads, open_binary, to_line, write_json
 
 SUFFIX = ".manifest.json"
 LIBRARIES = ("torch", "transformers", "tokenizers", "math-verify", "datasets")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sophia_cli.errors import RecordError
-from sophia_cli.images import image_file
+from sophia_cli.io.images import image_file
 
 ROWS, BYTES = 1000, 64 << 20
 """What of rows is written together: the first of the two that is reached."""
