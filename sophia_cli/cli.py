@@ -180,7 +180,7 @@ def propagate(
 ) -> int:
     """Let the reward flow back to the descriptions (Eq. 5) and keep the best trajectories (Eq. 6)."""
     from sophia_cli import propagate as step
-    from sophia_cli.facts import Rule
+    from sophia_cli.rewards.trajectory import Rule
 
     rule = Rule(
         alpha, keep, select, not no_caption_reward, not no_correctness, min_graded, drop_leaks, _common(context).seed

@@ -23,17 +23,17 @@ from sophia_cli import registry
 from sophia_cli.aliases import resolve
 from sophia_cli.errors import InputError, RecordError, SophiaError, UsageError
 from sophia_cli.exporters._example import Example
-from sophia_cli.facts import Rule
 from sophia_cli.frame import SOME_FAILED, Common, Counter, refuse_input_as_output, run_step
 from sophia_cli.io.images import data_uri, image_bytes, image_file, kind_of, shorten
 from sophia_cli.io.jsonl import read_records, to_line
 from sophia_cli.io.parquet import card, cells, stored, types_of, writable, write, write_folder
 from sophia_cli.io.record_writer import SUFFIX, Manifest, Output
 from sophia_cli.io.rereadable import Lines, holding
-from sophia_cli.kept import Input, each_item, rereadable, rule_of, weighted
-from sophia_cli.pairs import preference_pairs
 from sophia_cli.prompts import load_prompt, question_text
 from sophia_cli.records import Record, failed, has_failed, image_list, name_of, need_text, where_of
+from sophia_cli.rewards.preference_pairs import preference_pairs
+from sophia_cli.rewards.training_set import Input, each_item, rereadable, rule_of, weighted
+from sophia_cli.rewards.trajectory import Rule
 from sophia_cli.runtime.progress import Progress, notice
 from sophia_cli.training.rows import system_for, weight_of
 

@@ -12,14 +12,14 @@ import orjson
 from xxhash import xxh3_64_intdigest
 
 from sophia_cli.errors import RecordError, UsageError
-from sophia_cli.facts import Rule, read_trajectory
 from sophia_cli.frame import Common, Counter, run_step
-from sophia_cli.intake import lookup, read_all, read_facts
 from sophia_cli.io.jsonl import Shard, read_records, record_of
 from sophia_cli.io.record_writer import Output
 from sophia_cli.io.rereadable import Lines, changed
-from sophia_cli.ledger import BARE, BEFORE, FAILED, Ledger
 from sophia_cli.records import AFTER_CAPTION, Record, failed, has_failed, name_of
+from sophia_cli.rewards.loading import lookup, read_all, read_facts
+from sophia_cli.rewards.table import BARE, BEFORE, FAILED, Ledger
+from sophia_cli.rewards.trajectory import Rule, read_trajectory
 from sophia_cli.runtime.progress import notice
 
 SELECTIONS = ("shortest", "random", "all")
@@ -60,7 +60,7 @@ def propagate(
     bad = dict(read_all(lines, ledger, counter))
     import numpy as np  # only now, so that those who read start at once
 
-    from sophia_cli.rewards import choose, rows_of, view
+    from sophia_cli.rewards.selection import choose, rows_of, view
 
     mine = rows_of(ledger, part, limit)
     if emit != "all":
@@ -79,7 +79,7 @@ def _as_they_come(
     lines: Lines, ledger: Ledger, part: Shard, limit: int | None, emit: str, output: Output, counter: Counter
 ) -> Iterator[Record | bytes]:
     """From a pipe: an item leaves when it is complete."""
-    from sophia_cli.arriving import DROPPED, KEPT, PASSED, Arriving
+    from sophia_cli.rewards.streaming import DROPPED, KEPT, PASSED, Arriving
 
     def leaving() -> Iterator[Record | bytes]:
         wanted = (KEPT,) if emit == "selected" else (KEPT, DROPPED, PASSED)

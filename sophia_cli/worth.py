@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
-from sophia_cli.facts import LARGE, Rule, Trajectory
-from sophia_cli.intake import AT_ONCE
 from sophia_cli.io.jsonl import loads, to_line
-from sophia_cli.ledger import BARE, FAILED, LEAKS, NAN, Ledger, Lookup, short
 from sophia_cli.records import Record
-from sophia_cli.rewards import Bools, Choice, pairs, view
+from sophia_cli.rewards.loading import AT_ONCE
+from sophia_cli.rewards.selection import Bools, Choice, pairs, view
+from sophia_cli.rewards.table import BARE, FAILED, LEAKS, NAN, Ledger, Lookup, short
+from sophia_cli.rewards.trajectory import LARGE, Rule, Trajectory
 
 BINS = 16
 """Bars of a histogram of lengths."""

@@ -17,9 +17,9 @@ from test_ranks import BASE, curve, difference, killed
 
 from sophia_cli.aliases import resolve
 from sophia_cli.errors import SophiaError
-from sophia_cli.facts import Rule
 from sophia_cli.io.jsonl import Shard
 from sophia_cli.objectives import grpo, mpo
+from sophia_cli.rewards.trajectory import Rule
 from sophia_cli.training.batches import IGNORED, Encoder
 from sophia_cli.training.data import Data, read_pairs, read_questions
 from sophia_cli.training.plan import Plan, references

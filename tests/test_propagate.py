@@ -18,14 +18,14 @@ from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sophia_cli import intake
 from sophia_cli.errors import InputError
-from sophia_cli.facts import Rule
 from sophia_cli.frame import Counter
 from sophia_cli.io.jsonl import Shard
 from sophia_cli.io.record_writer import Output
 from sophia_cli.io.rereadable import Lines
 from sophia_cli.propagate import propagate
+from sophia_cli.rewards.selection import loading
+from sophia_cli.rewards.trajectory import Rule
 
 
 def graded(item: str, caption: int, number: int, reward: float | None, tokens: int, planned: int) -> dict[str, Any]:
@@ -379,8 +379,8 @@ def test_a_large_file_is_read_in_blocks_by_several_as_by_one(records: list[dict[
         file.write_bytes(b"\n".join(lines) + data.draw(st.sampled_from([b"", b"\n"])))
         found = []
         for workers in (1, 2):
-            patch.setattr("sophia_cli.intake.workers_for", lambda size, workers=workers: workers)
-            patch.setattr("sophia_cli.intake.BLOCK", data.draw(st.integers(60, 2000)))
+            patch.setattr("sophia_cli.rewards.loading.workers_for", lambda size, workers=workers: workers)
+            patch.setattr("sophia_cli.rewards.loading.BLOCK", data.draw(st.integers(60, 2000)))
             counter, output = Counter(), Output("trajectory_id", None)
             out = list(propagate(Lines([str(file)]), Rule(alpha=0.5), Shard(), None, emit, output, counter))
             found.append((out, counter.count, output.failed))
@@ -388,8 +388,8 @@ def test_a_large_file_is_read_in_blocks_by_several_as_by_one(records: list[dict[
 
 
 def test_a_line_that_is_no_record_is_named_in_a_large_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sophia_cli.intake.workers_for", lambda size: 2)
-    monkeypatch.setattr("sophia_cli.intake.BLOCK", 500)
+    monkeypatch.setattr("sophia_cli.rewards.loading.workers_for", lambda size: 2)
+    monkeypatch.setattr("sophia_cli.rewards.loading.BLOCK", 500)
     lines = [json.dumps(row) for row in table(*[1.0] * 30)]
     lines[20] = lines[20][:-9]
     (tmp_path / "x.jsonl").write_text("\n".join(lines))
@@ -525,6 +525,6 @@ def test_a_line_far_longer_than_a_block_is_read_once(tmp_path: Path, monkeypatch
     size, found = (tmp_path / "t.jsonl").stat().st_size, list[tuple[int, bytes]]()
     monkeypatch.setattr(Path, "open", lambda self, mode, buffering: CountedFile(io.FileIO(self), buffering))
     for begin in range(0, size, 1000):
-        found += intake.lines_of(str(tmp_path / "t.jsonl"), begin, min(begin + 1000, size))
+        found += loading.lines_of(str(tmp_path / "t.jsonl"), begin, min(begin + 1000, size))
     assert [offset for offset, _ in found] == [0, len(found[0][1]), len(found[0][1]) + len(found[1][1])]
     assert len(found) == 3 and size < CountedFile.handed_out < 3 * size

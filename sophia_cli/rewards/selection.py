@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sophia_cli.errors import InputError
-from sophia_cli.facts import Rule, Trajectory
 from sophia_cli.io.jsonl import Shard
-from sophia_cli.ledger import BARE, FAILED, LEAKS, NOBODY, STOPPED, Ledger, Lookup
+from sophia_cli.rewards.table import BARE, FAILED, LEAKS, NOBODY, STOPPED, Ledger, Lookup
+from sophia_cli.rewards.trajectory import Rule, Trajectory
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from xxhash import xxh3_64_intdigest
 
 from sophia_cli.errors import RecordError
-from sophia_cli.facts import Rule, Trajectory, facts_of, read_trajectory
 from sophia_cli.io.jsonl import record_of
 from sophia_cli.io.rereadable import Input, Lines
-from sophia_cli.ledger import Ledger, Lookup, content_of
 from sophia_cli.records import Record, failed, has_failed
+from sophia_cli.rewards.table import Ledger, Lookup, content_of
+from sophia_cli.rewards.trajectory import Rule, Trajectory, facts_of, read_trajectory
 from sophia_cli.runtime.fork_map import forked_map
 
 if TYPE_CHECKING:  # a worker's start is part of what it costs
@@ -53,7 +53,7 @@ def _read_blocks(source: Input, ledger: Ledger, counter: "Counter", workers: int
     source.size, number = source.named_size, 0
     blocks = list(blocks_of(source.path, source.start, source.size, ledger.rule))
     read = forked_map(read_block, blocks, workers)
-    import sophia_cli.rewards  # noqa: F401  (needed next, and it takes a while: the others read meanwhile)
+    import sophia_cli.rewards.selection  # noqa: F401  (needed next, and it takes a while: the others read meanwhile)
 
     for (path, begin, end, start, _), packed in zip(blocks, read, strict=True):
         if packed is not None:

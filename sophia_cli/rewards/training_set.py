@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sophia_cli.errors import InputError, RecordError, UsageError
-from sophia_cli.facts import Rule, Trajectory, read_trajectory
 from sophia_cli.io.jsonl import open_input, parse_records
 from sophia_cli.io.rereadable import holding
-from sophia_cli.ledger import content_of, short
 from sophia_cli.records import Record, has_failed, where_of
-from sophia_cli.rewards import choose_in_memory
+from sophia_cli.rewards.selection import choose_in_memory
+from sophia_cli.rewards.table import content_of, short
+from sophia_cli.rewards.trajectory import Rule, Trajectory, read_trajectory
 from sophia_cli.sources import with_id
 
 Notice = Callable[[str], None]

@@ -13,8 +13,8 @@ import numpy as np
 
 from sophia_cli.errors import InputError
 from sophia_cli.io.jsonl import Shard
-from sophia_cli.ledger import BARE, FAILED, NAN, NOBODY, STOPPED, Ledger, Lookup
-from sophia_cli.rewards import Bools, Rows, choose, pairs, planned_of, refuse_other_content, view
+from sophia_cli.rewards.selection import Bools, Rows, choose, pairs, planned_of, refuse_other_content, view
+from sophia_cli.rewards.table import BARE, FAILED, NAN, NOBODY, STOPPED, Ledger, Lookup
 
 WAITING, NOT_OURS, PASSED, DROPPED, KEPT = range(5)
 """What is known of a row: nothing; it is another shard's; it goes out as it is; it is not kept; it is."""

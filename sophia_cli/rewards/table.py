@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import msgspec
 from xxhash import xxh3_64_intdigest
 
-from sophia_cli.facts import LARGE, Rule, Trajectory, refuse_what_was_stopped
 from sophia_cli.io.jsonl import to_line
 from sophia_cli.records import Record, has_failed
+from sophia_cli.rewards.trajectory import LARGE, Rule, Trajectory, refuse_what_was_stopped
 
 NAN = float("nan")
 
