@@ -22,7 +22,7 @@ from typing import Any
 
 import pages
 
-from sophia_cli.waves import allowed_failures
+from sophia_cli.inference.early_stop import allowed_failures
 
 PAGE = Path(__file__).parent.parent / "docs" / "servers.md"
 K = N = 8

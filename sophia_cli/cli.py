@@ -12,7 +12,7 @@ from sophia_cli import options as o
 
 if TYPE_CHECKING:
     from sophia_cli.frame import Common
-    from sophia_cli.place import Place
+    from sophia_cli.inference.backend_options import Place
     from sophia_cli.training.launch import Hardware
 
 app = typer.Typer(
@@ -57,7 +57,7 @@ def caption(
 ) -> int:
     """Sample K descriptions of each image from the model you train; the question is never shown to it."""
     from sophia_cli import caption as step
-    from sophia_cli.sampling import Sampling
+    from sophia_cli.inference.sampler import Sampling
 
     return step.run(
         _common(context),
@@ -115,7 +115,7 @@ def reason(
 ) -> int:
     """Let a text-only reasoner think over each description, N times, as if it saw the image."""
     from sophia_cli import reason as step
-    from sophia_cli.sampling import Sampling
+    from sophia_cli.inference.sampler import Sampling
 
     sampling = Sampling(temperature, top_p, max_tokens or 0, logprobs)
     return step.run(
@@ -351,7 +351,7 @@ def evaluate(
     from sophia_cli import evaluate as step
     from sophia_cli.errors import UsageError
     from sophia_cli.evaluation.loading import benchmarks, own
-    from sophia_cli.sampling import Sampling
+    from sophia_cli.inference.sampler import Sampling
 
     if data and bench:
         raise UsageError("--data and --bench: both say what to ask; give one of them")
@@ -571,7 +571,7 @@ def _common(context: typer.Context) -> "Common":
 
 def _place(context: typer.Context) -> "Place":
     """Where the model runs: how servers are reached, and how ours are started."""
-    from sophia_cli.place import Place
+    from sophia_cli.inference.backend_options import Place
     from sophia_cli.serving.servers import Setup
 
     given = context.obj

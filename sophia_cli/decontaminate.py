@@ -14,18 +14,18 @@ from typing import IO, Any
 
 from sophia_cli.errors import InputError, RecordError, SophiaError, UsageError
 from sophia_cli.frame import Common, Counter, refuse_odd_side_files, run_step
+from sophia_cli.inference.backend_options import Lazy, Place
+from sophia_cli.inference.sampler import Completion, Failure, Job, Request, Sampling, answer_in_order
 from sophia_cli.io.images import shorten
 from sophia_cli.io.jsonl import read_records, to_line
 from sophia_cli.io.record_writer import Output, appender
 from sophia_cli.looks import Looks, cache_file, looks_of
 from sophia_cli.overlap import Images, Near, Texts
-from sophia_cli.place import Lazy, Place
 from sophia_cli.prompts import fill, load_prompt
 from sophia_cli.records import Record, failed, has_failed, image_list, name_of, sample_seed, where_of
 from sophia_cli.rewards.table import short
 from sophia_cli.runtime.progress import notice, remark
 from sophia_cli.runtime.worker_pool import ordered_map
-from sophia_cli.sampling import Completion, Failure, Job, Request, Sampling, answer_in_order
 from sophia_cli.sources import read_items
 from sophia_cli.verifiers.judge import last_word
 

@@ -19,10 +19,11 @@ from sophia_cli.evaluation.audit import Draw
 from sophia_cli.evaluation.loading import Benchmark
 from sophia_cli.evaluation.summary import Tally, summarised
 from sophia_cli.frame import SOME_FAILED, Common, Counter, refuse_odd_side_files, run_step
+from sophia_cli.inference.backend_options import Place
+from sophia_cli.inference.sampler import Backend, Completion, Job, Request, Sampling, sample, show_plan
 from sophia_cli.io.jsonl import write_json
 from sophia_cli.io.record_writer import Output
 from sophia_cli.judging import Judge, by_judge, in_parts, judge_of
-from sophia_cli.place import Place
 from sophia_cli.prompts import chosen_prompt, question_text
 from sophia_cli.records import (
     JUDGED_FIELDS,
@@ -36,7 +37,6 @@ from sophia_cli.records import (
     where_of,
 )
 from sophia_cli.runtime.progress import console, notice
-from sophia_cli.sampling import Backend, Completion, Job, Request, Sampling, sample, show_plan
 from sophia_cli.verifiers._verdict import Verify
 
 STEP, KEY = "eval", "sample_id"

@@ -22,7 +22,7 @@ from sophia_cli.runtime import signals
 from sophia_cli.runtime.progress import Progress, hush, notice
 
 if TYPE_CHECKING:  # most steps run no model
-    from sophia_cli.place import Lazy
+    from sophia_cli.inference.backend_options import Lazy
 
 FAILED, SOME_FAILED, INTERRUPTED = 1, 3, 130
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sophia_cli.place import Lazy, Place
+from sophia_cli.inference.backend_options import Lazy, Place
+from sophia_cli.inference.sampler import Completion, Failure, Job, Request, Sampling, answer_in_order
 from sophia_cli.prompts import load_prompt
 from sophia_cli.records import Record, has_failed, sample_seed, where_of
-from sophia_cli.sampling import Completion, Failure, Job, Request, Sampling, answer_in_order
 from sophia_cli.verifiers import judge as judging
 from sophia_cli.verifiers._verdict import REWARDS, Verify
 

@@ -12,15 +12,15 @@ from typing import Any
 from sophia_cli import registry
 from sophia_cli.errors import InputError, RecordError, UsageError
 from sophia_cli.frame import Common, Counter, run_step
-from sophia_cli.held import Earlier, Held
+from sophia_cli.inference.backend_options import Place
+from sophia_cli.inference.early_stop import Item, Plan, Tally, Waves, allowed_failures
+from sophia_cli.inference.early_stop_resume import Earlier, Held
+from sophia_cli.inference.sampler import Backend, Completion, Job, Request, Sampling, sample, show_plan
 from sophia_cli.io.jsonl import read_records
 from sophia_cli.io.record_writer import Output
-from sophia_cli.place import Place
 from sophia_cli.prompts import chosen_prompt, fill, question_text
 from sophia_cli.records import Record, failed, has_failed, need_text, sample_seed, trajectory_id, where_of
-from sophia_cli.sampling import Backend, Completion, Job, Request, Sampling, sample, show_plan
 from sophia_cli.verifiers._verdict import Verify
-from sophia_cli.waves import Item, Plan, Tally, Waves, allowed_failures
 
 STEP, KEY = "reason", "trajectory_id"
 LONGEST = 32768

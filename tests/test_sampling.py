@@ -204,9 +204,9 @@ def test_the_gumbel_max_trick_samples_from_the_softmax() -> None:
 def test_greedy_answers_are_transformers_own(name: str, lab: Path) -> None:
     from sophia_cli.aliases import resolve
     from sophia_cli.backends.hf import Backend
+    from sophia_cli.inference.backend_options import Place
+    from sophia_cli.inference.sampler import Completion, Request, Sampling
     from sophia_cli.io.images import open_image
-    from sophia_cli.place import Place
-    from sophia_cli.sampling import Completion, Request, Sampling
 
     backend = Backend(resolve(name), Place())
     image = {"type": "image", "image": str(lab / "imgs/000000.png")}
@@ -251,8 +251,8 @@ def test_the_backend_of_the_docs_is_one_file(lab: Path, tmp_path: Path) -> None:
 
 def answers(backend: Any, requests: list[Any]) -> list[Any]:
     """What the backend says to each request, in their order."""
+    from sophia_cli.inference.sampler import Job
     from sophia_cli.runtime.read_ahead import Arrivals
-    from sophia_cli.sampling import Job
 
     jobs = [Job({}, {"place": place}, request) for place, request in enumerate(requests)]
     found = {job.ids["place"]: outcome for job, outcome in backend.stream(Arrivals(jobs))}
@@ -263,8 +263,8 @@ def answers(backend: Any, requests: list[Any]) -> list[Any]:
 def test_each_row_of_a_batch_ends_at_its_own_limit(lab: Path) -> None:
     from sophia_cli.aliases import resolve
     from sophia_cli.backends.hf import Backend
-    from sophia_cli.place import Place
-    from sophia_cli.sampling import Completion, Request, Sampling
+    from sophia_cli.inference.backend_options import Place
+    from sophia_cli.inference.sampler import Completion, Request, Sampling
 
     backend = Backend(resolve("tiny-reasoner"), Place())
     messages = [{"role": "user", "content": "What is it?"}]
@@ -281,8 +281,8 @@ def test_rows_that_join_a_running_batch_say_what_they_say_alone(lab: Path) -> No
     """Limits and prompts of very different lengths, more jobs than rows, a prompt beyond the context, two temperatures."""
     from sophia_cli.aliases import resolve
     from sophia_cli.backends import hf
-    from sophia_cli.place import Place
-    from sophia_cli.sampling import Failure, Request, Sampling
+    from sophia_cli.inference.backend_options import Place
+    from sophia_cli.inference.sampler import Failure, Request, Sampling
 
     draw = random.Random(5)
     requests = []
@@ -302,9 +302,9 @@ def test_a_batch_is_kept_full(lab: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """One long answer among short ones: the short ones take turns beside it, and do not wait for its end."""
     from sophia_cli.aliases import resolve
     from sophia_cli.backends import hf
-    from sophia_cli.place import Place
+    from sophia_cli.inference.backend_options import Place
+    from sophia_cli.inference.sampler import Job, Request, Sampling
     from sophia_cli.runtime.read_ahead import Arrivals
-    from sophia_cli.sampling import Job, Request, Sampling
 
     monkeypatch.setattr(hf, "STRIDE", 8)
     backend = hf.Backend(resolve("tiny-reasoner"), Place(concurrency=4))
@@ -325,7 +325,7 @@ def test_a_broken_line_costs_none_of_the_answers_under_way(lab: Path, tmp_path: 
 def test_rows_do_not_join_a_batch_that_would_be_held_at_many_times_its_tokens() -> None:
     from sophia_cli.backends._batch import Batch
     from sophia_cli.backends._cpu import new_cache
-    from sophia_cli.sampling import Job, Request, Sampling
+    from sophia_cli.inference.sampler import Job, Request, Sampling
 
     def batch(*lengths: int) -> Batch:
         width = max(lengths)
@@ -348,8 +348,8 @@ def test_the_models_own_taste_is_left_out(tmp_path: Path) -> None:
     """A checkpoint's repetition penalty is not asked for, and would count the padding that company brings."""
     from sophia_cli.aliases import Model, resolve
     from sophia_cli.backends.hf import Backend
-    from sophia_cli.place import Place
-    from sophia_cli.sampling import Request, Sampling
+    from sophia_cli.inference.backend_options import Place
+    from sophia_cli.inference.sampler import Request, Sampling
 
     folder = tmp_path / "model"
     shutil.copytree(resolve("tiny-reasoner").path, folder)
@@ -367,8 +367,8 @@ def test_models_of_other_kinds_say_the_same_in_any_company(kind: str, tmp_path: 
 
     from sophia_cli.aliases import Model, resolve
     from sophia_cli.backends.hf import Backend
-    from sophia_cli.place import Place
-    from sophia_cli.sampling import Request, Sampling
+    from sophia_cli.inference.backend_options import Place
+    from sophia_cli.inference.sampler import Request, Sampling
 
     tokenizer = AutoTokenizer.from_pretrained(resolve("tiny-reasoner").path)
     sizes: dict[str, dict[str, Any]] = {

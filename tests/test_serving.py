@@ -17,7 +17,7 @@ from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 from test_servers import captions
 
 from sophia_cli.aliases import Model, resolve
-from sophia_cli.place import Place
+from sophia_cli.inference.backend_options import Place
 from sophia_cli.serving.servers import Server, Setup
 
 TESTS = Path(__file__).parent

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from test_servers import kill_after, wait_until
 
 from sophia_cli.errors import UsageError
-from sophia_cli.held import Held
+from sophia_cli.inference.early_stop import Item, Plan, Tally, Waves, allowed_failures, fewest_right
+from sophia_cli.inference.early_stop_resume import Held
+from sophia_cli.inference.sampler import Completion, Failure, Job, Request, Sampling
 from sophia_cli.records import Record
 from sophia_cli.rewards.selection import choose_in_memory
 from sophia_cli.rewards.trajectory import Rule, Trajectory, read_trajectory
 from sophia_cli.runtime.read_ahead import Arrivals
-from sophia_cli.sampling import Completion, Failure, Job, Request, Sampling
-from sophia_cli.waves import Item, Plan, Tally, Waves, allowed_failures, fewest_right
 
 CHANCES = st.fractions(0, 1, max_denominator=16)
 

@@ -14,9 +14,9 @@ from typing import Any
 import orjson
 
 from sophia_cli.errors import RecordError
+from sophia_cli.inference.sampler import Completion, Empty, Failure, Request
 from sophia_cli.io.images import data_uri, image_bytes
 from sophia_cli.records import THINK_CLOSE, THINK_OPEN
-from sophia_cli.sampling import Completion, Empty, Failure, Request
 
 FINISHES = {"stop": "stop", "eos": "stop", "end_turn": "stop", "length": "length", "max_tokens": "length"}
 WITHHELD = {

@@ -23,9 +23,9 @@ from sophia_cli.backends._fleet import Fleet, Server, Trouble
 from sophia_cli.backends._http import Lost, NoConnection, Pool, TooLong
 from sophia_cli.backends._wire import proxy_of, seconds_of
 from sophia_cli.errors import RecordError, SophiaError
+from sophia_cli.inference.sampler import Completion, Failure, Job
 from sophia_cli.runtime.progress import notice
 from sophia_cli.runtime.read_ahead import Arrivals, Channel
-from sophia_cli.sampling import Completion, Failure, Job
 
 AHEAD = 256
 """Jobs that are taken beyond those in flight, so that a free place never waits for the next."""

@@ -7,7 +7,7 @@ from sophia_cli.aliases import Model
 from sophia_cli.backends._client import Client, Manners
 from sophia_cli.backends._fleet import Fleet
 from sophia_cli.errors import UsageError
-from sophia_cli.place import Place
+from sophia_cli.inference.backend_options import Place
 
 PLACES = 256
 """Requests in flight for each server, unless `--concurrency` says otherwise: what vLLM runs at once by default."""

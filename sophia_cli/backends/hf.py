@@ -31,11 +31,11 @@ from sophia_cli.backends import _cpu
 from sophia_cli.backends._batch import Batch, style_of
 from sophia_cli.backends._choose import Noting, choosers
 from sophia_cli.errors import RecordError, SophiaError
+from sophia_cli.inference.backend_options import Place
+from sophia_cli.inference.sampler import Completion, Failure, Job, Request
 from sophia_cli.io.images import open_image
-from sophia_cli.place import Place
 from sophia_cli.records import THINK_OPEN
 from sophia_cli.runtime.read_ahead import Arrivals
-from sophia_cli.sampling import Completion, Failure, Job, Request
 
 STRIDE = 40
 """Tokens between two looks at a batch: rows that have ended leave it, and others join."""

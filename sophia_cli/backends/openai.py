@@ -11,9 +11,9 @@ from sophia_cli.aliases import Model
 from sophia_cli.backends._client import Client
 from sophia_cli.backends._connect import connect
 from sophia_cli.errors import UsageError
-from sophia_cli.place import Place, refuse_odd_address
+from sophia_cli.inference.backend_options import Place, refuse_odd_address
+from sophia_cli.inference.sampler import Completion, Failure, Job
 from sophia_cli.runtime.read_ahead import Arrivals
-from sophia_cli.sampling import Completion, Failure, Job
 
 
 class Backend:
