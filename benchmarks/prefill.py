@@ -23,7 +23,7 @@ from typing import Any
 
 import pages
 
-from sophia_cli.backends._chat import body_of
+from sophia_cli.backends._openai.chat_api import body_of
 from sophia_cli.inference.sampler import Request, Sampling
 
 ROOT = Path(__file__).parent.parent

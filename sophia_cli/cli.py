@@ -536,7 +536,7 @@ def serve(
 ) -> int:
     """Start vLLM servers of a model and keep them until Ctrl-C; their addresses go to stdout."""
     from sophia_cli import serve as step
-    from sophia_cli.serving.servers import Setup
+    from sophia_cli.serving.vllm_server import Setup
 
     setup = Setup(gpus, tensor_parallel, server_options, start_timeout, shared_disk, host, port)
     return step.run(model, setup)
@@ -572,7 +572,7 @@ def _common(context: typer.Context) -> "Common":
 def _place(context: typer.Context) -> "Place":
     """Where the model runs: how servers are reached, and how ours are started."""
     from sophia_cli.inference.backend_options import Place
-    from sophia_cli.serving.servers import Setup
+    from sophia_cli.serving.vllm_server import Setup
 
     given = context.obj
     setup = Setup(given["gpus"], given["tensor_parallel"], given["server_options"], given["start_timeout"])

@@ -14,8 +14,8 @@ from chat_server import FAULTS, ChatServer
 from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 from test_servers import captions, desk, no_proxy, reason, wait_until
 
-from sophia_cli.backends._fleet import PATIENT, Fleet, Trouble
-from sophia_cli.backends._http import watch
+from sophia_cli.backends._openai.http import watch
+from sophia_cli.backends._openai.load_balancer import PATIENT, Fleet, Trouble
 
 __all__ = ["desk", "no_proxy"]
 

@@ -11,8 +11,8 @@ import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sophia_cli.backends import _http
-from sophia_cli.backends._http import Answer, Lost, NoConnection, Pool, TooLong, route_to
+from sophia_cli.backends._openai import http
+from sophia_cli.backends._openai.http import Answer, Lost, NoConnection, Pool, TooLong, route_to
 
 Served = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 SAID = b'{"text": "7"}'
@@ -112,7 +112,7 @@ def test_a_connection_that_a_server_closes_is_not_used_again(how: str, monkeypat
     seen: list[bytes] = []
     head = WHOLE.replace(b"X-Word: a", b"Connection: close") if how == "says so" else WHOLE
     if how == "is old":
-        monkeypatch.setattr(_http, "IDLE_SECONDS", 0.01)
+        monkeypatch.setattr(http, "IDLE_SECONDS", 0.01)
     found = posts(answers(head, close=how == "does so", seen=seen), 3, between=0.05)
     assert all(isinstance(answer, Answer) for answer in found) and seen.count(b"connected") == 3
 
@@ -182,7 +182,7 @@ def authority(monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
     authority = trustme.CA()
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    monkeypatch.setattr(_http, "_tls", lambda: context)
+    monkeypatch.setattr(http, "_tls", lambda: context)
     return authority
 
 
@@ -271,7 +271,7 @@ def test_an_answer_before_the_end_of_a_large_upload_ends_its_connection() -> Non
 
 
 def test_an_address_that_nobody_answers_at_does_not_keep_from_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_http, "NEXT_SECONDS", 0.2)
+    monkeypatch.setattr(http, "NEXT_SECONDS", 0.2)
 
     async def work() -> list[str]:
         server = await asyncio.start_server(answers(WHOLE), "127.0.0.1", 0)

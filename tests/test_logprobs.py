@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from test_train import kept_records
 
 from sophia_cli.aliases import resolve
-from sophia_cli.backends._chat import outcome_of
+from sophia_cli.backends._openai.chat_api import outcome_of
 from sophia_cli.inference.sampler import Completion, Failure
 from sophia_cli.prompts import load_prompt
 from sophia_cli.reason import reasoning_request

@@ -21,7 +21,7 @@ from test_train import kept_records
 
 from sophia_cli.aliases import resolve
 from sophia_cli.errors import SophiaError, UsageError
-from sophia_cli.serving.servers import free_port
+from sophia_cli.serving.vllm_server import free_port
 from sophia_cli.training.curve import Curve
 from sophia_cli.training.engines import optimizer_of
 from sophia_cli.training.launch import GPUS, LOST, ROOM, Hardware, _why, environment, hosts, joined, note_error

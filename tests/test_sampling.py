@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 
-from sophia_cli.backends._choose import GumbelNoise
+from sophia_cli.backends._hf.gumbel_sampling import GumbelNoise
 from sophia_cli.records import STEP_FIELDS
 
 
@@ -323,8 +323,8 @@ def test_a_broken_line_costs_none_of_the_answers_under_way(lab: Path, tmp_path: 
 
 
 def test_rows_do_not_join_a_batch_that_would_be_held_at_many_times_its_tokens() -> None:
-    from sophia_cli.backends._batch import Batch
-    from sophia_cli.backends._cpu import new_cache
+    from sophia_cli.backends._hf.batch import Batch
+    from sophia_cli.backends._hf.cpu_attention import new_cache
     from sophia_cli.inference.sampler import Job, Request, Sampling
 
     def batch(*lengths: int) -> Batch:

@@ -18,9 +18,9 @@ from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from sophia_cli.backends._client import Manners
-from sophia_cli.backends._fleet import Fleet, Trouble
-from sophia_cli.backends._wire import proxy_of, seconds_of
+from sophia_cli.backends._openai.client import Manners
+from sophia_cli.backends._openai.load_balancer import Fleet, Trouble
+from sophia_cli.backends._openai.proxy import proxy_of, seconds_of
 from sophia_cli.records import sample_seed
 
 

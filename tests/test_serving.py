@@ -18,7 +18,7 @@ from test_servers import captions
 
 from sophia_cli.aliases import Model, resolve
 from sophia_cli.inference.backend_options import Place
-from sophia_cli.serving.servers import Server, Setup
+from sophia_cli.serving.vllm_server import Server, Setup
 
 TESTS = Path(__file__).parent
 REASON = ("reason", "caps.jsonl", "--llm", "m", "-n", "2", "--backend", "vllm")

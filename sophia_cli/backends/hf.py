@@ -27,9 +27,9 @@ from transformers.utils import logging as transformers_logging
 
 from sophia_cli import registry
 from sophia_cli.aliases import Model
-from sophia_cli.backends import _cpu
-from sophia_cli.backends._batch import Batch, style_of
-from sophia_cli.backends._choose import Noting, choosers
+from sophia_cli.backends._hf import cpu_attention
+from sophia_cli.backends._hf.batch import Batch, style_of
+from sophia_cli.backends._hf.gumbel_sampling import Noting, choosers
 from sophia_cli.errors import RecordError, SophiaError
 from sophia_cli.inference.backend_options import Place
 from sophia_cli.inference.sampler import Completion, Failure, Job, Request
@@ -110,8 +110,8 @@ class Engine:
             auto = AutoModelForImageTextToText if self.sees else AutoModelForCausalLM
             self.lm = auto.from_pretrained(model.path, dtype=_dtype(model, self.device)).to(self.device).eval()
             if self.small:
-                _cpu.keep_memory()
-                self.lm.model.get_decoder().set_attn_implementation(_cpu.ATTENTION)
+                cpu_attention.keep_memory()
+                self.lm.model.get_decoder().set_attn_implementation(cpu_attention.ATTENTION)
             self.processor = load_processor(model.path, config) if self.sees else None
             self.tokenizer = self.processor.tokenizer if self.processor else AutoTokenizer.from_pretrained(model.path)
         except (OSError, ValueError) as error:
@@ -197,7 +197,7 @@ class Engine:
     def _encode(self, inputs: dict[str, torch.Tensor], rows: torch.Tensor, jobs: list[Job], lengths: list[int]) -> Batch:
         """The rows' first state: all of the prompts but their last token is encoded, once for all rows of each."""
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        cache = _cpu.new_cache() if self.small else DynamicCache(config=self.lm.config)
+        cache = cpu_attention.new_cache() if self.small else DynamicCache(config=self.lm.config)
         wanted = [job.request.sampling.max_tokens for job in jobs]
         limits = [min(most, self.context - length) for most, length in zip(wanted, lengths, strict=True)]
         extra = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}

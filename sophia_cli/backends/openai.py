@@ -8,8 +8,8 @@ import os
 from collections.abc import Iterator
 
 from sophia_cli.aliases import Model
-from sophia_cli.backends._client import Client
-from sophia_cli.backends._connect import connect
+from sophia_cli.backends._openai.client import Client
+from sophia_cli.backends._openai.connect import connect
 from sophia_cli.errors import UsageError
 from sophia_cli.inference.backend_options import Place, refuse_odd_address
 from sophia_cli.inference.sampler import Completion, Failure, Job

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from sophia_cli.aliases import Model
-from sophia_cli.backends._client import Client
-from sophia_cli.backends._connect import connect
+from sophia_cli.backends._openai.client import Client
+from sophia_cli.backends._openai.connect import connect
 from sophia_cli.inference.backend_options import Place
 from sophia_cli.inference.sampler import Completion, Failure, Job
 from sophia_cli.runtime.read_ahead import Arrivals
-from sophia_cli.serving.servers import Server, Servers
+from sophia_cli.serving.vllm_server import Server, Servers
 
 
 class Backend:

@@ -11,7 +11,7 @@ from sophia_cli.aliases import Model, resolve
 from sophia_cli.errors import UsageError
 from sophia_cli.inference.sampler import Backend, Completion, Failure, Job
 from sophia_cli.runtime.read_ahead import Arrivals
-from sophia_cli.serving.servers import Setup, can_serve
+from sophia_cli.serving.vllm_server import Setup, can_serve
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from sophia_cli.errors import SophiaError, UsageError
-from sophia_cli.serving.servers import free_port
+from sophia_cli.serving.vllm_server import free_port
 from sophia_cli.training.settings import Settings, World
 
 CONFIGS = Path(__file__).parent / "deepspeed"

@@ -18,8 +18,8 @@ from typing import Any
 
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.io.jsonl import loads
-from sophia_cli.serving import guard
-from sophia_cli.serving.servers import free_port
+from sophia_cli.serving import supervisor
+from sophia_cli.serving.vllm_server import free_port
 from sophia_cli.training.plan import Plan, read
 from sophia_cli.training.settings import World
 
@@ -159,7 +159,7 @@ def launch(plan: Plan, hardware: Hardware, count: int, emit: Callable[[dict[str,
     told, log, errors = plan.draft / TOLD, plan.draft / LOG, plan.draft / ERRORS
     told.write_bytes(b"")
     errors.write_bytes(b"\n" * ROOM * count)
-    command = [sys.executable, "-I", str(Path(guard.__file__)), str(GRACE_SECONDS), *_command(plan, hardware, count)]
+    command = [sys.executable, "-I", str(Path(supervisor.__file__)), str(GRACE_SECONDS), *_command(plan, hardware, count)]
     with log.open("ab") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment(hardware), start_new_session=True

@@ -20,7 +20,7 @@ from pathlib import Path
 from sophia_cli.aliases import Model
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.runtime.progress import notice, remark
-from sophia_cli.serving import gpus, guard
+from sophia_cli.serving import gpus, supervisor
 
 PATIENCE_SECONDS = 1800.0
 GRACE_SECONDS = 10.0
@@ -100,7 +100,7 @@ class Server:
     gpus: list[str]
     port: int = 0
     log: Path = Path()
-    guard: "subprocess.Popen[bytes] | None" = None
+    supervisor: "subprocess.Popen[bytes] | None" = None
     well: bool = False
     starts: int = 0
     mark: str = field(default_factory=lambda: f"sophia-{secrets.token_hex(4)}")
@@ -121,7 +121,7 @@ class Server:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
         else:
             environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # two servers would be bound to the same cores
-        command = [sys.executable, "-I", str(Path(guard.__file__)), str(GRACE_SECONDS), *self.command()]
+        command = [sys.executable, "-I", str(Path(supervisor.__file__)), str(GRACE_SECONDS), *self.command()]
         with self.log.open("wb") as log:
             log.write(f"{shlex.join(command[4:])}\n".encode())
             log.flush()

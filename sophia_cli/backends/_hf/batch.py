@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import pad
 from transformers.cache_utils import DynamicLayer
 
-from sophia_cli.backends._cpu import RoomyLayer
+from sophia_cli.backends._hf.cpu_attention import RoomyLayer
 from sophia_cli.inference.sampler import Job
 
 PADDED = 4

@@ -18,10 +18,10 @@ from typing import Any
 
 import orjson
 
-from sophia_cli.backends._chat import Unusable, body_of, complaint, exceeds_context, has_images, outcome_of
-from sophia_cli.backends._fleet import Fleet, Server, Trouble
-from sophia_cli.backends._http import Lost, NoConnection, Pool, TooLong
-from sophia_cli.backends._wire import proxy_of, seconds_of
+from sophia_cli.backends._openai.chat_api import Unusable, body_of, complaint, exceeds_context, has_images, outcome_of
+from sophia_cli.backends._openai.http import Lost, NoConnection, Pool, TooLong
+from sophia_cli.backends._openai.load_balancer import Fleet, Server, Trouble
+from sophia_cli.backends._openai.proxy import proxy_of, seconds_of
 from sophia_cli.errors import RecordError, SophiaError
 from sophia_cli.inference.sampler import Completion, Failure, Job
 from sophia_cli.runtime.progress import notice

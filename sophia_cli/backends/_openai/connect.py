@@ -4,8 +4,8 @@ import os
 import resource
 
 from sophia_cli.aliases import Model
-from sophia_cli.backends._client import Client, Manners
-from sophia_cli.backends._fleet import Fleet
+from sophia_cli.backends._openai.client import Client, Manners
+from sophia_cli.backends._openai.load_balancer import Fleet
 from sophia_cli.errors import UsageError
 from sophia_cli.inference.backend_options import Place
 
