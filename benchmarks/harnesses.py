@@ -64,7 +64,7 @@ def gold_of(case: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """The question that we make of the case's row, and our verdict on its answer."""
     from sophia_cli import registry
     from sophia_cli.records import Record
-    from sophia_cli.verifiers.rules import verify
+    from sophia_cli.verifier import verify
 
     full = whole(case)
     item = registry.find("benchmarks", case["benchmark"]).item(Record(full["row"]), full["part"])

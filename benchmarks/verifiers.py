@@ -26,7 +26,7 @@ PAGE = ROOT / "docs" / "verifier.md"
 CHUNK = 100
 PAIRED_BOUND = 10
 PEERS = {"math-verify": "math-verify 0.9.0", "mathruler": "MathRuler 0.1.0", "inspect": "inspect_ai 0.3.285 (math)"}
-NAMES = {"ours": "**sophia** (`verifiers/rules.py`)", **PEERS}
+NAMES = {"ours": "**sophia** (`verifier/`)", **PEERS}
 
 Judge = Callable[[dict[str, Any]], bool]
 
@@ -37,7 +37,7 @@ def response_of(row: dict[str, Any]) -> str:
 
 
 def ours() -> Judge:
-    from sophia_cli.verifiers.rules import verify
+    from sophia_cli.verifier import verify
 
     names = {"gold": "answer", "options": "choices", "abs_tol": "tolerance", "rounding": "precision"}
     fields = (*names, "choices", "tolerance", "precision", "unit", "language", "answer_type")

@@ -19,6 +19,7 @@ from sophia_cli.inference.sampler import Completion, Failure, Job, Request, Samp
 from sophia_cli.io.images import shorten
 from sophia_cli.io.jsonl import read_records, to_line
 from sophia_cli.io.record_writer import Output, appender
+from sophia_cli.judge.prompts_and_parsing import last_word
 from sophia_cli.looks import Looks, cache_file, looks_of
 from sophia_cli.overlap import Images, Near, Texts
 from sophia_cli.prompts import fill, load_prompt
@@ -27,7 +28,6 @@ from sophia_cli.rewards.table import short
 from sophia_cli.runtime.progress import notice, remark
 from sophia_cli.runtime.worker_pool import ordered_map
 from sophia_cli.sources import read_items
-from sophia_cli.verifiers.judge import last_word
 
 STEP = "decontaminate"
 NEEDED = {

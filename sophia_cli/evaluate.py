@@ -12,7 +12,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sophia_cli import registry
 from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.evaluation import audit, paper, tables
 from sophia_cli.evaluation.audit import Draw
@@ -23,7 +22,7 @@ from sophia_cli.inference.backend_options import Place
 from sophia_cli.inference.sampler import Backend, Completion, Job, Request, Sampling, sample, show_plan
 from sophia_cli.io.jsonl import write_json
 from sophia_cli.io.record_writer import Output
-from sophia_cli.judging import Judge, by_judge, in_parts, judge_of
+from sophia_cli.judge.answer_judge import Judge, by_judge, in_parts, judge_of
 from sophia_cli.prompts import chosen_prompt, question_text
 from sophia_cli.records import (
     JUDGED_FIELDS,
@@ -37,7 +36,7 @@ from sophia_cli.records import (
     where_of,
 )
 from sophia_cli.runtime.progress import console, notice
-from sophia_cli.verifiers._verdict import Verify
+from sophia_cli.verifier.types import Verify
 
 STEP, KEY = "eval", "sample_id"
 LONGEST = 16384
@@ -134,7 +133,8 @@ def run(
     if judge is None and judged:
         notice(f"eval: the paper had a model judge {', '.join(sorted(judged))}; here rules do (--judge MODEL)", common.quiet)
     settings = {**chosen.identity, **_settings(asked, asking), **judged_by}
-    verify: Verify = registry.find("verifiers", "rules").verify
+    from sophia_cli.verifier import verify
+
     tallies = {benchmark.name: Tally((*benchmark.by, *told.by)) for benchmark in asked}
 
     def asks(record: Record) -> bool:

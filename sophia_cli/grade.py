@@ -8,18 +8,17 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from sophia_cli import registry
 from sophia_cli.errors import InputError, RecordError, UsageError
 from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.inference.backend_options import Place
 from sophia_cli.io.jsonl import read_records
 from sophia_cli.io.record_writer import Output
-from sophia_cli.judging import Judge, by_judge, judge_of
-from sophia_cli.leaks import mentions_caption
+from sophia_cli.judge.answer_judge import Judge, by_judge, judge_of
 from sophia_cli.records import Record, has_failed, name_of, need_text, where_of
 from sophia_cli.runtime.progress import notice
 from sophia_cli.runtime.worker_pool import ordered_map
-from sophia_cli.verifiers._verdict import Verdict, Verify
+from sophia_cli.verifier.caption_leak import mentions_caption
+from sophia_cli.verifier.types import Verdict
 
 STEP, KEY = "grade", "trajectory_id"
 MADE_BY = "`sophia reason` writes it"
@@ -95,7 +94,8 @@ def _lost(record: Record, outcome: str) -> dict[str, Any]:
 
 def fields_of(record: Record, seconds: float) -> dict[str, Any]:
     """The fields that `grade` adds. A record that failed before gets verdict `error` and reward null."""
-    verify: Verify = registry.find("verifiers", "rules").verify
+    from sophia_cli.verifier import verify
+
     if has_failed(record):
         return _fields(Verdict("error", None, "an earlier step failed"), None)
     try:

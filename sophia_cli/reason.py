@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sophia_cli import registry
 from sophia_cli.errors import InputError, RecordError, UsageError
 from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.inference.backend_options import Place
@@ -20,7 +19,6 @@ from sophia_cli.io.jsonl import read_records
 from sophia_cli.io.record_writer import Output
 from sophia_cli.prompts import chosen_prompt, fill, question_text
 from sophia_cli.records import Record, failed, has_failed, need_text, sample_seed, trajectory_id, where_of
-from sophia_cli.verifiers._verdict import Verify
 
 STEP, KEY = "reason", "trajectory_id"
 LONGEST = 32768
@@ -130,7 +128,8 @@ def reason(
 
 def reward_of(record: Record) -> float | None:
     """R(y) of a trajectory, by the rules of `grade` and its limit of time. Raises RecordError."""
-    verify: Verify = registry.find("verifiers", "rules").verify
+    from sophia_cli.verifier import verify
+
     return verify(record["trajectory"], record, truncated=record["finish_reason"] == "length").reward
 
 

@@ -13,9 +13,9 @@ from sophia_cli import registry
 from sophia_cli.errors import InputError, RecordError, UsageError
 from sophia_cli.evaluate import answer_request
 from sophia_cli.evaluation.loading import benchmarks
+from sophia_cli.judge.prompts_and_parsing import read_answer, read_parts, whole_question
 from sophia_cli.records import Record
-from sophia_cli.verifiers.judge import read_answer, read_parts, whole_question
-from sophia_cli.verifiers.rules import verify
+from sophia_cli.verifier import verify
 
 PAPERS_EIGHT = ["dynamath", "mathverse", "mathvision", "mathvista", "mmmu", "mmmu-pro", "mv-math", "olympiadbench"]
 

@@ -10,8 +10,8 @@ import pytest
 from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 
 from sophia_cli.grade import mentions_caption
-from sophia_cli.verifiers._verdict import REWARDS
-from sophia_cli.verifiers.rules import verify
+from sophia_cli.verifier import verify
+from sophia_cli.verifier.types import REWARDS
 
 BOX = "<think>\nso\n</think>\nThe answer is \\boxed{%s}."
 
@@ -143,11 +143,11 @@ def test_a_record_leaves_before_the_next_one_comes(workers: str, tmp_path: Path)
 
 
 def test_a_killed_algebra_worker_costs_one_error_at_most() -> None:
-    from sophia_cli.verifiers import _algebra
+    from sophia_cli.verifier import sympy_worker
 
-    assert _algebra.equal("1/3", "2/6", 10.0) == "correct"
-    os.kill(_algebra._local.child.process.pid, 9)
-    assert _algebra.equal("1/3", "2/6", 10.0) == "correct"
+    assert sympy_worker.equal("1/3", "2/6", 10.0) == "correct"
+    os.kill(sympy_worker._local.child.process.pid, 9)
+    assert sympy_worker.equal("1/3", "2/6", 10.0) == "correct"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sophia_cli.leaks import mentions_caption
+from sophia_cli.verifier.caption_leak import mentions_caption
 
 GUILTY = [
     "The description says that the triangle is red.",

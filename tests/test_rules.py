@@ -16,10 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sophia_cli.io.jsonl import read_records
-from sophia_cli.verifiers import rules
-from sophia_cli.verifiers._tidy import tidy
-from sophia_cli.verifiers._verdict import Verdict
-from sophia_cli.verifiers.rules import verify
+from sophia_cli.verifier import rules, verify
+from sophia_cli.verifier.normalize import tidy
+from sophia_cli.verifier.types import Verdict
 
 DATA = Path(__file__).parent / "data"
 
@@ -124,7 +123,7 @@ def test_probes_of_every_kind_are_judged_as_a_mathematician_would() -> None:
 
 def test_the_docstring_shows_what_happens() -> None:
     assert doctest.testmod(rules).failed == 0
-    examples = doctest.DocTestFinder().find(rules.verify)[0].examples
+    examples = doctest.DocTestFinder().find(verify)[0].examples
     assert len(examples) >= 10
 
 
@@ -188,7 +187,7 @@ def test_a_fraction_is_every_multiple_of_itself_and_no_other(top: int, bottom: i
 
 
 def test_a_judge_in_a_process_that_once_held_a_model_tells_wrong_from_out_of_memory() -> None:
-    program = "held = bytearray(1 << 30); del held\nfrom sophia_cli.verifiers.rules import verify\n"
+    program = "held = bytearray(1 << 30); del held\nfrom sophia_cli.verifier import verify\n"
     program += "print(verify('I', {'answer': 'qqq'}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
     assert "verdict='wrong'" in done.stdout and "math-verify" in done.stdout, done
@@ -359,7 +358,7 @@ def test_a_worker_killed_from_outside_costs_one_error_at_most(tmp_path: Path) ->
 
 def test_a_script_without_a_main_guard_may_use_it(tmp_path: Path) -> None:
     call = "verify(r'\\boxed{(x+1)^2}', {'answer': 'x^2+2x+1'}).verdict"
-    script = f"from sophia_cli.verifiers.rules import verify\nprint('once', {call})\n"
+    script = f"from sophia_cli.verifier import verify\nprint('once', {call})\n"
     (tmp_path / "script.py").write_text(script, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "script.py"], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import sophia_cli
-from sophia_cli.trl import answer_reward
+from sophia_cli.verifier.trl_reward import answer_reward
 
 TINY = Path(sophia_cli.__file__).parent / "tiny/models/tiny-reasoner"
 

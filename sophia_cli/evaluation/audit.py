@@ -18,11 +18,11 @@ from sophia_cli.evaluation import statistics
 from sophia_cli.inference.sampler import Completion, Job, Request, sample
 from sophia_cli.io.images import as_file
 from sophia_cli.io.jsonl import read_records, to_line
-from sophia_cli.judging import Judge
+from sophia_cli.judge.answer_judge import Judge
+from sophia_cli.judge.prompts_and_parsing import golds_of, whole_question, without_marks
 from sophia_cli.prompts import fill
 from sophia_cli.records import Record, has_failed, image_list, sample_seed
-from sophia_cli.verifiers._extract import after_thinking
-from sophia_cli.verifiers.judge import golds_of, whole_question, without_marks
+from sophia_cli.verifier.extract import after_thinking
 
 FAULTS = {"hallucination": "visual hallucination", "broken_logic": "broken logic"}
 """The two labels: as columns name them, and as people do."""

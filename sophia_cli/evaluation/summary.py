@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sophia_cli.evaluation import statistics
+from sophia_cli.evaluation.majority_vote import vote_of
 from sophia_cli.evaluation.statistics import Clusters, Vote
 from sophia_cli.records import THINK_CLOSE, THINK_OPEN, Record, choices_of, has_failed
-from sophia_cli.verifiers.votes import vote_of
 
 UNREADABLE = ("no_answer", "truncated")
 """Verdicts on a response that holds no final answer."""

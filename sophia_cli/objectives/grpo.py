@@ -15,7 +15,7 @@ from sophia_cli.training.batches import Encoder, Left, unlike_before
 from sophia_cli.training.plan import Plan, batches_of
 from sophia_cli.training.rows import Row
 from sophia_cli.training.settings import has_vllm
-from sophia_cli.verifiers.rules import verify
+from sophia_cli.verifier import verify
 
 READS = "questions"
 DEFAULTS = {"batch_size": 64, "lr": 5e-7}

@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from sophia_cli import registry
 from sophia_cli.aliases import Model
 from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.frame import Counter as Counted
@@ -117,7 +116,9 @@ def read_questions(files: list[str], model: Model, part: Shard, limit: int | Non
 
 def gradable(item: Record) -> Record:
     """The item. Raises RecordError where its own answer, given as an answer, cannot be told right from wrong."""
-    verdict = registry.find("verifiers", "rules").verify(f"\\boxed{{{item.get('answer')}}}", item)
+    from sophia_cli.verifier import verify
+
+    verdict = verify(f"\\boxed{{{item.get('answer')}}}", item)
     if item.get("answer") is not None and verdict.reward is None:
         raise RecordError(f"{where_of(item)}: field `answer` cannot be graded ({verdict.verdict}); mend it, or leave it out")
     return item

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 
-from sophia_cli.verifiers import _units
-from sophia_cli.verifiers._units import unit_of
+from sophia_cli.verifier import units
+from sophia_cli.verifier.units import unit_of
 
 ROUNDED_DIGITS = 6
 """An answer such as 0.333333 stands for 1/3 when it shows at least so many digits."""
@@ -173,9 +173,9 @@ def _unit(rest: str, glued: bool = False) -> str | None:
     if not rest:
         return ""
     unit = unit_of(rest)
-    if _units.is_counted(unit):
+    if units.is_counted(unit):
         return unit
-    if _units.is_known(unit):
+    if units.is_known(unit):
         return None if glued and rest == "mg" else unit  # a mass and g, as likely as milligrams
     if _NO_UNIT.search(rest) or not re.fullmatch(r"[^\d]{1,60}", rest) or len(rest.split()) > 6:
         return None
@@ -205,7 +205,7 @@ def read_sexagesimal(text: str) -> Quantity | None:
     if not match:
         return None
     degrees = Fraction(match[2]) + Fraction(match[3]) / 60 + Fraction(match[4] or 0) / 3600
-    return Quantity(-degrees if match[1] else degrees, 0, ROUNDED_DIGITS, _units.DEGREE)
+    return Quantity(-degrees if match[1] else degrees, 0, ROUNDED_DIGITS, units.DEGREE)
 
 
 def read_compound(text: str) -> Quantity | None:
@@ -219,7 +219,7 @@ def read_compound(text: str) -> Quantity | None:
     total = Fraction(0)
     for part in parts:
         unit = unit_of(part[2])
-        value = _units.convert(decimal(part[1]).value, unit, last) if _units.is_known(unit) else None
+        value = units.convert(decimal(part[1]).value, unit, last) if units.is_known(unit) else None
         if value is None:
             return None
         total += value
@@ -286,7 +286,7 @@ def _chinese(text: str, sign: int) -> Quantity | None:
     if head == "半":
         return Quantity(Fraction(sign, 2))
     value, unit = _han(head), _unit(match[5])
-    counted = not match[5] or match[5][0] in _COUNTED or _units.is_known(unit or "")
+    counted = not match[5] or match[5][0] in _COUNTED or units.is_known(unit or "")
     if value is None or unit is None or not counted:  # 一样, 三角形: words, no numbers
         return None
     return Quantity(sign * value, 0, 9, unit)

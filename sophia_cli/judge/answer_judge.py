@@ -9,10 +9,10 @@ from typing import Any
 
 from sophia_cli.inference.backend_options import Lazy, Place
 from sophia_cli.inference.sampler import Completion, Failure, Job, Request, Sampling, answer_in_order
+from sophia_cli.judge import prompts_and_parsing as judging
 from sophia_cli.prompts import load_prompt
 from sophia_cli.records import Record, has_failed, sample_seed, where_of
-from sophia_cli.verifiers import judge as judging
-from sophia_cli.verifiers._verdict import REWARDS, Verify
+from sophia_cli.verifier.types import REWARDS, Verify
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from sophia_cli.verifiers import _letters as letters
-from sophia_cli.verifiers._numbers import read_quantity
-from sophia_cli.verifiers._tidy import LONGEST, tidy
+from sophia_cli.verifier import choices as letters
+from sophia_cli.verifier.normalize import LONGEST, tidy
+from sophia_cli.verifier.numbers import read_quantity
 
 
 def vote_of(answer: str, choices: Sequence[str] = ()) -> str:

@@ -3,7 +3,7 @@
 import re
 from fractions import Fraction
 
-from sophia_cli.verifiers._numbers import DECIMAL, decimal
+from sophia_cli.verifier.numbers import DECIMAL, decimal
 
 _CLOCK = re.compile(
     r"(?:at )?(\d{1,2})(?:[:.](\d{2})(?:[:](\d{2}))?)?\s*(o'?clock)?\s*([ap]\.?\s?m\.?)?"

@@ -7,7 +7,7 @@ are used when they are there. TRL itself is not imported.
 from typing import Any
 
 from sophia_cli.records import GRADED_BY
-from sophia_cli.verifiers.rules import verify
+from sophia_cli.verifier import verify
 
 
 def answer_reward(completions: list[Any], answer: list[Any], **columns: Any) -> list[float | None]:

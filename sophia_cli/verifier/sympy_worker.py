@@ -10,7 +10,7 @@ import threading
 from multiprocessing.connection import Connection
 
 from sophia_cli.runtime.worker_pool import Child, Died, Silent
-from sophia_cli.verifiers._tidy import too_big
+from sophia_cli.verifier.normalize import too_big
 
 MEMORY_BYTES = 1 << 30
 _local = threading.local()
@@ -116,7 +116,7 @@ def _serve(pipe: Connection) -> None:
     import resource
 
     logging.disable(logging.CRITICAL)  # math-verify warns of every answer that we limit the time ourselves
-    from sophia_cli.verifiers._compare import compare
+    from sophia_cli.verifier.sympy_compare import compare
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # nothing here writes files

@@ -6,8 +6,8 @@ Each function reads a tidy text into its parts, which are texts again; the rules
 import re
 from dataclasses import dataclass
 
-from sophia_cli.verifiers._evaluate import constant
-from sophia_cli.verifiers._tidy import balanced, compact, split_top
+from sophia_cli.verifier.float_eval import constant
+from sophia_cli.verifier.normalize import balanced, compact, split_top
 
 _EQUALS = r"(?<![<>!:])=(?!=)"
 _SUBSCRIPT = re.compile(r"_(?:\{[^{}]*\}|\\[a-zA-Z]+|\w)")

@@ -4,11 +4,11 @@ import re
 from collections.abc import Callable
 
 from sophia_cli.records import LETTERS
-from sophia_cli.verifiers import _phrases as phrases
-from sophia_cli.verifiers import _words as words
-from sophia_cli.verifiers._nearness import same_quantity
-from sophia_cli.verifiers._numbers import read_quantity
-from sophia_cli.verifiers._tidy import compact, fold, tidy
+from sophia_cli.verifier import answer_phrases as phrases
+from sophia_cli.verifier import text as words
+from sophia_cli.verifier.normalize import compact, fold, tidy
+from sophia_cli.verifier.numbers import read_quantity
+from sophia_cli.verifier.tolerance import same_quantity
 
 _PREFIX = (
     r"(?:(?:the\s+)?(?:correct\s+|right\s+|best\s+|final\s+)?"

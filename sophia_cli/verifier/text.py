@@ -2,7 +2,7 @@
 
 import re
 
-from sophia_cli.verifiers._tidy import fold
+from sophia_cli.verifier.normalize import fold
 
 _YES = frozenset("yes true correct 是 是的 对 对的 正确 真 ✓ oui ja sí да".split())
 _NO = frozenset("no false incorrect wrong not 否 不 不是 错 错误 不对 不正确 假 ✗ non nein нет".split())

@@ -8,9 +8,9 @@ import re
 from dataclasses import dataclass
 
 from sophia_cli.records import THINK_CLOSE, THINK_OPEN
-from sophia_cli.verifiers import _phrases as phrases
-from sophia_cli.verifiers._letters import first_letter, letters_of
-from sophia_cli.verifiers._tidy import LONGEST, tidy
+from sophia_cli.verifier import answer_phrases as phrases
+from sophia_cli.verifier.choices import first_letter, letters_of
+from sophia_cli.verifier.normalize import LONGEST, tidy
 
 TAIL = 20_000
 BOX = re.compile(r"(?:\\boxed|\\fbox|\x08oxed|(?<![A-Za-z\\])boxed)\s*\{")  # \b is a backspace to a JSON reader

@@ -5,10 +5,10 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from sophia_cli.verifiers import _units
-from sophia_cli.verifiers._numbers import ROUNDED_DIGITS, Quantity, read_quantity
-from sophia_cli.verifiers._tidy import tidy
-from sophia_cli.verifiers._units import PERCENT, unit_of
+from sophia_cli.verifier import units
+from sophia_cli.verifier.normalize import tidy
+from sophia_cli.verifier.numbers import ROUNDED_DIGITS, Quantity, read_quantity
+from sophia_cli.verifier.units import PERCENT, unit_of
 
 LARGEST_TOLERANCE = 1e300
 TEMPERATURES = ("degC", "degF")
@@ -43,14 +43,14 @@ def same_quantity(answer: Quantity, gold: Quantity, item: Mapping[str, Any]) -> 
     side only: x% is x or x/100.
     """
     wanted = gold.unit or unit_of(tidy(str(item.get("unit") or "")))
-    if wanted in TEMPERATURES and answer.unit == _units.DEGREE:
+    if wanted in TEMPERATURES and answer.unit == units.DEGREE:
         answer = replace(answer, unit=wanted)
     if answer.unit and wanted and answer.unit != wanted:
         if PERCENT in (answer.unit, wanted):
             return False
-        if not (_units.is_known(answer.unit) and _units.is_known(wanted)):
-            return _units.same_words(answer.unit, wanted) and same_value(answer, gold, item)
-        value = _units.convert(answer.value, answer.unit, wanted)
+        if not (units.is_known(answer.unit) and units.is_known(wanted)):
+            return units.same_words(answer.unit, wanted) and same_value(answer, gold, item)
+        value = units.convert(answer.value, answer.unit, wanted)
         return value is not None and same_value(replace(answer, value=value), gold, item, converted=True)
     if same_value(answer, gold, item):
         return True

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from sophia_cli.verifiers import _numbers as numbers
-from sophia_cli.verifiers import _shapes as shapes
-from sophia_cli.verifiers._case import Case, CouldNotTell
+from sophia_cli.verifier import numbers
+from sophia_cli.verifier import structures as shapes
+from sophia_cli.verifier.types import Case, CouldNotTell
 
 LARGEST_SET = 64
 ORDERED = {"tuple", "bracket", "matrix"}

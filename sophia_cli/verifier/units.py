@@ -9,7 +9,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from sophia_cli.verifiers._tidy import balanced
+from sophia_cli.verifier.normalize import balanced
 
 PERCENT, DEGREE = "%", "°"
 CURRENCIES = ("usd", "eur", "gbp", "cny", "inr")

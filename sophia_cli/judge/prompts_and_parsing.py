@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sophia_cli.prompts import fill, lettered
-from sophia_cli.verifiers._extract import after_thinking
+from sophia_cli.verifier.extract import after_thinking
 
 LONGEST = 4096
 """Tokens that a judge may think and answer in."""

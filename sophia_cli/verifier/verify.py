@@ -1,0 +1,116 @@
+"""The verifier: R(y) of Eq. 4."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from sophia_cli.records import choices_of
+from sophia_cli.verifier import choices as letters
+from sophia_cli.verifier import text as words
+from sophia_cli.verifier.extract import Extraction, after_thinking, extract, gold_answer
+from sophia_cli.verifier.normalize import LONGEST, tidy
+from sophia_cli.verifier.rules import _same, settle
+from sophia_cli.verifier.types import Case, Verdict
+
+SECONDS = 5.0
+
+
+def verify(response: str, item: Mapping[str, Any], truncated: bool = False, seconds: float = SECONDS) -> Verdict:
+    r"""Judges the final answer of a response against `item["answer"]`; R(y) of Eq. 4 is the verdict's `reward`.
+
+    The answer is what the last `\boxed{}` after the thinking holds, else what follows a final-answer phrase. An item may
+    say more: `choices`, `answer_type`, `tolerance` (absolute), `precision` (decimals), `unit`, `language`; an `answer`
+    that is a list holds several accepted golds. truncated: the token limit cut the response off, so it has no final
+    answer (method.md). seconds: the longest that algebra on this answer may take. Raises RecordError for a `choices` that
+    is no list, and nothing else, whatever the response holds.
+
+    >>> verify(r"so \boxed{0.5}", {"answer": r"\frac{1}{2}"})
+    Verdict(verdict='correct', extracted='0.5', verified_by='number')
+    >>> verify(r"\boxed{50\text{ cm}}", {"answer": "0.5", "unit": "m"}).verdict
+    'correct'
+    >>> verify(r"\boxed{50 kg}", {"answer": "0.5 m"}).verdict
+    'wrong'
+    >>> verify("The answer is (B) 12.", {"answer": "12", "choices": ["10", "12"]}).verified_by
+    'choice'
+    >>> verify(r"\boxed{1.6\times10^{-19}}", {"answer": "3.2e-19"}).reward
+    0.0
+    >>> verify(r"\boxed{3.14}", {"answer": "3.14159", "tolerance": 0.01}).reward
+    1.0
+    >>> verify(r"\boxed{0 < x < 1}", {"answer": "(0, 1)"}).verified_by
+    'interval'
+    >>> verify("<think>7? 8?</think> 故答案为：８", {"answer": "8"}).verdict
+    'correct'
+    >>> verify("<think>I think it is 8", {"answer": "8"}).verdict
+    'truncated'
+    >>> verify(r"\boxed{8}", {"answer": ""})
+    Verdict(verdict='ungradable', extracted='8', verified_by='the gold answer is empty or no text')
+    """
+    text = None if truncated else after_thinking(response)
+    if text is None:
+        return Verdict("truncated", None, "length" if truncated else "unclosed thinking")
+    choices = tuple(letters.option_texts(choices_of(item)))
+    golds = _golds(item.get("answer"))
+    case = Case(item, choices, time.monotonic() + seconds, _same)
+    extraction = extract(text, by_letter=bool(choices) or any(letters.is_letter_gold(gold) for gold in golds))
+    if extraction is None:
+        return Verdict("no_answer", None, "extraction")
+    if not golds:
+        return Verdict("ungradable", shown(extraction.answers[0]), "the gold answer is empty or no text")
+    return _judge(extraction, golds, case)
+
+
+def _golds(answer: Any) -> list[str]:
+    """The accepted golds, tidy: one, or those of a list, or those that MV-MATH sets apart by `##`."""
+    found = []
+    for gold in answer if isinstance(answer, list) else [answer]:
+        if isinstance(gold, bool):
+            gold = "yes" if gold else "no"
+        if isinstance(gold, int | float):
+            gold = repr(gold) if isinstance(gold, int) else f"{gold:.15g}"
+        if isinstance(gold, str):
+            found += [tidied for part in gold.replace("\\#\\#", "##").split("##") if (tidied := _tidy_gold(part))]
+    return found
+
+
+def _tidy_gold(gold: str) -> str:
+    answer = gold_answer(gold)
+    return tidy(answer) if len(answer) <= LONGEST else answer.strip()
+
+
+def _judge(extraction: Extraction, golds: list[str], case: Case) -> Verdict:
+    """The verdict on the first reading of the answer that is one: prose is read on, an answer that is wrong is not.
+
+    Else a response that says two things would be right when either is.
+    """
+    first: Verdict | None = None
+    for answer in extraction.answers:
+        verdict = _verdict(answer, golds, case)
+        if verdict.verdict == "correct":
+            return verdict
+        first = first or verdict
+        if not extraction.only_if_right and not words.is_prose(tidy(answer[:LONGEST])):
+            return verdict
+    return Verdict("no_answer", None, "extraction") if extraction.only_if_right or first is None else first
+
+
+def _verdict(answer: str, golds: list[str], case: Case) -> Verdict:
+    """The verdict on one reading: right for any gold; could not tell when that holds of some and no other is met."""
+    verdicts = []
+    for gold in golds:
+        outcome, rule = _settled(answer, gold, case)
+        verdicts.append(Verdict(outcome, shown(answer), rule))
+        if outcome == "correct":
+            return verdicts[-1]
+    return next((verdict for verdict in verdicts if verdict.reward is None), verdicts[0])
+
+
+def shown(answer: str) -> str:
+    """An answer as a record shows it: capped, and without what no JSON reader takes."""
+    return answer[:LONGEST].encode("utf-8", "replace").decode()
+
+
+def _settled(answer: str, gold: str, case: Case) -> tuple[str, str]:
+    """As `settle`, of an answer as it was extracted. One too long to be made tidy is right only as the gold's very text."""
+    if len(answer) > LONGEST:
+        return ("correct", "same_text") if answer.strip() == gold else ("wrong", "size")
+    return settle(tidy(answer), gold, case)
