@@ -5,7 +5,7 @@ from typing import Any
 
 from sophia_cli.errors import InputError
 from sophia_cli.evaluation.audit import FAULTS, agreement, hidden
-from sophia_cli.evaluation.tables import NONE, percent
+from sophia_cli.evaluation.report import NONE, percent
 from sophia_cli.frame import refuse_odd_side_files
 from sophia_cli.io.jsonl import write_json
 from sophia_cli.runtime.progress import console

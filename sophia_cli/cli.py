@@ -350,7 +350,7 @@ def evaluate(
     """Ask held-out questions and measure how often the model is right."""
     from sophia_cli import evaluate as step
     from sophia_cli.errors import UsageError
-    from sophia_cli.evaluation.loading import benchmarks, own
+    from sophia_cli.evaluation.benchmark_items import benchmarks, own
     from sophia_cli.inference.sampler import Sampling
 
     if data and bench:
@@ -431,8 +431,9 @@ def decontaminate(
 ) -> int:
     """Drop the items that overlap a benchmark, by words of the question and by what images look like; name each pair."""
     from sophia_cli import decontaminate as step
+    from sophia_cli.decontamination.benchmark_index import Rules
 
-    rules = step.Rules(ngram, share, distance, match)
+    rules = Rules(ngram, share, distance, match)
     inputs = _inputs(context, files)
     return step.run(_common(context), inputs, against, rules, report, judge, _place(context))
 

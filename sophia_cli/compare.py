@@ -15,7 +15,7 @@ import orjson
 
 from sophia_cli.errors import InputError, RecordError
 from sophia_cli.evaluation import statistics
-from sophia_cli.evaluation.tables import percent
+from sophia_cli.evaluation.report import percent
 from sophia_cli.frame import refuse_odd_side_files
 from sophia_cli.io.jsonl import read_records, to_line, write_json
 from sophia_cli.io.stdio import claim_stdout

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from sophia_cli.errors import RecordError, UsageError
-from sophia_cli.evaluation import audit, paper, tables
+from sophia_cli.evaluation import audit, paper_results, report
 from sophia_cli.evaluation.audit import Draw
-from sophia_cli.evaluation.loading import Benchmark
-from sophia_cli.evaluation.summary import Tally, summarised
+from sophia_cli.evaluation.benchmark_items import Benchmark
+from sophia_cli.evaluation.metrics import Tally, summarised
 from sophia_cli.frame import SOME_FAILED, Common, Counter, refuse_odd_side_files, run_step
 from sophia_cli.inference.backend_options import Place
 from sophia_cli.inference.sampler import Backend, Completion, Job, Request, Sampling, sample, show_plan
@@ -169,7 +169,7 @@ def run(
         return code
     figures["audit"], failures = _audit(auditor, drawn.records, auditing.sheet)
     if not common.quiet:
-        console().print(tables.audit_table(figures))
+        console().print(report.audit_table(figures))
     _write(figures, told)
     return code or (SOME_FAILED if failures else 0)
 
@@ -210,18 +210,18 @@ def _audit(auditor: Judge, records: list[Record], sheet: Path | None) -> tuple[d
 
 def _tell(figures: dict[str, Any], told: Told, quiet: bool) -> None:
     if not quiet:
-        for table in tables.tables(figures):
+        for table in report.tables(figures):
             console().print(table)
         if told.paper:
-            console().print(paper.table(figures))
+            console().print(paper_results.table(figures))
     _write(figures, told)
 
 
 def _write(figures: dict[str, Any], told: Told) -> None:
     if told.summary:
-        write_json(told.summary, {**figures, "paper": paper.MEANS} if told.paper else figures)
+        write_json(told.summary, {**figures, "paper": paper_results.MEANS} if told.paper else figures)
     if told.card:
-        tables.write_card(told.card, figures, paper.rows(figures) if told.paper else [])
+        report.write_card(told.card, figures, paper_results.rows(figures) if told.paper else [])
 
 
 def evaluate(items: Iterable[Record], backend: Backend, verify: Verify, asking: Asking, output: Output) -> Iterator[Record]:

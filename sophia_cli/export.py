@@ -22,7 +22,7 @@ from urllib.request import url2pathname
 from sophia_cli import registry
 from sophia_cli.aliases import resolve
 from sophia_cli.errors import InputError, RecordError, SophiaError, UsageError
-from sophia_cli.exporters._example import Example
+from sophia_cli.exporters._base import Example
 from sophia_cli.frame import SOME_FAILED, Common, Counter, refuse_input_as_output, run_step
 from sophia_cli.io.images import data_uri, image_bytes, image_file, kind_of, shorten
 from sophia_cli.io.jsonl import read_records, to_line

@@ -12,19 +12,19 @@ import msgspec
 from rich.console import Console
 from xxhash import xxh3_64_intdigest
 
+from sophia_cli.analysis.charts import show
+from sophia_cli.analysis.dataset_stats import KEPT, UNKNOWN, Columns, Seen, measure, repeated
 from sophia_cli.errors import InputError, RecordError, SophiaError, UsageError
 from sophia_cli.frame import SOME_FAILED
 from sophia_cli.io.jsonl import loads, record_of, to_line
 from sophia_cli.io.rereadable import Lines
 from sophia_cli.io.stdio import claim_stdout
-from sophia_cli.plots import show
 from sophia_cli.records import Record, has_failed
 from sophia_cli.rewards.loading import lookup
 from sophia_cli.rewards.selection import Choice, choose, view
 from sophia_cli.rewards.table import Lookup
 from sophia_cli.rewards.trajectory import Rule, Trajectory, facts_of, read_trajectory
 from sophia_cli.runtime.progress import Progress, notice
-from sophia_cli.worth import KEPT, UNKNOWN, Columns, Seen, measure, repeated
 
 NO_LABEL = "(none)"
 MOST_LABELS = 1000

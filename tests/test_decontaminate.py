@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from sophia_cli.looks import Looks, look_of, name_of_image
-from sophia_cli.overlap import Texts, words_of
+from sophia_cli.decontamination.image_hash import Looks, look_of, name_of_image
+from sophia_cli.decontamination.text_overlap import Texts, words_of
 
 QUESTION = "In triangle ABC the angle at A is 40 degrees and AB equals AC. What is the angle at B?"
 CHINESE = "如图所示，在三角形ABC中，角A等于40度，且AB等于AC，求角B的度数。"

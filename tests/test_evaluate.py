@@ -10,7 +10,7 @@ from conftest import records_of, sophia, write_lines
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sophia_cli.evaluation.summary import Tally
+from sophia_cli.evaluation.metrics import Tally
 from sophia_cli.records import Record
 
 

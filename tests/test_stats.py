@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_propagate import brute_force, data_sets, graded, run, table
 
+from sophia_cli.analysis.dataset_stats import Columns, repeated
 from sophia_cli.io.rereadable import Lines
 from sophia_cli.rewards.loading import lookup
 from sophia_cli.rewards.trajectory import Rule
 from sophia_cli.runtime.progress import Progress
 from sophia_cli.stats import choice_of, fill, report
-from sophia_cli.worth import Columns, repeated
 
 
 def figures_of(records: list[dict[str, Any]], by: tuple[str, ...] = (), rule: Rule | None = None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ The official scorer takes an empty answer for right where the gold is a text; he
 
 from typing import Any
 
-from sophia_cli.benchmarks._rows import CHOICE, FREE, filled, identity, images, text
+from sophia_cli.benchmarks._fields import CHOICE, FREE, filled, identity, images, text
 from sophia_cli.records import Record
 
 HUB = "DynaMath/DynaMath_Sample"

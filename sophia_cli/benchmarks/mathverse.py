@@ -5,7 +5,7 @@ Golds carry units in LaTeX, and degree signs that went through a wrong encoding.
 
 from typing import Any
 
-from sophia_cli.benchmarks._rows import fault, filled, identity, images, text
+from sophia_cli.benchmarks._fields import fault, filled, identity, images, text
 from sophia_cli.records import Record
 
 HUB = "AI4Math/MathVerse"

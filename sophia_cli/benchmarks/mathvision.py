@@ -6,7 +6,7 @@ Options are often bare letters, for they are in the drawing. A gold may be met b
 import re
 from typing import Any
 
-from sophia_cli.benchmarks._rows import CHOICE, FREE, fault, filled, identity, images, letter, named, options, text
+from sophia_cli.benchmarks._fields import CHOICE, FREE, fault, filled, identity, images, letter, named, options, text
 from sophia_cli.records import LETTERS, Record
 
 HUB = "MathLLMs/MathVision"

@@ -6,7 +6,7 @@ answer; here an answer is an option or it is not.
 
 from typing import Any
 
-from sophia_cli.benchmarks._rows import fault, filled, identity, images, number, options, text
+from sophia_cli.benchmarks._fields import fault, filled, identity, images, number, options, text
 from sophia_cli.records import LETTERS, Record
 
 HUB = "AI4Math/MathVista"

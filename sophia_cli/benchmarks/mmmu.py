@@ -6,7 +6,7 @@ The official parser gives an unreadable answer a random option; here it is unrea
 import re
 from typing import Any
 
-from sophia_cli.benchmarks._rows import CHOICE, FREE, fault, filled, identity, letter, numbered, options, text
+from sophia_cli.benchmarks._fields import CHOICE, FREE, fault, filled, identity, letter, numbered, options, text
 from sophia_cli.records import Record
 
 HUB = "MMMU/MMMU"

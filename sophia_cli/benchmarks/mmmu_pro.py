@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sophia_cli.benchmarks._rows import filled, identity, images, letter, options, text
+from sophia_cli.benchmarks._fields import filled, identity, images, letter, options, text
 from sophia_cli.records import Record
 
 HUB = "MMMU/MMMU_Pro"

@@ -7,7 +7,7 @@ judge says how many are, too (`--judge`), as the official one does.
 import re
 from typing import Any
 
-from sophia_cli.benchmarks._rows import CHOICE, FREE, fault, filled, identity, named, text
+from sophia_cli.benchmarks._fields import CHOICE, FREE, fault, filled, identity, named, text
 from sophia_cli.records import Record
 
 HUB = "PeijieWang/MV-MATH"

@@ -8,7 +8,7 @@ import math
 import re
 from typing import Any
 
-from sophia_cli.benchmarks._rows import fault, filled, identity, images, options, text
+from sophia_cli.benchmarks._fields import fault, filled, identity, images, options, text
 from sophia_cli.records import Record
 
 HUB = "Hothan/OlympiadBench"

@@ -8,7 +8,7 @@ weights: they go out as a column that it passes over.
 from typing import Any
 
 from sophia_cli.errors import RecordError
-from sophia_cli.exporters._example import Example, assistant
+from sophia_cli.exporters._base import Example, assistant
 from sophia_cli.io.images import shorten
 from sophia_cli.records import where_of
 

@@ -7,7 +7,7 @@ disk of ours; `--images path` leaves URLs as they are and names what is none.
 from typing import Any
 
 from sophia_cli.errors import RecordError
-from sophia_cli.exporters._example import Example
+from sophia_cli.exporters._base import Example
 from sophia_cli.io.images import shorten
 from sophia_cli.records import where_of
 

@@ -6,7 +6,7 @@ https://swift.readthedocs.io/en/latest/Customization/Custom-dataset.html; it rea
 
 from typing import Any
 
-from sophia_cli.exporters._example import Example, assistant
+from sophia_cli.exporters._base import Example, assistant
 
 FORM, OF, EMBED = "lines", "trajectories", False
 

@@ -6,7 +6,7 @@ first user's text. Its SFTTrainer knows no weights: the column is for those who 
 
 from typing import Any
 
-from sophia_cli.exporters._example import Example, assistant
+from sophia_cli.exporters._base import Example, assistant
 
 FORM, OF, EMBED = "lines", "trajectories", False
 

@@ -5,7 +5,7 @@ https://huggingface.co/docs/trl/dataset_formats: conversational preference with 
 
 from typing import Any
 
-from sophia_cli.exporters._example import Example, assistant
+from sophia_cli.exporters._base import Example, assistant
 
 FORM, OF, EMBED = "lines", "pairs", False
 

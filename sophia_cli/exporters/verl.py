@@ -7,7 +7,7 @@ RL columns go out alone.
 
 from typing import Any
 
-from sophia_cli.exporters._example import Example, assistant
+from sophia_cli.exporters._base import Example, assistant
 
 FORM, OF, EMBED = "table", "any", True
 BY_PATH = False

@@ -9,10 +9,8 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
+from sophia_cli.decontamination.overlap import Near
 
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
@@ -36,20 +34,6 @@ def exactly(text: str) -> tuple[str, ...]:
 
 def _plain(text: str) -> str:
     return unicodedata.normalize("NFKC", _MARK.sub(" ", text)).casefold()
-
-
-@dataclass(frozen=True)
-class Near:
-    """An overlap with the benchmark's item of this number.
-
-    share: of the shorter question's words that are covered; same: whether the questions are one; distance: bits of two
-    images that differ.
-    """
-
-    number: int
-    share: float | None = None
-    same: bool = False
-    distance: int | None = None
 
 
 class Texts:
@@ -100,32 +84,3 @@ def _covered(places: list[int], run: int) -> int:
         total += place + run - max(place, end)
         end = place + run
     return total
-
-
-class Images:
-    """The perceptual hashes of a benchmark's images, and which of them an image looks like."""
-
-    def __init__(self, distance: int):
-        self.distance = distance
-        self.numbers: list[int] = []
-        self.hashes: list[bytes] = []
-        self.table: npt.NDArray[np.uint64] | None = None
-
-    def add(self, number: int, name: bytes) -> None:
-        """The hash of an image of the benchmark's item `number`; an empty one looks like nothing."""
-        if not name:
-            return
-        self.numbers.append(number)
-        self.hashes.append(name)
-
-    def near(self, names: Iterable[bytes]) -> list[Near]:
-        """The items that one of these hashes is near to, the nearest first, each once."""
-        if self.table is None:
-            self.table = np.frombuffer(b"".join(self.hashes), dtype=np.uint64).reshape(len(self.hashes), -1)
-        found: dict[int, int] = {}
-        for name in filter(None, names):
-            bits = np.bitwise_count(self.table ^ np.frombuffer(name, dtype=np.uint64)).sum(axis=1, dtype=np.int64)
-            for place in np.flatnonzero(bits <= self.distance).tolist():
-                number = self.numbers[place]
-                found[number] = min(int(bits[place]), found.get(number, 1 << 30))
-        return [Near(number, distance=bits) for number, bits in sorted(found.items(), key=lambda each: (each[1], each[0]))]

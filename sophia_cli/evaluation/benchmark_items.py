@@ -12,7 +12,7 @@ from types import ModuleType
 
 from sophia_cli import registry
 from sophia_cli.errors import RecordError, UsageError
-from sophia_cli.evaluation.rows import parts_of, rows_of
+from sophia_cli.evaluation.benchmark_files import parts_of, rows_of
 from sophia_cli.io.images import as_file
 from sophia_cli.records import Record, where_of
 from sophia_cli.sources import count_items, read_items

@@ -1,0 +1,173 @@
+"""Index of the benchmarks."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from sophia_cli.decontamination.image_hash import Looks, cache_file, looks_of
+from sophia_cli.decontamination.image_overlap import Images
+from sophia_cli.decontamination.overlap import Near
+from sophia_cli.decontamination.text_overlap import Texts
+from sophia_cli.errors import InputError, RecordError
+from sophia_cli.io.images import shorten
+from sophia_cli.records import Record, has_failed, image_list, where_of
+from sophia_cli.rewards.table import short
+from sophia_cli.runtime.progress import notice
+from sophia_cli.runtime.worker_pool import ordered_map
+from sophia_cli.sources import read_items
+
+STEP = "decontaminate"
+
+
+NEEDED = {
+    "any": ("question", "image"),
+    "both": ("question", "image"),
+    "text": ("question",),
+    "image": ("image",),
+}
+"""What is compared, by `--match`: of a benchmark's item one of them is enough for `any`, else all are needed."""
+
+
+PATIENCE_SECONDS = 600.0
+"""How long a worker may take over the images of one record: they may come from the network."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What an overlap is. run: words in a row; share: of the shorter question's words; distance: bits of 256."""
+
+    run: int = 8
+    share: float = 0.5
+    distance: int = 24
+    match: str = "any"
+
+
+@dataclass
+class Checked:
+    """A record, the overlaps of its item, why it could not be compared, and what a judge said of each pair of texts."""
+
+    record: Record
+    texts: list[Near] = field(default_factory=list)
+    images: list[Near] = field(default_factory=list)
+    fault: str = ""
+    verdicts: dict[int, str] = field(default_factory=dict)
+
+    def doubtful(self) -> list[Near]:
+        """The overlaps of words in which the questions are not one."""
+        return [near for near in self.texts if not near.same]
+
+    def settle(self) -> None:
+        """Where all that a judge was asked about are different, so are the lesser overlaps, which it was not asked about."""
+        if set(self.verdicts.values()) == {"different"}:
+            self.verdicts.update({near.number: "different" for near in self.doubtful()})
+
+    def overlaps(self, match: str) -> list[Near]:
+        """The pairs for which it is dropped; those that a judge told apart are none."""
+        if match == "both" and not self.images:
+            return []
+        texts = [near for near in self.texts if self.verdicts.get(near.number) != "different"]
+        if match == "both":
+            looks = {near.number for near in self.images}
+            texts = [near for near in texts if near.number in looks]
+            words = {near.number for near in texts}
+            return texts + [near for near in self.images if near.number in words]
+        return texts + self.images
+
+
+class Benchmark:
+    """The items of all benchmarks, by their words and by what their images look like.
+
+    Raises InputError and UsageError for what cannot be read. An image that cannot be looked at is named and counted.
+    """
+
+    def __init__(self, sources: list[str], rules: Rules):
+        self.rules, self.unreadable = rules, 0
+        self.items = [(source, item) for source in sources for item in read_items(source, distinct=False)]
+        self.refuse_what_cannot_be_compared(sources)
+        self.looks, self.images = Looks(cache_file()), Images(rules.distance)
+        questions = (str(item.get("question") or "") for _, item in self.items)
+        self.texts = Texts(questions if rules.match != "image" else (), rules.run, rules.share)
+        if rules.match != "text":
+            self._look_at_images()
+
+    def refuse_what_cannot_be_compared(self, sources: list[str]) -> None:
+        """Raises InputError for a benchmark without items, or of whose items none has what is to be compared."""
+        needed = NEEDED[self.rules.match]
+        wanted = f" {'or' if self.rules.match == 'any' else 'and'} ".join(f"`{name}`" for name in needed)
+        enough = any if self.rules.match == "any" else all
+        for source in sources:
+            items = [item for of, item in self.items if of == source]
+            bare = [item for item in items if not enough(item.get(name) for name in needed)]
+            if len(bare) == len(items):
+                what = "no item in it" if not items else f"no item in it has {wanted}"
+                raise InputError(f"{source}: {what}; name the columns so, and give an ImageFolder as the folder")
+            for item in bare:
+                notice(f"{STEP}: {where_of(item)}: lacks {wanted} and is not compared")
+            self.unreadable += len(bare)
+
+    def _look_at_images(self) -> None:
+        for number, (item, looks) in enumerate(self._looked(item for _, item in self.items)):
+            faults = [look for look in looks if isinstance(look, str)]
+            for fault in [str(item["error"])] if has_failed(item) else faults:
+                notice(f"{STEP}: {where_of(item)}: {fault}; this item's images are not compared")
+                self.unreadable += 1
+            for look in looks:
+                if isinstance(look, bytes):
+                    self.images.add(number, look)
+
+    def check(self, records: Iterable[Record]) -> Iterator[Checked]:
+        """The records in their order, with what they overlap. The same question and images are looked up once."""
+        texts: dict[int, list[Near]] = {}
+        images: dict[tuple[bytes, ...], list[Near]] = {}
+        for record, looks in (
+            self._looked(records) if self.images.hashes else ((record, _faults(record)) for record in records)
+        ):
+            question = record.get("question") or ""
+            fault = next((look for look in looks if isinstance(look, str)), "")
+            if not isinstance(question, str):
+                fault = f"{where_of(record)}: field `question` is no text; mend it"
+            if has_failed(record) or fault:
+                yield Checked(record, fault="" if has_failed(record) else fault)
+                continue
+            if (words := short(question)) not in texts:
+                texts[words] = self.texts.near(question)
+            seen = tuple(look for look in looks if isinstance(look, bytes))
+            if seen and seen not in images:
+                images[seen] = self.images.near(seen)
+            yield Checked(record, texts[words], images.get(seen, []))
+
+    def _looked(self, records: Iterable[Record]) -> Iterator[tuple[Record, list[bytes | str]]]:
+        """The records in order, with the hash of each of their images, or why it has none; all cores make new ones."""
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        for record, made in ordered_map(looks_of, records, workers, self._missing, PATIENCE_SECONDS, _lost):
+            for reference, look in made.items():
+                if isinstance(look, bytes):
+                    self.looks.put(reference, look)
+            looks = [made.get(reference, self.looks.get(reference)) for reference in _images_of(record)]
+            changed = "its image changed while it was read; type the command again"
+            yield record, _faults(record) + [changed if look is None else look for look in looks]
+
+    def _missing(self, record: Record) -> list[str]:
+        return [reference for reference in _images_of(record) if self.looks.get(reference) is None]
+
+
+def _images_of(record: Record) -> list[str]:
+    """The images of a record; none where the field is bad (`_faults` tells)."""
+    try:
+        return [] if has_failed(record) else image_list(record)
+    except RecordError:
+        return []
+
+
+def _faults(record: Record) -> list[bytes | str]:
+    """What is wrong with the field `image`."""
+    try:
+        image_list(record)
+        return []
+    except RecordError as error:
+        return [str(error)]
+
+
+def _lost(record: Record, outcome: str) -> dict[str, bytes | str]:
+    fault = "took too long to read" if outcome == "timeout" else "breaks what reads it"
+    return {reference: f"image {shorten(reference)} {fault}; mend the file" for reference in _images_of(record)}

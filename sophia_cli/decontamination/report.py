@@ -1,0 +1,113 @@
+"""Report."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from sophia_cli.decontamination.benchmark_index import STEP, Benchmark, Checked, Rules
+from sophia_cli.decontamination.overlap import Near
+from sophia_cli.errors import SophiaError, UsageError
+from sophia_cli.io.jsonl import to_line
+from sophia_cli.io.record_writer import appender
+from sophia_cli.records import Record, where_of
+from sophia_cli.rewards.table import short
+from sophia_cli.runtime.progress import remark
+
+MOST_TOLD = 100
+"""Pairs of one item that are named."""
+
+
+MANY = 0.2
+"""The share of records that are dropped by their text alone above which that is remarked on."""
+
+
+class Report:
+    """Names every pair, each once: a line on stderr, and a record in a file if there is one."""
+
+    def __init__(self, file: Path | None, benchmark: Benchmark):
+        self.file, self.benchmark = file, benchmark
+        self.stream: IO[bytes] | None = None
+        self.told: set[int] = set()
+
+    def __enter__(self) -> "Report":
+        if self.file:
+            try:
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                self.stream = appender(self.file, fresh=True)
+            except OSError as error:
+                raise UsageError(f"--report {self.file}: cannot be written ({error.strerror}); choose another") from None
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.stream:
+            with suppress(OSError):  # a full disk was told of when a line was flushed
+                self.stream.close()
+
+    def tell(self, each: Checked, pairs: list[Near]) -> None:
+        """The pairs for which an item is dropped, and those that a judge told apart. Raises SophiaError on a full disk."""
+        record = each.record
+        apart = [near for near in each.texts if each.verdicts.get(near.number) == "different"]
+        item = short(f"{record.get('id')}\0{record.get('question')}\0{record.get('image')}")
+        if not (pairs or apart) or item in self.told:
+            return
+        self.told.add(item)
+        name = where_of(record) if record.get("id") is None else str(record["id"])
+        for near in [*pairs, *apart][:MOST_TOLD]:
+            self._tell_pair(name, record, near, bool(pairs), each.verdicts.get(near.number))
+        if len(pairs) + len(apart) > MOST_TOLD:
+            remark(f"{STEP}: {name}: {len(pairs) + len(apart) - MOST_TOLD} more pairs")
+
+    def _tell_pair(self, name: str, record: Record, near: Near, dropped: bool, verdict: str | None) -> None:
+        source, other = self.benchmark.items[near.number]
+        by = "image" if near.share is None else "text"
+        how = f"{near.distance} of 256 bits differ" if near.share is None else f"{near.share:.0%} of the words"
+        judged = f", judge: {verdict}" if verdict and by == "text" else ""
+        remark(f"{STEP}: {name} {'dropped' if dropped else 'kept'}: {by} as {other['id']} of {source} ({how}{judged})")
+        fields = {
+            "id": record.get("id"), "dropped": dropped, "by": by, "share": near.share, "distance": near.distance,
+            "judge": verdict if by == "text" else None, "question": record.get("question"), "image": record.get("image"),
+            "against": source, "against_id": other["id"], "against_question": other.get("question"),
+            "against_image": other.get("image"),
+        }  # fmt: skip
+        self._write(to_line(fields))
+
+    def _write(self, line: bytes) -> None:
+        if self.stream:
+            try:
+                self.stream.write(line)
+                self.stream.flush()
+            except OSError as error:
+                raise SophiaError(f"--report {self.file}: cannot be written ({error.strerror}); make room") from None
+
+
+@dataclass
+class Tally:
+    """How many records were dropped, and by what."""
+
+    records: int = 0
+    dropped: int = 0
+    by_text: int = 0
+    by_image: int = 0
+    by_both: int = 0
+
+    def note(self, pairs: list[Near]) -> None:
+        """One more record, and the pairs for which it is dropped."""
+        texts, images = any(near.share is not None for near in pairs), any(near.share is None for near in pairs)
+        self.records += 1
+        self.dropped += texts or images
+        self.by_both += texts and images
+        self.by_text += texts and not images
+        self.by_image += images and not texts
+
+    def report(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {"dropped": vars(self)}
+
+    def line(self, rules: Rules) -> str:
+        """`decontaminate: 12 of 400 records dropped (…)`."""
+        parts = f"{self.by_text} by text, {self.by_image} by image, {self.by_both} by both"
+        hint = ""
+        if rules.match == "any" and self.by_text > self.records * MANY:
+            hint = "; many by text alone: if questions are made from templates, --match both asks for the image, too"
+        return f"{STEP}: {self.dropped} of {self.records} records dropped ({parts}){hint}"
