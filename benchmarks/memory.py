@@ -52,8 +52,8 @@ def once(how: str, length: int) -> tuple[float, float]:
     """Seconds of a pass, and the most memory in GB."""
     import torch
 
-    from sophia_cli.training.batches import IGNORED
-    from sophia_cli.training.scores import Scorer
+    from sophia_cli.training.collator import IGNORED
+    from sophia_cli.training.logprobs import Scorer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = policy_of(device)
@@ -82,11 +82,11 @@ def once_shared(length: int, again: bool) -> None:
     import torch
     import torch.distributed as dist
 
-    from sophia_cli.training.batches import IGNORED
-    from sophia_cli.training.engines import join
-    from sophia_cli.training.scores import Scorer
-    from sophia_cli.training.settings import World
-    from sophia_cli.training.ulysses import Ulysses
+    from sophia_cli.training.collator import IGNORED
+    from sophia_cli.training.distributed import World
+    from sophia_cli.training.logprobs import Scorer
+    from sophia_cli.training.rendezvous import join
+    from sophia_cli.training.sequence_parallel import Ulysses
 
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     world = World(rank, size, rank, cpu=True)

@@ -40,11 +40,12 @@ def make_rows(folder: Path, count: int) -> Path:
 
 def run_sophia(rows: Path, model: str, micro: int, batch: int, steps: int, adapters: int) -> list[float]:
     """Seconds at which each update ended."""
-    from sophia_cli.training.data import read_trajectories
-    from sophia_cli.training.fit import fit
-    from sophia_cli.training.plan import Plan
+    from sophia_cli.training.config import Settings
+    from sophia_cli.training.dataset import read_trajectories
+    from sophia_cli.training.distributed import World
     from sophia_cli.training.preflight import size_rows
-    from sophia_cli.training.settings import Settings, World
+    from sophia_cli.training.run_state import Plan
+    from sophia_cli.training.trainer import fit
 
     chosen, ends = resolve(model), list[float]()
     data = read_trajectories([str(rows)], [], None, chosen, 0, lambda text: None)

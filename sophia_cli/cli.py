@@ -13,7 +13,7 @@ from sophia_cli import options as o
 if TYPE_CHECKING:
     from sophia_cli.frame import Common
     from sophia_cli.inference.backend_options import Place
-    from sophia_cli.training.launch import Hardware
+    from sophia_cli.training.launcher import Hardware
 
 app = typer.Typer(
     name="sophia",
@@ -591,7 +591,7 @@ def _place(context: typer.Context) -> "Place":
 def _hardware(context: typer.Context) -> "Hardware":
     """What a model trains on."""
     from sophia_cli.serving.gpus import chosen
-    from sophia_cli.training.launch import Hardware
+    from sophia_cli.training.launcher import Hardware
 
     given = context.obj
     return Hardware(chosen(given["gpus"]) if given["gpus"] else None, given["cpu_ranks"], given["hostfile"])

@@ -35,7 +35,7 @@ from sophia_cli.rewards.preference_pairs import preference_pairs
 from sophia_cli.rewards.training_set import Input, each_item, rereadable, rule_of, weighted
 from sophia_cli.rewards.trajectory import Rule
 from sophia_cli.runtime.progress import Progress, notice
-from sophia_cli.training.rows import system_for, weight_of
+from sophia_cli.training.examples import system_for, weight_of
 
 STEP = "export"
 IMAGES = ("path", "embed")

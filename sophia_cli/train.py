@@ -23,11 +23,21 @@ from sophia_cli.io.stdio import claim_stdout
 from sophia_cli.rewards.training_set import Notice, rule_of
 from sophia_cli.rewards.trajectory import Rule
 from sophia_cli.runtime.progress import Progress, notice
-from sophia_cli.training.data import Data, read_pairs, read_questions, read_trajectories, split_mix
-from sophia_cli.training.launch import Hardware, follow, hosts, joined, launch, leading, processes, refuse_what_is_not_there
-from sophia_cli.training.plan import Plan, may_replace
-from sophia_cli.training.reports import refuse_unknown, reporter
-from sophia_cli.training.settings import Settings, World
+from sophia_cli.training.config import Settings
+from sophia_cli.training.dataset import Data, read_pairs, read_questions, read_trajectories, split_mix
+from sophia_cli.training.distributed import World
+from sophia_cli.training.launcher import (
+    Hardware,
+    follow,
+    hosts,
+    joined,
+    launch,
+    leading,
+    processes,
+    refuse_what_is_not_there,
+)
+from sophia_cli.training.run_state import Plan, may_replace
+from sophia_cli.training.trackers import refuse_unknown, reporter
 
 
 @dataclass(frozen=True)
@@ -143,7 +153,7 @@ def _train(plan: Plan, world: World | None, hardware: Hardware, count: int, metr
 
     with progress.shown():
         if world or (count == 1 and not hardware.hostfile):
-            from sophia_cli.training.learn import learn
+            from sophia_cli.training.train import learn
 
             learn(plan, world or World(cpu=bool(hardware.cpu_ranks)), emit)
         else:
@@ -178,7 +188,7 @@ def _refuse_to_share_rows(settings: Settings, model: Model, hardware: Hardware, 
         raise UsageError(f"--sequence-parallel: --objective {settings.objective} takes rows whole; leave it out")
     from transformers import AutoConfig
 
-    from sophia_cli.training.ulysses import refuse_unfit_heads
+    from sophia_cli.training.sequence_parallel import refuse_unfit_heads
 
     refuse_unfit_heads(AutoConfig.from_pretrained(model.path).get_text_config(), ways)
     if count % ways:
@@ -218,7 +228,7 @@ def _settings(model: Model, asked: Asked, fixed: dict[str, Any], seed: int) -> S
     given = {name: model.default(section, name, usual[name]) if value is None else value for name, value in given.items()}
     settings = Settings(**given, **fixed, seed=seed % 2**32)
     if settings.deepspeed != "auto":
-        from sophia_cli.training.engines import config_of
+        from sophia_cli.training.deepspeed_config import config_of
 
         config_of(settings, World(cpu=True))  # refused now rather than when all rows are read
     if odd := [name for name, value in given.items() if not 0 <= value < math.inf or (name == "epochs" and value == 0)]:

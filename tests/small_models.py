@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sophia_cli.aliases import resolve
-from sophia_cli.training.engines import CONFIGS
+from sophia_cli.training.deepspeed_config import CONFIGS
 
 FAMILIES = ("internvl", "qwen2_5_vl", "qwen3_vl")
 EMBEDDED = Path(resolve("tiny-vlm").path)

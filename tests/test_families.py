@@ -16,10 +16,10 @@ from transformers import AutoConfig
 
 from sophia_cli import registry
 from sophia_cli.families import part_of
-from sophia_cli.training.batches import Encoder
+from sophia_cli.training.collator import Encoder
+from sophia_cli.training.examples import Row, asked
+from sophia_cli.training.logprobs import Scorer
 from sophia_cli.training.packing import packs
-from sophia_cli.training.rows import Row, asked
-from sophia_cli.training.scores import Scorer
 
 MOST_LATER = [FAMILIES[0], *(pytest.param(family, marks=pytest.mark.long) for family in FAMILIES[1:])]
 STEPS = ["--batch-size", "5", "--micro-batch-size", "2", "--lr", "1e-3", "--max-steps", "2"]
@@ -153,26 +153,27 @@ def test_what_is_saved_answers_like_what_was_trained(
     family: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sophia_cli.aliases import resolve
-    from sophia_cli.training import fit
-    from sophia_cli.training.data import read_trajectories
-    from sophia_cli.training.plan import Plan
+    from sophia_cli.training import trainer
+    from sophia_cli.training.config import Settings
+    from sophia_cli.training.dataset import read_trajectories
+    from sophia_cli.training.distributed import World
     from sophia_cli.training.preflight import size_rows
-    from sophia_cli.training.settings import Settings, World
+    from sophia_cli.training.run_state import Plan
 
     kept: list[Any] = []
-    save = fit.save_model
+    save = trainer.save_model
 
     def catch(plan: Plan, world: World, engine: Any, policy: Any, steps: int) -> None:
         kept.append(policy)
         save(plan, world, engine, policy, steps)
 
-    monkeypatch.setattr(fit, "save_model", catch)
+    monkeypatch.setattr(trainer, "save_model", catch)
     model = resolve(str(data / family))
     rows = read_trajectories([str(data / "kept.jsonl")], [], None, model, 0, lambda text: None)
     settings = Settings("sophia", 6, 2, 1e-3, 0.05, 0.25, "tokens", 1.0, 1, 1024, 0)
     plan = size_rows(Plan([], rows.left, model, settings, tmp_path / "out"), rows.rows, lambda text: None)
     plan.begin(force=False)
-    fit.fit(plan, World(), lambda told: None)
+    trainer.fit(plan, World(), lambda told: None)
     assert answers(kept[0], data / family, plan.rows[0].row, trained=True) == answers(
         None, tmp_path / "out", plan.rows[0].row
     )
@@ -182,7 +183,7 @@ def answers(policy: Any, folder: Path, row: Any, trained: bool = False) -> list[
     """A greedy answer in bf16, with the image; `trained`: by the policy as it came out of training."""
     from transformers import AutoModelForImageTextToText
 
-    from sophia_cli.training.batches import IGNORED
+    from sophia_cli.training.collator import IGNORED
 
     kind = registry.find("families", str(folder.name if trained else _family(folder)).replace("_", "-"))
     example = Encoder(kind.load_processor(str(folder)), 1024)

@@ -15,9 +15,9 @@ PYTHON = ROOT / ".venv-kernels" / "bin" / "python"
 COMPARED = """
 import json, sys
 import torch
-from sophia_cli.training.batches import IGNORED
-from sophia_cli.training.scores import log_probabilities
-from sophia_cli.training.settings import has_liger
+from sophia_cli.training.collator import IGNORED
+from sophia_cli.training.logprobs import log_probabilities
+from sophia_cli.training.config import has_liger
 
 rows, width, words, dtype = json.loads(sys.argv[1])
 draw = torch.Generator().manual_seed(rows)

@@ -18,7 +18,7 @@ from sophia_cli.backends._openai.chat_api import outcome_of
 from sophia_cli.inference.sampler import Completion, Failure
 from sophia_cli.prompts import load_prompt
 from sophia_cli.reason import reasoning_request
-from sophia_cli.training.ratios import pooled, spread
+from sophia_cli.training.importance_ratio import pooled, spread
 
 
 def test_log_probabilities_are_those_of_a_forward_pass_and_change_nothing_else(lab: Path, tmp_path: Path) -> None:

@@ -20,14 +20,15 @@ from sophia_cli.errors import SophiaError
 from sophia_cli.io.jsonl import Shard
 from sophia_cli.objectives import grpo, mpo
 from sophia_cli.rewards.trajectory import Rule
-from sophia_cli.training.batches import IGNORED, Encoder
-from sophia_cli.training.data import Data, read_pairs, read_questions
-from sophia_cli.training.plan import Plan, references
-from sophia_cli.training.policy import encoder_of, load_policy
+from sophia_cli.training.collator import IGNORED, Encoder
+from sophia_cli.training.config import Settings
+from sophia_cli.training.dataset import Data, read_pairs, read_questions
+from sophia_cli.training.distributed import World
+from sophia_cli.training.examples import Row
+from sophia_cli.training.model import encoder_of, load_policy
 from sophia_cli.training.preflight import size_rows
-from sophia_cli.training.rows import Row
-from sophia_cli.training.settings import Settings, World
-from sophia_cli.training.with_trl import arguments
+from sophia_cli.training.run_state import Plan, references
+from sophia_cli.training.trl_trainer import arguments
 
 PAIRS = ["--objective", "mpo", "--batch-size", "2", "--micro-batch-size", "1", "--lr", "1e-4", "--max-steps", "5"]
 QUESTIONS = ["--objective", "grpo", "--batch-size", "2", "--micro-batch-size", "4", "--lr", "1e-4", "--max-steps", "5"]

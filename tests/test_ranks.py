@@ -22,12 +22,13 @@ from test_train import kept_records
 from sophia_cli.aliases import resolve
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.serving.vllm_server import free_port
-from sophia_cli.training.curve import Curve
+from sophia_cli.training.config import Settings
+from sophia_cli.training.distributed import World
 from sophia_cli.training.engines import optimizer_of
-from sophia_cli.training.launch import GPUS, LOST, ROOM, Hardware, _why, environment, hosts, joined, note_error
-from sophia_cli.training.order import share
-from sophia_cli.training.settings import Settings, World
-from sophia_cli.training.stages import STAGES, bytes_needed, fitting
+from sophia_cli.training.launcher import GPUS, LOST, ROOM, Hardware, _why, environment, hosts, joined, note_error
+from sophia_cli.training.metrics_log import Curve
+from sophia_cli.training.schedule import share
+from sophia_cli.training.zero_stage import STAGES, bytes_needed, fitting
 
 STEPS = ["--batch-size", "5", "--micro-batch-size", "2", "--lr", "1e-3"]
 BASE = Path(resolve("tiny-vlm").path) / "model.safetensors"
@@ -220,7 +221,7 @@ def commands() -> list[str]:
 
 def ranks_in(folder: Path) -> list[int]:
     """The training processes whose draft lies in a folder."""
-    wanted = (b"sophia_cli.training.rank", str(folder).encode())
+    wanted = (b"sophia_cli.training.worker", str(folder).encode())
     files = [file for file in Path("/proc").glob("[0-9]*/cmdline") if all(word in file.read_bytes() for word in wanted)]
     return [int(file.parent.name) for file in files]
 

@@ -22,19 +22,21 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from sophia_cli.aliases import resolve
 from sophia_cli.errors import RecordError, SophiaError
 from sophia_cli.families import internvl
-from sophia_cli.objectives import Scored, sft, truncated
+from sophia_cli.objectives import sft, truncated
 from sophia_cli.objectives import sophia as sophia_objective
 from sophia_cli.records import Record
-from sophia_cli.training import fit as fitting
-from sophia_cli.training import policy, speed
-from sophia_cli.training.batches import IGNORED, Encoder, _after
-from sophia_cli.training.order import learning_rate, share, updates, whole_updates
-from sophia_cli.training.plan import Plan, Sized
+from sophia_cli.training import model, time_estimate
+from sophia_cli.training import trainer as fitting
+from sophia_cli.training.collator import IGNORED, Encoder, _after
+from sophia_cli.training.config import Settings
+from sophia_cli.training.distributed import World
+from sophia_cli.training.examples import Row, asked, mixed_row, tags_balance
+from sophia_cli.training.logprobs import log_probabilities
+from sophia_cli.training.loss_inputs import Scored
 from sophia_cli.training.preflight import size_rows
-from sophia_cli.training.rows import Row, asked, mixed_row, tags_balance
-from sophia_cli.training.saved import save_model
-from sophia_cli.training.scores import log_probabilities
-from sophia_cli.training.settings import Settings, World
+from sophia_cli.training.run_state import Plan, Sized
+from sophia_cli.training.save import save_model
+from sophia_cli.training.schedule import learning_rate, share, updates, whole_updates
 
 TRACE = "<think>\nI see red circle 3.\n</think>\nThe answer is \\boxed{3}."
 
@@ -56,8 +58,8 @@ def naive_gradient(records: list[dict[str, Any]], normalise: str) -> dict[str, t
     from transformers import AutoModelForImageTextToText
 
     model = resolve("tiny-vlm")
-    policy = AutoModelForImageTextToText.from_pretrained(model.path, dtype=torch.float32).train()
-    for name, parameter in policy.named_parameters():
+    model = AutoModelForImageTextToText.from_pretrained(model.path, dtype=torch.float32).train()
+    for name, parameter in model.named_parameters():
         parameter.requires_grad = "vision_tower" not in name and "multi_modal_projector" not in name
     processor = internvl.load_processor(model.path)
     total, tokens = torch.zeros(()), 0
@@ -78,13 +80,13 @@ def naive_gradient(records: list[dict[str, Any]], normalise: str) -> dict[str, t
             "input_ids"
         ]
         ids = torch.cat([inputs["input_ids"], answer], dim=1)
-        logits = policy(input_ids=ids, pixel_values=inputs["pixel_values"]).logits[0]
+        logits = model(input_ids=ids, pixel_values=inputs["pixel_values"]).logits[0]
         start = inputs["input_ids"].shape[1]
         for position in range(start, ids.shape[1]):
             total = total - record["weight"] * torch.log_softmax(logits[position - 1], dim=-1)[ids[0, position]]
         tokens += answer.shape[1]
     (total / (tokens if normalise == "tokens" else len(records))).backward()
-    return {name: parameter.grad for name, parameter in policy.named_parameters() if parameter.grad is not None}
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
 @pytest.mark.parametrize("normalise", ["tokens", "trajectories"])
@@ -93,10 +95,10 @@ def test_the_gradient_of_a_step_is_autograds_of_the_naive_loss_for_any_split(
     normalise: str, micro: int, lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sophia_cli.training import engines
-    from sophia_cli.training.data import read_trajectories
-    from sophia_cli.training.fit import fit
-    from sophia_cli.training.plan import Plan
+    from sophia_cli.training.dataset import read_trajectories
     from sophia_cli.training.preflight import size_rows
+    from sophia_cli.training.run_state import Plan
+    from sophia_cli.training.trainer import fit
 
     records = kept_records(lab)
     wanted = naive_gradient(records, normalise)
@@ -108,7 +110,7 @@ def test_the_gradient_of_a_step_is_autograds_of_the_naive_loss_for_any_split(
         return 0.0
 
     monkeypatch.setattr(engines.Plain, "step", catch)
-    monkeypatch.setattr("sophia_cli.training.scores.BLOCK", 3000)  # twenty tokens at a time
+    monkeypatch.setattr("sophia_cli.training.logprobs.BLOCK", 3000)  # twenty tokens at a time
     asked_for = Settings("sophia", 6, micro, 1e-3, 0.05, 0.25, normalise, 1.0, 1, 1024, 0)
     write_lines(tmp_path / "kept.jsonl", records)
     model = resolve("tiny-vlm")
@@ -153,7 +155,7 @@ def test_log_probabilities_in_blocks_are_those_of_all_logits(seed: int, block: i
     wanted = wanted * (labels[:, 1:] != IGNORED)
     by_hand = torch.autograd.grad((wanted * out).sum(), (hidden, weight))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sophia_cli.training.scores.BLOCK", block)
+        patch.setattr("sophia_cli.training.logprobs.BLOCK", block)
         found = log_probabilities(hidden, weight, labels)
         ours = torch.autograd.grad((found * out).sum(), (hidden, weight))
     assert torch.allclose(found.double(), wanted, atol=1e-5)
@@ -426,18 +428,18 @@ def test_the_plan_is_shown_before_anything_is_trained(lab: Path, tmp_path: Path)
 
 def test_the_time_that_a_run_may_take(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its FLOPs by the speed of this machine and its processes; a row of twice the tokens takes a bit more than twice."""
-    monkeypatch.setattr(speed, "matrix_speed", lambda device: 1e9)
+    monkeypatch.setattr(time_estimate, "matrix_speed", lambda device: 1e9)
     model = resolve("tiny-vlm")
     settings = Settings("sft", 2, 1, 1e-3, 0.0, 1.0, "tokens", 1.0, None, 1024, 0)
     row = Row("r", [], "x", 1.0)
 
     def seconds(tokens: int, rows: int = 4, processes: int = 1, epochs: float = 1.0) -> float:
         plan = Plan([Sized(row, tokens, 1)] * rows, {}, model, replace(settings, epochs=epochs), tmp_path)
-        return speed.estimated_seconds(plan, 1000, 500, processes, cuda=False) or 0.0
+        return time_estimate.estimated_seconds(plan, 1000, 500, processes, cuda=False) or 0.0
 
     text = AutoConfig.from_pretrained(model.path).get_text_config()
     attention = 12 * text.num_hidden_layers * text.hidden_size * 10_000
-    assert seconds(100) == pytest.approx(4 * (100 * (4 * 1000 + 2 * 500) + attention) / (speed.REACHED * 1e9))
+    assert seconds(100) == pytest.approx(4 * (100 * (4 * 1000 + 2 * 500) + attention) / (time_estimate.REACHED * 1e9))
     assert seconds(100, rows=8) == pytest.approx(seconds(100, epochs=2.0)) == pytest.approx(2 * seconds(100))
     assert 2 * seconds(100) < seconds(200) < 4 * seconds(100)
     assert seconds(100, processes=2) == pytest.approx(seconds(100) / 2)
@@ -489,12 +491,12 @@ def test_flash_attention_is_used_where_it_can_be_loaded(
         asked.append(options["attn_implementation"])
         return AutoModelForImageTextToText.from_pretrained(path)
 
-    monkeypatch.setattr(policy, "has_flash_attention", lambda: True)
-    monkeypatch.setattr(policy, "AutoModelForImageTextToText", SimpleNamespace(from_pretrained=loaded))
+    monkeypatch.setattr(model, "has_flash_attention", lambda: True)
+    monkeypatch.setattr(model, "AutoModelForImageTextToText", SimpleNamespace(from_pretrained=loaded))
     settings = Settings(objective, 4, 2, 1e-3, 0.0, 1.0, "tokens", 1.0, 1, 1024, 0)
     plan = Plan([], {}, resolve("tiny-vlm"), settings, tmp_path)
-    policy.load_policy(plan, torch.device("cpu"), bf16=True)
-    policy.load_policy(plan, torch.device("cpu"), bf16=False)
+    model.load_policy(plan, torch.device("cpu"), bf16=True)
+    model.load_policy(plan, torch.device("cpu"), bf16=False)
     assert asked == [kernel, None]
 
 
@@ -502,8 +504,8 @@ def test_many_rows_are_read_by_several_processes_as_by_one(
     lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sophia_cli.training import preflight
-    from sophia_cli.training.data import read_trajectories
-    from sophia_cli.training.plan import Plan
+    from sophia_cli.training.dataset import read_trajectories
+    from sophia_cli.training.run_state import Plan
 
     rows = kept_records(lab, 8)
     rows[3]["trajectory"], rows[5]["image"] = "<think>for ever", "gone.png"

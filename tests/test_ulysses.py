@@ -15,8 +15,8 @@ from test_ranks import curve, difference
 from test_train import kept_records
 
 from sophia_cli.errors import UsageError
-from sophia_cli.training.batches import IGNORED
-from sophia_cli.training.ulysses import Ulysses, refuse_unfit_heads
+from sophia_cli.training.collator import IGNORED
+from sophia_cli.training.sequence_parallel import Ulysses, refuse_unfit_heads
 
 STEPS = ["--batch-size", "5", "--micro-batch-size", "2", "--lr", "1e-3", "--max-steps", "5"]
 LATER = pytest.mark.long

@@ -10,13 +10,13 @@ import torch
 import torch.distributed as dist
 from transformers import AutoModelForImageTextToText
 
-from sophia_cli.training.batches import IGNORED, Encoder
-from sophia_cli.training.engines import join
-from sophia_cli.training.policy import family_of, language_of
-from sophia_cli.training.rows import Row, asked
-from sophia_cli.training.scores import Scorer
-from sophia_cli.training.settings import World
-from sophia_cli.training.ulysses import Ulysses
+from sophia_cli.training.collator import IGNORED, Encoder
+from sophia_cli.training.distributed import World
+from sophia_cli.training.examples import Row, asked
+from sophia_cli.training.logprobs import Scorer
+from sophia_cli.training.model import family_of, language_of
+from sophia_cli.training.rendezvous import join
+from sophia_cli.training.sequence_parallel import Ulysses
 
 THOUGHT = "<think>\nred circle 3 first. " + "red circle 3 > 2? no. " * 6 + "\n</think>\n3"
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from sophia_cli.errors import RecordError, SophiaError
 from sophia_cli.io.images import open_image
-from sophia_cli.training.batches import Encoder, Left, unlike_before
-from sophia_cli.training.plan import Plan, batches_of
-from sophia_cli.training.rows import Row
-from sophia_cli.training.settings import has_vllm
+from sophia_cli.training.collator import Encoder, Left, unlike_before
+from sophia_cli.training.config import has_vllm
+from sophia_cli.training.examples import Row
+from sophia_cli.training.run_state import Plan, batches_of
 from sophia_cli.verifier import verify
 
 READS = "questions"

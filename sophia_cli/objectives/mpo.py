@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from sophia_cli.errors import SophiaError
-from sophia_cli.training.batches import IGNORED, Encoder, Left, unlike_before
-from sophia_cli.training.plan import Plan, batches_of
+from sophia_cli.training.collator import IGNORED, Encoder, Left, unlike_before
+from sophia_cli.training.run_state import Plan, batches_of
 
 READS = "pairs"
 DEFAULTS = {"batch_size": 256, "lr": 5e-6}

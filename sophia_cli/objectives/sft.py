@@ -2,7 +2,7 @@
 
 import torch
 
-from sophia_cli.objectives import Scored
+from sophia_cli.training.loss_inputs import Scored
 
 READS, PLAIN = "trajectories", True
 

@@ -8,7 +8,7 @@ weights; so the sum over micro-batches and ranks does not depend on how the batc
 
 import torch
 
-from sophia_cli.objectives import Scored
+from sophia_cli.training.loss_inputs import Scored
 
 READS = "trajectories"
 

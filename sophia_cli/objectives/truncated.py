@@ -9,7 +9,7 @@ trajectory alone. Where µ was not stored (rows of other data, too), ρ_i is 1.
 
 import torch
 
-from sophia_cli.objectives import Scored
+from sophia_cli.training.loss_inputs import Scored
 
 READS, NEEDS_BEHAVIOUR = "trajectories", True
 MOST = 2.0

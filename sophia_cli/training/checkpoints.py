@@ -11,8 +11,8 @@ import torch.distributed as dist
 
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.io.jsonl import write_json
+from sophia_cli.training.distributed import World
 from sophia_cli.training.engines import Engine
-from sophia_cli.training.settings import World
 
 MARK = "whole.json"
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from sophia_cli.families import part_of
-from sophia_cli.training.settings import Settings
+from sophia_cli.training.config import Settings
 
 SCALE = 2
 """alpha / rank: how much the adapters' product counts."""

@@ -14,12 +14,12 @@ from sophia_cli.errors import InputError, UsageError
 from sophia_cli.io.images import image_bytes
 from sophia_cli.runtime.progress import Progress, notice
 from sophia_cli.runtime.worker_pool import ordered_map
-from sophia_cli.training.batches import Encoder, Left
-from sophia_cli.training.plan import Plan, Sized, sequences
-from sophia_cli.training.policy import context_of, encoder_of
-from sophia_cli.training.rows import Row
-from sophia_cli.training.shown import show
-from sophia_cli.training.stages import settled
+from sophia_cli.training.collator import Encoder, Left
+from sophia_cli.training.examples import Row
+from sophia_cli.training.model import context_of, encoder_of
+from sophia_cli.training.plan_report import show
+from sophia_cli.training.run_state import Plan, Sized, sequences
+from sophia_cli.training.zero_stage import settled
 
 Notice = Callable[[str], None]
 MANY = 1000

@@ -17,20 +17,23 @@ from transformers.utils import logging
 
 from sophia_cli import registry
 from sophia_cli.errors import SophiaError
-from sophia_cli.objectives import Scored
 from sophia_cli.training import checkpoints
-from sophia_cli.training.batches import IGNORED, Encoder, Left, unlike_before
-from sophia_cli.training.curve import Curve, Emit
-from sophia_cli.training.engines import DeepSpeed, Engine, Plain, config_of, device_of, join, spread_when_read
-from sophia_cli.training.order import MicroBatch, learning_rate, share
+from sophia_cli.training.collator import IGNORED, Encoder, Left, unlike_before
+from sophia_cli.training.config import has_liger
+from sophia_cli.training.deepspeed_config import config_of, spread_when_read
+from sophia_cli.training.distributed import World
+from sophia_cli.training.engines import DeepSpeed, Engine, Plain
+from sophia_cli.training.importance_ratio import Ratios, pooled
+from sophia_cli.training.logprobs import Scorer
+from sophia_cli.training.loss_inputs import Scored
+from sophia_cli.training.metrics_log import Curve, Emit
+from sophia_cli.training.model import encoder_of, language_of, load_policy, warm_up
 from sophia_cli.training.packing import packs
-from sophia_cli.training.plan import Plan, batches_of, epochs_after, updates_an_epoch
-from sophia_cli.training.policy import encoder_of, language_of, load_policy, warm_up
-from sophia_cli.training.ratios import Ratios, pooled
-from sophia_cli.training.saved import save_model
-from sophia_cli.training.scores import Scorer
-from sophia_cli.training.settings import World, has_liger
-from sophia_cli.training.ulysses import Ulysses
+from sophia_cli.training.rendezvous import device_of, join
+from sophia_cli.training.run_state import Plan, batches_of, epochs_after, updates_an_epoch
+from sophia_cli.training.save import save_model
+from sophia_cli.training.schedule import MicroBatch, learning_rate, share
+from sophia_cli.training.sequence_parallel import Ulysses
 
 LOADERS = 2
 """Processes that prepare batches, beside a GPU."""

@@ -4,9 +4,6 @@ It is written whole in the draft folder and put in place then. The names of its 
 """
 
 import shutil
-from collections import Counter
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +14,15 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
 from transformers.core_model_loading import revert_weight_conversion
 
-from sophia_cli import __version__
 from sophia_cli.aliases import Model
 from sophia_cli.errors import SophiaError
 from sophia_cli.io.jsonl import loads
-from sophia_cli.training.curve import CURVE, PICTURE, draw
+from sophia_cli.training.distributed import World
 from sophia_cli.training.lora import SCALE
-from sophia_cli.training.plan import Plan
-from sophia_cli.training.settings import World
+from sophia_cli.training.metrics_log import CURVE, PICTURE, draw
+from sophia_cli.training.model_card import card
+from sophia_cli.training.run_state import Plan
 
-LIBRARIES = ("torch", "transformers", "deepspeed", "trl", "peft")
-METHODS = {
-    "sophia": "semi-off-policy reinforcement learning (SOPHIA, arXiv 2507.16814, Eq. 7)",
-    "truncated": "semi-off-policy reinforcement learning with truncated importance ratios (arXiv 2507.16814, Eq. 3)",
-    "sft": "supervised fine-tuning, all weights 1",
-    "mpo": "mixed preference optimisation (arXiv 2411.10442)",
-    "grpo": "on-policy reinforcement learning (GRPO) with the answers graded by rules",
-}
 PEFT = "base_model.model."
 TEMPLATES = "additional_chat_templates"
 TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -138,27 +127,3 @@ def _source_folder(model: Model) -> Path:
     if Path(model.path).is_dir():
         return Path(model.path)
     return Path(snapshot_download(model.path, allow_patterns=["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors"]))
-
-
-def card(plan: Plan, steps: int) -> str:
-    """The model card: what was trained, on what, how."""
-    model, settings = plan.model, plan.settings
-    causes = "".join(f"- left out, {cause}: {count}\n" for cause, count in sorted(plan.left.items()))
-    unused = () if plan.reads == "questions" else ("rollouts", "max_tokens")
-    listed = "".join(f"| {name} | {value} |\n" for name, value in asdict(settings).items() if name not in unused)
-    base = f"base_model: {model.path}\n" if not Path(model.path).is_dir() else ""
-    still = [] if settings.train_vision else ["vision tower"]
-    still += [] if settings.train_projector else ["projector"]
-    unchanged = f"; {' and '.join(still)} {'are' if len(still) > 1 else 'is'} unchanged" if still else ""
-    by = METHODS.get(settings.objective, f"objective `{settings.objective}`")
-    sources = Counter(sized.row.source for sized in plan.rows)
-    data = "".join(f"- {count:,} rows of {name}\n" for name, count in sources.items())
-    tokens = sum(sized.tokens for sized in plan.rows)
-    versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-    return (
-        f"---\n{base}library_name: transformers\npipeline_tag: image-text-to-text\ntags: [sophia]\n---\n"
-        f"# {model.name}, trained with sophia {__version__}\n\n"
-        f"Trained with `sophia train` from `{model.name}` by {by}: the language backbone learnt from {len(plan.rows):,} "
-        f"rows ({tokens:,} tokens) in {steps:,} steps{unchanged}.\n\n"
-        f"![loss and learning rate]({PICTURE})\n\n{data}{causes}\n| setting | value |\n|---|---|\n{listed}\n{versions}\n"
-    )

@@ -17,12 +17,13 @@ from transformers.utils import logging
 from sophia_cli import registry
 from sophia_cli.errors import SophiaError
 from sophia_cli.training import checkpoints
-from sophia_cli.training.curve import Curve, Emit
-from sophia_cli.training.engines import config_of, device_of, join, spread_when_read
-from sophia_cli.training.plan import Plan, batches_of, epochs_after, sequences
-from sophia_cli.training.policy import encoder_of, load_policy, warm_up
-from sophia_cli.training.saved import save_model
-from sophia_cli.training.settings import World
+from sophia_cli.training.deepspeed_config import config_of, spread_when_read
+from sophia_cli.training.distributed import World
+from sophia_cli.training.metrics_log import Curve, Emit
+from sophia_cli.training.model import encoder_of, load_policy, warm_up
+from sophia_cli.training.rendezvous import device_of, join
+from sophia_cli.training.run_state import Plan, batches_of, epochs_after, sequences
+from sophia_cli.training.save import save_model
 
 TOLD = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 """What the trainer itself tells DeepSpeed."""

@@ -7,10 +7,10 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from sophia_cli import registry
 from sophia_cli.families import part_of
-from sophia_cli.training.batches import Encoder
+from sophia_cli.training.collator import Encoder
+from sophia_cli.training.config import has_flash_attention
 from sophia_cli.training.lora import with_lora
-from sophia_cli.training.plan import Plan
-from sophia_cli.training.settings import has_flash_attention
+from sophia_cli.training.run_state import Plan
 
 
 def encoder_of(plan: Plan) -> Encoder:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from sophia_cli.training.settings import World
+from sophia_cli.training.distributed import World
 
 
 class Ratios:

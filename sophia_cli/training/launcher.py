@@ -20,8 +20,8 @@ from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.io.jsonl import loads
 from sophia_cli.serving import supervisor
 from sophia_cli.serving.vllm_server import free_port
-from sophia_cli.training.plan import Plan, read
-from sophia_cli.training.settings import World
+from sophia_cli.training.distributed import World
+from sophia_cli.training.run_state import Plan, read
 
 GPUS, CPU = "SOPHIA_GPUS", "SOPHIA_CPU_RANKS"
 """What the processes that we start find in their environment: which GPU is whose; that they train on CPUs."""
@@ -78,8 +78,8 @@ def follow(out: Path, world: World) -> int:
     """What a process that does not lead does: waits for the plan, and trains. Returns the exit code."""
     from torch.distributed import DistError
 
-    from sophia_cli.training.engines import meet
-    from sophia_cli.training.learn import learn
+    from sophia_cli.training.rendezvous import meet
+    from sophia_cli.training.train import learn
 
     usual = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # while it waits in a library that hears no Python
     try:
@@ -99,7 +99,7 @@ def leading(world: World | None) -> Iterator[Callable[[], None]]:
     if world is None:
         yield lambda: None
         return
-    from sophia_cli.training.engines import meet
+    from sophia_cli.training.rendezvous import meet
 
     store = meet(world)
     try:
@@ -218,7 +218,7 @@ def _command(plan: Plan, hardware: Hardware, count: int) -> list[str]:
     start = ["--master_port", str(free_port("127.0.0.1"))]
     start += ["--hostfile", str(hardware.hostfile)] if hardware.hostfile else ["--hostfile", os.devnull]
     start += [] if hardware.hostfile else ["--num_gpus", str(count)]
-    ranks = ["--no_local_rank", "--module", "sophia_cli.training.rank", str(plan.draft.absolute())]
+    ranks = ["--no_local_rank", "--module", "sophia_cli.training.worker", str(plan.draft.absolute())]
     return [sys.executable, "-m", "deepspeed.launcher.runner", *start, *ranks]
 
 

@@ -18,10 +18,10 @@ from sophia_cli import registry
 from sophia_cli.aliases import Model
 from sophia_cli.errors import UsageError
 from sophia_cli.io.jsonl import loads, to_line, write_json
-from sophia_cli.training.curve import CURVE
-from sophia_cli.training.order import updates, whole_updates
-from sophia_cli.training.rows import Row
-from sophia_cli.training.settings import Settings
+from sophia_cli.training.config import Settings
+from sophia_cli.training.examples import Row
+from sophia_cli.training.metrics_log import CURVE
+from sophia_cli.training.schedule import updates, whole_updates
 
 ROWS = "rows.jsonl"
 SIZES = ("tokens", "supervised", "images")

@@ -21,7 +21,7 @@ from sophia_cli.rewards.preference_pairs import preference_pairs
 from sophia_cli.rewards.training_set import Input, Notice, each_item, rereadable, weighted, whole
 from sophia_cli.rewards.trajectory import Rule
 from sophia_cli.runtime.progress import notice
-from sophia_cli.training.rows import Row, draw_rows, mixed_row, pair_row, question_row, trajectory_row
+from sophia_cli.training.examples import Row, draw_rows, mixed_row, pair_row, question_row, trajectory_row
 
 WHOLE = Shard()
 T = TypeVar("T", Record, tuple[Record, Record])

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from sophia_cli.training import kernels
-from sophia_cli.training.batches import IGNORED
+from sophia_cli.training import liger_logprobs
+from sophia_cli.training.collator import IGNORED
 from sophia_cli.training.packing import packed, padded
-from sophia_cli.training.ulysses import Ulysses
+from sophia_cli.training.sequence_parallel import Ulysses
 
 BLOCK = 1 << 27
 """Logits that are in memory at once, at most."""
@@ -67,7 +67,7 @@ def log_probabilities(
     hidden_SD = hidden_BTD[:, : targets.shape[1]][mask]
     if torch.is_autocast_enabled(hidden_SD.device.type):
         hidden_SD = hidden_SD.to(torch.get_autocast_dtype(hidden_SD.device.type))
-    score = kernels.log_probabilities if fused and len(hidden_SD) else _LogProbabilities.apply
+    score = liger_logprobs.log_probabilities if fused and len(hidden_SD) else _LogProbabilities.apply
     logps_S: torch.Tensor = score(hidden_SD, weight_VD, targets[mask])
     return torch.zeros(targets.shape, dtype=logps_S.dtype, device=logps_S.device).masked_scatter(mask, logps_S)
 

@@ -12,9 +12,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sophia_cli.errors import UsageError
-from sophia_cli.training.batches import IGNORED
-from sophia_cli.training.engines import PATIENCE
-from sophia_cli.training.settings import World
+from sophia_cli.training.collator import IGNORED
+from sophia_cli.training.distributed import World
+from sophia_cli.training.rendezvous import PATIENCE
 
 
 def refuse_unfit_heads(text_config: Any, ways: int) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from sophia_cli.errors import RecordError
 from sophia_cli.io.images import open_image
 from sophia_cli.records import THINK_CLOSE, THINK_OPEN
-from sophia_cli.training.rows import Row, tags_balance, texts_of
+from sophia_cli.training.examples import Row, tags_balance, texts_of
 
 IGNORED = -100
 """The label of a token that is not supervised."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from sophia_cli.errors import UsageError
-from sophia_cli.training.plan import Plan, references
+from sophia_cli.training.run_state import Plan, references
 
 STAGES = ("zero1", "zero2", "zero3", "zero3-offload")
 """Those of `deepspeed/`, in the order of how much they spread."""
@@ -49,7 +49,7 @@ def settled(plan: Plan, processes: int, cpu: bool, tell: Callable[[str], None]) 
     if cpu or not torch.cuda.is_available():
         stage = "none" if processes == 1 else "zero2"
     else:
-        from sophia_cli.training.policy import counts
+        from sophia_cli.training.model import counts
 
         weights, trained = counts(plan)
         stage = fitting(weights, trained, processes, torch.cuda.get_device_properties(0).total_memory, references(plan))

@@ -9,12 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from sophia_cli.runtime.progress import console
-from sophia_cli.training.batches import IGNORED, Encoder
-from sophia_cli.training.plan import Plan, Sized, batches_of, references, sequences
-from sophia_cli.training.policy import counts
-from sophia_cli.training.settings import has_flash_attention, has_liger, has_vllm
-from sophia_cli.training.speed import REACHED, estimated_seconds
-from sophia_cli.training.stages import STAGES, bytes_needed
+from sophia_cli.training.collator import IGNORED, Encoder
+from sophia_cli.training.config import has_flash_attention, has_liger, has_vllm
+from sophia_cli.training.model import counts
+from sophia_cli.training.run_state import Plan, Sized, batches_of, references, sequences
+from sophia_cli.training.time_estimate import REACHED, estimated_seconds
+from sophia_cli.training.zero_stage import STAGES, bytes_needed
 
 LONGEST = 1200
 """Characters of the prompt, and of the answer, that are shown."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from sophia_cli.errors import SophiaError
 from sophia_cli.io.jsonl import loads, to_line
-from sophia_cli.training.settings import World
+from sophia_cli.training.distributed import World
 
 Emit = Callable[[dict[str, Any]], None]
 """Told of each update."""

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig
 
 from sophia_cli.runtime.worker_pool import Child, Died, Silent
-from sophia_cli.training.plan import Plan, batches_of
+from sophia_cli.training.run_state import Plan, batches_of
 
 SIDE = {"cpu": 1024, "cuda": 8192}
 TIMES = {"cpu": 2, "cuda": 20}

@@ -1,4 +1,4 @@
-"""What DeepSpeed's launcher runs in each training process: `python -m sophia_cli.training.rank DRAFT`."""
+"""What DeepSpeed's launcher runs in each training process: `python -m sophia_cli.training.worker DRAFT`."""
 
 import os
 import sys
@@ -8,9 +8,9 @@ from typing import Any
 
 from sophia_cli.errors import SophiaError
 from sophia_cli.io.jsonl import to_line
-from sophia_cli.training.launch import CPU, GPUS, TOLD, Hardware, joined, note_error
-from sophia_cli.training.plan import read
-from sophia_cli.training.settings import World
+from sophia_cli.training.distributed import World
+from sophia_cli.training.launcher import CPU, GPUS, TOLD, Hardware, joined, note_error
+from sophia_cli.training.run_state import read
 
 
 def main(draft: Path) -> int:
@@ -19,7 +19,7 @@ def main(draft: Path) -> int:
     if gpus := os.environ.get(GPUS):
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus.split(",")[world.local_rank]  # before torch looks
     try:
-        from sophia_cli.training.learn import learn
+        from sophia_cli.training.train import learn
 
         with (draft / TOLD).open("ab") as told:
 

@@ -1,0 +1,70 @@
+"""DeepSpeed's configuration."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sophia_cli.errors import UsageError
+from sophia_cli.training.config import Settings
+from sophia_cli.training.distributed import World
+
+CONFIGS = Path(__file__).parent / "deepspeed"
+
+
+GIVEN = (
+    "optimizer",
+    "scheduler",
+    "fp16",
+    "gradient_clipping",
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "sequence_parallel_size",
+    "data_parallel_size",
+)
+"""What of DeepSpeed's configuration the command gives, and a file may not."""
+
+
+def config_of(settings: Settings, world: World) -> dict[str, Any] | None:
+    """DeepSpeed's configuration, complete; None for `--deepspeed none`. Raises UsageError for a file that does not serve."""
+    if settings.deepspeed == "none":
+        return None
+    path = CONFIGS / f"{settings.deepspeed}.json"
+    path = path if path.is_file() else Path(settings.deepspeed)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if (stage := config["zero_optimization"]["stage"]) not in (1, 2, 3):
+            raise ValueError(f"stage {stage!r} is none of 1, 2, 3")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        choices = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.json")))
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        mend = f"choose {choices}, none, or a JSON file that has zero_optimization.stage"
+        raise UsageError(f"--deepspeed {settings.deepspeed}: {reason}; {mend}") from None
+    if unfit := [name for name in GIVEN if _settles(config.get(name))]:
+        raise UsageError(f"{path}: `{unfit[0]}` is not for the file to give; delete it, `sophia train` has options for it")
+    return {
+        **{name: value for name, value in config.items() if name not in GIVEN and value != "auto"},
+        "bf16": {"enabled": torch.cuda.is_available() and not world.cpu},
+        "gradient_clipping": settings.max_grad_norm,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": {name: v for name, v in config["zero_optimization"].items() if v != "auto"},
+        "train_micro_batch_size_per_gpu": settings.micro_batch_size,
+        "gradient_accumulation_steps": 1,  # we say ourselves which micro-batch is a step's last
+        "train_batch_size": settings.micro_batch_size * world.size,
+        "steps_per_print": 1 << 62,
+    }
+
+
+def _settles(value: Any) -> bool:
+    """Whether a configuration's value says something: it is there, not "auto", and no section that is "auto" or off."""
+    return value not in (None, "auto") and not (isinstance(value, dict) and value.get("enabled") in (False, "auto"))
+
+
+def spread_when_read(config: dict[str, Any]) -> Any:
+    """Under ZeRO-3, transformers spreads weights over the processes as it reads them, while what this returns lives."""
+    from transformers.integrations import HfDeepSpeedConfig
+
+    return HfDeepSpeedConfig(config)

@@ -1,0 +1,61 @@
+"""Processes."""
+
+import os
+import warnings
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from sophia_cli.serving.vllm_server import free_port
+from sophia_cli.training.distributed import World
+
+PATIENCE = timedelta(hours=6)
+"""How long processes wait for one another: one of them may have many rows to read, or weights to write."""
+
+
+def device_of(world: World) -> torch.device:
+    """This process's GPU, the only one it sees where each sees its own; else the CPU."""
+    if world.cpu or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", world.local_rank % torch.cuda.device_count())
+
+
+def quiet_compilers() -> None:
+    """DeepSpeed on CPUs: what it would compile for a minute at the first start is left out; gloo does the same."""
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def meet(world: World) -> Any:
+    """Meets the other processes where the environment says (MASTER_ADDR, MASTER_PORT); the store that all can write to."""
+    cuda = device_of(world).type == "cuda"
+    if cuda:
+        torch.cuda.set_device(device_of(world))
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # of what DeepSpeed calls
+    store, rank, size = next(rendezvous("env://"))
+    store.set_timeout(PATIENCE)
+    dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    return store
+
+
+def join(world: World, deepspeed: bool) -> None:
+    """Meets the other processes, unless that is done; DeepSpeed wants it done even by one alone."""
+    cuda = device_of(world).type == "cuda"
+    os.environ.setdefault(
+        "DS_ACCELERATOR", "cuda" if cuda else "cpu"
+    )  # else DeepSpeed guesses, aloud, wherever it is imported
+    if deepspeed and not cuda:
+        quiet_compilers()
+    if (world.size > 1 or deepspeed) and not dist.is_initialized():
+        alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        if world.size == 1:
+            os.environ.update({**alone, "MASTER_PORT": str(free_port("127.0.0.1"))})
+        meet(world)
+    if deepspeed:
+        import deepspeed as library
+
+        library.init_distributed(dist.get_backend(), verbose=False)
