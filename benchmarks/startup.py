@@ -2,7 +2,7 @@
 
     python benchmarks/startup.py [RUNS]
 
-The peer is made on the spot: the commands of `sophia_cli.cli` with empty bodies, in one file that imports typer alone.
+The peer is made on the spot: the commands of `sophia_cli.cli.app` with empty bodies, in one file that imports typer alone.
 Both are run in turn, so that what else the machine does falls on both; the figure is the ratio of the medians.
 """
 
@@ -14,7 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from sophia_cli import cli, options
+from sophia_cli.cli.app import app
+from sophia_cli.cli import options
 
 BOUND = 1.3
 
@@ -27,7 +28,7 @@ def bare_program() -> str:
         "import sys\nfrom typing import Any\no = sys.modules[__name__]",
         "app = typer.Typer(no_args_is_help=True, add_completion=False)",
     ]
-    for command in cli.app.registered_commands:
+    for command in app.app.registered_commands:
         assert command.callback is not None
         source = inspect.getsource(command.callback)
         head = source[: source.index(") -> None:") + len(") -> None:")]

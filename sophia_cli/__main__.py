@@ -6,7 +6,7 @@ import signal
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, frame: os._exit(130))  # while it still imports; a step takes over
 
-from sophia_cli.cli import main  # noqa: E402  (the imports take longer than a hasty Ctrl-C)
+from sophia_cli.cli.app import main  # noqa: E402  (the imports take longer than a hasty Ctrl-C)
 
 if __name__ == "__main__":
     main()

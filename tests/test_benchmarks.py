@@ -11,10 +11,10 @@ from conftest import ENVIRONMENT, records_of, sophia, write_lines
 
 from sophia_cli import registry
 from sophia_cli.errors import InputError, RecordError, UsageError
-from sophia_cli.evaluate import answer_request
 from sophia_cli.evaluation.benchmark_items import benchmarks
 from sophia_cli.judge.prompts_and_parsing import read_answer, read_parts, whole_question
 from sophia_cli.records import Record
+from sophia_cli.steps.eval import answer_request
 from sophia_cli.verifier import verify
 
 PAPERS_EIGHT = ["dynamath", "mathverse", "mathvision", "mathvista", "mmmu", "mmmu-pro", "mv-math", "olympiadbench"]

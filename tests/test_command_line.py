@@ -30,7 +30,7 @@ STEPS = ("caption", "reason", "grade", "propagate", "train", "eval", "world", "m
 @pytest.mark.parametrize("arguments", [["--help"], *([step, "--help"] for step in STEPS)])
 def test_help_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom sophia_cli.cli import main\nsys.argv = ['sophia'] + "
+        "import sys\nfrom sophia_cli.cli.app import main\nsys.argv = ['sophia'] + "
         f"{arguments!r}\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
         f"print(sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)"
     )
@@ -149,7 +149,7 @@ def test_a_file_that_may_not_grow_is_one_line_and_can_be_continued(lab: Path, tm
 
 def test_stdout_carries_records_only_even_when_a_library_prints(lab: Path) -> None:
     code = (
-        "import os, sys\nfrom sophia_cli import grade\nfrom sophia_cli.frame import Common\n"
+        "import os, sys\nfrom sophia_cli.steps import grade\nfrom sophia_cli.steps._runner import Common\n"
         "from sophia_cli.inference.backend_options import Place\nreal = grade.fields_of\n"
         "def noisy(*a, **k):\n    print('chatter')\n    os.write(1, b'more chatter\\n')\n    return real(*a, **k)\n"
         "grade.fields_of = noisy\nsys.exit(grade.run(Common(), ['raw.jsonl'], 1, 5.0, None, False, Place()))"

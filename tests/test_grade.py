@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 
-from sophia_cli.grade import mentions_caption
+from sophia_cli.steps.grade import mentions_caption
 from sophia_cli.verifier import verify
 from sophia_cli.verifier.types import REWARDS
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from conftest import records_of, sophia, write_lines
 
-from sophia_cli.grade import asked_about
 from sophia_cli.inference.sampler import Completion, Failure, Job, Sampling
 from sophia_cli.judge.answer_judge import Judge, by_judge
 from sophia_cli.judge.prompts_and_parsing import question, read_verdict, reading
 from sophia_cli.prompts import load_prompt
 from sophia_cli.records import Record
 from sophia_cli.runtime.read_ahead import Arrivals
+from sophia_cli.steps.grade import asked_about
 
 
 class Scripted:

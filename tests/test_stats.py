@@ -22,7 +22,7 @@ from sophia_cli.io.rereadable import Lines
 from sophia_cli.rewards.loading import lookup
 from sophia_cli.rewards.trajectory import Rule
 from sophia_cli.runtime.progress import Progress
-from sophia_cli.stats import choice_of, fill, report
+from sophia_cli.steps.stats import choice_of, fill, report
 
 
 def figures_of(records: list[dict[str, Any]], by: tuple[str, ...] = (), rule: Rule | None = None) -> dict[str, Any]:

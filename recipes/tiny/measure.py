@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from recipes.tiny.traces import reason_aloud
-from sophia_cli.world import item_of
+from sophia_cli.steps.world import item_of
 
 SOPHIA = [sys.executable, "-m", "sophia_cli"]
 QUESTIONS, TRAINING = 500, 1000

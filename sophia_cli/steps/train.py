@@ -16,13 +16,13 @@ from typing import IO, Any
 from sophia_cli import registry
 from sophia_cli.aliases import Model, resolve
 from sophia_cli.errors import SophiaError, UsageError
-from sophia_cli.frame import Common
 from sophia_cli.io.jsonl import to_line
 from sophia_cli.io.record_writer import Manifest
 from sophia_cli.io.stdio import claim_stdout
 from sophia_cli.rewards.training_set import Notice, rule_of
 from sophia_cli.rewards.trajectory import Rule
 from sophia_cli.runtime.progress import Progress, notice
+from sophia_cli.steps._runner import Common
 from sophia_cli.training.config import Settings
 from sophia_cli.training.dataset import Data, read_pairs, read_questions, read_trajectories, split_mix
 from sophia_cli.training.distributed import World

@@ -17,7 +17,6 @@ from sophia_cli.evaluation import audit, paper_results, report
 from sophia_cli.evaluation.audit import Draw
 from sophia_cli.evaluation.benchmark_items import Benchmark
 from sophia_cli.evaluation.metrics import Tally, summarised
-from sophia_cli.frame import SOME_FAILED, Common, Counter, refuse_odd_side_files, run_step
 from sophia_cli.inference.backend_options import Place
 from sophia_cli.inference.sampler import Backend, Completion, Job, Request, Sampling, sample, show_plan
 from sophia_cli.io.jsonl import write_json
@@ -36,6 +35,7 @@ from sophia_cli.records import (
     where_of,
 )
 from sophia_cli.runtime.progress import console, notice
+from sophia_cli.steps._runner import SOME_FAILED, Common, Counter, refuse_odd_side_files, run_step
 from sophia_cli.verifier.types import Verify
 
 STEP, KEY = "eval", "sample_id"

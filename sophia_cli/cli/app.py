@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from sophia_cli import options as o
+from sophia_cli.cli import options as o
 
 if TYPE_CHECKING:
-    from sophia_cli.frame import Common
     from sophia_cli.inference.backend_options import Place
+    from sophia_cli.steps._runner import Common
     from sophia_cli.training.launcher import Hardware
 
 app = typer.Typer(
@@ -56,8 +56,8 @@ def caption(
     prompt: o.Prompt = None,
 ) -> int:
     """Sample K descriptions of each image from the model you train; the question is never shown to it."""
-    from sophia_cli import caption as step
     from sophia_cli.inference.sampler import Sampling
+    from sophia_cli.steps import caption as step
 
     return step.run(
         _common(context),
@@ -114,8 +114,8 @@ def reason(
     ] = False,
 ) -> int:
     """Let a text-only reasoner think over each description, N times, as if it saw the image."""
-    from sophia_cli import reason as step
     from sophia_cli.inference.sampler import Sampling
+    from sophia_cli.steps import reason as step
 
     sampling = Sampling(temperature, top_p, max_tokens or 0, logprobs)
     return step.run(
@@ -147,7 +147,7 @@ def grade(
     judge_all: Annotated[bool, typer.Option("--judge-all", help="Ask the judge about every trajectory.")] = False,
 ) -> int:
     """Judge each trajectory's final answer: right, wrong, or could not tell (Eq. 4)."""
-    from sophia_cli import grade as step
+    from sophia_cli.steps import grade as step
 
     return step.run(_common(context), _inputs(context, files), workers, limit_seconds, judge, judge_all, _place(context))
 
@@ -179,8 +179,8 @@ def propagate(
     ] = False,
 ) -> int:
     """Let the reward flow back to the descriptions (Eq. 5) and keep the best trajectories (Eq. 6)."""
-    from sophia_cli import propagate as step
     from sophia_cli.rewards.trajectory import Rule
+    from sophia_cli.steps import propagate as step
 
     rule = Rule(
         alpha, keep, select, not no_caption_reward, not no_correctness, min_graded, drop_leaks, _common(context).seed
@@ -257,7 +257,7 @@ def train(
     report_to: Annotated[str, typer.Option(help="tensorboard, wandb, trackio, or none.")] = "none",
 ) -> int:
     """Train the model on the kept trajectories (Eq. 7); records that nobody propagated are propagated first."""
-    from sophia_cli import train as step
+    from sophia_cli.steps import train as step
 
     asked = step.Asked(batch_size, micro_batch_size, lr, epochs, max_tokens, alpha, keep, pairs)
     fixed = {name: context.obj[name] for name in step.FIXED}
@@ -348,10 +348,10 @@ def evaluate(
     ] = None,
 ) -> int:
     """Ask held-out questions and measure how often the model is right."""
-    from sophia_cli import evaluate as step
     from sophia_cli.errors import UsageError
     from sophia_cli.evaluation.benchmark_items import benchmarks, own
     from sophia_cli.inference.sampler import Sampling
+    from sophia_cli.steps import eval as step
 
     if data and bench:
         raise UsageError("--data and --bench: both say what to ask; give one of them")
@@ -376,7 +376,7 @@ def compare(
     quiet: o.Quiet = False,
 ) -> int:
     """Say whether the second of two runs is better, question by question; the questions that flipped go to stdout."""
-    from sophia_cli import compare as step
+    from sophia_cli.steps import compare as step
 
     return step.run(one, other, summary, quiet)
 
@@ -392,7 +392,7 @@ def agreement(
     ] = None,
 ) -> int:
     """Say how far a person's labels of an audit agree with the judge's (Cohen's kappa)."""
-    from sophia_cli import agreement as step
+    from sophia_cli.steps import agreement as step
 
     return step.run(sheet, summary)
 
@@ -430,8 +430,8 @@ def decontaminate(
     ] = None,
 ) -> int:
     """Drop the items that overlap a benchmark, by words of the question and by what images look like; name each pair."""
-    from sophia_cli import decontaminate as step
     from sophia_cli.decontamination.benchmark_index import Rules
+    from sophia_cli.steps import decontaminate as step
 
     rules = Rules(ngram, share, distance, match)
     inputs = _inputs(context, files)
@@ -470,7 +470,7 @@ def export(
     pairs: Annotated[int, typer.Option(min=1, help="trl-preference: most pairs of an item.")] = 1,
 ) -> int:
     """Write the kept trajectories, or preference pairs, as other trainers read them."""
-    from sophia_cli import export as step
+    from sophia_cli.steps import export as step
 
     return step.run(_common(context), _inputs(context, files), step.Asked(to, images, model, alpha, keep, pairs))
 
@@ -497,7 +497,7 @@ def stats(
     quiet: o.Quiet = False,
 ) -> int:
     """Show what a data set is worth: verdicts, R(c), what is solved and selected, lengths, tokens spent, leaks, repeats."""
-    from sophia_cli import stats as step
+    from sophia_cli.steps import stats as step
 
     return step.run(_inputs(context, files), by or [], alpha, keep, as_json, quiet)
 
@@ -514,7 +514,7 @@ def world(
     force: o.Force = False,
 ) -> int:
     """Draw a data set of the embedded world: images of coloured shapes, questions and answers."""
-    from sophia_cli import world as step
+    from sophia_cli.steps import world as step
 
     step.draw_world(folder, n, seed, difficulty, force)
     return 0
@@ -536,8 +536,8 @@ def serve(
     ] = 0,
 ) -> int:
     """Start vLLM servers of a model and keep them until Ctrl-C; their addresses go to stdout."""
-    from sophia_cli import serve as step
     from sophia_cli.serving.vllm_server import Setup
+    from sophia_cli.steps import serve as step
 
     setup = Setup(gpus, tensor_parallel, server_options, start_timeout, shared_disk, host, port)
     return step.run(model, setup)
@@ -547,7 +547,7 @@ def serve(
 @o.takes(o.debugging)
 def models() -> int:
     """List the aliases: what each stands for, and where it can run."""
-    from sophia_cli import models as step
+    from sophia_cli.steps import list_models as step
 
     return step.run()
 
@@ -565,7 +565,7 @@ def _one(context: typer.Context, source: str | None) -> str:
 
 def _common(context: typer.Context) -> "Common":
     """The options that every step has, as they were given."""
-    from sophia_cli.frame import Common
+    from sophia_cli.steps._runner import Common
 
     return Common(**{name: value for name, value in context.obj.items() if name in Common.__dataclass_fields__})
 

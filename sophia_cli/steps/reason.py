@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from sophia_cli.errors import InputError, RecordError, UsageError
-from sophia_cli.frame import Common, Counter, run_step
 from sophia_cli.inference.backend_options import Place
 from sophia_cli.inference.early_stop import Item, Plan, Tally, Waves, allowed_failures
 from sophia_cli.inference.early_stop_resume import Earlier, Held
@@ -19,6 +18,7 @@ from sophia_cli.io.jsonl import read_records
 from sophia_cli.io.record_writer import Output
 from sophia_cli.prompts import chosen_prompt, fill, question_text
 from sophia_cli.records import Record, failed, has_failed, need_text, sample_seed, trajectory_id, where_of
+from sophia_cli.steps._runner import Common, Counter, run_step
 
 STEP, KEY = "reason", "trajectory_id"
 LONGEST = 32768

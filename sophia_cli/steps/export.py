@@ -23,7 +23,6 @@ from sophia_cli import registry
 from sophia_cli.aliases import resolve
 from sophia_cli.errors import InputError, RecordError, SophiaError, UsageError
 from sophia_cli.exporters._base import Example
-from sophia_cli.frame import SOME_FAILED, Common, Counter, refuse_input_as_output, run_step
 from sophia_cli.io.images import data_uri, image_bytes, image_file, kind_of, shorten
 from sophia_cli.io.jsonl import read_records, to_line
 from sophia_cli.io.parquet import card, cells, stored, types_of, writable, write, write_folder
@@ -35,6 +34,7 @@ from sophia_cli.rewards.preference_pairs import preference_pairs
 from sophia_cli.rewards.training_set import Input, each_item, rereadable, rule_of, weighted
 from sophia_cli.rewards.trajectory import Rule
 from sophia_cli.runtime.progress import Progress, notice
+from sophia_cli.steps._runner import SOME_FAILED, Common, Counter, refuse_input_as_output, run_step
 from sophia_cli.training.examples import system_for, weight_of
 
 STEP = "export"

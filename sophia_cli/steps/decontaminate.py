@@ -10,13 +10,13 @@ from pathlib import Path
 from sophia_cli.decontamination.benchmark_index import NEEDED, STEP, Benchmark, Rules
 from sophia_cli.decontamination.report import Report, Tally
 from sophia_cli.errors import UsageError
-from sophia_cli.frame import Common, Counter, refuse_odd_side_files, run_step
 from sophia_cli.inference.backend_options import Place
 from sophia_cli.io.jsonl import read_records
 from sophia_cli.io.record_writer import Output
 from sophia_cli.judge.same_problem import _judge, by_judge
 from sophia_cli.records import Record, failed
 from sophia_cli.runtime.progress import notice
+from sophia_cli.steps._runner import Common, Counter, refuse_odd_side_files, run_step
 
 
 def run(
