@@ -1,4 +1,4 @@
-"""How many tokens `reason --stop-early` spares on the embedded world, and how many more `--shortest` does.
+"""How many tokens `reason --stop-early` spares on the embedded world, and how many more `--bound-length` does.
 
     make bench-early-stop
 
@@ -28,7 +28,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "servers.md"
 K = N = 8
 ALPHA = 0.75
 EARLY = ["--stop-early", "--alpha", str(ALPHA)]
-RUNS = {"full": [], "early": EARLY, "shortest": [*EARLY, "--shortest"]}
+RUNS = {"full": [], "early": EARLY, "shortest": [*EARLY, "--bound-length"]}
 Row = dict[str, Any]
 
 
@@ -126,7 +126,7 @@ def early_tokens(rows: list[Row]) -> int:
 
 
 def drawn_table() -> list[str]:
-    lines = ["| right | `--stop-early` | `--stop-early --shortest` | continued for nothing |", "|---|---|---|---|"]
+    lines = ["| right | `--stop-early` | `--stop-early --bound-length` | continued for nothing |", "|---|---|---|---|"]
     for right in (0.9, 0.7, 0.5, 0.3):
         rows = drawn(right)
         spent = (early_tokens(rows), bounded_tokens(rows, False), bounded_tokens(rows, True))
@@ -140,7 +140,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="put the table into docs/servers.md")
     options = parser.parse_args()
     lines = [
-        "| world | right | captions that pass | full run, tokens | `--stop-early` | `--stop-early --shortest` |",
+        "| world | right | captions that pass | full run, tokens | `--stop-early` | `--stop-early --bound-length` |",
         "|---|---|---|---|---|---|",
     ]
     for level in ("easy", "medium", "hard"):

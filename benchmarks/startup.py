@@ -14,8 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from sophia_cli.cli.app import app
-from sophia_cli.cli import options
+from sophia_cli.cli.app import app, options
 
 BOUND = 1.3
 

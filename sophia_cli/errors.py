@@ -1,5 +1,8 @@
 """The exceptions of the project: each message is one line that names the place and the mend."""
 
+# Exit codes (contract.md). A record that carries `error` makes SOME_FAILED; a verdict is no failure.
+FAILED, SOME_FAILED, INTERRUPTED = 1, 3, 130
+
 
 class SophiaError(Exception):
     """A step could not be done; the command ends with exit code 1."""

@@ -239,7 +239,7 @@ def test_several_benchmarks_and_a_file_of_ones_own(root: Path, lab: Path, tmp_pa
     own = [{**row, "image": str(lab / row["image"]), "kind": "own"} for row in records_of(lab / "caps.jsonl")[::2]]
     write_lines(tmp_path / "own.jsonl", own)
     names = f"mathvision={root / 'mathvision'},dynamath={root / 'dynamath'},own.jsonl"
-    options = ["--summary", "s.json", "--card", "c.md", "--by", "kind", "--paper", "-n", "2", "--max-tokens", "60"]
+    options = ["--summary", "s.json", "--model-card", "c.md", "--by", "kind", "--paper", "-n", "2", "--max-tokens", "60"]
     done = sophia("eval", "--bench", names, *options, "-o", "out.jsonl", cwd=tmp_path, code=3)
     rows, figures = records_of(tmp_path / "out.jsonl"), json.loads((tmp_path / "s.json").read_text())
     assert {row["id"].partition("/")[0] for row in rows} == {"mathvision", "dynamath", "own.jsonl"}
@@ -324,7 +324,7 @@ def test_a_judge_is_asked_where_the_paper_asked_one_and_both_verdicts_stay(root:
         ChatServer(says=lambda body: "It is \\boxed{A}.") as policy,
         ChatServer(says=lambda body: "Verdict: correct") as judge,
     ):
-        options = ["-m", "m", "--base-url", policy.url, "--judge", "m", "--judge-url", judge.url, "--summary", "s.json"]
+        options = ["-m", "m", "--base-url", policy.url, "--judge", "m", "--judge-base-url", judge.url, "--summary", "s.json"]
         done = sophia("eval", "--bench", names, *options, "-o", "out.jsonl", cwd=tmp_path, code=3)
         assert len(policy.served) == 5 + 5 and len(judge.served) == 5
         assert "the paper had a model judge" not in done.stderr.decode()
@@ -347,7 +347,7 @@ def test_an_answer_that_rules_do_not_find_is_extracted_by_the_judge(root: Path, 
 
     names = f"mathvision={root / 'mathvision'}"
     with saying("A half, I should think") as policy, ChatServer(says=says) as judge:
-        options = ["-m", "m", "--base-url", policy.url, "--judge", "m", "--judge-url", judge.url, "--summary", "s.json"]
+        options = ["-m", "m", "--base-url", policy.url, "--judge", "m", "--judge-base-url", judge.url, "--summary", "s.json"]
         done = sophia("eval", "--bench", names, *options, "-o", "out.jsonl", cwd=tmp_path, code=3)
         assert len(judge.served) == 5 and all("I should think" in str(body["messages"]) for body in judge.served)
         sophia("eval", "--bench", names, *options, "-o", "out.jsonl", cwd=tmp_path, code=3)
@@ -389,7 +389,7 @@ def test_a_judge_reads_the_whole_question_of_one_that_is_drawn(root: Path, tmp_p
         ChatServer(says=lambda body: "It is \\boxed{A}.") as policy,
         ChatServer(says=lambda body: "Verdict: wrong") as judge,
     ):
-        options = ["-m", "m", "--base-url", policy.url, "--judge", "m", "--judge-url", judge.url]
+        options = ["-m", "m", "--base-url", policy.url, "--judge", "m", "--judge-base-url", judge.url]
         sophia("eval", "--bench", f"mathverse={root / 'mathverse'}", *options, cwd=tmp_path)
         asked_of_judge = [body["messages"][0]["content"] for body in judge.served]
     options = items("mmmu", root)["validation_Accounting_2"]
@@ -411,7 +411,7 @@ def test_a_judge_counts_the_parts_of_an_answer_in_several(root: Path, tmp_path: 
         return "Parts: 1/2" if "Parts:" in str(body["messages"]) else "Verdict: correct"
 
     with saying("It is \\boxed{3}.") as policy, ChatServer(says=says) as judge:
-        options = ["-m", "m", "--base-url", policy.url, "--judge", "m", "--judge-url", judge.url, "--summary", "s.json"]
+        options = ["-m", "m", "--base-url", policy.url, "--judge", "m", "--judge-base-url", judge.url, "--summary", "s.json"]
         done = sophia("eval", "--bench", f"mv-math={root / 'mv-math'}", *options, cwd=tmp_path)
     rows = {row["id"]: row for row in records_of(done.stdout)}
     several = rows["mv-math/3"]

@@ -195,11 +195,11 @@ def test_files_that_cannot_be_written_or_are_read_are_refused_before_anything_is
     (tmp_path / "file").write_text("")
     for options in (
         ["--summary", "items.jsonl"],
-        ["--card", "items.jsonl"],
-        ["--audit", "tiny-vlm", "--sheet", "items.jsonl"],
+        ["--model-card", "items.jsonl"],
+        ["--audit", "tiny-vlm", "--labels-csv", "items.jsonl"],
         ["-o", "items.jsonl", "--force"],
         ["-o", "o.jsonl", "--summary", "o.jsonl.manifest.json"],
-        ["--card", "file/card.md"],
+        ["--model-card", "file/card.md"],
         ["--summary", "/proc/nowhere/s.json"],
     ):
         done = sophia("eval", "--data", "items.jsonl", *options, cwd=tmp_path, code=2)

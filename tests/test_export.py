@@ -20,11 +20,11 @@ from test_propagate import brute_force, data_sets, graded
 from sophia_cli.aliases import resolve
 from sophia_cli.errors import SophiaError
 from sophia_cli.families import internvl
-from sophia_cli.io.jsonl import Shard
+from sophia_cli.io.counter import Counter
 from sophia_cli.io.rereadable import Lines, holding
+from sophia_cli.io.shards import Shard
 from sophia_cli.rewards.preference_pairs import preference_pairs
 from sophia_cli.rewards.trajectory import Rule
-from sophia_cli.steps._runner import Counter
 
 ONE_STEP = {
     "max_steps": 1, "per_device_train_batch_size": 2, "report_to": "none", "use_cpu": True, "bf16": False,

@@ -12,7 +12,8 @@ from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sophia_cli.io.record_writer import Manifest, Output
+from sophia_cli.io.manifest import Manifest
+from sophia_cli.io.record_writer import Output
 from sophia_cli.records import Record
 
 

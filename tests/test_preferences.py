@@ -17,7 +17,7 @@ from test_ranks import BASE, curve, difference, killed
 
 from sophia_cli.aliases import resolve
 from sophia_cli.errors import SophiaError
-from sophia_cli.io.jsonl import Shard
+from sophia_cli.io.shards import Shard
 from sophia_cli.objectives import grpo, mpo
 from sophia_cli.rewards.trajectory import Rule
 from sophia_cli.training.collator import IGNORED, Encoder
@@ -275,7 +275,7 @@ def test_a_full_disk_is_one_line(data: Path, tmp_path: Path) -> None:
         (["--objective", "mpo", "--batch-size", "3", "--micro-batch-size", "2"], "--batch-size 3"),
         (["--objective", "ppo"], "grpo, mpo"),
         (["--objective", "grpo", "--keep", "2"], "--keep"),
-        (["--objective", "mpo", "--normalise", "trajectories"], "--normalise"),
+        (["--objective", "mpo", "--normalize-by", "trajectories"], "--normalize-by"),
         (["--objective", "grpo", "--batch-size", "4", "--micro-batch-size", "1"], "there are 3 questions"),
         (["--objective", "grpo", "--batch-size", "2", "--max-tokens", "9999"], "give no more than 9"),
     ],

@@ -19,12 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sophia_cli.errors import InputError
-from sophia_cli.io.jsonl import Shard
+from sophia_cli.io.counter import Counter
 from sophia_cli.io.record_writer import Output
 from sophia_cli.io.rereadable import Lines
+from sophia_cli.io.shards import Shard
 from sophia_cli.rewards.selection import loading
 from sophia_cli.rewards.trajectory import Rule
-from sophia_cli.steps._runner import Counter
 from sophia_cli.steps.propagate import propagate
 
 

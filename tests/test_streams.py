@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sophia_cli.errors import InputError, UsageError
-from sophia_cli.io.jsonl import Shard, loads, parse_records, read_records, to_line
+from sophia_cli.io.jsonl import loads, parse_records, read_records, to_line
+from sophia_cli.io.shards import Shard
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -53,7 +53,7 @@ def kept_records(lab: Path, count: int = 6) -> list[dict[str, Any]]:
     return [{**row, "caption_reward": 1.0, "selected": True, "weight": 0.5 + index} for index, row in enumerate(images)]
 
 
-def naive_gradient(records: list[dict[str, Any]], normalise: str) -> dict[str, torch.Tensor]:
+def naive_gradient(records: list[dict[str, Any]], normalize_by: str) -> dict[str, torch.Tensor]:
     """Eq. 7 written naively: one row at a time, log-softmax over the vocabulary, a sum, one division at the end."""
     from transformers import AutoModelForImageTextToText
 
@@ -85,14 +85,14 @@ def naive_gradient(records: list[dict[str, Any]], normalise: str) -> dict[str, t
         for position in range(start, ids.shape[1]):
             total = total - record["weight"] * torch.log_softmax(logits[position - 1], dim=-1)[ids[0, position]]
         tokens += answer.shape[1]
-    (total / (tokens if normalise == "tokens" else len(records))).backward()
+    (total / (tokens if normalize_by == "tokens" else len(records))).backward()
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-@pytest.mark.parametrize("normalise", ["tokens", "trajectories"])
+@pytest.mark.parametrize("normalize_by", ["tokens", "trajectories"])
 @pytest.mark.parametrize("micro", [1, 2, 6])
 def test_the_gradient_of_a_step_is_autograds_of_the_naive_loss_for_any_split(
-    normalise: str, micro: int, lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    normalize_by: str, micro: int, lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sophia_cli.training import engines
     from sophia_cli.training.dataset import read_trajectories
@@ -101,7 +101,7 @@ def test_the_gradient_of_a_step_is_autograds_of_the_naive_loss_for_any_split(
     from sophia_cli.training.trainer import fit
 
     records = kept_records(lab)
-    wanted = naive_gradient(records, normalise)
+    wanted = naive_gradient(records, normalize_by)
     seen: dict[str, torch.Tensor] = {}
 
     def catch(engine: engines.Plain, rate: float) -> float:
@@ -111,7 +111,7 @@ def test_the_gradient_of_a_step_is_autograds_of_the_naive_loss_for_any_split(
 
     monkeypatch.setattr(engines.Plain, "step", catch)
     monkeypatch.setattr("sophia_cli.training.logprobs.BLOCK", 3000)  # twenty tokens at a time
-    asked_for = Settings("sophia", 6, micro, 1e-3, 0.05, 0.25, normalise, 1.0, 1, 1024, 0)
+    asked_for = Settings("sophia", 6, micro, 1e-3, 0.05, 0.25, normalize_by, 1.0, 1, 1024, 0)
     write_lines(tmp_path / "kept.jsonl", records)
     model = resolve("tiny-vlm")
     data = read_trajectories([str(tmp_path / "kept.jsonl")], [], None, model, 0, lambda text: None)
@@ -371,7 +371,7 @@ def test_a_mix_of_fewer_rows_than_asked_for_says_so(lab: Path, tmp_path: Path) -
 def test_gradients_are_cut_as_asked(stage: str, lab: Path, tmp_path: Path) -> None:
     """At 0 not at all; how long they were is told either way. Adam forgets a common factor: decay and rate are the same."""
     write_lines(tmp_path / "kept.jsonl", kept_records(lab, 2))
-    options = ["--max-steps", "2", "--batch-size", "1", "--lr", "1e-3", "--normalise", "trajectories"]
+    options = ["--max-steps", "2", "--batch-size", "1", "--lr", "1e-3", "--normalize-by", "trajectories"]
     options += ["--cpu-ranks", "1", "--deepspeed", stage]
     norms = {}
     for most in ("0", "1", "1e-9"):
@@ -602,7 +602,7 @@ def test_the_objective_of_the_docs_is_one_file(lab: Path, tmp_path: Path) -> Non
     def first_loss(objective: str, rows: list[dict[str, Any]]) -> float:
         write_lines(tmp_path / "rows.jsonl", rows)
         command = [*SOPHIA, "train", "rows.jsonl", "--objective", objective, "--max-steps", "1", "--force", "--quiet"]
-        command += ["--normalise", "trajectories"] if objective == "even" else []
+        command += ["--normalize-by", "trajectories"] if objective == "even" else []
         done = subprocess.run(command, cwd=tmp_path, env={**ENVIRONMENT, "PYTHONPATH": str(tmp_path)}, capture_output=True)
         assert done.returncode == 0, done.stderr
         return float(records_of(done.stdout)[0]["loss"])

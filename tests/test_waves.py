@@ -91,7 +91,7 @@ def hard(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_on_the_embedded_world_the_selected_records_are_those_of_the_full_run(
     alpha: str, count: int, shortest: bool, hard: Path, tmp_path: Path
 ) -> None:
-    early = ("--stop-early", "--alpha", alpha, "-o", str(tmp_path / "raw.jsonl"), *(["--shortest"] * shortest))
+    early = ("--stop-early", "--alpha", alpha, "-o", str(tmp_path / "raw.jsonl"), *(["--bound-length"] * shortest))
     sophia("reason", "caps.jsonl", "-n", str(count), *early, cwd=hard)
     sophia("grade", "raw.jsonl", "-o", "traj.jsonl", cwd=tmp_path)
     for keep in ("1",) if shortest else ("1", "2"):
@@ -113,8 +113,8 @@ def test_on_the_embedded_world_the_selected_records_are_those_of_the_full_run(
 
 
 def test_a_bound_on_lengths_needs_early_stop_and_whole_questions(hard: Path) -> None:
-    assert b"--stop-early" in sophia("reason", "caps.jsonl", "--shortest", cwd=hard, code=2).stderr
-    options = ("--shortest", "--stop-early", "--shard", "0/2")
+    assert b"--stop-early" in sophia("reason", "caps.jsonl", "--bound-length", cwd=hard, code=2).stderr
+    options = ("--bound-length", "--stop-early", "--shard", "0/2")
     assert b"shard `caption`" in sophia("reason", "caps.jsonl", *options, cwd=hard, code=2).stderr
 
 
@@ -159,7 +159,7 @@ def test_a_bounded_file_serves_keep_1_of_its_alpha_alone(options: tuple[str, ...
     kept = records_of(sophia("propagate", "traj.jsonl", "--selected", cwd=tmp_path).stdout)
     assert [row["trajectory_id"] for row in kept] == ["c0/t0"]
     done = sophia("propagate", "traj.jsonl", *options, cwd=tmp_path, code=2)
-    assert "--stop-early --shortest --alpha 0.75" in done.stderr.decode()
+    assert "--stop-early --bound-length --alpha 0.75" in done.stderr.decode()
 
 
 def test_an_alpha_that_none_can_pass_is_refused(hard: Path) -> None:
@@ -200,7 +200,7 @@ def test_what_is_written_depends_on_no_timing_fault_or_kill(
     ]
     write_lines(tmp_path / "caps.jsonl", rows)
     options = ["reason", "caps.jsonl", "-n", "5", "--llm", "m", "--stop-early", "--alpha", alpha, "--retries", "20"]
-    options += ["--shortest"] * shortest
+    options += ["--bound-length"] * shortest
     with ChatServer() as server:
         undisturbed = sophia(*options, "--base-url", server.url, "--concurrency", "1", cwd=tmp_path).stdout
     with ChatServer(faults, delay=0.003) as server:
@@ -301,7 +301,7 @@ def test_a_file_cut_anywhere_becomes_what_it_was(shortest: bool, tmp_path: Path)
     out = tmp_path / "raw.jsonl"
     with ChatServer() as server:
         command = ["reason", "caps.jsonl", "-n", "5", "--llm", "m", "--stop-early", "--alpha", "0.4", "-o", "raw.jsonl"]
-        command += [*["--shortest"] * shortest, "--base-url", server.url]
+        command += [*["--bound-length"] * shortest, "--base-url", server.url]
         sophia(*command, cwd=tmp_path)
         whole = out.read_bytes().splitlines(keepends=True)
         assert sum(b"stop_alpha" in line for line in whole) > len(whole) / 2
@@ -328,7 +328,7 @@ def test_the_order_in_which_captions_come_changes_nothing(tmp_path: Path) -> Non
     with ChatServer() as server:
         for ordered in (rows, rows[::-1], rows[::2] + rows[1::2]):
             write_lines(tmp_path / "caps.jsonl", ordered)
-            options = ("-n", "4", "--llm", "m", "--stop-early", "--alpha", "0.2", "--shortest", "--base-url", server.url)
+            options = ("-n", "4", "--llm", "m", "--stop-early", "--alpha", "0.2", "--bound-length", "--base-url", server.url)
             found.append(sorted(sophia("reason", "caps.jsonl", *options, cwd=tmp_path).stdout.splitlines()))
     assert found[0] == found[1] == found[2] and any(b"stop_length" in line for line in found[0])
 

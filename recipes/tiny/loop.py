@@ -15,7 +15,7 @@ from recipes.tiny.examples import Example
 IGNORED = -100
 
 
-def normalise(images: list[Any], mean: list[float], std: list[float]) -> torch.Tensor:
+def normalize_images(images: list[Any], mean: list[float], std: list[float]) -> torch.Tensor:
     """Images (H, W, 3 each) as the image processor hands them over: float, B x 3 x H x W."""
     import numpy as np
 

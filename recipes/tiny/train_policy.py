@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, InternVLForConditionalGeneration, set_seed
 
 from recipes.tiny.examples import Example, captions, direct_questions, text_reasoning
-from recipes.tiny.loop import batches, fit, normalise
+from recipes.tiny.loop import batches, fit, normalize_images
 from recipes.tiny.vision import MEAN, STD
 
 GRAIN = (20.0, 80.0)
@@ -39,7 +39,7 @@ def mixture(seed: int) -> Iterator[Example]:
 
 def with_pixels(batch: dict) -> dict:
     images = batch.pop("images")
-    return {**batch, "pixel_values": normalise(images, MEAN, STD)} if images else batch
+    return {**batch, "pixel_values": normalize_images(images, MEAN, STD)} if images else batch
 
 
 def main(eyes: Path, reasoner: Path, out: Path) -> None:

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, Qwen3Config, set_seed
 
 from recipes.tiny.examples import corpus, scenes
-from recipes.tiny.loop import fit, normalise
+from recipes.tiny.loop import fit, normalize_images
 from recipes.tiny.tokenizer import build_tokenizer
 from recipes.tiny.train_reasoner import text_config
 from sophia_cli.tiny.drawing import SIZE, draw
@@ -87,7 +87,7 @@ def cell_batches(seed: int, size: int, grain: tuple[float, float]) -> Iterator[d
         images.append(draw(scene, rng.uniform(*grain), str(rng.random())))
         cells.append(cell_labels(scene))
         if len(images) == size:
-            yield {"pixel_values": normalise(images, MEAN, STD), "cells": torch.tensor(cells)}
+            yield {"pixel_values": normalize_images(images, MEAN, STD), "cells": torch.tensor(cells)}
             images, cells = [], []
 
 

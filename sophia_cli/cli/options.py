@@ -252,7 +252,7 @@ def takes(*groups: Callable[..., None]) -> Callable[[Callable[..., int]], Callab
 
         @functools.wraps(command)
         def run(**given: Any) -> None:
-            from sophia_cli.steps._runner import run
+            from sophia_cli.cli.run import run
 
             def work() -> int:
                 refuse_odd_numbers(given)

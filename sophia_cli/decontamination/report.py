@@ -8,8 +8,8 @@ from typing import IO, Any
 from sophia_cli.decontamination.benchmark_index import STEP, Benchmark, Checked, Rules
 from sophia_cli.decontamination.overlap import Near
 from sophia_cli.errors import SophiaError, UsageError
+from sophia_cli.io.compression import appender
 from sophia_cli.io.jsonl import to_line
-from sophia_cli.io.record_writer import appender
 from sophia_cli.records import Record, where_of
 from sophia_cli.rewards.table import short
 from sophia_cli.runtime.progress import remark

@@ -109,7 +109,7 @@ def write_sheet(file: Path, records: Sequence[Record], labels: Mapping[str, Mapp
             writer.writerows(_row(record) for record in records)
         hidden(file).write_bytes(b"".join(to_line({"sample_id": name, **said}) for name, said in labels.items()))
     except OSError as error:
-        raise SophiaError(f"{file}: cannot be written ({error.strerror}); choose another file with --sheet") from None
+        raise SophiaError(f"{file}: cannot be written ({error.strerror}); choose another file with --labels-csv") from None
 
 
 def refuse_labelled(sheet: Path) -> None:
@@ -188,7 +188,7 @@ def _rows_of(sheet: Path) -> Iterator[dict[str, str]]:
             rows = csv.reader(stream, delimiter=delimiter)
             columns = [name.strip().casefold().replace(" ", "_") for name in next(rows, [])]
             if missing := [name for name in ("sample_id", *FAULTS) if name not in columns]:
-                raise InputError(f"{sheet}: has no column `{missing[0]}`; give the sheet that `eval --sheet` wrote")
+                raise InputError(f"{sheet}: has no column `{missing[0]}`; give the sheet that `eval --labels-csv` wrote")
             for cells in rows:
                 if any(cell.strip() for cell in cells):
                     padded = [*cells, *[""] * len(columns)]

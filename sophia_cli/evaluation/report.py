@@ -137,7 +137,7 @@ def write_card(file: Path, figures: dict[str, Any], paper: Sequence[Sequence[str
     try:
         file.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     except OSError as error:
-        raise SophiaError(f"{file}: cannot be written ({error.strerror}); choose another file with --card") from None
+        raise SophiaError(f"{file}: cannot be written ({error.strerror}); choose another file with --model-card") from None
 
 
 def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,26 +1,20 @@
 """JSONL in: files, stdin, compression, broken lines, shards and limits. And one way to write a record as a line."""
 
 import contextlib
-import gzip
-import io
 import json
 import math
 import os
-import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import IO, Any, TypeVar
 
 import orjson
 
-from sophia_cli.errors import InputError, SophiaError, UsageError
+from sophia_cli.errors import InputError, SophiaError
+from sophia_cli.io.compression import BUFFER, open_binary, unreadable
 from sophia_cli.records import Record
 
 T = TypeVar("T")
-BUFFER = 1 << 20
-"""Bytes of a file that are read at once: lines are long."""
 
 
 def loads(text: str | bytes) -> Any:
@@ -73,47 +67,6 @@ def write_json(path: Path, fields: Any) -> None:
         raise SophiaError(f"{path}: cannot be written ({error.strerror}); make room or choose another place") from None
 
 
-def open_binary(path: Path, buffering: int = BUFFER) -> IO[bytes]:
-    """A file opened for reading, decompressed by its name (.gz, .zst). buffering: bytes that are read at once."""
-    if path.suffix == ".gz":
-        return cast(IO[bytes], gzip.open(path, "rb"))
-    if path.suffix == ".zst":
-        return cast(IO[bytes], io.BufferedReader(_ZstReader(path), BUFFER))
-    return path.open("rb", buffering=buffering)
-
-
-class _ZstReader(io.RawIOBase):
-    """The content of a .zst file. Raises EOFError when the last frame is cut off, where zstandard's own reader just ends."""
-
-    def __init__(self, path: Path):
-        import zstandard
-
-        self.raw, self.new = path.open("rb"), zstandard.ZstdDecompressor().decompressobj
-        self.frame, self.begun, self.ready = self.new(), False, b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self.ready:
-            data = self.frame.unused_data if self.frame.eof else b""
-            if self.frame.eof:
-                self.frame, self.begun = self.new(), False
-            data = data or self.raw.read(1 << 17)
-            if not data:
-                if self.begun:
-                    raise EOFError("the compressed stream ends early")
-                return 0
-            self.begun, self.ready = True, self.frame.decompress(data)
-        part, self.ready = self.ready[: len(buffer)], self.ready[len(buffer) :]
-        buffer[: len(part)] = part
-        return len(part)
-
-    def close(self) -> None:
-        self.raw.close()
-        super().close()
-
-
 class _Numbered:
     """Lines of a stream, with the number of the last one read; a broken compressed stream becomes an InputError."""
 
@@ -134,15 +87,6 @@ class _Numbered:
                 return
             except Exception as error:  # noqa: BLE001  (raised again, some with better words)
                 raise unreadable(error, self.where) from None
-
-
-def unreadable(error: Exception, where: str) -> Exception:
-    """An InputError for what gzip and zstandard raise where a stream is cut off or damaged; any other error as it is."""
-    if isinstance(error, EOFError | OSError | ValueError):
-        return InputError(f"{where}: cannot be read on ({error}); the file is cut off or damaged, make it again")
-    if type(error).__module__.startswith(("zlib", "zstandard")):
-        return InputError(f"{where}: cannot be decompressed ({error}); make the file again")
-    return error
 
 
 def record_of(line: bytes, where: str) -> Record:
@@ -182,33 +126,3 @@ def open_input(path: str, buffering: int = BUFFER) -> IO[bytes]:
         return open_binary(Path(path), buffering)
     except OSError as error:
         raise InputError(f"{path}: cannot be opened ({error.strerror}); give a file that exists, or - for stdin") from None
-
-
-@dataclass(frozen=True)
-class Shard:
-    """The `index`-th of `count` parts: every `count`-th record, counted from 0."""
-
-    index: int = 0
-    count: int = 1
-
-    @classmethod
-    def parse(cls, text: str | None) -> "Shard":
-        """`I/N` as the user types it. Raises UsageError."""
-        if text is None:
-            return cls()
-        match = re.fullmatch(r"(\d+)/(\d+)", text)
-        if not match or int(match[1]) >= int(match[2]):
-            raise UsageError(f"--shard {text}: give I/N with I from 0 to N-1, as in 0/4")
-        return cls(int(match[1]), int(match[2]))
-
-    def __str__(self) -> str:
-        return f"{self.index}/{self.count}"
-
-    def has(self, number: Any, limit: int | None = None) -> Any:
-        """Whether rows of these numbers (one, or an array), counted from 0, are of this shard, and of its first `limit`."""
-        mine = number % self.count == self.index
-        return mine if limit is None else mine & (number // self.count < limit)
-
-    def take(self, rows: Iterable[T], limit: int | None = None) -> Iterator[T]:
-        """This shard's rows, and no more than `limit` of them."""
-        return islice(islice(rows, self.index, None, self.count), limit)

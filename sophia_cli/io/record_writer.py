@@ -8,80 +8,18 @@ import contextlib
 import fcntl
 import gzip
 import os
-import platform
-import sys
-import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, Protocol
 
-import orjson
-
-from sophia_cli import __version__
 from sophia_cli.errors import SophiaError, UsageError
-from sophia_cli.io.jsonl import loads, open_binary, to_line, write_json
+from sophia_cli.io.compression import appender, open_binary
+from sophia_cli.io.jsonl import loads, to_line
+from sophia_cli.io.manifest import Manifest
 from sophia_cli.records import Record, has_failed, name_of
 from sophia_cli.runtime.progress import notice
-
-SUFFIX = ".manifest.json"
-LIBRARIES = ("torch", "transformers", "tokenizers", "math-verify", "datasets")
-
-
-class Manifest:
-    """FILE.manifest.json: what a file was begun with (`settings`), and what has come of it."""
-
-    def __init__(self, file: Path, command: str, settings: dict[str, Any]):
-        self.path = file.with_name(file.name + SUFFIX)
-        self.fields: dict[str, Any] = {
-            "command": command,
-            "settings": settings,
-            "typed": ["sophia", *sys.argv[1:]],
-            "versions": {"sophia": __version__, "python": platform.python_version(), **_versions()},
-            "finished": False,
-            "counts": {"in": 0, "out": 0, "failed": 0},
-            "tokens": 0,
-            "seconds": 0.0,
-        }
-        self.seconds_before = 0.0
-        self.start = time.monotonic()
-
-    def refuse_other_settings(self) -> None:
-        """Raises UsageError, naming what differs, unless the file was begun with the same command and settings."""
-        try:
-            begun = orjson.loads(self.path.read_bytes())
-            settings, command = begun["settings"], begun["command"]
-            self.seconds_before = float(begun["seconds"])
-        except FileNotFoundError:
-            file = self.path.with_name(self.path.name.removesuffix(SUFFIX))
-            raise UsageError(f"{file} exists and has no {self.path.name}; --force begins it anew") from None
-        except (ValueError, KeyError, TypeError):
-            raise UsageError(f"{self.path} is not a manifest; --force begins the file anew") from None
-        mine: dict[str, Any] = orjson.loads(orjson.dumps({"command": self.fields["command"], **self.fields["settings"]}))
-        theirs = {"command": command, **settings}
-        differing = [name for name in sorted(mine | theirs) if mine.get(name) != theirs.get(name)]
-        if differing:
-            listed = ", ".join(f"{name} was {theirs.get(name)!r}, is {mine.get(name)!r}" for name in differing)
-            raise UsageError(f"{self.path} was begun with other settings ({listed}); type those, or --force to begin anew")
-
-    def save(self, **fields: Any) -> None:
-        """Writes the manifest whole or not at all."""
-        seconds = round(self.seconds_before + time.monotonic() - self.start, 3)
-        self.fields.update(fields, seconds=seconds)
-        write_json(self.path, self.fields)
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 class Review(Protocol):
@@ -329,33 +267,3 @@ def _whole_lines(file: Path) -> Iterator[bytes]:
             if not line.endswith(b"\n"):
                 return
             yield line
-
-
-def appender(file: Path, fresh: bool = False) -> IO[bytes]:
-    """A stream that appends to a file, compressed by the name of the file that it is or will become."""
-    mode = "wb" if fresh else "ab"
-    suffix = Path(file.name.removesuffix(".tmp")).suffix
-    if suffix == ".gz":
-        return cast(IO[bytes], gzip.open(file, mode))
-    if suffix == ".zst":
-        import zstandard
-
-        return cast(IO[bytes], _FlushingZst(file.open(mode), zstandard.ZstdCompressor()))
-    return file.open(mode)
-
-
-class _FlushingZst:
-    """A zstandard stream whose flush ends a block, so that a reader sees every record written so far."""
-
-    def __init__(self, raw: IO[bytes], compressor: Any):
-        self.raw, self.inner = raw, compressor.stream_writer(raw, closefd=False)
-
-    def write(self, data: bytes) -> int:
-        return int(self.inner.write(data))
-
-    def flush(self) -> None:
-        self.inner.flush()
-
-    def close(self) -> None:
-        self.inner.close()
-        self.raw.close()

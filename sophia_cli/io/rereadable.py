@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import IO
 
 from sophia_cli.errors import InputError, SophiaError
-from sophia_cli.io.jsonl import BUFFER, open_input, unreadable
+from sophia_cli.io.compression import BUFFER, unreadable
+from sophia_cli.io.jsonl import open_input
 
 NOT_READ = 1 << 62
 SOUGHT = 1 << 15

@@ -2,7 +2,7 @@
 
     loss = − Σ_i w_i Σ_l log π_θ(y_il | y_i<l, x_i, I_i) / D
 
-D is the number of supervised tokens of the whole global batch, or of its trajectories (`--normalise`), whatever their
+D is the number of supervised tokens of the whole global batch, or of its trajectories (`--normalize-by`), whatever their
 weights; so the sum over micro-batches and ranks does not depend on how the batch was split (method.md).
 """
 

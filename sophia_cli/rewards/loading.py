@@ -21,7 +21,7 @@ from sophia_cli.rewards.trajectory import Rule, Trajectory, facts_of, read_traje
 from sophia_cli.runtime.fork_map import forked_map
 
 if TYPE_CHECKING:  # a worker's start is part of what it costs
-    from sophia_cli.steps._runner import Counter
+    from sophia_cli.io.counter import Counter
 AT_ONCE = 1024
 """Rows that are noted together."""
 BUFFER = 1 << 18

@@ -10,14 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from sophia_cli.errors import InputError, RecordError
-from sophia_cli.io.jsonl import Shard, record_of
+from sophia_cli.io.counter import Counter
+from sophia_cli.io.jsonl import record_of
 from sophia_cli.io.rereadable import Lines
+from sophia_cli.io.shards import Shard
 from sophia_cli.records import Record
 from sophia_cli.rewards.loading import lookup, read_all
 from sophia_cli.rewards.selection import Bools, Rows, choose, rows_of, view
 from sophia_cli.rewards.table import BARE, FAILED, Ledger
 from sophia_cli.rewards.trajectory import Rule, read_trajectory
-from sophia_cli.steps._runner import Counter
 
 
 def preference_pairs(

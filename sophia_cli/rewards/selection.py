@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sophia_cli.errors import InputError
-from sophia_cli.io.jsonl import Shard
+from sophia_cli.io.shards import Shard
 from sophia_cli.rewards.table import BARE, FAILED, LEAKS, NOBODY, STOPPED, Ledger, Lookup
 from sophia_cli.rewards.trajectory import Rule, Trajectory
 

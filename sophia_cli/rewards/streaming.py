@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sophia_cli.errors import InputError
-from sophia_cli.io.jsonl import Shard
+from sophia_cli.io.shards import Shard
 from sophia_cli.rewards.selection import Bools, Rows, choose, pairs, planned_of, refuse_other_content, view
 from sophia_cli.rewards.table import BARE, FAILED, NAN, NOBODY, STOPPED, Ledger, Lookup
 

@@ -103,8 +103,8 @@ def refuse_what_was_stopped(facts: Trajectory, rule: Rule) -> None:
     name, given_up = facts.name, facts.stop_alpha
     if facts.stop_length is not None and rule != Rule(alpha=given_up or 0.0, seed=rule.seed):
         raise UsageError(
-            f"{name}: was sampled with --stop-early --shortest --alpha {given_up}, which serves just that "
-            "alpha with --keep 1 and no other rule; ask for that, or sample again without --shortest"
+            f"{name}: was sampled with --stop-early --bound-length --alpha {given_up}, which serves just that "
+            "alpha with --keep 1 and no other rule; ask for that, or sample again without --bound-length"
         )
     if given_up is None or (rule.caption_reward and rule.alpha >= given_up):
         return

@@ -1,1 +1,1 @@
-"""The steps, one page each."""
+"""Steps."""

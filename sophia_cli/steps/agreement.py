@@ -7,8 +7,8 @@ from sophia_cli.errors import InputError
 from sophia_cli.evaluation.audit import FAULTS, agreement, hidden
 from sophia_cli.evaluation.report import NONE, percent
 from sophia_cli.io.jsonl import write_json
+from sophia_cli.io.paths import refuse_odd_side_files
 from sophia_cli.runtime.progress import console
-from sophia_cli.steps._runner import refuse_odd_side_files
 
 
 def run(sheet: Path, summary_file: Path | None) -> int:

@@ -10,11 +10,13 @@ from typing import Any
 from sophia_cli.errors import InputError, RecordError
 from sophia_cli.inference.backend_options import Place
 from sophia_cli.inference.sampler import Backend, Completion, Job, Request, Sampling, sample, show_plan
+from sophia_cli.io.counter import Counter
 from sophia_cli.io.record_writer import Output
 from sophia_cli.prompts import chosen_prompt
 from sophia_cli.records import STEP_FIELDS, Record, caption_id, failed, has_failed, image_list, sample_seed, where_of
 from sophia_cli.sources import count_items, read_items
-from sophia_cli.steps._runner import Common, Counter, run_step
+from sophia_cli.steps._common import Common
+from sophia_cli.steps._runner import run_step
 
 STEP, KEY = "caption", "caption_id"
 LONGEST = 32768

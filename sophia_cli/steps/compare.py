@@ -17,10 +17,10 @@ from sophia_cli.errors import InputError, RecordError
 from sophia_cli.evaluation import statistics
 from sophia_cli.evaluation.report import percent
 from sophia_cli.io.jsonl import read_records, to_line, write_json
+from sophia_cli.io.paths import refuse_odd_side_files
 from sophia_cli.io.stdio import claim_stdout
 from sophia_cli.records import Record, has_failed, need_number, need_text, where_of
 from sophia_cli.runtime.progress import console, notice
-from sophia_cli.steps._runner import refuse_odd_side_files
 
 MADE_BY = "`sophia eval` writes it"
 MEAN = "mean"

@@ -11,12 +11,15 @@ from sophia_cli.decontamination.benchmark_index import NEEDED, STEP, Benchmark, 
 from sophia_cli.decontamination.report import Report, Tally
 from sophia_cli.errors import UsageError
 from sophia_cli.inference.backend_options import Place
+from sophia_cli.io.counter import Counter
 from sophia_cli.io.jsonl import read_records
+from sophia_cli.io.paths import refuse_odd_side_files
 from sophia_cli.io.record_writer import Output
 from sophia_cli.judge.same_problem import _judge, by_judge
 from sophia_cli.records import Record, failed
 from sophia_cli.runtime.progress import notice
-from sophia_cli.steps._runner import Common, Counter, refuse_odd_side_files, run_step
+from sophia_cli.steps._common import Common
+from sophia_cli.steps._runner import run_step
 
 
 def run(

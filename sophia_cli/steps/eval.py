@@ -12,14 +12,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sophia_cli.errors import RecordError, UsageError
+from sophia_cli.errors import SOME_FAILED, RecordError, UsageError
 from sophia_cli.evaluation import audit, paper_results, report
 from sophia_cli.evaluation.audit import Draw
 from sophia_cli.evaluation.benchmark_items import Benchmark
 from sophia_cli.evaluation.metrics import Tally, summarised
 from sophia_cli.inference.backend_options import Place
 from sophia_cli.inference.sampler import Backend, Completion, Job, Request, Sampling, sample, show_plan
+from sophia_cli.io.counter import Counter
 from sophia_cli.io.jsonl import write_json
+from sophia_cli.io.paths import refuse_odd_side_files
 from sophia_cli.io.record_writer import Output
 from sophia_cli.judge.answer_judge import Judge, by_judge, in_parts, judge_of
 from sophia_cli.prompts import chosen_prompt, question_text
@@ -35,7 +37,8 @@ from sophia_cli.records import (
     where_of,
 )
 from sophia_cli.runtime.progress import console, notice
-from sophia_cli.steps._runner import SOME_FAILED, Common, Counter, refuse_odd_side_files, run_step
+from sophia_cli.steps._common import Common
+from sophia_cli.steps._runner import run_step
 from sophia_cli.verifier.types import Verify
 
 STEP, KEY = "eval", "sample_id"
@@ -86,7 +89,7 @@ class Auditing:
         """The judge of the audit. Raises UsageError."""
         if self.name is None:
             if self.sheet:
-                raise UsageError("--sheet: is of an audit; name who audits with --audit MODEL")
+                raise UsageError("--labels-csv: is of an audit; name who audits with --audit MODEL")
             return None
         return judge_of(self.name, True, seed, self.place, prompt="audit")[0]
 

@@ -21,12 +21,15 @@ from urllib.request import url2pathname
 
 from sophia_cli import registry
 from sophia_cli.aliases import resolve
-from sophia_cli.errors import InputError, RecordError, SophiaError, UsageError
+from sophia_cli.errors import SOME_FAILED, InputError, RecordError, SophiaError, UsageError
 from sophia_cli.exporters._base import Example
+from sophia_cli.io.counter import Counter
 from sophia_cli.io.images import data_uri, image_bytes, image_file, kind_of, shorten
 from sophia_cli.io.jsonl import read_records, to_line
+from sophia_cli.io.manifest import SUFFIX, Manifest
 from sophia_cli.io.parquet import card, cells, stored, types_of, writable, write, write_folder
-from sophia_cli.io.record_writer import SUFFIX, Manifest, Output
+from sophia_cli.io.paths import refuse_input_as_output
+from sophia_cli.io.record_writer import Output
 from sophia_cli.io.rereadable import Lines, holding
 from sophia_cli.prompts import load_prompt, question_text
 from sophia_cli.records import Record, failed, has_failed, image_list, name_of, need_text, where_of
@@ -34,7 +37,8 @@ from sophia_cli.rewards.preference_pairs import preference_pairs
 from sophia_cli.rewards.training_set import Input, each_item, rereadable, rule_of, weighted
 from sophia_cli.rewards.trajectory import Rule
 from sophia_cli.runtime.progress import Progress, notice
-from sophia_cli.steps._runner import SOME_FAILED, Common, Counter, refuse_input_as_output, run_step
+from sophia_cli.steps._common import Common
+from sophia_cli.steps._runner import run_step
 from sophia_cli.training.examples import system_for, weight_of
 
 STEP = "export"

@@ -10,13 +10,15 @@ from typing import Any
 
 from sophia_cli.errors import InputError, RecordError, UsageError
 from sophia_cli.inference.backend_options import Place
+from sophia_cli.io.counter import Counter
 from sophia_cli.io.jsonl import read_records
 from sophia_cli.io.record_writer import Output
 from sophia_cli.judge.answer_judge import Judge, by_judge, judge_of
 from sophia_cli.records import Record, has_failed, name_of, need_text, where_of
 from sophia_cli.runtime.progress import notice
 from sophia_cli.runtime.worker_pool import ordered_map
-from sophia_cli.steps._runner import Common, Counter, run_step
+from sophia_cli.steps._common import Common
+from sophia_cli.steps._runner import run_step
 from sophia_cli.verifier.caption_leak import mentions_caption
 from sophia_cli.verifier.types import Verdict
 

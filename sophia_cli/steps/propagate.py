@@ -12,15 +12,18 @@ import orjson
 from xxhash import xxh3_64_intdigest
 
 from sophia_cli.errors import RecordError, UsageError
-from sophia_cli.io.jsonl import Shard, read_records, record_of
+from sophia_cli.io.counter import Counter
+from sophia_cli.io.jsonl import read_records, record_of
 from sophia_cli.io.record_writer import Output
 from sophia_cli.io.rereadable import Lines, changed
+from sophia_cli.io.shards import Shard
 from sophia_cli.records import AFTER_CAPTION, Record, failed, has_failed, name_of
 from sophia_cli.rewards.loading import lookup, read_all, read_facts
 from sophia_cli.rewards.table import BARE, BEFORE, FAILED, Ledger
 from sophia_cli.rewards.trajectory import Rule, read_trajectory
 from sophia_cli.runtime.progress import notice
-from sophia_cli.steps._runner import Common, Counter, run_step
+from sophia_cli.steps._common import Common
+from sophia_cli.steps._runner import run_step
 
 SELECTIONS = ("shortest", "random", "all")
 

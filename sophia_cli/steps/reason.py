@@ -14,11 +14,13 @@ from sophia_cli.inference.backend_options import Place
 from sophia_cli.inference.early_stop import Item, Plan, Tally, Waves, allowed_failures
 from sophia_cli.inference.early_stop_resume import Earlier, Held
 from sophia_cli.inference.sampler import Backend, Completion, Job, Request, Sampling, sample, show_plan
+from sophia_cli.io.counter import Counter
 from sophia_cli.io.jsonl import read_records
 from sophia_cli.io.record_writer import Output
 from sophia_cli.prompts import chosen_prompt, fill, question_text
 from sophia_cli.records import Record, failed, has_failed, need_text, sample_seed, trajectory_id, where_of
-from sophia_cli.steps._runner import Common, Counter, run_step
+from sophia_cli.steps._common import Common
+from sophia_cli.steps._runner import run_step
 
 STEP, KEY = "reason", "trajectory_id"
 LONGEST = 32768
@@ -68,9 +70,11 @@ def run(
     if stop_alpha is not None:
         allowed_failures(stop_alpha, n)
     if shortest and stop_alpha is None:
-        raise UsageError("--shortest: bounds what --stop-early samples; give both")
+        raise UsageError("--bound-length: bounds what --stop-early samples; give both")
     if shortest and common.part.count > 1:
-        raise UsageError("--shortest: needs all captions of a question together, which --shard would part; shard `caption`")
+        raise UsageError(
+            "--bound-length: needs all captions of a question together, which --shard would part; shard `caption`"
+        )
     records = common.part.take(read_records(files), common.limit)
     if common.dry_run:
         return show_plan(STEP, _jobs(records, thinking, Output(KEY, None)), chosen, sampling, {"N": n})

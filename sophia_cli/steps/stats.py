@@ -14,7 +14,7 @@ from xxhash import xxh3_64_intdigest
 
 from sophia_cli.analysis.charts import show
 from sophia_cli.analysis.dataset_stats import KEPT, UNKNOWN, Columns, Seen, measure, repeated
-from sophia_cli.errors import InputError, RecordError, SophiaError, UsageError
+from sophia_cli.errors import SOME_FAILED, InputError, RecordError, SophiaError, UsageError
 from sophia_cli.io.jsonl import loads, record_of, to_line
 from sophia_cli.io.rereadable import Lines
 from sophia_cli.io.stdio import claim_stdout
@@ -24,7 +24,6 @@ from sophia_cli.rewards.selection import Choice, choose, view
 from sophia_cli.rewards.table import Lookup
 from sophia_cli.rewards.trajectory import Rule, Trajectory, facts_of, read_trajectory
 from sophia_cli.runtime.progress import Progress, notice
-from sophia_cli.steps._runner import SOME_FAILED
 
 NO_LABEL = "(none)"
 MOST_LABELS = 1000

@@ -17,12 +17,12 @@ from sophia_cli import registry
 from sophia_cli.aliases import Model, resolve
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.io.jsonl import to_line
-from sophia_cli.io.record_writer import Manifest
+from sophia_cli.io.manifest import Manifest
 from sophia_cli.io.stdio import claim_stdout
 from sophia_cli.rewards.training_set import Notice, rule_of
 from sophia_cli.rewards.trajectory import Rule
 from sophia_cli.runtime.progress import Progress, notice
-from sophia_cli.steps._runner import Common
+from sophia_cli.steps._common import Common
 from sophia_cli.training.config import Settings
 from sophia_cli.training.dataset import Data, read_pairs, read_questions, read_trajectories, split_mix
 from sophia_cli.training.distributed import World
@@ -167,8 +167,8 @@ def _refuse_what_does_nothing(settings: Settings, asked: Asked, mixes: list[str]
     name, reads = f"--objective {settings.objective}", registry.find("objectives", settings.objective).READS
     if reads == "questions" and (asked.alpha is not None or asked.keep is not None):
         raise UsageError(f"--alpha and --keep: {name} learns from questions; leave them out")
-    if reads != "trajectories" and settings.normalise != "tokens":
-        raise UsageError(f"--normalise: {name} divides in its own way; leave it out")
+    if reads != "trajectories" and settings.normalize_by != "tokens":
+        raise UsageError(f"--normalize-by: {name} divides in its own way; leave it out")
     if reads != "trajectories" and mixes:
         raise UsageError(f"--mix: {name} learns from {reads} alone; leave it out")
     if reads != "pairs" and asked.pairs != 1:
@@ -233,8 +233,8 @@ def _settings(model: Model, asked: Asked, fixed: dict[str, Any], seed: int) -> S
         config_of(settings, World(cpu=True))  # refused now rather than when all rows are read
     if odd := [name for name, value in given.items() if not 0 <= value < math.inf or (name == "epochs" and value == 0)]:
         raise UsageError(f"--{odd[0].replace('_', '-')} {given[odd[0]]}: give a positive number")
-    if settings.normalise not in NORMALISATIONS:
-        raise UsageError(f"--normalise {settings.normalise}: choose from {', '.join(NORMALISATIONS)}")
+    if settings.normalize_by not in NORMALISATIONS:
+        raise UsageError(f"--normalize-by {settings.normalize_by}: choose from {', '.join(NORMALISATIONS)}")
     beside = settings.train_vision or settings.train_projector
     if settings.lora_rank and beside and not settings.merge_lora:
         raise UsageError("--lora-rank with --train-vision or --train-projector: adapters hold neither; add --merge-lora")

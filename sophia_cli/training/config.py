@@ -21,7 +21,7 @@ class Settings:
     lr: float
     weight_decay: float
     min_lr_ratio: float
-    normalise: str
+    normalize_by: str
     epochs: float
     max_steps: int | None
     max_length: int

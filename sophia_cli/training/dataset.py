@@ -13,14 +13,15 @@ from typing import TypeVar
 
 from sophia_cli.aliases import Model
 from sophia_cli.errors import RecordError, UsageError
-from sophia_cli.io.jsonl import Shard, read_records
+from sophia_cli.io.counter import Counter as Counted
+from sophia_cli.io.jsonl import read_records
 from sophia_cli.io.rereadable import Lines
+from sophia_cli.io.shards import Shard
 from sophia_cli.records import Record, name_of, where_of
 from sophia_cli.rewards.preference_pairs import preference_pairs
 from sophia_cli.rewards.training_set import Input, Notice, each_item, rereadable, weighted, whole
 from sophia_cli.rewards.trajectory import Rule
 from sophia_cli.runtime.progress import notice
-from sophia_cli.steps._runner import Counter as Counted
 from sophia_cli.training.examples import Row, draw_rows, mixed_row, pair_row, question_row, trajectory_row
 
 WHOLE = Shard()

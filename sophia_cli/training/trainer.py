@@ -100,7 +100,7 @@ def updates_of(plan: Plan, world: World) -> list[Update]:
     for number, rows in enumerate(batches_of(plan)):
         tokens = sum(plan.rows[row].supervised for row in rows)
         parts = share(rows, lengths, settings.micro_batch_size, world.rank // ways, world.size // ways)
-        found.append(Update(number, parts, tokens, tokens if settings.normalise == "tokens" else len(rows)))
+        found.append(Update(number, parts, tokens, tokens if settings.normalize_by == "tokens" else len(rows)))
     return found
 
 

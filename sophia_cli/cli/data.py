@@ -1,0 +1,128 @@
+"""P."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sophia_cli.cli import options as o
+from sophia_cli.cli.inputs import backend_options, input_files, step_options
+
+
+@o.takes(o.where_a_model_runs, o.writing, o.every_step)
+def decontaminate(
+    context: typer.Context,
+    against: Annotated[
+        list[str],
+        typer.Option(
+            "--against",
+            metavar="SOURCE",
+            help="A benchmark, as `caption` takes it; give it again for each.",
+            show_default=False,
+        ),
+    ],
+    files: o.Files = None,
+    ngram: Annotated[int, typer.Option(min=1, help="Words in a row that two questions must share.")] = 8,
+    min_overlap: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="How much of the shorter question such runs must cover.")
+    ] = 0.5,
+    max_hash_distance: Annotated[
+        int, typer.Option(min=0, max=256, help="Most bits, of 256, that differ between images that look the same.")
+    ] = 24,
+    match: Annotated[str, typer.Option(help="What an overlap is: any, both, text or image.")] = "any",
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="Write every pair there, too.", show_default=False)
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Ask this model about overlaps of texts; what it tells apart stays.", show_default=False
+        ),
+    ] = None,
+) -> int:
+    """Drop the items that overlap a benchmark, by words of the question and by what images look like; name each pair."""
+    from sophia_cli.decontamination.benchmark_index import Rules
+    from sophia_cli.steps import decontaminate as step
+
+    rules = Rules(ngram, min_overlap, max_hash_distance, match)
+    inputs = input_files(context, files)
+    return step.run(step_options(context), inputs, against, rules, report, judge, backend_options(context))
+
+
+@o.takes(o.writing, o.every_step)
+def export(
+    context: typer.Context,
+    to: Annotated[
+        str,
+        typer.Option(
+            help="trl, trl-preference, llamafactory, swift, verl, openai-batch, datasets (fit for the hub), or parquet.",
+            show_default=False,
+        ),
+    ],
+    files: o.Files = None,
+    images: Annotated[
+        str | None,
+        typer.Option(help="path, or embed: the images themselves.", show_default="path; tables and openai-batch embed"),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="Whose prompts; for openai-batch, who is asked.", show_default="the paper's prompts"
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="As in propagate, for records that carry no weight.", show_default="0.75"),
+    ] = None,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="As in propagate, for records that carry no weight.", show_default="1")
+    ] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="trl-preference: most pairs of an item.")] = 1,
+) -> int:
+    """Write the kept trajectories, or preference pairs, as other trainers read them."""
+    from sophia_cli.steps import export as step
+
+    return step.run(step_options(context), input_files(context, files), step.Asked(to, images, model, alpha, keep, pairs))
+
+
+@o.takes(o.debugging)
+def stats(
+    context: typer.Context,
+    files: o.Files = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--by", metavar="FIELD", help="Also for each value of this field, as in --by subject.", show_default=False
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="As in propagate, for records that nobody propagated.", show_default="0.75"),
+    ] = None,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="As in propagate, for records that nobody propagated.", show_default="1")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables and bars.")] = False,
+    quiet: o.Quiet = False,
+) -> int:
+    """Show what a data set is worth: verdicts, R(c), what is solved and selected, lengths, tokens spent, leaks, repeats."""
+    from sophia_cli.steps import stats as step
+
+    return step.run(input_files(context, files), by or [], alpha, keep, as_json, quiet)
+
+
+@o.takes(o.debugging)
+def world(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to draw into.", show_default=False)],
+    n: Annotated[int, typer.Option("-n", min=1, help="How many images.")] = 400,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Worlds whose seeds differ modulo 7 share no scene.")] = 0,
+    difficulty: Annotated[
+        str, typer.Option(help="easy, medium or hard: fewer or more shapes, less or more grain.")
+    ] = "medium",
+    force: o.Force = False,
+) -> int:
+    """Draw a data set of the embedded world: images of coloured shapes, questions and answers."""
+    from sophia_cli.steps import world as step
+
+    step.draw_world(folder, n, seed, difficulty, force)
+    return 0

@@ -1,0 +1,141 @@
+"""P."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sophia_cli.cli import options as o
+from sophia_cli.cli.inputs import backend_options, one_source, step_options
+
+
+@o.takes(o.where_a_model_runs, o.writing, o.every_step)
+def evaluate(
+    context: typer.Context,
+    model: o.Policy = "tiny-vlm",
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="SOURCE", help="Held-out items: a source as `caption` takes it.", show_default=False),
+    ] = None,
+    bench: Annotated[
+        str | None,
+        typer.Option(
+            "--bench",
+            metavar="NAMES",
+            help="Benchmarks, with commas: mmmu, mathvision, …; NAME=FOLDER takes a copy; a .jsonl file is one of your own.",
+            show_default=False,
+        ),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Answers to each question.", rich_help_panel=o.SAMPLING)] = 1,
+    temperature: o.Temperature = 1.0,
+    top_p: o.TopP = 0.8,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Longest answer.", show_default="16384; embedded model 320", rich_help_panel=o.SAMPLING),
+    ] = None,
+    summary: Annotated[
+        Path | None,
+        typer.Option("--summary", metavar="FILE.json", help="Write accuracy, ci95, n, unreadable and more."),
+    ] = None,
+    model_card: Annotated[
+        Path | None, typer.Option("--model-card", metavar="FILE.md", help="Write the tables in Markdown, for a model card.")
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option("--by", metavar="FIELD", help="Break the figures down by this field, too.", show_default=False),
+    ] = None,
+    paper: Annotated[bool, typer.Option("--paper", help="Show the paper's figures beside.")] = False,
+    prompt: Annotated[
+        Path | None,
+        typer.Option("--prompt", help="A text file instead of our system prompt.", rich_help_panel=o.SAMPLING),
+    ] = None,
+    hint: Annotated[
+        str | None,
+        typer.Option(
+            "--hint",
+            help="Before each question, instead of the benchmark's own.",
+            show_default=False,
+            rich_help_panel=o.SAMPLING,
+        ),
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Ask this model where the paper asked one, where rules cannot tell, and for answers that they do not find.",
+            show_default=False,
+        ),
+    ] = None,
+    judge_base_url: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--judge-base-url",
+            metavar="URL",
+            help="An OpenAI-compatible server of the judge (and of --audit); give it again for each.",
+            show_default="as --model",
+        ),
+    ] = None,
+    judge_all: Annotated[bool, typer.Option("--judge-all", help="Ask the judge about every answer.")] = False,
+    audit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Have this model, which sees the images, look for hallucination and broken logic in some answers.",
+            show_default=False,
+        ),
+    ] = None,
+    audit_size: Annotated[int, typer.Option("--audit-size", min=1, help="How many answers.")] = 50,
+    labels_csv: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels-csv", metavar="FILE.csv", help="Write the same answers for a person to label.", show_default=False
+        ),
+    ] = None,
+) -> int:
+    """Ask held-out questions and measure how often the model is right."""
+    from sophia_cli.errors import UsageError
+    from sophia_cli.evaluation.benchmark_items import benchmarks, own
+    from sophia_cli.inference.sampler import Sampling
+    from sophia_cli.steps import eval as step
+
+    if data and bench:
+        raise UsageError("--data and --bench: both say what to ask; give one of them")
+    asked = benchmarks(bench) if bench else [own(one_source(context, data))]
+    sampling = Sampling(temperature, top_p, max_tokens or 0)
+    told = step.Told(summary, model_card, tuple(by or ()), paper)
+    place = backend_options(context)
+    elsewhere = place.elsewhere(tuple(judge_base_url)) if judge_base_url else place
+    judging = step.Judging(judge, judge_all, elsewhere)
+    auditing = step.Auditing(audit, elsewhere, audit_size, labels_csv)
+    return step.run(step_options(context), model, asked, n, sampling, prompt, hint, judging, auditing, told, place)
+
+
+@o.takes(o.debugging)
+def compare(
+    one: Annotated[str, typer.Argument(metavar="ONE", help="What `eval` wrote of one run.", show_default=False)],
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="And of the other.", show_default=False)],
+    summary: Annotated[
+        Path | None, typer.Option("--summary", metavar="FILE.json", help="Write the figures.", show_default=False)
+    ] = None,
+    quiet: o.Quiet = False,
+) -> int:
+    """Say whether the second of two runs is better, question by question; the questions that flipped go to stdout."""
+    from sophia_cli.steps import compare as step
+
+    return step.run(one, other, summary, quiet)
+
+
+@o.takes(o.debugging)
+def agreement(
+    sheet: Annotated[
+        Path,
+        typer.Argument(metavar="SHEET.csv", help="What `eval --labels-csv` wrote, with yes and no.", show_default=False),
+    ],
+    summary: Annotated[
+        Path | None, typer.Option("--summary", metavar="FILE.json", help="Write the figures.", show_default=False)
+    ] = None,
+) -> int:
+    """Say how far a person's labels of an audit agree with the judge's (Cohen's kappa)."""
+    from sophia_cli.steps import agreement as step
+
+    return step.run(sheet, summary)

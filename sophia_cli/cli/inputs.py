@@ -1,0 +1,53 @@
+"""Inputs."""
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from sophia_cli.inference.backend_options import Place
+    from sophia_cli.steps._common import Common
+
+
+def input_files(context: typer.Context, files: list[str] | None) -> list[str]:
+    """The files given, or stdin; with neither, the command's help and exit code 2."""
+    if files:
+        return files
+    return ["-"] if not sys.stdin.isatty() else show_help(context)
+
+
+def one_source(context: typer.Context, source: str | None) -> str:
+    return source if source else input_files(context, None)[0]
+
+
+def step_options(context: typer.Context) -> "Common":
+    """The options that every step has, as they were given."""
+    from sophia_cli.steps._common import Common
+
+    return Common(**{name: value for name, value in context.obj.items() if name in Common.__dataclass_fields__})
+
+
+def backend_options(context: typer.Context) -> "Place":
+    """Where the model runs: how servers are reached, and how ours are started."""
+    from sophia_cli.inference.backend_options import Place
+    from sophia_cli.serving.vllm_server import Setup
+
+    given = context.obj
+    setup = Setup(given["gpus"], given["tensor_parallel"], given["server_options"], given["start_timeout"])
+    return Place(
+        given["backend"],
+        given["concurrency"],
+        tuple(given["base_url"] or ()),
+        given["timeout"],
+        given["retries"],
+        given["shared_disk"],
+        setup,
+    )
+
+
+def show_help(context: typer.Context) -> NoReturn:
+    with contextlib.redirect_stdout(sys.stderr):
+        print(context.get_help())
+    raise SystemExit(2)

@@ -1,0 +1,48 @@
+"""Run."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn
+
+from sophia_cli.errors import FAILED, INTERRUPTED, SophiaError
+from sophia_cli.runtime import signals
+from sophia_cli.runtime.progress import notice
+
+if TYPE_CHECKING:  # most steps run no model
+    pass
+
+
+def run(work: Callable[[], int], debug: bool = False) -> NoReturn:
+    """Runs a command to its exit code; every error becomes one line on stderr, a traceback only with `debug`."""
+    signals.install()
+    try:
+        code = work()
+    except KeyboardInterrupt:
+        notice("interrupted; what was written stays, type the command again to go on")
+        code = INTERRUPTED
+    except BrokenPipeError:
+        code = INTERRUPTED if signals.seen else 0
+    except Exception as error:  # noqa: BLE001  (the last resort of every command)
+        if debug:
+            traceback.print_exc()
+        code = error.exit_code if isinstance(error, SophiaError) else FAILED
+        notice(f"sophia: {_one_line(error)}")
+    leave(code)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, SophiaError):
+        return " ".join(str(error).split())
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]} (--debug shows where)"
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process at once: a reader thread that waits for stdin must not keep it, nor may a library's teardown."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            continue
+    os._exit(code)

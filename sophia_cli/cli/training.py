@@ -1,0 +1,108 @@
+"""P."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sophia_cli.cli import options as o
+from sophia_cli.cli.inputs import input_files, step_options
+
+if TYPE_CHECKING:
+    from sophia_cli.training.launcher import Hardware
+
+
+@o.takes(o.what_trains, o.where_it_trains, o.every_step)
+def train(
+    context: typer.Context,
+    files: o.Files = None,
+    model: o.Trained = "tiny-vlm",
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="The folder that the trained model is saved to.", rich_help_panel=o.BASICS),
+    ] = Path("runs/out"),
+    objective: Annotated[
+        str,
+        typer.Option(
+            help="sophia (Eq. 7), sft (all weights 1), truncated (Eq. 3, ratios per token; needs `reason --logprobs`), "
+            "mpo (pairs of a right and a wrong one) or grpo (the model answers the questions itself)."
+        ),
+    ] = "sophia",
+    alpha: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="As in propagate, for records that carry no weight.", show_default="0.75"),
+    ] = None,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="As in propagate, for records that carry no weight.", show_default="1")
+    ] = None,
+    mix: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE[:ratio]",
+            help="Other rows (messages, captions, questions and answers); a ratio draws so many per trajectory.",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows of one update.", show_default="512, mpo 256, grpo 64; embedded model 32, grpo 8"),
+    ] = None,
+    micro_batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Rows of one forward pass.", show_default="1; embedded model 16, grpo 32")
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, help="Learning rate.", show_default="2e-5, mpo 5e-6, grpo 5e-7; embedded model 6e-4, mpo and grpo 1e-4"
+        ),
+    ] = None,
+    weight_decay: Annotated[float, typer.Option(min=0.0, help="AdamW's.")] = 0.05,
+    min_lr_ratio: Annotated[float, typer.Option(min=0.0, max=1.0, help="Where the cosine ends, as a share of --lr.")] = 0.25,
+    max_grad_norm: Annotated[
+        float, typer.Option(min=0.0, help="Gradients of a larger norm are scaled down to it; 0: none are.")
+    ] = 1.0,
+    normalize_by: Annotated[
+        str, typer.Option("--normalize-by", help="Divide by the tokens or the trajectories of the global batch.")
+    ] = "tokens",
+    epochs: Annotated[
+        float | None, typer.Option(min=0.0, help="Passes over the rows.", show_default="1; embedded model 3, mpo and grpo 1")
+    ] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="So many updates, whatever --epochs says.")] = None,
+    max_length: Annotated[
+        int, typer.Option(min=1, help="Rows of more tokens, or than the model takes, are left out whole.")
+    ] = 32768,
+    pairs: Annotated[int, typer.Option(min=1, help="mpo: most pairs of an item.")] = 1,
+    rollouts: Annotated[int, typer.Option(min=2, help="grpo: answers to each question.")] = 8,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="grpo: longest answer.", show_default="16384; embedded model 320")
+    ] = None,
+    save_every: Annotated[
+        int, typer.Option(min=1, metavar="STEPS", help="Checkpoints: killed and typed again, a run goes on from the last.")
+    ] = 50,
+    report_to: Annotated[str, typer.Option(help="tensorboard, wandb, trackio, or none.")] = "none",
+) -> int:
+    """Train the model on the kept trajectories (Eq. 7); records that nobody propagated are propagated first."""
+    from sophia_cli.steps import train as step
+
+    asked = step.Asked(batch_size, micro_batch_size, lr, epochs, max_tokens, alpha, keep, pairs)
+    fixed = {name: context.obj[name] for name in step.FIXED}
+    typed = (
+        step_options(context),
+        input_files(context, files),
+        model,
+        mix or [],
+        asked,
+        _hardware(context),
+        report_to,
+        fixed,
+    )
+    return step.run(step.Command(*typed))
+
+
+def _hardware(context: typer.Context) -> "Hardware":
+    """What a model trains on."""
+    from sophia_cli.serving.gpus import chosen
+    from sophia_cli.training.launcher import Hardware
+
+    given = context.obj
+    return Hardware(chosen(given["gpus"]) if given["gpus"] else None, given["cpu_ranks"], given["hostfile"])

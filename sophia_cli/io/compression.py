@@ -1,0 +1,92 @@
+"""Compression."""
+
+import gzip
+import io
+from pathlib import Path
+from typing import IO, Any, cast
+
+from sophia_cli.errors import InputError
+from sophia_cli.io.compression import open_binary
+
+BUFFER = 1 << 20
+"""Bytes of a file that are read at once: lines are long."""
+
+
+def open_binary(path: Path, buffering: int = BUFFER) -> IO[bytes]:
+    """A file opened for reading, decompressed by its name (.gz, .zst). buffering: bytes that are read at once."""
+    if path.suffix == ".gz":
+        return cast(IO[bytes], gzip.open(path, "rb"))
+    if path.suffix == ".zst":
+        return cast(IO[bytes], io.BufferedReader(_ZstReader(path), BUFFER))
+    return path.open("rb", buffering=buffering)
+
+
+class _ZstReader(io.RawIOBase):
+    """The content of a .zst file. Raises EOFError when the last frame is cut off, where zstandard's own reader just ends."""
+
+    def __init__(self, path: Path):
+        import zstandard
+
+        self.raw, self.new = path.open("rb"), zstandard.ZstdDecompressor().decompressobj
+        self.frame, self.begun, self.ready = self.new(), False, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self.ready:
+            data = self.frame.unused_data if self.frame.eof else b""
+            if self.frame.eof:
+                self.frame, self.begun = self.new(), False
+            data = data or self.raw.read(1 << 17)
+            if not data:
+                if self.begun:
+                    raise EOFError("the compressed stream ends early")
+                return 0
+            self.begun, self.ready = True, self.frame.decompress(data)
+        part, self.ready = self.ready[: len(buffer)], self.ready[len(buffer) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+    def close(self) -> None:
+        self.raw.close()
+        super().close()
+
+
+def unreadable(error: Exception, where: str) -> Exception:
+    """An InputError for what gzip and zstandard raise where a stream is cut off or damaged; any other error as it is."""
+    if isinstance(error, EOFError | OSError | ValueError):
+        return InputError(f"{where}: cannot be read on ({error}); the file is cut off or damaged, make it again")
+    if type(error).__module__.startswith(("zlib", "zstandard")):
+        return InputError(f"{where}: cannot be decompressed ({error}); make the file again")
+    return error
+
+
+def appender(file: Path, fresh: bool = False) -> IO[bytes]:
+    """A stream that appends to a file, compressed by the name of the file that it is or will become."""
+    mode = "wb" if fresh else "ab"
+    suffix = Path(file.name.removesuffix(".tmp")).suffix
+    if suffix == ".gz":
+        return cast(IO[bytes], gzip.open(file, mode))
+    if suffix == ".zst":
+        import zstandard
+
+        return cast(IO[bytes], _FlushingZst(file.open(mode), zstandard.ZstdCompressor()))
+    return file.open(mode)
+
+
+class _FlushingZst:
+    """A zstandard stream whose flush ends a block, so that a reader sees every record written so far."""
+
+    def __init__(self, raw: IO[bytes], compressor: Any):
+        self.raw, self.inner = raw, compressor.stream_writer(raw, closefd=False)
+
+    def write(self, data: bytes) -> int:
+        return int(self.inner.write(data))
+
+    def flush(self) -> None:
+        self.inner.flush()
+
+    def close(self) -> None:
+        self.inner.close()
+        self.raw.close()

@@ -1,0 +1,22 @@
+"""Counter."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sophia_cli.records import Record
+
+if TYPE_CHECKING:  # most steps run no model
+    pass
+
+
+@dataclass
+class Counter:
+    """Counts the records that a step takes in."""
+
+    count: int = 0
+
+    def over(self, rows: Iterator[Record]) -> Iterator[Record]:
+        for row in rows:
+            self.count += 1
+            yield row

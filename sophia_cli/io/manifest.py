@@ -1,0 +1,73 @@
+"""Manifest."""
+
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from sophia_cli import __version__
+from sophia_cli.errors import UsageError
+from sophia_cli.io.jsonl import write_json
+
+SUFFIX = ".manifest.json"
+
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "math-verify", "datasets")
+
+
+class Manifest:
+    """FILE.manifest.json: what a file was begun with (`settings`), and what has come of it."""
+
+    def __init__(self, file: Path, command: str, settings: dict[str, Any]):
+        self.path = file.with_name(file.name + SUFFIX)
+        self.fields: dict[str, Any] = {
+            "command": command,
+            "settings": settings,
+            "typed": ["sophia", *sys.argv[1:]],
+            "versions": {"sophia": __version__, "python": platform.python_version(), **_versions()},
+            "finished": False,
+            "counts": {"in": 0, "out": 0, "failed": 0},
+            "tokens": 0,
+            "seconds": 0.0,
+        }
+        self.seconds_before = 0.0
+        self.start = time.monotonic()
+
+    def refuse_other_settings(self) -> None:
+        """Raises UsageError, naming what differs, unless the file was begun with the same command and settings."""
+        try:
+            begun = orjson.loads(self.path.read_bytes())
+            settings, command = begun["settings"], begun["command"]
+            self.seconds_before = float(begun["seconds"])
+        except FileNotFoundError:
+            file = self.path.with_name(self.path.name.removesuffix(SUFFIX))
+            raise UsageError(f"{file} exists and has no {self.path.name}; --force begins it anew") from None
+        except (ValueError, KeyError, TypeError):
+            raise UsageError(f"{self.path} is not a manifest; --force begins the file anew") from None
+        mine: dict[str, Any] = orjson.loads(orjson.dumps({"command": self.fields["command"], **self.fields["settings"]}))
+        theirs = {"command": command, **settings}
+        differing = [name for name in sorted(mine | theirs) if mine.get(name) != theirs.get(name)]
+        if differing:
+            listed = ", ".join(f"{name} was {theirs.get(name)!r}, is {mine.get(name)!r}" for name in differing)
+            raise UsageError(f"{self.path} was begun with other settings ({listed}); type those, or --force to begin anew")
+
+    def save(self, **fields: Any) -> None:
+        """Writes the manifest whole or not at all."""
+        seconds = round(self.seconds_before + time.monotonic() - self.start, 3)
+        self.fields.update(fields, seconds=seconds)
+        write_json(self.path, self.fields)
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,40 @@
+"""Shards."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from sophia_cli.errors import UsageError
+from sophia_cli.io.jsonl import T
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The `index`-th of `count` parts: every `count`-th record, counted from 0."""
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str | None) -> "Shard":
+        """`I/N` as the user types it. Raises UsageError."""
+        if text is None:
+            return cls()
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if not match or int(match[1]) >= int(match[2]):
+            raise UsageError(f"--shard {text}: give I/N with I from 0 to N-1, as in 0/4")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    def has(self, number: Any, limit: int | None = None) -> Any:
+        """Whether rows of these numbers (one, or an array), counted from 0, are of this shard, and of its first `limit`."""
+        mine = number % self.count == self.index
+        return mine if limit is None else mine & (number // self.count < limit)
+
+    def take(self, rows: Iterable[T], limit: int | None = None) -> Iterator[T]:
+        """This shard's rows, and no more than `limit` of them."""
+        return islice(islice(rows, self.index, None, self.count), limit)

@@ -1,0 +1,36 @@
+"""Common."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sophia_cli.io.shards import Shard
+
+if TYPE_CHECKING:  # most steps run no model
+    pass
+
+
+@dataclass(frozen=True)
+class Common:
+    """The options that every step has."""
+
+    out: Path | None = None
+    tee: Path | None = None
+    seed: int = 0
+    limit: int | None = None
+    shard: str | None = None
+    dry_run: bool = False
+    quiet: bool = False
+    debug: bool = False
+    force: bool = False
+
+    @property
+    def part(self) -> Shard:
+        return Shard.parse(self.shard)
+
+    def expected(self, rows: int | None, each: int) -> int | None:
+        """How many records a step will write for so many rows of its source, when that is known."""
+        if rows is None:
+            return None
+        mine = len(range(self.part.index, rows, self.part.count))
+        return each * (mine if self.limit is None else min(mine, self.limit))
