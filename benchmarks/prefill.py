@@ -24,7 +24,7 @@ from typing import Any
 import pages
 
 from sophia_cli.backends._openai.chat_api import body_of
-from sophia_cli.inference.sampler import Request, Sampling
+from sophia_cli.inference.types import Request, Sampling
 
 ROOT = Path(__file__).parent.parent
 PICTURES, CAPTIONS, IN_FLIGHT = 32, 8, 64

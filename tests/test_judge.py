@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import records_of, sophia, write_lines
 
-from sophia_cli.inference.sampler import Completion, Failure, Job, Sampling
+from sophia_cli.inference.types import Completion, Failure, Job, Sampling
 from sophia_cli.judge.answer_judge import Judge, by_judge
 from sophia_cli.judge.prompts_and_parsing import question, read_verdict, reading
 from sophia_cli.prompts import load_prompt

@@ -205,7 +205,7 @@ def test_greedy_answers_are_transformers_own(name: str, lab: Path) -> None:
     from sophia_cli.aliases import resolve
     from sophia_cli.backends.hf import Backend
     from sophia_cli.inference.backend_options import Place
-    from sophia_cli.inference.sampler import Completion, Request, Sampling
+    from sophia_cli.inference.types import Completion, Request, Sampling
     from sophia_cli.io.images import open_image
 
     backend = Backend(resolve(name), Place())
@@ -251,7 +251,7 @@ def test_the_backend_of_the_docs_is_one_file(lab: Path, tmp_path: Path) -> None:
 
 def answers(backend: Any, requests: list[Any]) -> list[Any]:
     """What the backend says to each request, in their order."""
-    from sophia_cli.inference.sampler import Job
+    from sophia_cli.inference.types import Job
     from sophia_cli.runtime.read_ahead import Arrivals
 
     jobs = [Job({}, {"place": place}, request) for place, request in enumerate(requests)]
@@ -264,7 +264,7 @@ def test_each_row_of_a_batch_ends_at_its_own_limit(lab: Path) -> None:
     from sophia_cli.aliases import resolve
     from sophia_cli.backends.hf import Backend
     from sophia_cli.inference.backend_options import Place
-    from sophia_cli.inference.sampler import Completion, Request, Sampling
+    from sophia_cli.inference.types import Completion, Request, Sampling
 
     backend = Backend(resolve("tiny-reasoner"), Place())
     messages = [{"role": "user", "content": "What is it?"}]
@@ -282,7 +282,7 @@ def test_rows_that_join_a_running_batch_say_what_they_say_alone(lab: Path) -> No
     from sophia_cli.aliases import resolve
     from sophia_cli.backends import hf
     from sophia_cli.inference.backend_options import Place
-    from sophia_cli.inference.sampler import Failure, Request, Sampling
+    from sophia_cli.inference.types import Failure, Request, Sampling
 
     draw = random.Random(5)
     requests = []
@@ -303,7 +303,7 @@ def test_a_batch_is_kept_full(lab: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     from sophia_cli.aliases import resolve
     from sophia_cli.backends import hf
     from sophia_cli.inference.backend_options import Place
-    from sophia_cli.inference.sampler import Job, Request, Sampling
+    from sophia_cli.inference.types import Job, Request, Sampling
     from sophia_cli.runtime.read_ahead import Arrivals
 
     monkeypatch.setattr(hf, "STRIDE", 8)
@@ -325,7 +325,7 @@ def test_a_broken_line_costs_none_of_the_answers_under_way(lab: Path, tmp_path: 
 def test_rows_do_not_join_a_batch_that_would_be_held_at_many_times_its_tokens() -> None:
     from sophia_cli.backends._hf.batch import Batch
     from sophia_cli.backends._hf.cpu_attention import new_cache
-    from sophia_cli.inference.sampler import Job, Request, Sampling
+    from sophia_cli.inference.types import Job, Request, Sampling
 
     def batch(*lengths: int) -> Batch:
         width = max(lengths)
@@ -349,7 +349,7 @@ def test_the_models_own_taste_is_left_out(tmp_path: Path) -> None:
     from sophia_cli.aliases import Model, resolve
     from sophia_cli.backends.hf import Backend
     from sophia_cli.inference.backend_options import Place
-    from sophia_cli.inference.sampler import Request, Sampling
+    from sophia_cli.inference.types import Request, Sampling
 
     folder = tmp_path / "model"
     shutil.copytree(resolve("tiny-reasoner").path, folder)
@@ -368,7 +368,7 @@ def test_models_of_other_kinds_say_the_same_in_any_company(kind: str, tmp_path: 
     from sophia_cli.aliases import Model, resolve
     from sophia_cli.backends.hf import Backend
     from sophia_cli.inference.backend_options import Place
-    from sophia_cli.inference.sampler import Request, Sampling
+    from sophia_cli.inference.types import Request, Sampling
 
     tokenizer = AutoTokenizer.from_pretrained(resolve("tiny-reasoner").path)
     sizes: dict[str, dict[str, Any]] = {

@@ -21,7 +21,7 @@ from test_servers import kill_after, wait_until
 from sophia_cli.errors import UsageError
 from sophia_cli.inference.early_stop import Item, Plan, Tally, Waves, allowed_failures, fewest_right
 from sophia_cli.inference.early_stop_resume import Held
-from sophia_cli.inference.sampler import Completion, Failure, Job, Request, Sampling
+from sophia_cli.inference.types import Completion, Failure, Job, Request, Sampling
 from sophia_cli.records import Record
 from sophia_cli.rewards.selection import choose_in_memory
 from sophia_cli.rewards.trajectory import Rule, Trajectory, read_trajectory

@@ -12,7 +12,7 @@ from sophia_cli.backends._openai.client import Client
 from sophia_cli.backends._openai.connect import connect
 from sophia_cli.errors import UsageError
 from sophia_cli.inference.backend_options import Place, refuse_odd_address
-from sophia_cli.inference.sampler import Completion, Failure, Job
+from sophia_cli.inference.types import Completion, Failure, Job
 from sophia_cli.runtime.read_ahead import Arrivals
 
 

@@ -10,7 +10,7 @@ from sophia_cli.aliases import Model
 from sophia_cli.backends._openai.client import Client
 from sophia_cli.backends._openai.connect import connect
 from sophia_cli.inference.backend_options import Place
-from sophia_cli.inference.sampler import Completion, Failure, Job
+from sophia_cli.inference.types import Completion, Failure, Job
 from sophia_cli.runtime.read_ahead import Arrivals
 from sophia_cli.serving.vllm_server import Server, Servers
 

@@ -95,7 +95,7 @@ def evaluate(
     """Ask held-out questions and measure how often the model is right."""
     from sophia_cli.errors import UsageError
     from sophia_cli.evaluation.benchmark_items import benchmarks, own
-    from sophia_cli.inference.sampler import Sampling
+    from sophia_cli.inference.types import Sampling
     from sophia_cli.steps import eval as step
 
     if data and bench:
@@ -129,7 +129,7 @@ def compare(
 def agreement(
     sheet: Annotated[
         Path,
-        typer.Argument(metavar="SHEET.csv", help="What `eval --labels-csv` wrote, with yes and no.", show_default=False),
+        typer.Argument(metavar="SHEET.csv", help="What `eval --labels-csv` wrote, filled in.", show_default=False),
     ],
     summary: Annotated[
         Path | None, typer.Option("--summary", metavar="FILE.json", help="Write the figures.", show_default=False)

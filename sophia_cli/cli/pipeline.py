@@ -25,7 +25,7 @@ def caption(
     prompt: o.Prompt = None,
 ) -> int:
     """Sample K descriptions of each image from the model you train; the question is never shown to it."""
-    from sophia_cli.inference.sampler import Sampling
+    from sophia_cli.inference.types import Sampling
     from sophia_cli.steps import caption as step
 
     return step.run(
@@ -82,7 +82,7 @@ def reason(
     ] = False,
 ) -> int:
     """Let a text-only reasoner think over each description, N times, as if it saw the image."""
-    from sophia_cli.inference.sampler import Sampling
+    from sophia_cli.inference.types import Sampling
     from sophia_cli.steps import reason as step
 
     sampling = Sampling(temperature, top_p, max_tokens or 0, logprobs)

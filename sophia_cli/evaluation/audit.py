@@ -15,7 +15,8 @@ from typing import Any
 
 from sophia_cli.errors import InputError, SophiaError, UsageError
 from sophia_cli.evaluation import statistics
-from sophia_cli.inference.sampler import Completion, Job, Request, sample
+from sophia_cli.inference.sampler import sample
+from sophia_cli.inference.types import Completion, Job, Request
 from sophia_cli.io.images import as_file
 from sophia_cli.io.jsonl import read_records, to_line
 from sophia_cli.judge.answer_judge import Judge

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 
 from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.inference.early_stop_resume import Held
-from sophia_cli.inference.sampler import Backend, Completion, Failure, Job
+from sophia_cli.inference.types import Backend, Completion, Failure, Job
 from sophia_cli.records import Record, failed, has_failed
 from sophia_cli.runtime.read_ahead import Arrivals
 from sophia_cli.runtime.signals import told_to

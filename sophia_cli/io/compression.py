@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from sophia_cli.errors import InputError
-from sophia_cli.io.compression import open_binary
 
 BUFFER = 1 << 20
 """Bytes of a file that are read at once: lines are long."""

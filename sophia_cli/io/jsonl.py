@@ -6,15 +6,13 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import orjson
 
 from sophia_cli.errors import InputError, SophiaError
 from sophia_cli.io.compression import BUFFER, open_binary, unreadable
 from sophia_cli.records import Record
-
-T = TypeVar("T")
 
 
 def loads(text: str | bytes) -> Any:

@@ -6,15 +6,18 @@ is read. A place is a line's first byte, counted through all inputs one after th
 
 import contextlib
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from sophia_cli.errors import InputError, SophiaError
 from sophia_cli.io.compression import BUFFER, unreadable
-from sophia_cli.io.jsonl import open_input
+from sophia_cli.io.jsonl import open_input, parse_records
+from sophia_cli.records import Record
 
 NOT_READ = 1 << 62
 SOUGHT = 1 << 15
@@ -186,3 +189,28 @@ def _is_pipe(path: str) -> bool:
     except OSError:
         return False
     return not stat.S_ISREG(mode)
+
+
+@dataclass(frozen=True)
+class InputFiles:
+    """The files that are read, more than once: the name of each, and where it can be read again."""
+
+    files: list[tuple[str, str]]
+
+    def records(self) -> Iterator[Record]:
+        for name, path in self.files:
+            with open_input(path) as stream:
+                yield from parse_records(stream, name)
+
+
+def rereadable(files: list[str], folder: str) -> list[tuple[str, str]]:
+    """The name of each file, and where it can be read again: a pipe is copied into `folder`. Raises InputError."""
+    found = []
+    for number, file in enumerate(files):
+        path = file
+        if file == "-" or Path(file).is_fifo() or Path(file).is_char_device():
+            path = str(Path(folder) / f"{number}{''.join(Path(file).suffixes)}")
+            with open_input(file) if file == "-" else Path(file).open("rb") as pipe, holding(), open(path, "wb") as copy:
+                shutil.copyfileobj(pipe, copy)
+        found.append(("stdin" if file == "-" else file, path))
+    return found

@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from sophia_cli.errors import UsageError
-from sophia_cli.io.jsonl import T
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sophia_cli.inference.backend_options import Lazy, Place
-from sophia_cli.inference.sampler import Completion, Failure, Job, Request, Sampling, answer_in_order
+from sophia_cli.inference.sampler import answer_in_order
+from sophia_cli.inference.types import Completion, Failure, Job, Request, Sampling
 from sophia_cli.judge import prompts_and_parsing as judging
 from sophia_cli.prompts import load_prompt
 from sophia_cli.records import Record, has_failed, sample_seed, where_of

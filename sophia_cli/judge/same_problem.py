@@ -8,7 +8,8 @@ from typing import Any
 from sophia_cli.decontamination.benchmark_index import STEP, Benchmark, Checked
 from sophia_cli.decontamination.overlap import Near
 from sophia_cli.inference.backend_options import Lazy, Place
-from sophia_cli.inference.sampler import Completion, Failure, Job, Request, Sampling, answer_in_order
+from sophia_cli.inference.sampler import answer_in_order
+from sophia_cli.inference.types import Completion, Failure, Job, Request, Sampling
 from sophia_cli.judge.prompts_and_parsing import last_word
 from sophia_cli.prompts import fill, load_prompt
 from sophia_cli.records import Record, name_of, sample_seed

@@ -1,14 +1,10 @@
 """The trajectories worth learning from: those with a weight, or, where nobody propagated, those that Eq. 6 keeps."""
 
 import contextlib
-import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 from sophia_cli.errors import InputError, RecordError, UsageError
-from sophia_cli.io.jsonl import open_input, parse_records
-from sophia_cli.io.rereadable import holding
+from sophia_cli.io.rereadable import InputFiles
 from sophia_cli.records import Record, has_failed, where_of
 from sophia_cli.rewards.selection import choose_in_memory
 from sophia_cli.rewards.table import content_of, short
@@ -19,18 +15,6 @@ Notice = Callable[[str], None]
 Lost = Callable[[Record], None]
 
 
-@dataclass(frozen=True)
-class Input:
-    """The files that are read, more than once: the name of each, and where it can be read again."""
-
-    files: list[tuple[str, str]]
-
-    def records(self) -> Iterator[Record]:
-        for name, path in self.files:
-            with open_input(path) as stream:
-                yield from parse_records(stream, name)
-
-
 def rule_of(alpha: float | None, keep: int | None) -> Rule | None:
     """The rule that `--alpha` and `--keep` ask for; None where the user gave neither."""
     if alpha is None and keep is None:
@@ -38,7 +22,7 @@ def rule_of(alpha: float | None, keep: int | None) -> Rule | None:
     return Rule(alpha=Rule.alpha if alpha is None else alpha, keep=keep or Rule.keep)
 
 
-def weighted(source: Input, rule: Rule | None, lost: Lost, step: str, tell: Notice) -> Iterator[Record]:
+def weighted(source: InputFiles, rule: Rule | None, lost: Lost, step: str, tell: Notice) -> Iterator[Record]:
     """The records with a weight other than 0; propagated here, by `rule` or the paper's, when they carry none.
 
     The files are read twice: first the facts of all records, then the texts of the chosen ones. lost: is told of what failed
@@ -86,7 +70,7 @@ def whole(source: Iterable[Record], lost: Lost = lambda record: None) -> Iterato
             yield record
 
 
-def each_item(source: Input) -> Iterator[Record]:
+def each_item(source: InputFiles) -> Iterator[Record]:
     """The first record of each item on which nothing failed. Raises InputError for two items of one id."""
     seen: dict[str, int] = {}
     for row in whole(source.records()):
@@ -103,16 +87,3 @@ def each_item(source: Input) -> Iterator[Record]:
                 f"{record.where}: field `id` {record['id']!r} stands at another question, image or answer; "
                 "give it one of its own"
             )
-
-
-def rereadable(files: list[str], folder: str) -> list[tuple[str, str]]:
-    """The name of each file, and where it can be read again: a pipe is copied into `folder`. Raises InputError."""
-    found = []
-    for number, file in enumerate(files):
-        path = file
-        if file == "-" or Path(file).is_fifo() or Path(file).is_char_device():
-            path = str(Path(folder) / f"{number}{''.join(Path(file).suffixes)}")
-            with open_input(file) if file == "-" else Path(file).open("rb") as pipe, holding(), open(path, "wb") as copy:
-                shutil.copyfileobj(pipe, copy)
-        found.append(("stdin" if file == "-" else file, path))
-    return found

@@ -9,7 +9,8 @@ from typing import Any
 
 from sophia_cli.errors import InputError, RecordError
 from sophia_cli.inference.backend_options import Place
-from sophia_cli.inference.sampler import Backend, Completion, Job, Request, Sampling, sample, show_plan
+from sophia_cli.inference.sampler import sample, show_plan
+from sophia_cli.inference.types import Backend, Completion, Job, Request, Sampling
 from sophia_cli.io.counter import Counter
 from sophia_cli.io.record_writer import Output
 from sophia_cli.prompts import chosen_prompt

@@ -18,7 +18,8 @@ from sophia_cli.evaluation.audit import Draw
 from sophia_cli.evaluation.benchmark_items import Benchmark
 from sophia_cli.evaluation.metrics import Tally, summarised
 from sophia_cli.inference.backend_options import Place
-from sophia_cli.inference.sampler import Backend, Completion, Job, Request, Sampling, sample, show_plan
+from sophia_cli.inference.sampler import sample, show_plan
+from sophia_cli.inference.types import Backend, Completion, Job, Request, Sampling
 from sophia_cli.io.counter import Counter
 from sophia_cli.io.jsonl import write_json
 from sophia_cli.io.paths import refuse_odd_side_files

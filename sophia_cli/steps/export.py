@@ -30,11 +30,11 @@ from sophia_cli.io.manifest import SUFFIX, Manifest
 from sophia_cli.io.parquet import card, cells, stored, types_of, writable, write, write_folder
 from sophia_cli.io.paths import refuse_input_as_output
 from sophia_cli.io.record_writer import Output
-from sophia_cli.io.rereadable import Lines, holding
+from sophia_cli.io.rereadable import InputFiles, Lines, holding, rereadable
 from sophia_cli.prompts import load_prompt, question_text
 from sophia_cli.records import Record, failed, has_failed, image_list, name_of, need_text, where_of
 from sophia_cli.rewards.preference_pairs import preference_pairs
-from sophia_cli.rewards.training_set import Input, each_item, rereadable, rule_of, weighted
+from sophia_cli.rewards.training_set import each_item, rule_of, weighted
 from sophia_cli.rewards.trajectory import Rule
 from sophia_cli.runtime.progress import Progress, notice
 from sophia_cli.steps._common import Common
@@ -93,7 +93,7 @@ class Examples:
     """The examples to export, in the order of the records."""
 
     def __init__(self, files: list[tuple[str, str]], asked: Asked, common: Common):
-        self.source, self.asked, self.common = Input(files), asked, common
+        self.source, self.asked, self.common = InputFiles(files), asked, common
         known = asked.model is not None and asked.to != "openai-batch"
         self.style = resolve(asked.model).prompts if asked.model is not None and known else "full"
 

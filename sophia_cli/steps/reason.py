@@ -13,7 +13,8 @@ from sophia_cli.errors import InputError, RecordError, UsageError
 from sophia_cli.inference.backend_options import Place
 from sophia_cli.inference.early_stop import Item, Plan, Tally, Waves, allowed_failures
 from sophia_cli.inference.early_stop_resume import Earlier, Held
-from sophia_cli.inference.sampler import Backend, Completion, Job, Request, Sampling, sample, show_plan
+from sophia_cli.inference.sampler import sample, show_plan
+from sophia_cli.inference.types import Backend, Completion, Job, Request, Sampling
 from sophia_cli.io.counter import Counter
 from sophia_cli.io.jsonl import read_records
 from sophia_cli.io.record_writer import Output
@@ -72,9 +73,7 @@ def run(
     if shortest and stop_alpha is None:
         raise UsageError("--bound-length: bounds what --stop-early samples; give both")
     if shortest and common.part.count > 1:
-        raise UsageError(
-            "--bound-length: needs all captions of a question together, which --shard would part; shard `caption`"
-        )
+        raise UsageError("--bound-length needs all captions of a question together; give --shard to `caption` instead")
     records = common.part.take(read_records(files), common.limit)
     if common.dry_run:
         return show_plan(STEP, _jobs(records, thinking, Output(KEY, None)), chosen, sampling, {"N": n})

@@ -15,11 +15,11 @@ from sophia_cli.aliases import Model
 from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.io.counter import Counter as Counted
 from sophia_cli.io.jsonl import read_records
-from sophia_cli.io.rereadable import Lines
+from sophia_cli.io.rereadable import InputFiles, Lines, rereadable
 from sophia_cli.io.shards import Shard
 from sophia_cli.records import Record, name_of, where_of
 from sophia_cli.rewards.preference_pairs import preference_pairs
-from sophia_cli.rewards.training_set import Input, Notice, each_item, rereadable, weighted, whole
+from sophia_cli.rewards.training_set import Notice, each_item, weighted, whole
 from sophia_cli.rewards.trajectory import Rule
 from sophia_cli.runtime.progress import notice
 from sophia_cli.training.examples import Row, draw_rows, mixed_row, pair_row, question_row, trajectory_row
@@ -61,7 +61,7 @@ def read_trajectories(
         notice(f"train: {name_of(record)} left out: it failed before: {record['error']}")
 
     with tempfile.TemporaryDirectory(prefix="sophia-") as folder:
-        source = Input(rereadable(files, folder))
+        source = InputFiles(rereadable(files, folder))
         warms_up = plain and not any("trajectory" in record for record in whole(source.records()))
         if warms_up and rule is not None:
             raise UsageError("--alpha and --keep choose trajectories, and there are none; leave them out")
@@ -110,7 +110,7 @@ def read_questions(files: list[str], model: Model, part: Shard, limit: int | Non
     """A row for each item, whatever else its records hold. Raises InputError for two items of one id."""
     left: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="sophia-") as folder:
-        items = part.take(each_item(Input(rereadable(files, folder))), limit)
+        items = part.take(each_item(InputFiles(rereadable(files, folder))), limit)
         rows = _rows(items, lambda item: question_row(gradable(item), model.prompts), left)
     return Data([replace(row, source=", ".join(files)) for row in rows], left)
 

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from transformers.cache_utils import DynamicLayer
 
 from sophia_cli.backends._hf.cpu_attention import RoomyLayer
-from sophia_cli.inference.sampler import Job
+from sophia_cli.inference.types import Job
 
 PADDED = 4
 

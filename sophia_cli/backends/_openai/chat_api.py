@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from sophia_cli.errors import RecordError
-from sophia_cli.inference.sampler import Completion, Empty, Failure, Request
+from sophia_cli.inference.types import Completion, Empty, Failure, Request
 from sophia_cli.io.images import data_uri, image_bytes
 from sophia_cli.records import THINK_CLOSE, THINK_OPEN
 

@@ -23,7 +23,7 @@ from sophia_cli.backends._openai.http import Lost, NoConnection, Pool, TooLong
 from sophia_cli.backends._openai.load_balancer import Fleet, Server, Trouble
 from sophia_cli.backends._openai.proxy import proxy_of, seconds_of
 from sophia_cli.errors import RecordError, SophiaError
-from sophia_cli.inference.sampler import Completion, Failure, Job
+from sophia_cli.inference.types import Completion, Failure, Job
 from sophia_cli.runtime.progress import notice
 from sophia_cli.runtime.read_ahead import Arrivals, Channel
 
