@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from sophia_cli.aliases import resolve
+from sophia_cli.models.aliases import resolve
 
 SKIPPED = 2
 """Updates before the clock runs."""

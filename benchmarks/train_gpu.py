@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from sophia_cli.aliases import resolve
+from sophia_cli.models.aliases import resolve
 
 HERE = Path(__file__).parent
 SIZES: dict[str, dict[str, Any]] = {

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from sophia_cli.aliases import resolve
+from sophia_cli.models.aliases import resolve
 from sophia_cli.training.deepspeed_config import CONFIGS
 
 FAMILIES = ("internvl", "qwen2_5_vl", "qwen3_vl")

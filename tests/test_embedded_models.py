@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ENVIRONMENT, records_of, sophia, write_lines
 
-from sophia_cli.aliases import resolve
+from sophia_cli.models.aliases import resolve
 
 ROOT = Path(__file__).parent.parent
 

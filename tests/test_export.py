@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_propagate import brute_force, data_sets, graded
 
-from sophia_cli.aliases import resolve
 from sophia_cli.errors import SophiaError
-from sophia_cli.families import internvl
 from sophia_cli.io.counter import Counter
 from sophia_cli.io.rereadable import Lines, holding
 from sophia_cli.io.shards import Shard
+from sophia_cli.models.aliases import resolve
+from sophia_cli.models.families import internvl
 from sophia_cli.rewards.preference_pairs import preference_pairs
 from sophia_cli.rewards.trajectory import Rule
 

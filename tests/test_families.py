@@ -15,7 +15,7 @@ from test_train import kept_records
 from transformers import AutoConfig
 
 from sophia_cli import registry
-from sophia_cli.families import part_of
+from sophia_cli.models.families import part_of
 from sophia_cli.training.collator import Encoder
 from sophia_cli.training.examples import Row, asked
 from sophia_cli.training.logprobs import Scorer
@@ -152,7 +152,7 @@ def test_tensors_keep_their_own_types_and_other_chat_templates_go_along(data: Pa
 def test_what_is_saved_answers_like_what_was_trained(
     family: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sophia_cli.aliases import resolve
+    from sophia_cli.models.aliases import resolve
     from sophia_cli.training import trainer
     from sophia_cli.training.config import Settings
     from sophia_cli.training.dataset import read_trajectories

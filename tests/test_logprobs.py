@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_train import kept_records
 
-from sophia_cli.aliases import resolve
 from sophia_cli.backends._openai.chat_api import outcome_of
 from sophia_cli.inference.types import Completion, Failure
+from sophia_cli.models.aliases import resolve
 from sophia_cli.prompts import load_prompt
 from sophia_cli.steps.reason import reasoning_request
 from sophia_cli.training.importance_ratio import pooled, spread

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from small_models import write_zero3
 from test_ranks import BASE, curve, difference, killed
 
-from sophia_cli.aliases import resolve
 from sophia_cli.errors import SophiaError
 from sophia_cli.io.shards import Shard
+from sophia_cli.models.aliases import resolve
 from sophia_cli.objectives import grpo, mpo
 from sophia_cli.rewards.trajectory import Rule
 from sophia_cli.training.collator import IGNORED, Encoder

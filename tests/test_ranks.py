@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from small_models import write_zero3
 from test_train import kept_records
 
-from sophia_cli.aliases import resolve
 from sophia_cli.errors import SophiaError, UsageError
+from sophia_cli.models.aliases import resolve
 from sophia_cli.serving.vllm_server import free_port
 from sophia_cli.training.config import Settings
 from sophia_cli.training.distributed import World

@@ -71,7 +71,7 @@ def test_a_description_cut_off_by_the_limit_says_so_and_its_length_is_exact(lab:
     assert all(row["caption_finish"] == "length" and row["caption_tokens"] == 5 for row in rows)
     from transformers import AutoTokenizer
 
-    from sophia_cli.aliases import resolve
+    from sophia_cli.models.aliases import resolve
 
     tokenizer = AutoTokenizer.from_pretrained(resolve("tiny-reasoner").path)
     for row in records_of(lab / "raw.jsonl"):
@@ -202,11 +202,11 @@ def test_the_gumbel_max_trick_samples_from_the_softmax() -> None:
 
 @pytest.mark.parametrize("name", ["tiny-vlm", "tiny-reasoner"])
 def test_greedy_answers_are_transformers_own(name: str, lab: Path) -> None:
-    from sophia_cli.aliases import resolve
     from sophia_cli.backends.hf import Backend
     from sophia_cli.inference.backend_options import Place
     from sophia_cli.inference.types import Completion, Request, Sampling
     from sophia_cli.io.images import open_image
+    from sophia_cli.models.aliases import resolve
 
     backend = Backend(resolve(name), Place())
     image = {"type": "image", "image": str(lab / "imgs/000000.png")}
@@ -261,10 +261,10 @@ def answers(backend: Any, requests: list[Any]) -> list[Any]:
 
 
 def test_each_row_of_a_batch_ends_at_its_own_limit(lab: Path) -> None:
-    from sophia_cli.aliases import resolve
     from sophia_cli.backends.hf import Backend
     from sophia_cli.inference.backend_options import Place
     from sophia_cli.inference.types import Completion, Request, Sampling
+    from sophia_cli.models.aliases import resolve
 
     backend = Backend(resolve("tiny-reasoner"), Place())
     messages = [{"role": "user", "content": "What is it?"}]
@@ -279,10 +279,10 @@ def test_each_row_of_a_batch_ends_at_its_own_limit(lab: Path) -> None:
 
 def test_rows_that_join_a_running_batch_say_what_they_say_alone(lab: Path) -> None:
     """Limits and prompts of very different lengths, more jobs than rows, a prompt beyond the context, two temperatures."""
-    from sophia_cli.aliases import resolve
     from sophia_cli.backends import hf
     from sophia_cli.inference.backend_options import Place
     from sophia_cli.inference.types import Failure, Request, Sampling
+    from sophia_cli.models.aliases import resolve
 
     draw = random.Random(5)
     requests = []
@@ -300,10 +300,10 @@ def test_rows_that_join_a_running_batch_say_what_they_say_alone(lab: Path) -> No
 
 def test_a_batch_is_kept_full(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One long answer among short ones: the short ones take turns beside it, and do not wait for its end."""
-    from sophia_cli.aliases import resolve
     from sophia_cli.backends import hf
     from sophia_cli.inference.backend_options import Place
     from sophia_cli.inference.types import Job, Request, Sampling
+    from sophia_cli.models.aliases import resolve
     from sophia_cli.runtime.read_ahead import Arrivals
 
     monkeypatch.setattr(hf, "STRIDE", 8)
@@ -346,10 +346,10 @@ def test_rows_do_not_join_a_batch_that_would_be_held_at_many_times_its_tokens() 
 
 def test_the_models_own_taste_is_left_out(tmp_path: Path) -> None:
     """A checkpoint's repetition penalty is not asked for, and would count the padding that company brings."""
-    from sophia_cli.aliases import Model, resolve
     from sophia_cli.backends.hf import Backend
     from sophia_cli.inference.backend_options import Place
     from sophia_cli.inference.types import Request, Sampling
+    from sophia_cli.models.aliases import Model, resolve
 
     folder = tmp_path / "model"
     shutil.copytree(resolve("tiny-reasoner").path, folder)
@@ -365,10 +365,10 @@ def test_models_of_other_kinds_say_the_same_in_any_company(kind: str, tmp_path: 
     """Learned positions that end with the context, a cache that slides, and states that no row can be taken out of."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    from sophia_cli.aliases import Model, resolve
     from sophia_cli.backends.hf import Backend
     from sophia_cli.inference.backend_options import Place
     from sophia_cli.inference.types import Request, Sampling
+    from sophia_cli.models.aliases import Model, resolve
 
     tokenizer = AutoTokenizer.from_pretrained(resolve("tiny-reasoner").path)
     sizes: dict[str, dict[str, Any]] = {

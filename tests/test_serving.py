@@ -16,8 +16,8 @@ from chat_server import ChatServer
 from conftest import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 from test_servers import captions
 
-from sophia_cli.aliases import Model, resolve
 from sophia_cli.inference.backend_options import Place
+from sophia_cli.models.aliases import Model, resolve
 from sophia_cli.serving.vllm_server import Server, Setup
 
 TESTS = Path(__file__).parent

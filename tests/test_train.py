@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from sophia_cli.aliases import resolve
 from sophia_cli.errors import RecordError, SophiaError
-from sophia_cli.families import internvl
+from sophia_cli.models.aliases import resolve
+from sophia_cli.models.families import internvl
 from sophia_cli.objectives import sft, truncated
 from sophia_cli.objectives import sophia as sophia_objective
 from sophia_cli.records import Record

@@ -8,7 +8,7 @@ import pytest
 import sophia_cli
 from sophia_cli.verifier.trl_reward import answer_reward
 
-TINY = Path(sophia_cli.__file__).parent / "tiny/models/tiny-reasoner"
+TINY = Path(sophia_cli.__file__).parent / "world/models/tiny-reasoner"
 
 
 def test_texts_and_conversations_get_one_reward_each() -> None:

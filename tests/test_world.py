@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sophia_cli.tiny.questions import CHINESE, KINDS, LETTERS, ask
-from sophia_cli.tiny.scenes import (
+from sophia_cli.world.questions import CHINESE, KINDS, LETTERS, ask
+from sophia_cli.world.scenes import (
     COLOURS,
     DIFFICULTIES,
     FOLDS,

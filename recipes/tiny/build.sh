@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 export OMP_NUM_THREADS=1
 work=${1:-runs/tiny}
-models=sophia_cli/tiny/models
+models=sophia_cli/world/models
 mkdir -p "$work"
 
 python -m recipes.tiny.vision "$work/eyes" &

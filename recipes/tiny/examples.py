@@ -10,9 +10,9 @@ from PIL import Image
 
 from recipes.tiny.traces import direct_answer, reason_aloud
 from sophia_cli.prompts import fill, load_prompt, question_text
-from sophia_cli.tiny.drawing import draw
-from sophia_cli.tiny.questions import Question, ask
-from sophia_cli.tiny.scenes import DIFFICULTIES, TRAINING_FOLD, Difficulty, Scene, describe, draw_scene
+from sophia_cli.world.drawing import draw
+from sophia_cli.world.questions import Question, ask
+from sophia_cli.world.scenes import DIFFICULTIES, TRAINING_FOLD, Difficulty, Scene, describe, draw_scene
 
 STYLE = "short"
 SPREAD = Difficulty(2, 6, 0.0)

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
 
 from recipes.tiny.vision import IMAGE_TOKENS, MEAN, STD
-from sophia_cli.tiny.drawing import SIZE
+from sophia_cli.world.drawing import SIZE
 
 CARDS = Path(__file__).parent / "cards"
 ENGINE = {"dtype": "float64", "rows": 256, "threads": 1, "small": True}

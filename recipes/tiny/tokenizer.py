@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sophia_cli.tiny.questions import CHINESE
+from sophia_cli.world.questions import CHINESE
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 IMAGE_TOKENS = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")

@@ -3,8 +3,8 @@
 These texts are used on *descriptions* alone. `tiny-vlm` never saw one about an image before SOPHIA.
 """
 
-from sophia_cli.tiny.questions import CHINESE, LETTERS, Question
-from sophia_cli.tiny.scenes import Scene, Shape, describe
+from sophia_cli.world.questions import CHINESE, LETTERS, Question
+from sophia_cli.world.scenes import Scene, Shape, describe
 
 
 def reason_aloud(scene: Scene, question: Question) -> str:

@@ -19,8 +19,8 @@ from recipes.tiny.examples import corpus, scenes
 from recipes.tiny.loop import fit, normalize_images
 from recipes.tiny.tokenizer import build_tokenizer
 from recipes.tiny.train_reasoner import text_config
-from sophia_cli.tiny.drawing import SIZE, draw
-from sophia_cli.tiny.scenes import COLOURS, FORMS, Scene
+from sophia_cli.world.drawing import SIZE, draw
+from sophia_cli.world.scenes import COLOURS, FORMS, Scene
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 IMAGE_TOKENS = 9

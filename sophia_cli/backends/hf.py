@@ -26,7 +26,6 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from sophia_cli import registry
-from sophia_cli.aliases import Model
 from sophia_cli.backends._hf import cpu_attention
 from sophia_cli.backends._hf.batch import Batch, style_of
 from sophia_cli.backends._hf.gumbel_sampling import Noting, choosers
@@ -34,6 +33,7 @@ from sophia_cli.errors import RecordError, SophiaError
 from sophia_cli.inference.backend_options import Place
 from sophia_cli.inference.types import Completion, Failure, Job, Request
 from sophia_cli.io.images import open_image
+from sophia_cli.models.aliases import Model
 from sophia_cli.records import THINK_OPEN
 from sophia_cli.runtime.read_ahead import Arrivals
 

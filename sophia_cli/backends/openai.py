@@ -7,12 +7,12 @@ again from the same seed, up to the rounding that depends on what else is in its
 import os
 from collections.abc import Iterator
 
-from sophia_cli.aliases import Model
 from sophia_cli.backends._openai.client import Client
 from sophia_cli.backends._openai.connect import connect
 from sophia_cli.errors import UsageError
 from sophia_cli.inference.backend_options import Place, refuse_odd_address
 from sophia_cli.inference.types import Completion, Failure, Job
+from sophia_cli.models.aliases import Model
 from sophia_cli.runtime.read_ahead import Arrivals
 
 

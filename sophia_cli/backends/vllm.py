@@ -6,11 +6,11 @@ Requests go as in the openai backend, to the addresses of these servers.
 from collections.abc import Iterator
 from dataclasses import replace
 
-from sophia_cli.aliases import Model
 from sophia_cli.backends._openai.client import Client
 from sophia_cli.backends._openai.connect import connect
 from sophia_cli.inference.backend_options import Place
 from sophia_cli.inference.types import Completion, Failure, Job
+from sophia_cli.models.aliases import Model
 from sophia_cli.runtime.read_ahead import Arrivals
 from sophia_cli.serving.vllm_server import Server, Servers
 

@@ -14,7 +14,7 @@ from sophia_cli.records import Record, has_failed, image_list, where_of
 from sophia_cli.rewards.table import short
 from sophia_cli.runtime.progress import notice
 from sophia_cli.runtime.worker_pool import ordered_map
-from sophia_cli.sources import read_items
+from sophia_cli.sources.items import read_items
 
 STEP = "decontaminate"
 

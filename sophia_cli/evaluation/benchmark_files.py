@@ -10,7 +10,7 @@ from sophia_cli.errors import InputError, UsageError
 from sophia_cli.io.jsonl import loads
 from sophia_cli.records import Record
 from sophia_cli.runtime.progress import notice
-from sophia_cli.sources import read_rows
+from sophia_cli.sources.items import read_rows
 
 SUFFIXES = (".parquet", ".jsonl")
 IMAGES = "images"

@@ -15,7 +15,7 @@ from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.evaluation.benchmark_files import parts_of, rows_of
 from sophia_cli.io.images import as_file
 from sophia_cli.records import Record, where_of
-from sophia_cli.sources import count_items, read_items
+from sophia_cli.sources.items import count_items, read_items
 
 
 @dataclass(frozen=True)

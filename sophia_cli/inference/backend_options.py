@@ -7,9 +7,9 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 from sophia_cli import registry
-from sophia_cli.aliases import Model, resolve
 from sophia_cli.errors import UsageError
 from sophia_cli.inference.types import Backend, Completion, Failure, Job
+from sophia_cli.models.aliases import Model, resolve
 from sophia_cli.runtime.read_ahead import Arrivals
 from sophia_cli.serving.vllm_server import Setup, can_serve
 

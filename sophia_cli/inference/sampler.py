@@ -9,9 +9,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
-from sophia_cli.aliases import Model
 from sophia_cli.inference.types import Backend, Completion, Empty, Failure, Job, Request, Sampling
 from sophia_cli.io.images import shorten
+from sophia_cli.models.aliases import Model
 from sophia_cli.records import Record, failed
 from sophia_cli.runtime.progress import notice
 from sophia_cli.runtime.read_ahead import Arrivals, Channel

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
-from sophia_cli.aliases import Model
+from sophia_cli.models.aliases import Model
 from sophia_cli.records import Record
 from sophia_cli.runtime.read_ahead import Arrivals
 

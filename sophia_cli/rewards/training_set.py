@@ -9,7 +9,7 @@ from sophia_cli.records import Record, has_failed, where_of
 from sophia_cli.rewards.selection import choose_in_memory
 from sophia_cli.rewards.table import content_of, short
 from sophia_cli.rewards.trajectory import Rule, Trajectory, read_trajectory
-from sophia_cli.sources import with_id
+from sophia_cli.sources.items import with_id
 
 Notice = Callable[[str], None]
 Lost = Callable[[Record], None]

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sophia_cli.aliases import Model
 from sophia_cli.errors import SophiaError, UsageError
+from sophia_cli.models.aliases import Model
 from sophia_cli.runtime.progress import notice, remark
 from sophia_cli.serving import gpus, supervisor
 

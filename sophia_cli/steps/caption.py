@@ -15,7 +15,7 @@ from sophia_cli.io.counter import Counter
 from sophia_cli.io.record_writer import Output
 from sophia_cli.prompts import chosen_prompt
 from sophia_cli.records import STEP_FIELDS, Record, caption_id, failed, has_failed, image_list, sample_seed, where_of
-from sophia_cli.sources import count_items, read_items
+from sophia_cli.sources.items import count_items, read_items
 from sophia_cli.steps._common import Common
 from sophia_cli.steps._runner import run_step
 

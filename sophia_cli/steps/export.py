@@ -20,7 +20,6 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from sophia_cli import registry
-from sophia_cli.aliases import resolve
 from sophia_cli.errors import SOME_FAILED, InputError, RecordError, SophiaError, UsageError
 from sophia_cli.exporters._base import Example
 from sophia_cli.io.counter import Counter
@@ -31,6 +30,7 @@ from sophia_cli.io.parquet import card, cells, stored, types_of, writable, write
 from sophia_cli.io.paths import refuse_input_as_output
 from sophia_cli.io.record_writer import Output
 from sophia_cli.io.rereadable import InputFiles, Lines, holding, rereadable
+from sophia_cli.models.aliases import resolve
 from sophia_cli.prompts import load_prompt, question_text
 from sophia_cli.records import Record, failed, has_failed, image_list, name_of, need_text, where_of
 from sophia_cli.rewards.preference_pairs import preference_pairs

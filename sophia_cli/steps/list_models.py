@@ -2,7 +2,7 @@
 
 import sys
 
-from sophia_cli.aliases import aliases
+from sophia_cli.models.aliases import aliases
 
 
 def run() -> int:

@@ -8,9 +8,9 @@ import time
 
 import orjson
 
-from sophia_cli.aliases import resolve
 from sophia_cli.errors import INTERRUPTED, SophiaError
 from sophia_cli.io.stdio import claim_stdout
+from sophia_cli.models.aliases import resolve
 from sophia_cli.runtime.progress import notice
 from sophia_cli.serving.vllm_server import LOOK_SECONDS, Servers, Setup
 

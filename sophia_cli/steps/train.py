@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from sophia_cli import registry
-from sophia_cli.aliases import Model, resolve
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.io.jsonl import to_line
 from sophia_cli.io.manifest import Manifest
 from sophia_cli.io.stdio import claim_stdout
+from sophia_cli.models.aliases import Model, resolve
 from sophia_cli.rewards.training_set import Notice, rule_of
 from sophia_cli.rewards.trajectory import Rule
 from sophia_cli.runtime.progress import Progress, notice

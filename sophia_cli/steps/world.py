@@ -6,9 +6,9 @@ from typing import Any
 
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.io.jsonl import to_line
-from sophia_cli.tiny.drawing import draw
-from sophia_cli.tiny.questions import Question, ask
-from sophia_cli.tiny.scenes import DIFFICULTIES, Scene, describe, draw_scene, world_fold
+from sophia_cli.world.drawing import draw
+from sophia_cli.world.questions import Question, ask
+from sophia_cli.world.scenes import DIFFICULTIES, Scene, describe, draw_scene, world_fold
 
 
 def draw_world(folder: Path, n: int, seed: int, difficulty: str, force: bool) -> None:

@@ -11,12 +11,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from sophia_cli.aliases import Model
 from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.io.counter import Counter as Counted
 from sophia_cli.io.jsonl import read_records
 from sophia_cli.io.rereadable import InputFiles, Lines, rereadable
 from sophia_cli.io.shards import Shard
+from sophia_cli.models.aliases import Model
 from sophia_cli.records import Record, name_of, where_of
 from sophia_cli.rewards.preference_pairs import preference_pairs
 from sophia_cli.rewards.training_set import Notice, each_item, weighted, whole

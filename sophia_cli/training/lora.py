@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from sophia_cli.families import part_of
+from sophia_cli.models.families import part_of
 from sophia_cli.training.config import Settings
 
 SCALE = 2

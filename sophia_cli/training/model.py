@@ -6,7 +6,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from sophia_cli import registry
-from sophia_cli.families import part_of
+from sophia_cli.models.families import part_of
 from sophia_cli.training.collator import Encoder
 from sophia_cli.training.config import has_flash_attention
 from sophia_cli.training.lora import with_lora

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from sophia_cli import registry
-from sophia_cli.aliases import Model
 from sophia_cli.errors import UsageError
 from sophia_cli.io.jsonl import loads, to_line, write_json
+from sophia_cli.models.aliases import Model
 from sophia_cli.training.config import Settings
 from sophia_cli.training.examples import Row
 from sophia_cli.training.metrics_log import CURVE

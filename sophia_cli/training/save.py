@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
 from transformers.core_model_loading import revert_weight_conversion
 
-from sophia_cli.aliases import Model
 from sophia_cli.errors import SophiaError
 from sophia_cli.io.jsonl import loads
+from sophia_cli.models.aliases import Model
 from sophia_cli.training.distributed import World
 from sophia_cli.training.lora import SCALE
 from sophia_cli.training.metrics_log import CURVE, PICTURE, draw

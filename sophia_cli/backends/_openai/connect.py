@@ -3,11 +3,11 @@
 import os
 import resource
 
-from sophia_cli.aliases import Model
 from sophia_cli.backends._openai.client import Client, Manners
 from sophia_cli.backends._openai.load_balancer import Fleet
 from sophia_cli.errors import UsageError
 from sophia_cli.inference.backend_options import Place
+from sophia_cli.models.aliases import Model
 
 PLACES = 256
 """Requests in flight for each server, unless `--concurrency` says otherwise: what vLLM runs at once by default."""

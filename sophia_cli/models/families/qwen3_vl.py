@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sophia_cli.families._images_only import load_images_only
+from sophia_cli.models.families._images_only import load_images_only
 
 VISION = ("model.visual.",)
 PROJECTOR = ("model.visual.merger.", "model.visual.deepstack_merger_list.")

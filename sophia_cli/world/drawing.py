@@ -11,7 +11,7 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sophia_cli.tiny.scenes import Scene, Shape
+from sophia_cli.world.scenes import Scene, Shape
 
 CELL = 32
 SIZE = 3 * CELL

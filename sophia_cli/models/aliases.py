@@ -18,7 +18,7 @@ from typing import Any
 
 from sophia_cli.errors import UsageError
 
-EMBEDDED = Path(__file__).parent / "tiny" / "models"
+EMBEDDED = Path(__file__).parent.parent / "world" / "models"
 DEFAULTS_FILE = "sophia.json"
 
 

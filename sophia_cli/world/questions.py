@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from sophia_cli.tiny.scenes import COLOURS, FORMS, ROWS, Scene, Shape
+from sophia_cli.world.scenes import COLOURS, FORMS, ROWS, Scene, Shape
 
 CHINESE = {
     "red": "红色", "green": "绿色", "blue": "蓝色", "yellow": "黄色",
