@@ -2,7 +2,7 @@
 
     python benchmarks/startup.py [RUNS]
 
-The peer is made on the spot: the commands of `sophia_cli.cli.app` with empty bodies, in one file that imports typer alone.
+The peer is made on the spot: the commands of `sophia_cli/cli/` with empty bodies, in one file that imports typer alone.
 Both are run in turn, so that what else the machine does falls on both; the figure is the ratio of the medians.
 """
 
@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from sophia_cli.cli.app import app, options
+from sophia_cli.cli import app, options
 
 BOUND = 1.3
 
@@ -24,14 +24,14 @@ def bare_program() -> str:
     declared = inspect.getsource(options).split("from typer import Argument, Option", 1)
     lines = [declared[0], "import typer\nfrom typer import Argument, Option", declared[1]]
     lines += [
-        "import sys\nfrom typing import Any\no = sys.modules[__name__]",
-        "app = typer.Typer(no_args_is_help=True, add_completion=False)",
+        "import sys\no = sys.modules[__name__]",
+        "app = typer.Typer(no_args_is_help=True, add_completion=True)",
     ]
     for command in app.app.registered_commands:
         assert command.callback is not None
         source = inspect.getsource(command.callback)
-        head = source[: source.index(") -> None:") + len(") -> None:")]
-        lines.append(f'{head}\n    """{(command.callback.__doc__ or "").strip()}"""\n')
+        head = source[: source.index(") -> int:") + len(") -> int:")]
+        lines.append(f'@app.command({command.name!r})\n{head}\n    """{(command.callback.__doc__ or "").strip()}"""\n')
     return "\n\n".join([*lines, "app()"])
 
 

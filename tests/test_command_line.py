@@ -149,7 +149,7 @@ def test_a_file_that_may_not_grow_is_one_line_and_can_be_continued(lab: Path, tm
 
 def test_stdout_carries_records_only_even_when_a_library_prints(lab: Path) -> None:
     code = (
-        "import os, sys\nfrom sophia_cli import grade\nfrom sophia_cli.steps._runner import Common\n"
+        "import os, sys\nfrom sophia_cli.steps import grade\nfrom sophia_cli.steps._common import Common\n"
         "from sophia_cli.inference.backend_options import Place\nreal = grade.fields_of\n"
         "def noisy(*a, **k):\n    print('chatter')\n    os.write(1, b'more chatter\\n')\n    return real(*a, **k)\n"
         "grade.fields_of = noisy\nsys.exit(grade.run(Common(), ['raw.jsonl'], 1, 5.0, None, False, Place()))"

@@ -21,7 +21,7 @@ from test_train import kept_records
 
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.models.aliases import resolve
-from sophia_cli.serving.vllm_server import free_port
+from sophia_cli.serving.ports import free_port
 from sophia_cli.training.config import Settings
 from sophia_cli.training.distributed import World
 from sophia_cli.training.engines import optimizer_of

@@ -80,9 +80,10 @@ def export(
     pairs: Annotated[int, typer.Option(min=1, help="trl-preference: most pairs of an item.")] = 1,
 ) -> int:
     """Write the kept trajectories, or preference pairs, as other trainers read them."""
+    from sophia_cli.exporters._records import Asked
     from sophia_cli.steps import export as step
 
-    return step.run(step_options(context), input_files(context, files), step.Asked(to, images, model, alpha, keep, pairs))
+    return step.run(step_options(context), input_files(context, files), Asked(to, images, model, alpha, keep, pairs))
 
 
 @o.takes(o.debugging)

@@ -21,6 +21,7 @@ from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.models.aliases import Model
 from sophia_cli.runtime.progress import notice, remark
 from sophia_cli.serving import gpus, supervisor
+from sophia_cli.serving.ports import free_port
 
 PATIENCE_SECONDS = 1800.0
 GRACE_SECONDS = 10.0
@@ -278,18 +279,6 @@ def words(options: str) -> list[str]:
 
 def bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def free_port(host: str, wanted: int = 0) -> int:
-    """The wanted port, or one that nobody listens on just now. Raises UsageError."""
-    where = f"--host {host}" + (f" --port {wanted}" if wanted else "")
-    try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, wanted))
-            return int(probe.getsockname()[1])
-    except (OSError, OverflowError) as error:
-        raise UsageError(f"{where}: no server can listen there ({getattr(error, 'strerror', None) or error})") from None
 
 
 def log_file(model: Model, port: int) -> Path:

@@ -19,7 +19,7 @@ from typing import Any
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.io.jsonl import loads
 from sophia_cli.serving import supervisor
-from sophia_cli.serving.vllm_server import free_port
+from sophia_cli.serving.ports import free_port
 from sophia_cli.training.distributed import World
 from sophia_cli.training.run_state import Plan, read
 

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from sophia_cli.serving.vllm_server import free_port
+from sophia_cli.serving.ports import free_port
 from sophia_cli.training.distributed import World
 
 PATIENCE = timedelta(hours=6)

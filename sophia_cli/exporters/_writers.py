@@ -1,0 +1,97 @@
+"""W."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sophia_cli.errors import RecordError
+from sophia_cli.exporters._records import Examples
+from sophia_cli.io.counter import Counter
+from sophia_cli.io.images import image_bytes, kind_of
+from sophia_cli.io.jsonl import read_records, to_line
+from sophia_cli.io.parquet import card, cells, types_of, writable, write, write_folder
+from sophia_cli.io.rereadable import holding
+from sophia_cli.records import Record, name_of
+from sophia_cli.runtime.progress import Progress, notice
+
+
+class Rows:
+    """The rows of a table, gone through twice: the records that go out are put aside, without their images."""
+
+    def __init__(self, make: Examples, table: bool, aside: Path):
+        self.make, self.table, self.aside, self.count = make, table, aside, 0
+
+    def gather(self, counter: Counter) -> None:
+        """Puts the records aside, each with the place that errors name."""
+        with holding(), self.aside.open("wb") as file:
+            for record, _ in self.make.records(counter):
+                file.write(to_line({"where": record.where, "record": record}))
+                self.count += 1
+
+    def plain(self) -> Iterator[dict[str, Any]]:
+        """The rows without images, for the types of their columns; what cannot be a row is left out."""
+        for record in self._records():
+            try:
+                yield self._row(record, look=False)
+            except RecordError:
+                continue
+
+    def made(self, progress: Progress, types: dict[str, str] | None) -> Iterator[dict[str, Any]]:
+        """The rows, of a table those of these types; what cannot be one is named and counted."""
+        for record in self._records():
+            try:
+                row = self._row(record, look=True)
+                row = writable(row) if types is None else cells(row, types)
+            except RecordError as error:
+                notice(f"{name_of(record)} failed: {error}")
+                progress.advance(failed=True)
+                continue
+            progress.advance()
+            yield row
+
+    def _row(self, record: Record, look: bool) -> dict[str, Any]:
+        row: dict[str, Any] = self.make.asked.exporter.fields(self.make.example(record, None, self.table, look))
+        return row
+
+    def _records(self) -> Iterator[Record]:
+        return (Record(aside["record"], aside["where"]) for aside in read_records([str(self.aside)]))
+
+
+def _write(exporter: ModuleType, rows: Rows, progress: Progress, draft: Path) -> None:
+    if exporter.FORM == "folder":
+        draft.mkdir()
+        with (draft / exporter.FILE).open("wb") as file:
+            for row in rows.made(progress, None):
+                file.write(to_line({**row, "images": [_as_file_of(draft, image) for image in row["images"]]}))
+        for name, content in exporter.BESIDE.items():
+            (draft / name).write_text(json.dumps(content, indent=2) + "\n")
+        return
+    types = types_of(rows.plain(), exporter.SHAPED)
+    if exporter.FORM == "table":
+        write(rows.made(progress, types), types, draft)
+        return
+    draft.mkdir()
+    write_folder(rows.made(progress, types), types, draft)
+    (draft / "README.md").write_text(card(types))
+
+
+def _as_file_of(folder: Path, image: str) -> str:
+    """An image by its path; one that is embedded becomes a file of the folder, named by its bytes."""
+    if not image.startswith("data:"):
+        return image
+    data = image_bytes(image)
+    file = folder / "images" / f"{hashlib.sha256(data).hexdigest()[:32]}.{kind_of(data)}"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(data)
+    return str(file.relative_to(folder))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,52 @@
+"""E."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from sophia_cli.io.images import data_uri
+from sophia_cli.records import Record
+
+
+def without_decoding(data: Any) -> Iterator[dict[str, Any]]:
+    """Rows with images left as the bytes or paths they were stored as."""
+    from datasets import Image
+
+    for column, feature in (data.features or {}).items():
+        if isinstance(feature, Image):
+            data = data.cast_column(column, Image(decode=False))
+    return iter(data)
+
+
+def merge_images(rows: Iterable[dict[str, Any]], where: str, merged: bool) -> Iterator[Record]:
+    """Rows whose image columns hold {bytes, path}: each becomes a data URI or a path; other columns stay.
+
+    merged: where there is no `image`, all image columns become it.
+    """
+    for number, row in enumerate(rows, 1):
+        fields = {name: _reference(value) for name, value in row.items()}
+        if not merged:
+            yield Record(fields, f"{where}:{number}")
+            continue
+        columns = [name for name in fields if name == "image" or _is_image(row[name]) or _are_images(row[name])]
+        found = [fields[name] for name in columns if fields[name] is not None]
+        images = [image for one in found for image in (one if isinstance(one, list) else [one])]
+        if "image" not in fields and images:
+            fields = {name: value for name, value in fields.items() if name not in columns}
+            fields["image"] = images if len(images) > 1 else images[0]
+        yield Record(fields, f"{where}:{number}")
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == {"bytes", "path"}
+
+
+def _are_images(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_image, value))
+
+
+def _reference(value: Any) -> Any:
+    if _are_images(value):
+        return [_reference(part) for part in value]
+    if isinstance(value, dict) and _is_image(value):
+        return data_uri(value["bytes"]) if value["bytes"] is not None else value["path"]
+    return value

@@ -1,0 +1,50 @@
+"""E."""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from sophia_cli.errors import InputError
+from sophia_cli.io.jsonl import parse_records
+from sophia_cli.records import Record
+
+LAYOUT = "a folder needs metadata.jsonl or metadata.csv with `file_name`, `question` and `answer`"
+
+
+def read_image_folder(folder: Path) -> Iterator[Record]:
+    if (folder / "metadata.jsonl").exists():
+        path = folder / "metadata.jsonl"
+        with path.open("rb") as stream:
+            yield from _with_images(parse_records(stream, str(path)), folder)
+    elif (folder / "metadata.csv").exists():
+        yield from _with_images(_csv(folder / "metadata.csv"), folder)
+    else:
+        raise InputError(f"{folder}: no metadata.jsonl in it; {LAYOUT}")
+
+
+def _csv(path: Path) -> Iterator[Record]:
+    """Rows of a CSV file; `choices` is a JSON list there."""
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream)
+        try:
+            for fields in reader:
+                record = Record(
+                    {name: value for name, value in fields.items() if name and value not in (None, "")},
+                    f"{path}:{reader.line_num}",
+                )
+                if "choices" in record:
+                    record["choices"] = json.loads(record["choices"])
+                yield record
+        except (csv.Error, ValueError) as error:
+            raise InputError(f"{path}:{reader.line_num}: cannot be read ({error}); mend the line") from None
+
+
+def _with_images(rows: Iterable[Record], folder: Path) -> Iterator[Record]:
+    """`file_name`, relative to the folder, becomes `image`, relative to the working directory."""
+    for row in rows:
+        name = row.get("file_name")
+        if not isinstance(name, str):
+            raise InputError(f"{row.where}: field `file_name` is missing or no text; name the image, relative to {folder}")
+        fields = {("image" if field == "file_name" else field): value for field, value in row.items() if field != "image"}
+        yield Record({**fields, "image": str(folder / name)}, row.where)
