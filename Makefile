@@ -39,7 +39,7 @@ test-long: install-dev
 
 # Liger's kernel for GPUs, interpreted on the CPU: with Triton (1 GB) in an environment of its own, torch is that of .venv.
 test-kernels: install-dev .venv-kernels/installed
-	$(BIN)/python -m pytest -m kernels tests/test_kernels.py
+	$(BIN)/python -m pytest -m kernels tests/training/test_liger_logprobs.py
 
 .venv-kernels/installed: tests/kernels-requirements.txt
 	$(PYTHON) -m venv .venv-kernels
@@ -51,7 +51,7 @@ test-kernels: install-dev .venv-kernels/installed
 # The tests against a real vLLM, which gets an environment of its own (3.5 GB). Its CPU build finds a torchvision whose own
 # operators do not load; nothing here needs them.
 test-vllm: install-dev .venv-vllm/installed
-	$(BIN)/python -m pytest -m vllm tests/test_vllm.py
+	$(BIN)/python -m pytest -m vllm tests/backends/test_real_vllm.py
 
 .venv-vllm/installed: tests/vllm-requirements.txt
 	$(PYTHON) -m venv .venv-vllm

@@ -2,10 +2,11 @@
 
     make bench-harnesses
 
-The answers are `tests/data/harness_cases.jsonl`: benchmark, the fields in which a row differs from `tests/bench_rows.py`,
-the answer a model ends with, and what each says of it: true, false, or null where a harness asks a model or draws lots.
-`why` names the reasons of a difference, keys of `REASONS`. With `--write` their verdicts are put into that file anew, the
-tables into docs/harnesses.md. Exit code 1 when a difference has no reason, or a reason no difference.
+The answers are in `tests/data/harness_cases.jsonl`. A case names the benchmark, the fields in which its row differs from
+`tests/helpers/bench_rows.py`, the answer that a model ends with, and what each scorer says of it: true, false, or null where
+a harness asks a model or draws at random. `why` names the reasons of a difference (keys of `REASONS`). `--write` stores the
+verdicts in that file and makes the page again; it ends with exit code 1 where a difference has no reason, or a reason no
+difference.
 """
 
 import argparse
@@ -54,7 +55,7 @@ def cases() -> list[dict[str, Any]]:
 def whole(case: dict[str, Any]) -> dict[str, Any]:
     """The case with its whole row, and the part of the benchmark that it is of."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from bench_rows import row_of
+    from helpers.bench_rows import row_of
 
     part, row = row_of(case["benchmark"], case["row"])
     return {"benchmark": case["benchmark"], "part": part, "row": row, "answer": case["answer"]}

@@ -1,38 +1,15 @@
 """Helpers of all tests: the command as a user types it, and small files made by it once."""
 
-import json
-import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from helpers.commands import ENVIRONMENT, sophia, write_lines
+from helpers.records import captions
+from helpers.vllm_stand_in import stand_in
 
-SOPHIA = [sys.executable, "-m", "sophia_cli"]
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, whatever is started here would ignore it
-ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "COLUMNS": "160"}
-
-
-def sophia(*arguments: str, cwd: Path, stdin: str | bytes = b"", code: int | None = 0) -> subprocess.CompletedProcess[bytes]:
-    """Runs `sophia` in a folder; asserts the exit code, and that no traceback was shown."""
-    data = stdin.encode() if isinstance(stdin, str) else stdin
-    done = subprocess.run([*SOPHIA, *arguments], cwd=cwd, input=data, capture_output=True, env=ENVIRONMENT, timeout=600)
-    assert b"Traceback" not in done.stderr, done.stderr.decode()
-    assert code is None or done.returncode == code, (done.returncode, done.stderr.decode())
-    return done
-
-
-def records_of(data: bytes | Path) -> list[dict[str, Any]]:
-    """The records of JSONL bytes or of a file."""
-    text = data.read_bytes() if isinstance(data, Path) else data
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +23,25 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "raw.jsonl").write_bytes(raw)
     (folder / "traj.jsonl").write_bytes(sophia("grade", "raw.jsonl", cwd=folder).stdout)
     return folder
+
+
+@pytest.fixture
+def caption_dir(tmp_path: Path) -> Path:
+    write_lines(tmp_path / "caps.jsonl", captions(12))
+    return tmp_path
+
+
+@pytest.fixture
+def vllm_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with captions, a model `m` in name, and a `vllm` on PATH that is the stand-in."""
+    write_lines(tmp_path / "caps.jsonl", captions(12))
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "pids").mkdir()
+    stand_in(tmp_path, "vllm", "exit 1")
+    stand_in(tmp_path, "python", f'shift 2; exec {sys.executable} {Path(__file__).parent / "helpers" / "fake_vllm.py"} "$@"')
+    monkeypatch.setitem(ENVIRONMENT, "PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    monkeypatch.setitem(ENVIRONMENT, "FAKE_VLLM_PIDS", str(tmp_path / "pids"))
+    monkeypatch.setitem(ENVIRONMENT, "XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path

@@ -146,3 +146,11 @@ def test_model_text_is_never_run_as_code() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in banned, f"{path.name}:{node.lineno}"
+
+
+def test_no_test_file_imports_another() -> None:
+    tests = Path(__file__).parent
+    names = {path.stem for path in tests.rglob("test_*.py")}
+    for path in tests.rglob("*.py"):
+        used = {part for name in imported_modules(path) for part in name.split(".")}
+        assert not used & names, path.name

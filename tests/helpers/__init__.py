@@ -1,0 +1,1 @@
+"""What several test files share: the command as a user types it, servers, small models, records."""

@@ -1,0 +1,415 @@
+"""Training in several processes, on CPUs through DeepSpeed: the same model, the same names, exact resume, no hanging."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from subprocess import PIPE
+
+import pytest
+import torch
+from helpers.commands import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
+from helpers.records import kept_records
+from helpers.small_models import write_zero3
+from helpers.trained_models import BASE, STEPS, curve, difference, killed
+from safetensors.torch import load_file
+
+from sophia_cli.errors import SophiaError, UsageError
+from sophia_cli.serving.ports import free_port
+from sophia_cli.training.config import Settings
+from sophia_cli.training.distributed import World
+from sophia_cli.training.engines import optimizer_of
+from sophia_cli.training.launcher import GPUS, LOST, ROOM, Hardware, _why, environment, hosts, joined, note_error
+from sophia_cli.training.metrics_log import Curve
+from sophia_cli.training.schedule import share
+from sophia_cli.training.zero_stage import STAGES, bytes_needed, fitting
+
+
+@pytest.fixture(scope="module")
+def data(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten weighted trajectories, five questions without images, and `alone`, the model that one process makes of both."""
+    folder = tmp_path_factory.mktemp("ranks")
+    write_lines(folder / "kept.jsonl", kept_records(lab, 10))
+    write_lines(folder / "text.jsonl", [{"id": f"t{n}", "question": f"{n} + 1?", "answer": str(n + 1)} for n in range(5)])
+    (folder / "alone.jsonl").write_bytes(train(folder, "alone").stdout)
+    write_zero3(folder)
+    dropping(folder / "dropping")
+    return folder
+
+
+def dropping(folder: Path) -> None:
+    """The embedded model with dropout, so that a run whose random numbers are not begun anew goes another way."""
+    shutil.copytree(BASE.parent, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["attention_dropout"] = 0.1
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path) -> Path:
+    """What one process makes of the trajectories alone, undisturbed."""
+    sophia("train", "kept.jsonl", "-m", str(data / "dropping"), "--max-steps", "5", *STEPS, "-o", "whole", cwd=data)
+    return data / "whole"
+
+
+def train(folder: Path, out: str, *options: str, code: int = 0) -> subprocess.CompletedProcess[bytes]:
+    mixed = ["kept.jsonl", "--mix", "text.jsonl", "--max-steps", "5", *STEPS]
+    return sophia("train", *mixed, "-o", out, *options, cwd=folder, code=code)
+
+
+@pytest.mark.parametrize(
+    ("stage", "micro"),
+    [
+        pytest.param("zero1", "5", marks=pytest.mark.long),
+        ("zero2", "2"),
+        ("zero3.json", "1"),
+        pytest.param("none", "3", marks=pytest.mark.long),
+    ],
+)
+def test_two_processes_train_the_model_that_one_does(stage: str, micro: str, data: Path) -> None:
+    """Every stage, every split of the batches; rows with and without images in one: ZeRO-3 does not wait for ever."""
+    out = Path(stage).stem
+    done = train(data, out, "--cpu-ranks", "2", "--deepspeed", stage, "--micro-batch-size", micro)
+    assert difference(data / "alone", data / out) < 0.01
+    for ours, theirs in zip(curve(done.stdout), curve(data / "alone.jsonl"), strict=True):
+        assert ours == (theirs[0], pytest.approx(theirs[1], rel=1e-3), pytest.approx(theirs[2], rel=1e-3))
+    assert not (data / f"{out}.tmp").exists()
+    before, after = load_file(BASE), load_file(data / out / "model.safetensors")
+    still = [name for name in before if "vision_tower" in name or "projector" in name]
+    assert still and all(torch.equal(before[name], after[name]) for name in still)
+
+
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+DEEPSPEED = ["deepspeed.launcher.runner", "--hostfile", os.devnull, "--num_gpus", "2", "--module"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("launcher", [TORCHRUN, DEEPSPEED], ids=["torchrun", "deepspeed"])
+def test_where_others_have_started_the_processes_they_join(launcher: list[str], data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", *launcher, "sophia_cli", "train", "kept.jsonl", "--mix", "text.jsonl"]
+    command += ["--max-steps", "5", *STEPS, "-o", str(tmp_path / "joined")]
+    environment = {**ENVIRONMENT, "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run(command, cwd=data, capture_output=True, env=environment, timeout=600)
+    assert done.returncode == 0, done.stderr.decode()
+    assert difference(data / "alone", tmp_path / "joined") < 0.01
+    told = [line for line in done.stdout.splitlines() if line.startswith(b"{")]  # DeepSpeed's launcher speaks there, too
+    assert len(told) == 6  # the leading process alone speaks
+    assert b"FutureWarning" not in done.stderr
+
+
+@pytest.mark.long
+def test_who_joins_ends_quietly_when_the_first_refuses(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", *TORCHRUN, "sophia_cli", "train", "none.jsonl"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, env=ENVIRONMENT, timeout=600)
+    said = [line for line in done.stderr.decode().splitlines() if line.startswith("sophia:")]
+    assert done.returncode == 1 and len(said) == 1 and said[0].startswith("sophia: none.jsonl: cannot be opened")
+
+
+def test_a_run_that_replaces_a_model_goes_on_without_being_forced_again(whole: Path, tmp_path: Path) -> None:
+    """Killed while it trained, and killed when the new model was in place and the draft not yet cleared away."""
+    write_lines(tmp_path / "kept.jsonl", records_of(whole.parent / "kept.jsonl"))
+    options = ["--save-every", "2", "-m", str(whole.parent / "dropping")]
+    shutil.copytree(BASE.parent, tmp_path / "out")
+    killed(tmp_path, "out", [*options, "--force"], after=4)
+    draft = {file.name for file in (tmp_path / "out.tmp").iterdir()}
+    shutil.copytree(tmp_path / "out.tmp", tmp_path / "kept.tmp")
+    again = sophia("train", "kept.jsonl", "--max-steps", "5", *STEPS, "-o", "out", *options, cwd=tmp_path).stdout
+    assert "step-2" in draft and curve(again) == curve(whole / "metrics.jsonl")
+    assert (tmp_path / "out/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    (tmp_path / "kept.tmp").rename(tmp_path / "out.tmp")
+    shutil.copyfile(tmp_path / "out/metrics.jsonl", tmp_path / "out.tmp/metrics.jsonl")
+    sophia("train", "kept.jsonl", "--max-steps", "5", *STEPS, "-o", "out", *options, cwd=tmp_path)
+    assert (tmp_path / "out/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert not (tmp_path / "out.tmp").exists()
+
+
+def test_one_process_trains_the_tower_as_several_do_where_an_update_shows_no_image(data: Path, tmp_path: Path) -> None:
+    """Without a gradient the optimizer would leave out momentum and decay."""
+    for name in ("kept.jsonl", "text.jsonl"):
+        write_lines(tmp_path / name, records_of(data / name)[:3])
+    options = ["--mix", "text.jsonl", "--batch-size", "1", "--lr", "1e-3", "--max-steps", "6"]
+    options += ["--train-vision", "--train-projector"]
+    sophia("train", "kept.jsonl", *options, "-o", "one", cwd=tmp_path)
+    sophia("train", "kept.jsonl", *options, "--cpu-ranks", "2", "--deepspeed", "none", "-o", "two", cwd=tmp_path)
+    assert difference(tmp_path / "one", tmp_path / "two") < 0.01
+
+
+def test_who_joins_ends_when_the_one_that_leads_refuses(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("")
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port("127.0.0.1"))}
+    command = [*SOPHIA, "train", str(data / "kept.jsonl"), "-o", str(tmp_path / "there")]
+    ranks = [{**ENVIRONMENT, **place, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    runs = [subprocess.Popen(command, env=each, stderr=subprocess.PIPE) for each in ranks]
+    assert [run.wait(timeout=120) for run in runs] == [2, 1]
+    assert runs[0].stderr and b"is a file" in runs[0].stderr.read()
+
+
+@pytest.mark.parametrize("after", [1, pytest.param(2, marks=pytest.mark.long), 4])
+def test_a_killed_run_goes_on_to_the_very_model_of_an_undisturbed_one(after: int, whole: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "kept.jsonl", records_of(whole.parent / "kept.jsonl"))
+    options = ["--save-every", "2", "-m", str(whole.parent / "dropping")]
+    killed(tmp_path, "out", options, after)
+    again = sophia("train", "kept.jsonl", "--max-steps", "5", *STEPS, "-o", "out", *options, cwd=tmp_path).stdout
+    assert curve(again) == curve(whole / "metrics.jsonl") == curve(tmp_path / "out" / "metrics.jsonl")
+    assert (tmp_path / "out/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert not (tmp_path / "out.tmp").exists()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("stage", "ways"), [("zero2", "1"), ("zero3.json", "1"), ("zero2", "2")])
+def test_a_killed_run_of_two_processes_goes_on_and_leaves_none_behind(
+    stage: str, ways: str, data: Path, tmp_path: Path
+) -> None:
+    write_lines(tmp_path / "kept.jsonl", records_of(data / "kept.jsonl"))
+    shutil.copyfile(data / "zero3.json", tmp_path / "zero3.json")
+    options = ["--save-every", "2", "--cpu-ranks", "2", "--deepspeed", stage, "-m", str(data / "dropping")]
+    options += ["--sequence-parallel", ways]
+    whole = sophia("train", "kept.jsonl", "--max-steps", "5", *STEPS, "-o", "whole", *options, cwd=tmp_path).stdout
+    killed(tmp_path, "out", options, after=3)
+    deadline = time.monotonic() + 60
+    while any(str(tmp_path) in line for line in commands()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(str(tmp_path) in line for line in commands())
+    again = sophia("train", "kept.jsonl", "--max-steps", "5", *STEPS, "-o", "out", *options, cwd=tmp_path).stdout
+    assert curve(again) == curve(whole)
+    assert (tmp_path / "out/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
+
+
+def commands() -> list[str]:
+    """The command lines of all processes."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:
+            continue
+    return found
+
+
+def ranks_in(folder: Path) -> list[int]:
+    """The training processes whose draft lies in a folder."""
+    wanted = (b"sophia_cli.training.worker", str(folder).encode())
+    files = [file for file in Path("/proc").glob("[0-9]*/cmdline") if all(word in file.read_bytes() for word in wanted)]
+    return [int(file.parent.name) for file in files]
+
+
+def environment_of(process: int) -> bytes:
+    return b"\0" + Path(f"/proc/{process}/environ").read_bytes()
+
+
+@pytest.mark.long
+def test_a_process_that_dies_ends_the_run_with_one_line(data: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "kept.jsonl", records_of(data / "kept.jsonl"))
+    command = [*SOPHIA, "train", "kept.jsonl", "--max-steps", "50", *STEPS, "-o", "out", "--cpu-ranks", "2"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT) as run:
+        assert run.stdout and run.stderr
+        run.stdout.readline()
+        ranks = [process for process in ranks_in(tmp_path) if b"\0LOCAL_RANK=1\0" in environment_of(process)]
+        os.kill(ranks[0], signal.SIGKILL)
+        errors = run.stderr.read().decode()
+    assert run.returncode == 1 and "Traceback" not in errors
+    assert "sophia: " in errors.splitlines()[-1] and "log.txt" in errors.splitlines()[-1]
+
+
+def test_why_training_processes_ended_is_said_in_one_line(tmp_path: Path) -> None:
+    """The first reason that one of them left, unless one was killed; room for reasons was taken beforehand."""
+    errors = tmp_path / "errors"
+    errors.write_bytes(b"\n" * ROOM * 3)
+    before = errors.stat()
+    assert _why("a\nssh: connect to host node-1: refused\n\n", errors).endswith(
+        "ended: ssh: connect to host node-1: refused"
+    )
+    assert "killed (signal 9)" in _why("['python'] exits with return code = -9\n", errors)
+    note_error(tmp_path, 1, "RuntimeError: Read error [127.0.0.1]:4711: Connection reset by peer")
+    assert "a training process was killed; type the command again" in _why("Traceback", errors)
+    unread = "w1/c0/t0: image does not open: image http://a/b.png cannot be read (Connection refused), unlike before"
+    taken = "DistNetworkError: The server socket has failed to listen on any local network address. port: 29500, EADDRINUSE"
+    full = "DistBackendError: NCCL error: System call (e.g. socket, malloc) failed. Last error: No space left on device (28)"
+    assert not any(LOST.match(reason) for reason in (unread, taken, full))  # reasons of their own
+    assert LOST.match("DistNetworkError: Failed to recv, got 0 bytes. Connection was likely closed. Did the remote crash?")
+    note_error(tmp_path, 2, "step-4: cannot be written\n(No space left on device)")
+    note_error(tmp_path, 0, "peer is gone" * 100)
+    after = errors.stat()
+    assert (after.st_size, after.st_blocks) == (before.st_size, before.st_blocks)
+    assert _why("Traceback", errors) == "step-4: cannot be written (No space left on device)"
+
+
+def test_a_launcher_that_dies_is_no_trained_model(data: Path, tmp_path: Path) -> None:
+    """DeepSpeed's runner calls it well when a signal has ended what it started: a machine that ran out of memory, say."""
+    write_lines(tmp_path / "kept.jsonl", records_of(data / "kept.jsonl"))
+    options = ["train", "kept.jsonl", "--max-steps", "200", *STEPS, "--cpu-ranks", "2", "--save-every", "1", "-o", "out"]
+    with subprocess.Popen([*SOPHIA, *options], cwd=tmp_path, stdout=PIPE, stderr=PIPE, env=ENVIRONMENT) as run:
+        assert run.stdout and run.stderr
+        assert all(b"loss" in run.stdout.readline() for _ in range(2))
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                words = file.read_bytes()
+                if b"deepspeed.launcher.launch" in words and str(tmp_path).encode() in words:
+                    os.kill(int(file.parent.name), signal.SIGKILL)
+        run.stdout.read()
+        said = run.stderr.read().decode().splitlines()[-1]
+    assert run.returncode == 1 and said.startswith("sophia: ") and "out.tmp/log.txt" in said
+    assert list((tmp_path / "out.tmp").glob("step-*/whole.json")) and not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.manifest.json").exists()
+
+
+def test_another_number_of_processes_does_not_go_on(data: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "kept.jsonl", records_of(data / "kept.jsonl"))
+    options = ["--deepspeed", "none", "--save-every", "1"]
+    killed(tmp_path, "out", options, after=3)
+    done = sophia(
+        "train", "kept.jsonl", "--max-steps", "5", *STEPS, "-o", "out", *options, "--cpu-ranks", "2", cwd=tmp_path, code=2
+    )
+    assert "1 processes, these would be 2" in done.stderr.decode()
+
+
+def test_a_run_begun_with_other_settings_is_refused_by_name(data: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "kept.jsonl", records_of(data / "kept.jsonl"))
+    killed(tmp_path, "out", [], after=1)
+    done = sophia("train", "kept.jsonl", *STEPS, "--max-steps", "6", "-o", "out", cwd=tmp_path, code=2)
+    assert "max_steps (5, now 6)" in done.stderr.decode()
+    write_lines(tmp_path / "kept.jsonl", records_of(data / "kept.jsonl")[1:])
+    done = sophia("train", "kept.jsonl", *STEPS, "--max-steps", "5", "-o", "out", cwd=tmp_path, code=2)
+    assert "rows (" in done.stderr.decode()
+    rows = records_of(data / "kept.jsonl")
+    copies = [{**row, "image": f"{row['id']}.png"} for row in rows]
+    for row, copy in zip(rows, copies, strict=True):
+        shutil.copyfile(row["image"], tmp_path / copy["image"])
+    write_lines(tmp_path / "kept.jsonl", copies)
+    killed(tmp_path, "out", ["--force"], after=1)
+    shutil.copyfile(rows[-1]["image"], tmp_path / copies[0]["image"])
+    assert rows[-1]["image"] != rows[0]["image"]
+    done = sophia("train", "kept.jsonl", *STEPS, "--max-steps", "5", "-o", "out", cwd=tmp_path, code=2)
+    assert "rows (" in done.stderr.decode()  # an image that changed is another row
+    sophia("train", "kept.jsonl", *STEPS, "--max-steps", "1", "-o", "out", "--force", cwd=tmp_path)
+
+
+def test_a_second_run_into_the_same_folder_is_refused(whole: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "kept.jsonl", records_of(whole.parent / "kept.jsonl"))
+    options = ["train", "kept.jsonl", "--max-steps", "500", *STEPS, "-o", "out"]
+    with subprocess.Popen(
+        [*SOPHIA, *options], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=ENVIRONMENT
+    ) as run:
+        assert run.stdout and b"loss" in run.stdout.readline()
+        for more in ([], ["--force"]):
+            assert "another run" in sophia(*options, *more, cwd=tmp_path, code=2).stderr.decode()
+        assert b"loss" in run.stdout.readline()
+        run.kill()
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(whole: Path, tmp_path: Path) -> None:
+    """The second checkpoint does not fit; with room again the run goes on from the first."""
+    write_lines(tmp_path / "kept.jsonl", records_of(whole.parent / "kept.jsonl"))
+    model = ["-m", str(whole.parent / "dropping")]
+    options = ["train", "kept.jsonl", "--max-steps", "5", *STEPS, "--save-every", "2", "-o", "out", *model]
+    killed(tmp_path, "out", ["--save-every", "2", *model], after=3)
+    mark = tmp_path / "out.tmp/step-2/whole.json"
+    assert json.loads(mark.read_bytes())["step"] == 2
+    command = f"ulimit -f 200; exec {' '.join([*SOPHIA, *options])}"  # blocks of 512 or 1024 bytes
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, env=ENVIRONMENT, timeout=600)
+    assert done.returncode == 1
+    assert "step-4: cannot be written" in done.stderr.decode() and "Traceback" not in done.stderr.decode()
+    assert mark.exists() and not (tmp_path / "out.tmp/step-4").exists()
+    sophia(*options, cwd=tmp_path)
+    assert curve(tmp_path / "out/metrics.jsonl") == curve(whole / "metrics.jsonl")
+    assert (tmp_path / "out/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_hostfiles(tmp_path: Path) -> None:
+    file = tmp_path / "hosts"
+    file.write_text("# nodes\nnode-0 slots=8\n\nnode-1 slots=4  # half\n")
+    assert hosts(file) == [("node-0", 8), ("node-1", 4)]
+    for text, line in (("node-0\n", 1), ("a slots=8\nb slots=x\n", 2), ("a slots=0\n", 1)):
+        file.write_text(text)
+        with pytest.raises(UsageError, match=f"hosts:{line}: "):
+            hosts(file)
+    with pytest.raises(UsageError, match="cannot be read"):
+        hosts(tmp_path / "none")
+
+
+def test_srun_makes_ranks_and_a_batch_script_alone_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    slurm = {"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")  # so that what `joined` sets is taken back
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    assert joined(Hardware()) is None
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    with pytest.raises(UsageError, match="MASTER_ADDR"):
+        joined(Hardware())
+    monkeypatch.setenv("MASTER_ADDR", "node-0")
+    assert joined(Hardware()) == World(3, 8, 1)
+    with pytest.raises(UsageError, match="--cpu-ranks"):
+        joined(Hardware(cpu_ranks=2))
+
+
+def test_ranks_get_the_gpus_that_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert environment(Hardware())[GPUS] == "2,3" and environment(Hardware(["4", "6"]))[GPUS] == "4,6"
+    assert GPUS not in environment(Hardware(hostfile=Path("hosts")))
+
+
+def test_figures_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
+    curve = Curve(tmp_path, 0, World())
+    curve.file.unlink()
+    curve.file.mkdir()
+    with pytest.raises(SophiaError, match="type the command again"):
+        curve.add({"step": 1})
+
+
+def test_matrices_decay_and_vectors_do_not() -> None:
+    policy = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2), torch.nn.Linear(2, 1))
+    policy[2].weight.requires_grad_(False)
+    groups = optimizer_of(
+        policy, Settings("sft", 1, 1, 1e-3, 0.1, 0.1, "tokens", 1, None, 8, 0), torch.device("cpu")
+    ).param_groups
+    shapes = {group["weight_decay"]: sorted(tuple(each.shape) for each in group["params"]) for group in groups}
+    assert shapes == {0.1: [(2, 3)], 0.0: [(1,), (2,), (2,), (2,)]}
+
+
+def test_rows_are_dealt_out_longest_first() -> None:
+    lengths = [5, 9, 1, 7, 3]
+    first, second = (share(range(5), lengths, 2, rank, 2) for rank in (0, 1))
+    assert [part.rows for part in first] == [[1, 3], [2]] and [part.rows for part in second] == [[0, 4], [2]]
+    assert [part.filler for part in (*first, *second)] == [False, False, False, True]
+
+
+def test_the_stage_that_fits_is_chosen() -> None:
+    """An 8B model whose vision tower is still, on GPUs of 80 GB."""
+    gpu, weights, trained = 80 * 10**9, 8 * 10**9, 76 * 10**8
+    stages = [fitting(weights, trained, processes, gpu) for processes in (1, 2, 4, 8, 64)]
+    assert stages == ["zero3-offload", "zero3-offload", "zero1", "zero1", "zero1"]
+    assert [fitting(weights, trained, processes, gpu) for processes in (3, 8)] == ["zero2", "zero1"]
+    assert fitting(38 * 10**9, 32 * 10**9, 16, gpu) == "zero3"
+    with pytest.raises(UsageError, match="--lora-rank"):
+        fitting(72 * 10**9, 72 * 10**9, 2, gpu)
+
+
+@pytest.mark.parametrize("stage", ["none", *STAGES])
+def test_a_reference_costs_its_weights(stage: str) -> None:
+    more = bytes_needed(stage, 10, 8, 2, references=1) - bytes_needed(stage, 10, 8, 2)
+    assert more == {"none": 40, "zero1": 20, "zero2": 20, "zero3": 10, "zero3-offload": 10}[stage]
+
+
+STAGE_0 = '{"zero_optimization": {"stage": 0}}'
+
+
+def test_a_deepspeed_file_of_ones_own(data: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "kept.jsonl", records_of(data / "kept.jsonl"))
+    options = ["train", "kept.jsonl", "--max-steps", "1", *STEPS, "--cpu-ranks", "1", "--deepspeed", "own.json"]
+    for text, fault in (("{", "own.json"), ('{"bf16": {}}', "zero_optimization"), ("[]", "own.json"), (STAGE_0, "stage 0")):
+        (tmp_path / "own.json").write_text(text)
+        assert fault in sophia(*options, cwd=tmp_path, code=2).stderr.decode()
+    stage = {"stage": 2, "reduce_bucket_size": "auto"}
+    given = {"optimizer": {"type": "Adam"}, "train_batch_size": 64, "gradient_clipping": 0.5, "fp16": {"enabled": True}}
+    for name, value in given.items():
+        (tmp_path / "own.json").write_text(json.dumps({"zero_optimization": stage, name: value}))
+        assert f"`{name}`" in sophia(*options, cwd=tmp_path, code=2).stderr.decode()
+    auto = {**dict.fromkeys(given, "auto"), "fp16": {"enabled": "auto", "loss_scale": 0}, "bf16": {"enabled": "auto"}}
+    (tmp_path / "own.json").write_text(json.dumps({"zero_optimization": stage, **auto}))
+    assert len(curve(sophia(*options, cwd=tmp_path).stdout)) == 1
