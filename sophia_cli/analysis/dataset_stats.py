@@ -16,7 +16,7 @@ from sophia_cli.io.jsonl import loads, to_line
 from sophia_cli.records import Record
 from sophia_cli.rewards.loading import AT_ONCE
 from sophia_cli.rewards.selection import Bools, Choice, pairs, view
-from sophia_cli.rewards.table import BARE, FAILED, LEAKS, NAN, Ledger, Lookup, short
+from sophia_cli.rewards.table import BARE, FAILED, LEAKS, NAN, TrajectoryTable, Lookup, hash64
 from sophia_cli.rewards.trajectory import LARGE, Rule, Trajectory
 
 BINS = 16
@@ -48,7 +48,7 @@ class Columns:
     """
 
     def __init__(self, rule: Rule, by: list[str]):
-        self.ledger = Ledger(rule)
+        self.ledger = TrajectoryTable(rule)
         self.waiting: list[tuple[Trajectory, int, int]] = []
         self.captions, self.texts, self.caption_texts = array("Q"), array("Q"), array("Q")
         self.caption_tokens, self.rewards = array("i"), array("d")
@@ -63,8 +63,8 @@ class Columns:
         if isinstance(facts, Record) or len(self.waiting) == AT_ONCE:
             self.settle()
         if isinstance(facts, Record):
-            self.ledger.add_bare(facts, place)
-        self.captions.append(short(seen.caption_id) if seen.caption_id else 0)
+            self.ledger.add_non_trajectory(facts, place)
+        self.captions.append(hash64(seen.caption_id) if seen.caption_id else 0)
         self.texts.append(_short_of(seen.trajectory))
         self.caption_texts.append(_short_of(seen.caption))
         self.caption_tokens.append(seen.caption_tokens or 0)

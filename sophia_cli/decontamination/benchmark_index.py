@@ -11,7 +11,7 @@ from sophia_cli.decontamination.text_overlap import Texts
 from sophia_cli.errors import InputError, RecordError
 from sophia_cli.io.images import shorten
 from sophia_cli.records import Record, has_failed, image_list, where_of
-from sophia_cli.rewards.table import short
+from sophia_cli.rewards.table import hash64
 from sophia_cli.runtime.progress import notice
 from sophia_cli.runtime.worker_pool import ordered_map
 from sophia_cli.sources.items import read_items
@@ -129,7 +129,7 @@ class Benchmark:
             if has_failed(record) or fault:
                 yield Checked(record, fault="" if has_failed(record) else fault)
                 continue
-            if (words := short(question)) not in texts:
+            if (words := hash64(question)) not in texts:
                 texts[words] = self.texts.near(question)
             seen = tuple(look for look in looks if isinstance(look, bytes))
             if seen and seen not in images:

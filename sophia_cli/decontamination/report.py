@@ -11,7 +11,7 @@ from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.io.compression import appender
 from sophia_cli.io.jsonl import to_line
 from sophia_cli.records import Record, where_of
-from sophia_cli.rewards.table import short
+from sophia_cli.rewards.table import hash64
 from sophia_cli.runtime.progress import remark
 
 MOST_TOLD = 100
@@ -48,7 +48,7 @@ class Report:
         """The pairs for which an item is dropped, and those that a judge told apart. Raises SophiaError on a full disk."""
         record = each.record
         apart = [near for near in each.texts if each.verdicts.get(near.number) == "different"]
-        item = short(f"{record.get('id')}\0{record.get('question')}\0{record.get('image')}")
+        item = hash64(f"{record.get('id')}\0{record.get('question')}\0{record.get('image')}")
         if not (pairs or apart) or item in self.told:
             return
         self.told.add(item)

@@ -16,7 +16,7 @@ from sophia_cli.errors import RecordError
 from sophia_cli.io.jsonl import record_of
 from sophia_cli.io.rereadable import Input, Lines
 from sophia_cli.records import Record, failed, has_failed
-from sophia_cli.rewards.table import Ledger, Lookup, content_of
+from sophia_cli.rewards.table import TrajectoryTable, Lookup, content_of
 from sophia_cli.rewards.trajectory import Rule, Trajectory, facts_of, read_trajectory
 from sophia_cli.runtime.fork_map import forked_map
 
@@ -39,7 +39,7 @@ Block = tuple[str, int, int, int, Rule]
 """A file, where a block of it begins and ends, the place of the file's first byte among all inputs, and the rule."""
 
 
-def read_all(lines: Lines, ledger: Ledger, counter: "Counter") -> Iterator[tuple[int, str]]:
+def read_all(lines: Lines, ledger: TrajectoryTable, counter: "Counter") -> Iterator[tuple[int, str]]:
     """Fills the ledger, a row for each record; yields the rows of which no facts can be read, and where they stand."""
     for source in lines.sources():
         if (workers := workers_for(source.named_size)) > 1:
@@ -48,7 +48,7 @@ def read_all(lines: Lines, ledger: Ledger, counter: "Counter") -> Iterator[tuple
             yield from _read(source.lines(), source.name, ledger, counter)
 
 
-def _read_blocks(source: Input, ledger: Ledger, counter: "Counter", workers: int) -> Iterator[tuple[int, str]]:
+def _read_blocks(source: Input, ledger: TrajectoryTable, counter: "Counter", workers: int) -> Iterator[tuple[int, str]]:
     """The rows of a large file, read by several processes; what they leave alone is read here."""
     source.size, number = source.named_size, 0
     blocks = list(blocks_of(source.path, source.start, source.size, ledger.rule))
@@ -67,7 +67,7 @@ def _read_blocks(source: Input, ledger: Ledger, counter: "Counter", workers: int
         number += len(left)
 
 
-def _read(lines: Numbered, name: str, ledger: Ledger, counter: "Counter") -> Iterator[tuple[int, str]]:
+def _read(lines: Numbered, name: str, ledger: TrajectoryTable, counter: "Counter") -> Iterator[tuple[int, str]]:
     facts, places, contents = list[Trajectory](), list[int](), list[int]()
 
     def settle() -> None:
@@ -79,7 +79,7 @@ def _read(lines: Numbered, name: str, ledger: Ledger, counter: "Counter") -> Ite
         counter.count += 1
         if isinstance(row, Record):
             settle()
-            ledger.add_bare(row, place)
+            ledger.add_non_trajectory(row, place)
             if not content:
                 yield len(ledger) - 1, row.where
             continue
@@ -142,7 +142,7 @@ def lines_of(path: str, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
 def read_block(block: Block) -> dict[str, bytes] | None:
     """The columns of a block's rows; None when any line of it is to be read with care. What a worker does."""
     path, begin, end, start, rule = block
-    ledger = Ledger(rule)
+    ledger = TrajectoryTable(rule)
     facts, places, contents = list[Trajectory](), list[int](), list[int]()
     try:
         for offset, line in lines_of(path, begin, end):
@@ -157,7 +157,7 @@ def read_block(block: Block) -> dict[str, bytes] | None:
     return ledger.packed()
 
 
-def lookup(lines: Lines, ledger: Ledger) -> Lookup:
+def lookup(lines: Lines, ledger: TrajectoryTable) -> Lookup:
     """What the columns do not hold is read again."""
 
     def names(rows: list[int]) -> Iterator[str]:

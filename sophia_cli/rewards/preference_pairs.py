@@ -17,7 +17,7 @@ from sophia_cli.io.shards import Shard
 from sophia_cli.records import Record
 from sophia_cli.rewards.loading import lookup, read_all
 from sophia_cli.rewards.selection import Bools, Rows, choose, rows_of, view
-from sophia_cli.rewards.table import BARE, FAILED, Ledger
+from sophia_cli.rewards.table import BARE, FAILED, TrajectoryTable
 from sophia_cli.rewards.trajectory import Rule, read_trajectory
 
 
@@ -29,7 +29,7 @@ def preference_pairs(
     Raises InputError for a line without a graded trajectory or an earlier step's failure on it, and for one trajectory id
     with two contents.
     """
-    ledger = Ledger(rule)
+    ledger = TrajectoryTable(rule)
     for row, where in read_all(lines, ledger, counter):
         (line,) = lines.at([ledger.places[row]])
         _refuse(record_of(line, where))
@@ -55,7 +55,7 @@ def _refuse(record: Record) -> None:
         raise InputError(str(error)) from None
 
 
-def paired_rows(ledger: Ledger, mine: Bools, selected: Bools, per_item: int) -> tuple[Rows, Rows]:
+def paired_rows(ledger: TrajectoryTable, mine: Bools, selected: Bools, per_item: int) -> tuple[Rows, Rows]:
     """Rows of right trajectories, and beside each that of a wrong one of its item."""
     names, rewards, items = view(ledger.names), view(ledger.rewards), view(ledger.items)
     rows = np.flatnonzero(mine & (view(ledger.marks) & (BARE | FAILED) == 0))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from sophia_cli.errors import InputError
 from sophia_cli.io.shards import Shard
-from sophia_cli.rewards.table import BARE, FAILED, LEAKS, NOBODY, STOPPED, Ledger, Lookup
+from sophia_cli.rewards.table import BARE, FAILED, LEAKS, NOBODY, STOPPED, TrajectoryTable, Lookup
 from sophia_cli.rewards.trajectory import Rule, Trajectory
 
 Rows = npt.NDArray[np.int64]
@@ -27,7 +27,7 @@ class Choice:
     solved: Bools
 
 
-def choose(ledger: Ledger, mine: Bools, look: Lookup) -> Choice:
+def choose(ledger: TrajectoryTable, mine: Bools, look: Lookup) -> Choice:
     """Eq. 5 and Eq. 6 over the rows that are `mine`; a trajectory counts once, however often its record comes.
 
     Raises InputError for one trajectory id with two contents, and for means that nobody can know.
@@ -49,7 +49,7 @@ def choose(ledger: Ledger, mine: Bools, look: Lookup) -> Choice:
     return Choice(rewards, selected, np.isin(view(ledger.items), view(ledger.items)[kept]))
 
 
-def _reasoners(ledger: Ledger, rows: Rows) -> npt.NDArray[Any]:
+def _reasoners(ledger: TrajectoryTable, rows: Rows) -> npt.NDArray[Any]:
     """Who reasoned, row by row; a failure that names nobody is of its caption's only reasoner."""
     reasoners = view(ledger.reasoners)
     nameless = (reasoners[rows] == NOBODY) & (view(ledger.marks)[rows] & FAILED != 0)
@@ -68,7 +68,7 @@ def _reasoners(ledger: Ledger, rows: Rows) -> npt.NDArray[Any]:
     return reasoners
 
 
-def rows_of(ledger: Ledger, part: Shard, limit: int | None) -> Bools:
+def rows_of(ledger: TrajectoryTable, part: Shard, limit: int | None) -> Bools:
     """Which rows are of this shard's items, and of the first `limit` of them; items are counted as they come."""
     items = view(ledger.items)
     if part.count == 1 and limit is None:
@@ -92,7 +92,7 @@ def view(column: "array[int] | array[float]") -> npt.NDArray[Any]:
     return np.frombuffer(column, dtype=column.typecode) if column else np.empty(0, column.typecode)
 
 
-def _firsts(ledger: Ledger, rows: Rows, look: Lookup) -> Bools:
+def _firsts(ledger: TrajectoryTable, rows: Rows, look: Lookup) -> Bools:
     """Which rows are the first of their trajectory; what failed stands behind what did not."""
     names, failed = view(ledger.names)[rows], view(ledger.marks)[rows] & FAILED
     ordered = np.sort(names)
@@ -108,7 +108,7 @@ def _firsts(ledger: Ledger, rows: Rows, look: Lookup) -> Bools:
     return firsts
 
 
-def refuse_other_content(ledger: Ledger, ones: Rows, others: Rows, look: Lookup) -> None:
+def refuse_other_content(ledger: TrajectoryTable, ones: Rows, others: Rows, look: Lookup) -> None:
     """Raises InputError unless rows of one trajectory id have one content, pair by pair; read at once, if any are."""
     contents = view(ledger.contents)
     unequal = contents[ones] != contents[others]
@@ -122,7 +122,7 @@ def refuse_other_content(ledger: Ledger, ones: Rows, others: Rows, look: Lookup)
             raise InputError(f"{look.where(other)}: {fault}; drop one of them")
 
 
-def _caption_rewards(ledger: Ledger, rows: Rows, of: Rows, count: int) -> tuple[Floats, Bools]:
+def _caption_rewards(ledger: TrajectoryTable, rows: Rows, of: Rows, count: int) -> tuple[Floats, Bools]:
     """R(c) of Eq. 5, the mean of R(y) over the graded trajectories of each caption, and whether R(c) > α, strictly.
 
     The mean is NaN when none was graded, and where sampling was stopped early: the mean of those is not Eq. 5's. What could
@@ -141,21 +141,21 @@ def _caption_rewards(ledger: Ledger, rows: Rows, of: Rows, count: int) -> tuple[
     return means, ~stopped & (share > rule.alpha)
 
 
-def planned_of(ledger: Ledger, rows: Rows, of: Rows, count: int) -> Rows:
+def planned_of(ledger: TrajectoryTable, rows: Rows, of: Rows, count: int) -> Rows:
     """N of each caption, 0 where no record says: the most that one of its records says. of: the caption of each row."""
     planned = np.zeros(count, dtype=np.int64)
     np.maximum.at(planned, of, view(ledger.planned)[rows].astype(np.int64))  # of one type it takes a tenth of the time
     return planned
 
 
-def _given_up(ledger: Ledger, rows: Rows, of: Rows, count: int) -> Bools:
+def _given_up(ledger: TrajectoryTable, rows: Rows, of: Rows, count: int) -> Bools:
     """Which captions were given up early."""
     stopped = np.zeros(count, dtype=np.bool_)
     stopped[of[(view(ledger.marks)[rows] & STOPPED) != 0]] = True
     return stopped
 
 
-def _refuse_two_runs(ledger: Ledger, rows: Rows, of: Rows, count: int, look: Lookup) -> None:
+def _refuse_two_runs(ledger: TrajectoryTable, rows: Rows, of: Rows, count: int, look: Lookup) -> None:
     """Raises InputError where a caption was given up in one run of a reasoner, and another (`--tag`) adds to its mean."""
     stopped = _given_up(ledger, rows, of, count)
     if not (ledger.rule.caption_reward and stopped.any()):
@@ -171,7 +171,7 @@ def _refuse_two_runs(ledger: Ledger, rows: Rows, of: Rows, count: int, look: Loo
             )
 
 
-def _select(ledger: Ledger, rows: Rows, eligible: Bools, look: Lookup) -> Rows:
+def _select(ledger: TrajectoryTable, rows: Rows, eligible: Bools, look: Lookup) -> Rows:
     """The rows that Eq. 6 keeps: at most `keep` an item, the smallest keys; ties go to the smaller name."""
     rule, marks, rewards = ledger.rule, view(ledger.marks)[rows], view(ledger.rewards)[rows]
     qualify = rewards == 1.0 if rule.correctness else ~np.isnan(rewards.astype(np.float64))
@@ -206,7 +206,7 @@ def _select(ledger: Ledger, rows: Rows, eligible: Bools, look: Lookup) -> Rows:
 def choose_in_memory(trajectories: Iterable[tuple[Trajectory, int, str]], rule: Rule) -> set[int]:
     """The numbers of the kept ones of (trajectory, 64 bits of its content, where it stands), counted from 0."""
     facts, contents, places = zip(*trajectories, strict=True) if (trajectories := list(trajectories)) else ((), (), ())
-    ledger = Ledger(rule)
+    ledger = TrajectoryTable(rule)
     ledger.add(facts, range(len(facts)), contents)
     look = Lookup(lambda rows: (facts[row].name for row in rows), lambda rows: iter(rows), lambda row: places[row])
     return set(np.flatnonzero(choose(ledger, np.ones(len(ledger), dtype=np.bool_), look).selected).tolist())

@@ -14,7 +14,7 @@ import numpy as np
 from sophia_cli.errors import InputError
 from sophia_cli.io.shards import Shard
 from sophia_cli.rewards.selection import Bools, Rows, choose, pairs, planned_of, refuse_other_content, view
-from sophia_cli.rewards.table import BARE, FAILED, NAN, NOBODY, STOPPED, Ledger, Lookup
+from sophia_cli.rewards.table import BARE, FAILED, NAN, NOBODY, STOPPED, TrajectoryTable, Lookup
 
 WAITING, NOT_OURS, PASSED, DROPPED, KEPT = range(5)
 """What is known of a row: nothing; it is another shard's; it goes out as it is; it is not kept; it is."""
@@ -32,7 +32,7 @@ class Item:
 class Arriving:
     """The rows of a ledger as they come: `come` after each that is added, then `leave` for those that may go out."""
 
-    def __init__(self, ledger: Ledger, look: Lookup, part: Shard, limit: int | None):
+    def __init__(self, ledger: TrajectoryTable, look: Lookup, part: Shard, limit: int | None):
         self.ledger, self.look, self.part, self.limit = ledger, look, part, limit
         self.numbers: dict[int, int] = {}
         self.items: dict[int, Item] = {}

@@ -24,7 +24,7 @@ trajectory; it was propagated before.
 """
 
 
-class Ledger:
+class TrajectoryTable:
     """The facts of all records of a data set, a row each, in columns: 73 bytes a record.
 
     rule: what will be asked of them. A record that is no trajectory has a row, too, with the mark BARE, so that rows and
@@ -51,7 +51,7 @@ class Ledger:
                 refuse_what_was_stopped(row, self.rule)
         self.places.extend(places)
         self.contents.extend(contents)
-        self.names.extend([short(row.name) for row in facts])
+        self.names.extend([hash64(row.name) for row in facts])
         self.items.extend(_shorts([row.item for row in facts]))
         self.captions.extend(_shorts([row.caption for row in facts]))
         self.reasoners.extend([name >> 33 for name in _shorts([row.reasoner for row in facts])])
@@ -75,22 +75,22 @@ class Ledger:
             getattr(self, name).frombytes(column)
         return len(self) - before
 
-    def part(self, rows: Iterable[int]) -> "Ledger":
+    def part(self, rows: Iterable[int]) -> "TrajectoryTable":
         """These rows alone."""
-        part, rows = Ledger(self.rule), list(rows)
+        part, rows = TrajectoryTable(self.rule), list(rows)
         for name, column in vars(part).items():
             if isinstance(column, array):
                 column.extend(map(getattr(self, name).__getitem__, rows))
         return part
 
-    def add_bare(self, record: Record, place: int) -> None:
+    def add_non_trajectory(self, record: Record, place: int) -> None:
         """Notes a record that is no trajectory; it may be a caption's failure."""
         caption, count = record.get("caption_id"), record.get("caption_count")
         of_caption = isinstance(caption, str) and "trajectory_id" not in record and has_failed(record)
         count = count if of_caption and isinstance(count, int) and 0 < count < LARGE else 0
         self.places.append(place)
-        self.items.append(short(str(record.get("id"))))
-        self.captions.append(short(str(caption)) if count else 0)
+        self.items.append(hash64(str(record.get("id"))))
+        self.captions.append(hash64(str(caption)) if count else 0)
         self.counts.append(count)
         self.rewards.append(NAN)
         self.marks.append(BARE)
@@ -114,18 +114,18 @@ def content_of(record: Record) -> int:
     return xxh3_64_intdigest(to_line(dict(sorted(record.items()))))
 
 
-def short(text: str) -> int:
+def hash64(text: str) -> int:
     """64 bits that stand for a text, the same in every process."""
     return xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
 
 
-NOBODY = short("") >> 33
+NOBODY = hash64("") >> 33
 """The reasoner of a record that names none."""
 
 
 def _shorts(texts: list[str]) -> list[int]:
     """`short` of each, of texts that repeat."""
-    found = {text: short(text) for text in set(texts)}
+    found = {text: hash64(text) for text in set(texts)}
     return [found[text] for text in texts]
 
 

@@ -7,7 +7,7 @@ from sophia_cli.errors import InputError, RecordError, UsageError
 from sophia_cli.io.rereadable import InputFiles
 from sophia_cli.records import Record, has_failed, where_of
 from sophia_cli.rewards.selection import choose_in_memory
-from sophia_cli.rewards.table import content_of, short
+from sophia_cli.rewards.table import content_of, hash64
 from sophia_cli.rewards.trajectory import Rule, Trajectory, read_trajectory
 from sophia_cli.sources.items import with_id
 
@@ -78,7 +78,7 @@ def each_item(source: InputFiles) -> Iterator[Record]:
             record = with_id(row)
         except RecordError as error:
             raise InputError(str(error)) from None
-        content = short("\0".join(str(record.get(field)) for field in ("question", "image", "images", "answer")))
+        content = hash64("\0".join(str(record.get(field)) for field in ("question", "image", "images", "answer")))
         if record["id"] not in seen:
             seen[record["id"]] = content
             yield record

@@ -19,7 +19,7 @@ from sophia_cli.io.rereadable import Lines, changed
 from sophia_cli.io.shards import Shard
 from sophia_cli.records import AFTER_CAPTION, Record, failed, has_failed, name_of
 from sophia_cli.rewards.loading import lookup, read_all, read_facts
-from sophia_cli.rewards.table import BARE, BEFORE, FAILED, Ledger
+from sophia_cli.rewards.table import BARE, BEFORE, FAILED, TrajectoryTable
 from sophia_cli.rewards.trajectory import Rule, read_trajectory
 from sophia_cli.runtime.progress import notice
 from sophia_cli.steps._common import Common
@@ -56,7 +56,7 @@ def propagate(
     emit: `all`; `selected`, only the kept ones; or `unsolved`, the captions of items in which nothing qualified. Records
     with a bad field go out with `error`; where only some records are asked for, they are named and counted instead.
     """
-    ledger = Ledger(rule)
+    ledger = TrajectoryTable(rule)
     if lines.flow and emit != "unsolved":
         yield from _as_they_come(lines, ledger, part, limit, emit, output, counter)
         return
@@ -79,7 +79,7 @@ def propagate(
 
 
 def _as_they_come(
-    lines: Lines, ledger: Ledger, part: Shard, limit: int | None, emit: str, output: Output, counter: Counter
+    lines: Lines, ledger: TrajectoryTable, part: Shard, limit: int | None, emit: str, output: Output, counter: Counter
 ) -> Iterator[Record | bytes]:
     """From a pipe: an item leaves when it is complete."""
     from sophia_cli.rewards.streaming import DROPPED, KEPT, PASSED, Arriving
@@ -97,7 +97,7 @@ def _as_they_come(
     for place, content, row in found:
         counter.count += 1
         if isinstance(row, Record):
-            ledger.add_bare(row, place)
+            ledger.add_non_trajectory(row, place)
             if not content:
                 bad[len(ledger) - 1] = row.where
         else:
@@ -110,7 +110,7 @@ def _as_they_come(
     yield from leaving()
 
 
-def _name_failures(lines: Lines, ledger: Ledger, rows: list[int], bad: dict[int, str], output: Output) -> None:
+def _name_failures(lines: Lines, ledger: TrajectoryTable, rows: list[int], bad: dict[int, str], output: Output) -> None:
     """Names those of these rows that failed, and would go out if all did; an earlier step's failure is none of this step."""
     for row, line in zip(rows, lines.at(ledger.places[row] for row in rows), strict=True):
         record = record_of(line, bad.get(row, ""))
@@ -121,7 +121,7 @@ def _name_failures(lines: Lines, ledger: Ledger, rows: list[int], bad: dict[int,
 
 
 def _annotated(
-    lines: Lines, ledger: Ledger, rows: list[int], rewards: list[float], kept: list[bool], bad: dict[int, str]
+    lines: Lines, ledger: TrajectoryTable, rows: list[int], rewards: list[float], kept: list[bool], bad: dict[int, str]
 ) -> Iterator[Record | bytes]:
     """The lines of these rows with three fields more; failures without.
 
