@@ -22,7 +22,7 @@ from typing import Any
 
 import pages
 
-from sophia_cli.inference.early_stop import allowed_failures
+from sophia_cli.inference.early_stop import max_failures
 
 PAGE = Path(__file__).parent.parent / "docs" / "servers.md"
 K = N = 8
@@ -87,7 +87,7 @@ def one_caption(caption: list[Row], bound: float, continued_is_free: bool) -> tu
 
     First all of it up to the bound, until it has failed too often; if one is right by then, the rest of those cut off.
     """
-    allowed, failures, spent = allowed_failures(ALPHA, N), 0, 0
+    allowed, failures, spent = max_failures(ALPHA, N), 0, 0
     cut = [row for row in caption if row["trajectory_tokens"] > bound]
     for row in caption:
         spent += int(min(row["trajectory_tokens"], bound))

@@ -24,7 +24,7 @@ from typing import Any
 import pages
 
 from sophia_cli.backends._openai.chat_api import body_of
-from sophia_cli.inference.types import Request, Sampling
+from sophia_cli.inference.types import Request, SamplingParams
 
 ROOT = Path(__file__).parent.parent
 PICTURES, CAPTIONS, IN_FLIGHT = 32, 8, 64
@@ -66,7 +66,7 @@ def bodies(images: list[Path], first_seed: int, n: int) -> list[bytes]:
         shown: list[dict[str, Any]] = [{"type": "image", "image": str(image)}, {"type": "text", "text": TEXT}]
         for sample in range(CAPTIONS // n):
             request = Request(
-                [{"role": "user", "content": shown}], Sampling(1.0, 1.0, 48), first_seed + 100 * number + sample
+                [{"role": "user", "content": shown}], SamplingParams(1.0, 1.0, 48), first_seed + 100 * number + sample
             )
             made.append(json.dumps({**json.loads(body_of(request, "tiny-vlm", engine="vllm")), "n": n}).encode())
     return made

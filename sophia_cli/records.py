@@ -25,14 +25,14 @@ STEP_FIELDS: dict[str, tuple[str, ...]] = {
     "propagate": ("caption_reward", "selected", "weight"),
 }
 
-JUDGED_FIELDS = ("rules_verdict", "judge_verdict", "judge_model", "judge_parts", "judge_parts_right", "extracted_by")
+JUDGE_FIELDS = ("rules_verdict", "judge_verdict", "judge_model", "judge_parts", "judge_parts_right", "extracted_by")
 """What a judge adds to a record, where it is asked."""
 
 AFTER_CAPTION = frozenset(
     STEP_FIELDS["reason"]
     + STEP_FIELDS["grade"]
     + STEP_FIELDS["propagate"]
-    + JUDGED_FIELDS
+    + JUDGE_FIELDS
     + ("stop_alpha", "stop_length", "trajectory_logprob")
 )
 """What later steps added to a caption's record: leaving it out gives the record as `caption` wrote it."""
@@ -40,7 +40,7 @@ AFTER_CAPTION = frozenset(
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 """The tags that thinking stands in, in trajectories and responses."""
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+OPTION_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """The letters of the options, in order."""
 
 ID_FIELDS = ("sample_id", "trajectory_id", "caption_id", "id")
@@ -57,11 +57,11 @@ class Record(dict[str, Any]):
         self.where = where
 
 
-GRADED_BY = ("choices", "answer_type", "tolerance", "precision", "unit", "language")
+GRADING_FIELDS = ("choices", "answer_type", "tolerance", "precision", "unit", "language")
 """Fields of an item that its grading may depend on, beside `answer`."""
 
 
-def name_of(record: Mapping[str, Any]) -> str:
+def record_name(record: Mapping[str, Any]) -> str:
     """The most specific id of a record, for messages."""
     name = next((str(record[field]) for field in ID_FIELDS if record.get(field)), "without id")
     return "".join(mark if mark.isprintable() else "?" for mark in name)
@@ -78,7 +78,7 @@ def choices_of(record: Mapping[str, Any]) -> list[str]:
     if choices is None:
         return []
     if not isinstance(choices, list):
-        raise RecordError(f"{where_of(record)}: field `choices` is {_kind(choices)}, not a list; mend it")
+        raise RecordError(f"{where_of(record)}: field `choices` is {_json_type(choices)}, not a list; mend it")
     return [str(choice) for choice in choices]
 
 
@@ -87,7 +87,7 @@ def need_text(record: Mapping[str, Any], field: str, mend: str, empty: bool = Fa
     value = record.get(field)
     if isinstance(value, str) and (value or empty):
         return value
-    fault = "is missing" if field not in record else "is empty" if value == "" else f"is {_kind(value)}, not a text"
+    fault = "is missing" if field not in record else "is empty" if value == "" else f"is {_json_type(value)}, not a text"
     raise RecordError(f"{where_of(record)}: field `{field}` {fault}; {mend}")
 
 
@@ -96,7 +96,7 @@ def need_count(record: Mapping[str, Any], field: str) -> int:
     value = record.get(field)
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
-    fault = "is missing" if field not in record else f"is {_kind(value)}, not a positive whole number"
+    fault = "is missing" if field not in record else f"is {_json_type(value)}, not a positive whole number"
     raise RecordError(f"{where_of(record)}: field `{field}` {fault}; let the step that writes it make the file again")
 
 
@@ -107,7 +107,7 @@ def need_number(record: Mapping[str, Any], field: str) -> float | None:
         return None
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
-    fault = "is missing" if field not in record else f"is {_kind(value)}, not a number or null"
+    fault = "is missing" if field not in record else f"is {_json_type(value)}, not a number or null"
     raise RecordError(f"{where_of(record)}: field `{field}` {fault}; let the step that writes it make the file again")
 
 
@@ -126,7 +126,7 @@ def where_of(record: Mapping[str, Any]) -> str:
     return getattr(record, "where", "?")
 
 
-def _kind(value: Any) -> str:
+def _json_type(value: Any) -> str:
     kinds = {
         type(None): "null",
         bool: "a truth value",
@@ -165,6 +165,6 @@ def sample_seed(seed: int, name: str, number: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def failed(record: Mapping[str, Any], error: str, ids: Mapping[str, Any]) -> Record:
+def error_record(record: Mapping[str, Any], error: str, ids: Mapping[str, Any]) -> Record:
     """The record of a failure: the step's ids and counts, and `error` in one line."""
     return Record({**record, **ids, "error": " ".join(str(error).split())}, where_of(record))

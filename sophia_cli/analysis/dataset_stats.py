@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
-from sophia_cli.io.jsonl import loads, to_line
+from sophia_cli.io.jsonl import load_json, to_line
 from sophia_cli.records import Record
-from sophia_cli.rewards.loading import AT_ONCE
-from sophia_cli.rewards.selection import Bools, Choice, pairs, view
-from sophia_cli.rewards.table import BARE, FAILED, LEAKS, NAN, TrajectoryTable, Lookup, hash64
-from sophia_cli.rewards.trajectory import LARGE, Rule, Trajectory
+from sophia_cli.rewards.loading import BATCH_ROWS
+from sophia_cli.rewards.selection import Bools, Selection, as_numpy, caption_reasoner_ids
+from sophia_cli.rewards.table import FAILED, LEAKS, NAN, NOT_TRAJECTORY, RecordLookup, TrajectoryTable, hash64
+from sophia_cli.rewards.trajectory import COUNT_LIMIT, SelectionRule, Trajectory
 
 BINS = 16
 """Bars of a histogram of lengths."""
@@ -32,7 +32,7 @@ class Seen(msgspec.Struct, gc=False):
 
     caption_id: str | None = None
     caption: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    caption_tokens: Annotated[int, msgspec.Meta(ge=0, lt=LARGE)] | None = None
+    caption_tokens: Annotated[int, msgspec.Meta(ge=0, lt=COUNT_LIMIT)] | None = None
     trajectory: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     finish_reason: str | None = None
     verdict: str | None = None
@@ -47,7 +47,7 @@ class Columns:
     labels: for each column of the user's that was asked for, the values that it has, in the order they came.
     """
 
-    def __init__(self, rule: Rule, by: list[str]):
+    def __init__(self, rule: SelectionRule, by: list[str]):
         self.ledger = TrajectoryTable(rule)
         self.waiting: list[tuple[Trajectory, int, int]] = []
         self.captions, self.texts, self.caption_texts = array("Q"), array("Q"), array("Q")
@@ -60,7 +60,7 @@ class Columns:
         """Notes one record: a trajectory's facts, or the record itself where it is none (a caption, an item, a failure)."""
         if isinstance(facts, Trajectory):
             self.waiting.append((facts, place, content))
-        if isinstance(facts, Record) or len(self.waiting) == AT_ONCE:
+        if isinstance(facts, Record) or len(self.waiting) == BATCH_ROWS:
             self.settle()
         if isinstance(facts, Record):
             self.ledger.add_non_trajectory(facts, place)
@@ -80,24 +80,24 @@ class Columns:
         """Puts what waits into the ledger, which takes many rows at once more cheaply."""
         if self.waiting:
             facts, places, contents = zip(*self.waiting, strict=True)
-            self.ledger.add(facts, places, contents)
+            self.ledger.add_rows(facts, places, contents)
             self.waiting.clear()
 
     def trajectories(self) -> Bools:
         """Which rows are trajectories on which nothing failed, each once."""
-        rows: Bools = view(self.ledger.marks) & (BARE | FAILED) == 0
-        return rows & firsts(view(self.ledger.names), rows)
+        rows: Bools = as_numpy(self.ledger.marks) & (NOT_TRAJECTORY | FAILED) == 0
+        return rows & firsts(as_numpy(self.ledger.names), rows)
 
     def sampled(self) -> Bools:
         """Which rows are trajectories, each once, those too that failed and nobody sampled again: they count against α."""
-        names, good = view(self.ledger.names), self.trajectories()
-        lost: Bools = (view(self.ledger.marks) & (BARE | FAILED) == FAILED) & ~np.isin(names, names[good])
+        names, good = as_numpy(self.ledger.names), self.trajectories()
+        lost: Bools = (as_numpy(self.ledger.marks) & (NOT_TRAJECTORY | FAILED) == FAILED) & ~np.isin(names, names[good])
         return good | lost & firsts(names, lost)
 
     def described(self) -> Bools:
         """Which rows are the first of their caption."""
-        rows: Bools = (view(self.captions) != 0) & (view(self.caption_texts) != 0)
-        return firsts(view(self.captions), rows)
+        rows: Bools = (as_numpy(self.captions) != 0) & (as_numpy(self.caption_texts) != 0)
+        return firsts(as_numpy(self.captions), rows)
 
 
 def _short_of(text: msgspec.Raw | msgspec.UnsetType) -> int:
@@ -105,7 +105,7 @@ def _short_of(text: msgspec.Raw | msgspec.UnsetType) -> int:
     if isinstance(text, msgspec.UnsetType):
         return 0
     written = bytes(text)
-    return xxh3_64_intdigest(to_line(loads(written)).strip() if b"\\" in written else written) or 1
+    return xxh3_64_intdigest(to_line(load_json(written)).strip() if b"\\" in written else written) or 1
 
 
 def firsts(names: npt.NDArray[Any], among: Bools) -> Bools:
@@ -116,19 +116,19 @@ def firsts(names: npt.NDArray[Any], among: Bools) -> Bools:
     return first
 
 
-def measure(columns: Columns, choice: Choice, mine: Bools, whole: bool = True) -> dict[str, Any]:
+def measure(columns: Columns, choice: Selection, mine: Bools, whole: bool = True) -> dict[str, Any]:
     """The figures of the rows that are `mine`. choice: what Eq. 5 and 6 make of all rows. whole: with histograms."""
     ledger, alpha = columns.ledger, columns.ledger.rule.alpha
-    items = view(ledger.items)
+    items = as_numpy(ledger.items)
     rows = columns.trajectories() & mine
     captions = columns.described() & mine
-    rewards, tokens = view(ledger.rewards)[rows], view(ledger.keys)[rows]
+    rewards, tokens = as_numpy(ledger.rewards)[rows], as_numpy(ledger.sort_keys)[rows]
     graded, right, kept = rewards[~np.isnan(rewards)], rewards == 1.0, choice.selected[rows]
-    verdicts = np.bincount(view(columns.verdicts)[rows], minlength=NO_VERDICT)
+    verdicts = np.bincount(as_numpy(columns.verdicts)[rows], minlength=NO_VERDICT)
     found = caption_rewards(columns, choice, rows)
-    described, width = view(columns.caption_tokens)[captions], width_of(tokens) if whole else 0
+    described, width = as_numpy(columns.caption_tokens)[captions], width_of(tokens) if whole else 0
     spent = int(described.sum()), int(tokens.sum())
-    leaks, judged = (view(ledger.marks)[rows] & LEAKS) != 0, int(view(columns.judged)[rows].sum())
+    leaks, judged = (as_numpy(ledger.marks)[rows] & LEAKS) != 0, int(as_numpy(columns.judged)[rows].sum())
     figures: dict[str, Any] = {
         "records": int(mine.sum()),
         "items": count(items[mine]),
@@ -147,7 +147,7 @@ def measure(columns: Columns, choice: Choice, mine: Bools, whole: bool = True) -
             "total": sum(spent),
             "per_selected": sum(spent) / int(kept.sum()) if kept.any() else None,
         },
-        "truncated": mean(view(columns.truncated)[rows]),
+        "truncated": mean(as_numpy(columns.truncated)[rows]),
         "leaks": {
             "judged": judged,
             "count": int(leaks.sum()),
@@ -166,31 +166,33 @@ def measure(columns: Columns, choice: Choice, mine: Bools, whole: bool = True) -
     return figures
 
 
-def repeated(columns: Columns, look: Lookup) -> dict[str, int]:
+def repeated(columns: Columns, look: RecordLookup) -> dict[str, int]:
     """What comes more than once.
 
     trajectories: the same record; conflicting: one trajectory id with other content; texts, captions: the same trajectory
     or description, word for word, under two ids of one item.
     """
     ledger, rows, captions = columns.ledger, columns.trajectories(), columns.described()
-    names = view(ledger.names)
-    again = np.flatnonzero((view(ledger.marks) & (BARE | FAILED) == 0) & ~rows)
-    twice = np.flatnonzero((view(ledger.marks) & (BARE | FAILED) == 0) & np.isin(names, names[again]))
+    names = as_numpy(ledger.names)
+    again = np.flatnonzero((as_numpy(ledger.marks) & (NOT_TRAJECTORY | FAILED) == 0) & ~rows)
+    twice = np.flatnonzero((as_numpy(ledger.marks) & (NOT_TRAJECTORY | FAILED) == 0) & np.isin(names, names[again]))
     contents = np.fromiter(look.digests(twice.tolist()), dtype=np.uint64, count=len(twice))
     conflicting = count(np.stack([names[twice], contents])) - count(names[twice])
-    items = view(ledger.items)
+    items = as_numpy(ledger.items)
     return {
         "trajectories": len(again) - conflicting,
         "conflicting": conflicting,
-        "texts": int(rows.sum()) - count(np.stack([items, view(columns.texts)])[:, rows]),
-        "captions": int(captions.sum()) - count(np.stack([items, view(columns.caption_texts)])[:, captions]),
+        "texts": int(rows.sum()) - count(np.stack([items, as_numpy(columns.texts)])[:, rows]),
+        "captions": int(captions.sum()) - count(np.stack([items, as_numpy(columns.caption_texts)])[:, captions]),
     }
 
 
-def caption_rewards(columns: Columns, choice: Choice, rows: Bools) -> npt.NDArray[np.float64]:
+def caption_rewards(columns: Columns, choice: Selection, rows: Bools) -> npt.NDArray[np.float64]:
     """R(c) of each caption, for each reasoner that thought over it."""
     ledger = columns.ledger
-    first = firsts(pairs(view(ledger.captions), view(ledger.reasoners)), rows & ~np.isnan(choice.rewards))
+    first = firsts(
+        caption_reasoner_ids(as_numpy(ledger.captions), as_numpy(ledger.reasoners)), rows & ~np.isnan(choice.rewards)
+    )
     each: npt.NDArray[np.float64] = choice.rewards[first]
     return each
 

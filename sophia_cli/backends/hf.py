@@ -30,12 +30,12 @@ from sophia_cli.backends._hf import cpu_attention
 from sophia_cli.backends._hf.batch import Batch, style_of
 from sophia_cli.backends._hf.gumbel_sampling import Noting, choosers
 from sophia_cli.errors import RecordError, SophiaError
-from sophia_cli.inference.backend_options import Place
+from sophia_cli.inference.backend_options import BackendOptions
 from sophia_cli.inference.types import Completion, Failure, Job, Request
 from sophia_cli.io.images import open_image
 from sophia_cli.models.aliases import Model
 from sophia_cli.records import THINK_OPEN
-from sophia_cli.runtime.read_ahead import Arrivals
+from sophia_cli.runtime.read_ahead import ReadAhead
 
 STRIDE = 40
 """Tokens between two looks at a batch: rows that have ended leave it, and others join."""
@@ -53,12 +53,12 @@ Ready = tuple[Job, str, list[Any]]
 class Backend:
     """One model in this process; loaded when the first job arrives."""
 
-    def __init__(self, model: Model, place: Place):
+    def __init__(self, model: Model, place: BackendOptions):
         self.model = model
         self.rows = place.concurrency or int(model.default("hf", "rows", ROWS))
         self.engine: Engine | None = None
 
-    def stream(self, jobs: Arrivals[Job]) -> Iterator[Outcome]:
+    def stream(self, jobs: ReadAhead[Job]) -> Iterator[Outcome]:
         """Completions as they come; those that come together are in the order of their jobs."""
         batch: Batch | None = None
         while (fresh := self._next(jobs, batch)) or batch:
@@ -72,12 +72,12 @@ class Backend:
             if batch:
                 yield from self.engine.write(batch)
 
-    def _next(self, jobs: Arrivals[Job], batch: Batch | None) -> list[Job]:
+    def _next(self, jobs: ReadAhead[Job], batch: Batch | None) -> list[Job]:
         """Jobs of one style that begin now. Waits for them when none is under way: then, no jobs are the end."""
         if not batch:
-            taken = jobs.take(self.rows)
+            taken = jobs.take_batch(self.rows)
         elif SHARE * (room := self.rows - len(batch)) >= self.rows and batch.has_room_for(room, STRIDE):
-            taken = jobs.take(room, linger=0.0, wait=False)
+            taken = jobs.take_batch(room, max_wait=0.0, wait=False)
         else:
             taken = []
         if not taken:

@@ -8,22 +8,22 @@ from dataclasses import replace
 
 from sophia_cli.backends._openai.client import Client
 from sophia_cli.backends._openai.connect import connect
-from sophia_cli.inference.backend_options import Place
+from sophia_cli.inference.backend_options import BackendOptions
 from sophia_cli.inference.types import Completion, Failure, Job
 from sophia_cli.models.aliases import Model
-from sophia_cli.runtime.read_ahead import Arrivals
+from sophia_cli.runtime.read_ahead import ReadAhead
 from sophia_cli.serving.vllm_server import Server, Servers
 
 
 class Backend:
     """The servers of one model and their client. The servers live from the first job to `close`."""
 
-    def __init__(self, model: Model, place: Place):
+    def __init__(self, model: Model, place: BackendOptions):
         self.model, self.place = model, place
-        self.servers = Servers(model, replace(place.setup, shared_disk=place.shared_disk))
+        self.servers = Servers(model, replace(place.server_config, shared_disk=place.shared_disk))
         self.client: Client | None = None
 
-    def stream(self, jobs: Arrivals[Job]) -> Iterator[tuple[Job, Completion | Failure]]:
+    def stream(self, jobs: ReadAhead[Job]) -> Iterator[tuple[Job, Completion | Failure]]:
         """Starts the servers; then completions as they come. Raises SophiaError when they do not start, or all end."""
         try:
             self.servers.start()

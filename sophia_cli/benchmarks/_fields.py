@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from sophia_cli.errors import RecordError
-from sophia_cli.records import LETTERS, Record, need_text, where_of
+from sophia_cli.records import OPTION_LETTERS, Record, need_text, where_of
 
 MEND = "the row differs from the public data set's; leave it out or mend it"
 CHOICE = "Solve the multiple-choice question and end with the letter of the right option in \\boxed{}."
@@ -65,8 +65,8 @@ def images(row: Record, fields: Iterable[str]) -> list[str]:
 def letter(row: Record, gold: str, choices: list[str], field: str = "answer") -> str:
     """The gold letter of a choice question. Raises RecordError when it names no option."""
     found = re.fullmatch(r"[(\s]*([A-Za-z])[).\s]*", gold)
-    if not found or found[1].upper() not in LETTERS[: len(choices)]:
-        last = LETTERS[len(choices) - 1] if choices else "none"
+    if not found or found[1].upper() not in OPTION_LETTERS[: len(choices)]:
+        last = OPTION_LETTERS[len(choices) - 1] if choices else "none"
         raise fault(row, field, f"is {gold!r}, and the options go from A to {last}")
     return found[1].upper()
 

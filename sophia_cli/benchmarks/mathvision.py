@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from sophia_cli.benchmarks._fields import CHOICE, FREE, fault, filled, identity, images, letter, named, options, text
-from sophia_cli.records import LETTERS, Record
+from sophia_cli.records import OPTION_LETTERS, Record
 
 HUB = "MathLLMs/MathVision"
 PARTS = ("default@test",)
@@ -26,12 +26,14 @@ def item(row: Record, part: str) -> dict[str, Any] | None:
     choices, question, subject = options(row), text(row, "question"), row.get("subject")
     marks = set(re.findall(MARK, question))
     gold = text(row, "answer").strip()
-    choices = list(LETTERS[: len(choices)]) if not any(choices) else [re.sub(MARK, FIGURE, choice) for choice in choices]
+    choices = (
+        list(OPTION_LETTERS[: len(choices)]) if not any(choices) else [re.sub(MARK, FIGURE, choice) for choice in choices]
+    )
     if choices and gold not in choices:
         gold = letter(row, gold, choices)
     if not choices and not gold:
         raise fault(row, "answer", "is empty")
-    drawn = bool(choices) and choices == list(LETTERS[: len(choices)])
+    drawn = bool(choices) and choices == list(OPTION_LETTERS[: len(choices)])
     return filled(
         {
             "id": identity(row, ID),

@@ -7,7 +7,7 @@ answer; here an answer is an option or it is not.
 from typing import Any
 
 from sophia_cli.benchmarks._fields import fault, filled, identity, images, number, options, text
-from sophia_cli.records import LETTERS, Record
+from sophia_cli.records import OPTION_LETTERS, Record
 
 HUB = "AI4Math/MathVista"
 PARTS = ("default@testmini",)
@@ -29,7 +29,7 @@ def item(row: Record, part: str) -> dict[str, Any] | None:
     if choices and gold not in choices:
         raise fault(row, "answer", f"is {answer!r}, none of the options")
     if choices.count(answer.strip()) > 1:  # two options say the same: either letter is right
-        gold = [answer.strip(), *(letter for letter, choice in zip(LETTERS, choices, strict=False) if choice == gold)]
+        gold = [answer.strip(), *(letter for letter, choice in zip(OPTION_LETTERS, choices, strict=False) if choice == gold)]
     return filled(
         {
             "id": identity(row, ID),

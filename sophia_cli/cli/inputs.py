@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from sophia_cli.inference.backend_options import Place
+    from sophia_cli.inference.backend_options import BackendOptions
     from sophia_cli.steps._common import Common
 
 
@@ -29,14 +29,14 @@ def step_options(context: typer.Context) -> "Common":
     return Common(**{name: value for name, value in context.obj.items() if name in Common.__dataclass_fields__})
 
 
-def backend_options(context: typer.Context) -> "Place":
+def backend_options(context: typer.Context) -> "BackendOptions":
     """Where the model runs: how servers are reached, and how ours are started."""
-    from sophia_cli.inference.backend_options import Place
+    from sophia_cli.inference.backend_options import BackendOptions
     from sophia_cli.serving.vllm_server import Setup
 
     given = context.obj
     setup = Setup(given["gpus"], given["tensor_parallel"], given["server_options"], given["start_timeout"])
-    return Place(
+    return BackendOptions(
         given["backend"],
         given["concurrency"],
         tuple(given["base_url"] or ()),

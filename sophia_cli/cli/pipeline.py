@@ -25,7 +25,7 @@ def caption(
     prompt: o.Prompt = None,
 ) -> int:
     """Sample K descriptions of each image from the model you train; the question is never shown to it."""
-    from sophia_cli.inference.types import Sampling
+    from sophia_cli.inference.types import SamplingParams
     from sophia_cli.steps import caption as step
 
     return step.run(
@@ -33,7 +33,7 @@ def caption(
         one_source(context, source),
         model,
         k,
-        Sampling(temperature, top_p, max_tokens or 0),
+        SamplingParams(temperature, top_p, max_tokens or 0),
         prompt,
         backend_options(context),
     )
@@ -82,10 +82,10 @@ def reason(
     ] = False,
 ) -> int:
     """Let a text-only reasoner think over each description, N times, as if it saw the image."""
-    from sophia_cli.inference.types import Sampling
+    from sophia_cli.inference.types import SamplingParams
     from sophia_cli.steps import reason as step
 
-    sampling = Sampling(temperature, top_p, max_tokens or 0, logprobs)
+    sampling = SamplingParams(temperature, top_p, max_tokens or 0, logprobs)
     return step.run(
         step_options(context),
         input_files(context, files),
@@ -153,10 +153,10 @@ def propagate(
     ] = False,
 ) -> int:
     """Let the reward flow back to the descriptions (Eq. 5) and keep the best trajectories (Eq. 6)."""
-    from sophia_cli.rewards.trajectory import Rule
+    from sophia_cli.rewards.trajectory import SelectionRule
     from sophia_cli.steps import propagate as step
 
-    rule = Rule(
+    rule = SelectionRule(
         alpha, keep, select, not no_caption_reward, not no_correctness, min_graded, drop_leaks, step_options(context).seed
     )
     return step.run(step_options(context), input_files(context, files), rule, selected, unsolved)

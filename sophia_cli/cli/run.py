@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from sophia_cli.errors import FAILED, INTERRUPTED, SophiaError
 from sophia_cli.runtime import signals
-from sophia_cli.runtime.progress import notice
+from sophia_cli.runtime.progress import log_line
 
 if TYPE_CHECKING:  # most steps run no model
     pass
@@ -16,19 +16,19 @@ if TYPE_CHECKING:  # most steps run no model
 
 def run(work: Callable[[], int], debug: bool = False) -> NoReturn:
     """Runs a command to its exit code; every error becomes one line on stderr, a traceback only with `debug`."""
-    signals.install()
+    signals.install_handlers()
     try:
         code = work()
     except KeyboardInterrupt:
-        notice("interrupted; what was written stays, type the command again to go on")
+        log_line("interrupted; what was written stays, type the command again to go on")
         code = INTERRUPTED
     except BrokenPipeError:
-        code = INTERRUPTED if signals.seen else 0
+        code = INTERRUPTED if signals.received else 0
     except Exception as error:  # noqa: BLE001  (the last resort of every command)
         if debug:
             traceback.print_exc()
         code = error.exit_code if isinstance(error, SophiaError) else FAILED
-        notice(f"sophia: {_one_line(error)}")
+        log_line(f"sophia: {_one_line(error)}")
     leave(code)
 
 

@@ -9,10 +9,10 @@ from sophia_cli.decontamination.image_overlap import Images
 from sophia_cli.decontamination.overlap import Near
 from sophia_cli.decontamination.text_overlap import Texts
 from sophia_cli.errors import InputError, RecordError
-from sophia_cli.io.images import shorten
+from sophia_cli.io.images import shorten_reference
 from sophia_cli.records import Record, has_failed, image_list, where_of
 from sophia_cli.rewards.table import hash64
-from sophia_cli.runtime.progress import notice
+from sophia_cli.runtime.progress import log_line
 from sophia_cli.runtime.worker_pool import ordered_map
 from sophia_cli.sources.items import read_items
 
@@ -102,14 +102,14 @@ class Benchmark:
                 what = "no item in it" if not items else f"no item in it has {wanted}"
                 raise InputError(f"{source}: {what}; name the columns so, and give an ImageFolder as the folder")
             for item in bare:
-                notice(f"{STEP}: {where_of(item)}: lacks {wanted} and is not compared")
+                log_line(f"{STEP}: {where_of(item)}: lacks {wanted} and is not compared")
             self.unreadable += len(bare)
 
     def _look_at_images(self) -> None:
         for number, (item, looks) in enumerate(self._looked(item for _, item in self.items)):
             faults = [look for look in looks if isinstance(look, str)]
             for fault in [str(item["error"])] if has_failed(item) else faults:
-                notice(f"{STEP}: {where_of(item)}: {fault}; this item's images are not compared")
+                log_line(f"{STEP}: {where_of(item)}: {fault}; this item's images are not compared")
                 self.unreadable += 1
             for look in looks:
                 if isinstance(look, bytes):
@@ -170,4 +170,4 @@ def _faults(record: Record) -> list[bytes | str]:
 
 def _lost(record: Record, outcome: str) -> dict[str, bytes | str]:
     fault = "took too long to read" if outcome == "timeout" else "breaks what reads it"
-    return {reference: f"image {shorten(reference)} {fault}; mend the file" for reference in _images_of(record)}
+    return {reference: f"image {shorten_reference(reference)} {fault}; mend the file" for reference in _images_of(record)}

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 from xxhash import xxh3_128_hexdigest
 
 from sophia_cli.errors import RecordError
-from sophia_cli.io.images import cache_folder, image_bytes, shorten
-from sophia_cli.runtime.progress import remark
+from sophia_cli.io.images import cache_dir, image_bytes, shorten_reference
+from sophia_cli.runtime.progress import log_info
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,7 +41,7 @@ def look_of(reference: str) -> bytes:
             low, high = grey.getextrema()
             return _packed(imagehash.phash(grey, hash_size=SIDE).hash) if low != high else FLAT
     except Exception as error:  # noqa: BLE001  (what PIL raises differs by format)
-        raise RecordError(f"image {shorten(reference)} cannot be opened ({error}); mend the file") from None
+        raise RecordError(f"image {shorten_reference(reference)} cannot be opened ({error}); mend the file") from None
 
 
 def _grey(image: "Image") -> "Image":
@@ -79,7 +79,7 @@ def name_of_image(reference: str) -> str:
 
 def cache_file() -> Path:
     """Where hashes are kept: `sophia/looks.sqlite` in the user's cache folder."""
-    return cache_folder() / "looks.sqlite"
+    return cache_dir() / "looks.sqlite"
 
 
 class Looks:
@@ -119,7 +119,7 @@ class Looks:
             try:
                 return self.base.execute(question, values).fetchall() if self.base else []
             except sqlite3.Error as error:
-                remark(f"{cache_file()}: not used ({error}); images are hashed for this run alone")
+                log_info(f"{cache_file()}: not used ({error}); images are hashed for this run alone")
                 self.base = None
                 return []
 

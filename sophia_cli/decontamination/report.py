@@ -8,11 +8,11 @@ from typing import IO, Any
 from sophia_cli.decontamination.benchmark_index import STEP, Benchmark, Checked, Rules
 from sophia_cli.decontamination.overlap import Near
 from sophia_cli.errors import SophiaError, UsageError
-from sophia_cli.io.compression import appender
+from sophia_cli.io.compression import open_appender
 from sophia_cli.io.jsonl import to_line
 from sophia_cli.records import Record, where_of
 from sophia_cli.rewards.table import hash64
-from sophia_cli.runtime.progress import remark
+from sophia_cli.runtime.progress import log_info
 
 MOST_TOLD = 100
 """Pairs of one item that are named."""
@@ -34,7 +34,7 @@ class Report:
         if self.file:
             try:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
-                self.stream = appender(self.file, fresh=True)
+                self.stream = open_appender(self.file, fresh=True)
             except OSError as error:
                 raise UsageError(f"--report {self.file}: cannot be written ({error.strerror}); choose another") from None
         return self
@@ -56,14 +56,14 @@ class Report:
         for near in [*pairs, *apart][:MOST_TOLD]:
             self._tell_pair(name, record, near, bool(pairs), each.verdicts.get(near.number))
         if len(pairs) + len(apart) > MOST_TOLD:
-            remark(f"{STEP}: {name}: {len(pairs) + len(apart) - MOST_TOLD} more pairs")
+            log_info(f"{STEP}: {name}: {len(pairs) + len(apart) - MOST_TOLD} more pairs")
 
     def _tell_pair(self, name: str, record: Record, near: Near, dropped: bool, verdict: str | None) -> None:
         source, other = self.benchmark.items[near.number]
         by = "image" if near.share is None else "text"
         how = f"{near.distance} of 256 bits differ" if near.share is None else f"{near.share:.0%} of the words"
         judged = f", judge: {verdict}" if verdict and by == "text" else ""
-        remark(f"{STEP}: {name} {'dropped' if dropped else 'kept'}: {by} as {other['id']} of {source} ({how}{judged})")
+        log_info(f"{STEP}: {name} {'dropped' if dropped else 'kept'}: {by} as {other['id']} of {source} ({how}{judged})")
         fields = {
             "id": record.get("id"), "dropped": dropped, "by": by, "share": near.share, "distance": near.distance,
             "judge": verdict if by == "text" else None, "question": record.get("question"), "image": record.get("image"),

@@ -15,9 +15,9 @@ from typing import Any
 
 from sophia_cli.errors import InputError, SophiaError, UsageError
 from sophia_cli.evaluation import statistics
-from sophia_cli.inference.sampler import sample
+from sophia_cli.inference.sampler import sample_records
 from sophia_cli.inference.types import Completion, Job, Request
-from sophia_cli.io.images import as_file
+from sophia_cli.io.images import to_cached_file
 from sophia_cli.io.jsonl import read_records, to_line
 from sophia_cli.judge.answer_judge import Judge
 from sophia_cli.judge.prompts_and_parsing import golds_of, whole_question, without_marks
@@ -64,7 +64,7 @@ def audited(records: Sequence[Record], judge: Judge) -> Iterator[Record]:
     def finish(job: Job, completion: Completion) -> Record:
         return Record({"sample_id": job.record["sample_id"], **read_labels(completion.text)})
 
-    return sample((_job(record, judge) for record in records), judge.backend, finish)
+    return sample_records((_job(record, judge) for record in records), judge.backend, finish)
 
 
 def _job(record: Record, judge: Judge) -> Job:
@@ -129,7 +129,7 @@ def _row(record: Record) -> dict[str, str]:
     """The cells of an answer. What a spreadsheet would take for a formula is marked as text: a model has written it."""
     cells = {name: str(record.get(name) or "") for name in COLUMNS} | {"question": whole_question(record)}
     cells |= {name: f"'{cells[name]}" for name in WRITTEN if cells[name].lstrip().startswith(("=", "+", "-", "@"))}
-    return cells | {"image": " ".join(as_file(image) for image in image_list(record))}
+    return cells | {"image": " ".join(to_cached_file(image) for image in image_list(record))}
 
 
 def hidden(sheet: Path) -> Path:

@@ -7,9 +7,9 @@ from types import ModuleType
 from typing import Any
 
 from sophia_cli.errors import InputError, UsageError
-from sophia_cli.io.jsonl import loads
+from sophia_cli.io.jsonl import load_json
 from sophia_cli.records import Record
-from sophia_cli.runtime.progress import notice
+from sophia_cli.runtime.progress import log_line
 from sophia_cli.sources.items import read_rows
 
 SUFFIXES = (".parquet", ".jsonl")
@@ -32,7 +32,7 @@ def parts_of(kind: ModuleType, name: str, place: str | None) -> list[str]:
     held = [part for part in kind.PARTS if _files_of(path, part)] or _configured(kind, path)
     if len(held) < len(kind.PARTS):
         left = ", ".join(part for part in kind.PARTS if part not in held)
-        notice(f"eval: {place} holds {len(held)} of {len(kind.PARTS)} parts of {name}; left out: {left}")
+        log_line(f"eval: {place} holds {len(held)} of {len(kind.PARTS)} parts of {name}; left out: {left}")
     return held
 
 
@@ -130,7 +130,7 @@ def _json_rows(file: Path) -> Iterator[Record]:
         if stream.read(64).lstrip()[:1] != b"[":
             return read_rows(str(file))
     try:
-        rows = loads(file.read_bytes())
+        rows = load_json(file.read_bytes())
     except ValueError as error:
         raise InputError(f"{file}: not JSON ({error}); download it again") from None
     return (Record(row if isinstance(row, dict) else {}, f"{file}:{number}") for number, row in enumerate(rows, 1))

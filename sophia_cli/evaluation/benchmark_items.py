@@ -13,7 +13,7 @@ from types import ModuleType
 from sophia_cli import registry
 from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.evaluation.benchmark_files import parts_of, rows_of
-from sophia_cli.io.images import as_file
+from sophia_cli.io.images import to_cached_file
 from sophia_cli.records import Record, where_of
 from sophia_cli.sources.items import count_items, read_items
 
@@ -105,7 +105,7 @@ def _item(kind: ModuleType, name: str, row: Record, part: str) -> Record | None:
         if fields is None:
             return None
         if "image" in fields:
-            fields["image"] = [as_file(image) for image in fields["image"]]
+            fields["image"] = [to_cached_file(image) for image in fields["image"]]
     except RecordError as error:
         given = row.get(kind.ID)
         own = str(given) if isinstance(given, int | str) and given != "" else where

@@ -13,18 +13,18 @@ from urllib.request import url2pathname
 from sophia_cli import registry
 from sophia_cli.errors import RecordError
 from sophia_cli.exporters._base import Example
-from sophia_cli.io.counter import Counter
-from sophia_cli.io.images import data_uri, image_file, shorten
-from sophia_cli.io.parquet import stored
-from sophia_cli.io.rereadable import InputFiles, Lines
+from sophia_cli.io.counter import RecordCounter
+from sophia_cli.io.images import checked_image_bytes, data_uri, shorten_reference
+from sophia_cli.io.parquet import stored_image
+from sophia_cli.io.rereadable import InputFiles, RereadableInputs
 from sophia_cli.io.shards import Shard
 from sophia_cli.models.aliases import resolve
 from sophia_cli.prompts import load_prompt, question_text
-from sophia_cli.records import Record, has_failed, image_list, name_of, need_text, where_of
+from sophia_cli.records import Record, has_failed, image_list, need_text, record_name, where_of
 from sophia_cli.rewards.preference_pairs import preference_pairs
-from sophia_cli.rewards.training_set import each_item, rule_of, weighted
-from sophia_cli.rewards.trajectory import Rule
-from sophia_cli.runtime.progress import notice
+from sophia_cli.rewards.training_set import load_weighted, selection_rule, unique_items
+from sophia_cli.rewards.trajectory import SelectionRule
+from sophia_cli.runtime.progress import log_line
 from sophia_cli.training.examples import system_for, weight_of
 
 STEP = "export"
@@ -72,36 +72,38 @@ class Examples:
         known = asked.model is not None and asked.to != "openai-batch"
         self.style = resolve(asked.model).prompts if asked.model is not None and known else "full"
 
-    def records(self, counter: Counter) -> Iterator[Pair]:
+    def records(self, counter: RecordCounter) -> Iterator[Pair]:
         """The records that go out, each with its fellow; `counter` counts the records read or kept."""
         exporter, take = self.asked.exporter, self.take
         if exporter.OF == "pairs":
-            rule = replace(rule_of(self.asked.alpha, self.asked.keep) or Rule(), seed=take.seed)
-            lines = Lines([path for _, path in self.source.files])
+            rule = replace(selection_rule(self.asked.alpha, self.asked.keep) or SelectionRule(), seed=take.seed)
+            lines = RereadableInputs([path for _, path in self.source.files])
             yield from islice(preference_pairs(lines, rule, self.asked.pairs, take.shard, counter), take.limit)
             return
-        kept = each_item(self.source) if self.are_items else self._kept()
-        yield from ((record, None) for record in counter.over(take.shard.take(kept, take.limit)))
+        kept = unique_items(self.source) if self.are_items else self._kept()
+        yield from ((record, None) for record in counter.count_records(take.shard.take(kept, take.limit)))
 
     @cached_property
     def are_items(self) -> bool:
         """Whether items go out, not trajectories."""
         of = self.asked.exporter.OF
-        return bool(of == "items" or (of == "any" and not any("trajectory" in record for record in self.source.records())))
+        return bool(
+            of == "items" or (of == "any" and not any("trajectory" in record for record in self.source.read_records()))
+        )
 
     def _kept(self) -> Iterator[Record]:
         def tell(text: str) -> None:
-            notice(text, self.take.quiet)
+            log_line(text, self.take.quiet)
 
-        return weighted(self.source, rule_of(self.asked.alpha, self.asked.keep), lambda record: None, STEP, tell)
+        return load_weighted(self.source, selection_rule(self.asked.alpha, self.asked.keep), lambda record: None, STEP, tell)
 
     def name_failures(self) -> int:
         """Names the records on which an earlier step failed, none of which goes out; returns how many."""
         count = 0
-        for record in self.source.records():
+        for record in self.source.read_records():
             if has_failed(record):
                 count += 1
-                notice(f"{STEP}: {name_of(record)} left out, it failed before: {record['error']}")
+                log_line(f"{STEP}: {record_name(record)} left out, it failed before: {record['error']}")
         return count
 
     def example(self, record: Record, fellow: Record | None, table: bool, look: bool = True) -> Example:
@@ -110,7 +112,7 @@ class Examples:
         rejected = need_text(fellow, "trajectory", "`sophia reason` writes it") if fellow is not None else None
         return Example(
             record=record,
-            name=str(record["id"]) if answer is None else name_of(record),
+            name=str(record["id"]) if answer is None else record_name(record),
             system=load_prompt("slow_thinking", self.style) if answer is None else system_for(answer, self.style),
             user=question_text(record),
             images=[self._image(record, image, table) for image in image_list(record)] if look else [],
@@ -126,9 +128,11 @@ class Examples:
             reference = url2pathname(urlsplit(reference).path)
         if not reference.startswith(("http://", "https://", "data:")):
             if not os.path.isfile(reference):
-                fault = f"field `image`: {shorten(reference)} cannot be read (no such file)"
+                fault = f"field `image`: {shorten_reference(reference)} cannot be read (no such file)"
                 raise RecordError(f"{where_of(record)}: {fault}; mend the path or the file")
             reference = os.path.abspath(reference)
         if table:
-            return stored(reference, self.asked.embed)
-        return data_uri(image_file(reference)) if self.asked.embed and not reference.startswith("data:") else reference
+            return stored_image(reference, self.asked.embed)
+        return (
+            data_uri(checked_image_bytes(reference)) if self.asked.embed and not reference.startswith("data:") else reference
+        )

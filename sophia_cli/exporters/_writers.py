@@ -10,13 +10,13 @@ from typing import Any
 
 from sophia_cli.errors import RecordError
 from sophia_cli.exporters._records import Examples
-from sophia_cli.io.counter import Counter
-from sophia_cli.io.images import image_bytes, kind_of
+from sophia_cli.io.counter import RecordCounter
+from sophia_cli.io.images import image_bytes, image_format
 from sophia_cli.io.jsonl import read_records, to_line
-from sophia_cli.io.parquet import card, cells, types_of, writable, write, write_folder
-from sophia_cli.io.rereadable import holding
-from sophia_cli.records import Record, name_of
-from sophia_cli.runtime.progress import Progress, notice
+from sophia_cli.io.parquet import check_unicode, column_types, dataset_card, typed_row, write_parquet, write_parquet_folder
+from sophia_cli.io.rereadable import spooling
+from sophia_cli.records import Record, record_name
+from sophia_cli.runtime.progress import Progress, log_line
 
 
 class Rows:
@@ -25,9 +25,9 @@ class Rows:
     def __init__(self, make: Examples, table: bool, aside: Path):
         self.make, self.table, self.aside, self.count = make, table, aside, 0
 
-    def gather(self, counter: Counter) -> None:
+    def gather(self, counter: RecordCounter) -> None:
         """Puts the records aside, each with the place that errors name."""
-        with holding(), self.aside.open("wb") as file:
+        with spooling(), self.aside.open("wb") as file:
             for record, _ in self.make.records(counter):
                 file.write(to_line({"where": record.where, "record": record}))
                 self.count += 1
@@ -45,12 +45,12 @@ class Rows:
         for record in self._records():
             try:
                 row = self._row(record, look=True)
-                row = writable(row) if types is None else cells(row, types)
+                row = check_unicode(row) if types is None else typed_row(row, types)
             except RecordError as error:
-                notice(f"{name_of(record)} failed: {error}")
-                progress.advance(failed=True)
+                log_line(f"{record_name(record)} failed: {error}")
+                progress.count_record(failed=True)
                 continue
-            progress.advance()
+            progress.count_record()
             yield row
 
     def _row(self, record: Record, look: bool) -> dict[str, Any]:
@@ -70,13 +70,13 @@ def _write(exporter: ModuleType, rows: Rows, progress: Progress, draft: Path) ->
         for name, content in exporter.BESIDE.items():
             (draft / name).write_text(json.dumps(content, indent=2) + "\n")
         return
-    types = types_of(rows.plain(), exporter.SHAPED)
+    types = column_types(rows.plain(), exporter.SHAPED)
     if exporter.FORM == "table":
-        write(rows.made(progress, types), types, draft)
+        write_parquet(rows.made(progress, types), types, draft)
         return
     draft.mkdir()
-    write_folder(rows.made(progress, types), types, draft)
-    (draft / "README.md").write_text(card(types))
+    write_parquet_folder(rows.made(progress, types), types, draft)
+    (draft / "README.md").write_text(dataset_card(types))
 
 
 def _as_file_of(folder: Path, image: str) -> str:
@@ -84,7 +84,7 @@ def _as_file_of(folder: Path, image: str) -> str:
     if not image.startswith("data:"):
         return image
     data = image_bytes(image)
-    file = folder / "images" / f"{hashlib.sha256(data).hexdigest()[:32]}.{kind_of(data)}"
+    file = folder / "images" / f"{hashlib.sha256(data).hexdigest()[:32]}.{image_format(data)}"
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(data)
     return str(file.relative_to(folder))

@@ -9,7 +9,7 @@ from typing import Any
 
 from sophia_cli.errors import RecordError
 from sophia_cli.exporters._base import Example, assistant
-from sophia_cli.io.images import shorten
+from sophia_cli.io.images import shorten_reference
 from sophia_cli.records import where_of
 
 FORM, OF, EMBED = "folder", "trajectories", False
@@ -35,6 +35,8 @@ BESIDE = {
 def fields(example: Example) -> dict[str, Any]:
     """One conversation. Raises RecordError for an image that is no file."""
     if url := next((image for image in example.images if image.startswith(("http://", "https://"))), None):
-        raise RecordError(f"{where_of(example.record)}: image {shorten(url)} is no file; export with --images embed")
+        raise RecordError(
+            f"{where_of(example.record)}: image {shorten_reference(url)} is no file; export with --images embed"
+        )
     messages = [*example.marked_chat, assistant(example.answer)]
     return {"messages": messages, "images": example.images, "weight": example.weight}

@@ -8,7 +8,7 @@ from typing import Any
 
 from sophia_cli.errors import RecordError
 from sophia_cli.exporters._base import Example
-from sophia_cli.io.images import shorten
+from sophia_cli.io.images import shorten_reference
 from sophia_cli.records import where_of
 
 FORM, OF, EMBED = "lines", "items", True
@@ -18,7 +18,9 @@ def fields(example: Example) -> dict[str, Any]:
     """One request. Raises RecordError for an image that a provider could not read."""
     for image in example.images:
         if not image.startswith(("http://", "https://", "data:")):
-            raise RecordError(f"{where_of(example.record)}: image {shorten(image)} is no URL; export with --images embed")
+            raise RecordError(
+                f"{where_of(example.record)}: image {shorten_reference(image)} is no URL; export with --images embed"
+            )
     images = [{"type": "image_url", "image_url": {"url": image}} for image in example.images]
     user = {"role": "user", "content": [*images, {"type": "text", "text": example.user}]}
     body = {"model": example.model, "messages": [*example.chat[:-1], user]}

@@ -10,12 +10,12 @@ from sophia_cli import registry
 from sophia_cli.errors import UsageError
 from sophia_cli.inference.types import Backend, Completion, Failure, Job
 from sophia_cli.models.aliases import Model, resolve
-from sophia_cli.runtime.read_ahead import Arrivals
+from sophia_cli.runtime.read_ahead import ReadAhead
 from sophia_cli.serving.vllm_server import Setup, can_serve
 
 
 @dataclass(frozen=True)
-class Place:
+class BackendOptions:
     """Where a model runs (`--backend`), how many samples at once, how servers are reached, and how ours are started.
 
     timeout: seconds of one request; None follows the token budget. retries: how often a request is sent again. shared_disk:
@@ -28,13 +28,13 @@ class Place:
     timeout: float | None = None
     retries: int = 8
     shared_disk: bool = False
-    setup: Setup = field(default_factory=Setup)
+    server_config: Setup = field(default_factory=Setup)
 
-    def elsewhere(self, base_urls: tuple[str, ...]) -> "Place":
+    def with_servers(self, base_urls: tuple[str, ...]) -> "BackendOptions":
         """The servers at these addresses instead, reached in the same way."""
-        return replace(self, name="openai", base_urls=base_urls, setup=Setup())
+        return replace(self, name="openai", base_urls=base_urls, server_config=Setup())
 
-    def resolve(self, name: str) -> Model:
+    def resolve_model(self, name: str) -> Model:
         """The model of this name: an alias, a folder or a hub id; with `openai` any name. Raises UsageError."""
         try:
             return resolve(name)
@@ -43,32 +43,32 @@ class Place:
                 return Model(name, name)
             raise
 
-    def kind(self, model: Model) -> str:
+    def backend_name(self, model: Model) -> str:
         """The backend's name: as typed; else `openai` with an address, `vllm` with one of its options, or where it and a GPU
         are there and the model is not an embedded one; else `hf`."""
         if self.name or self.base_urls:
             return self.name or "openai"
-        if self.setup.named or ("hf" not in model.defaults and can_serve()):
+        if self.server_config.named or ("hf" not in model.defaults and can_serve()):
             return "vllm"
         return "hf"
 
-    def backend(self, model: Model) -> "Lazy":
+    def make_backend(self, model: Model) -> "LazyBackend":
         """The backend, which does nothing before its first job. Raises UsageError for an unknown name or an unfit option."""
-        kind = self.kind(model)
+        kind = self.backend_name(model)
         if kind not in registry.names("backends"):
             registry.find("backends", kind)
         if self.timeout is not None and not math.isfinite(self.timeout):
             raise UsageError(f"--timeout {self.timeout}: not a number of seconds")
         for url in self.base_urls:
-            refuse_odd_address(url)
+            check_base_url(url)
         if self.base_urls and kind != "openai":
             raise UsageError(f"--base-url: is for --backend openai; {kind} runs the model itself")
-        if self.setup.named and kind != "vllm":
-            raise UsageError(f"{self.setup.named[0]}: is for --backend vllm, which starts servers; this is {kind}")
-        return Lazy(kind, self, model)
+        if self.server_config.named and kind != "vllm":
+            raise UsageError(f"{self.server_config.named[0]}: is for --backend vllm, which starts servers; this is {kind}")
+        return LazyBackend(kind, self, model)
 
 
-def refuse_odd_address(url: str) -> None:
+def check_base_url(url: str) -> None:
     """Raises UsageError for what is no address of a server, or holds a secret that would end up in logs and manifests."""
     try:
         parts = urlsplit(url)
@@ -82,21 +82,21 @@ def refuse_odd_address(url: str) -> None:
         raise UsageError(f"--base-url {url}: no address of a server; give one as in http://127.0.0.1:8000/v1")
 
 
-class Lazy:
+class LazyBackend:
     """A backend that is imported, and set to work, when the first job is there: no work, no model, no server.
 
     To be used as a context: however the step ends, what the backend has started is ended.
     """
 
-    def __init__(self, kind: str, place: Place, model: Model):
-        self.kind, self.place, self.model = kind, place, model
+    def __init__(self, kind: str, place: BackendOptions, model: Model):
+        self.backend_name, self.options, self.model = kind, place, model
         self.loaded: Backend | None = None
 
-    def stream(self, jobs: Arrivals[Job]) -> Iterator[tuple[Job, Completion | Failure]]:
+    def stream(self, jobs: ReadAhead[Job]) -> Iterator[tuple[Job, Completion | Failure]]:
         """As the backend's own `stream`."""
-        if first := jobs.take(1):
+        if first := jobs.take_batch(1):
             jobs.put_back(first)
-            self.loaded = registry.find("backends", self.kind).Backend(self.model, self.place)
+            self.loaded = registry.find("backends", self.backend_name).Backend(self.model, self.options)
             yield from self.loaded.stream(jobs)
 
     def status(self) -> str:
@@ -108,7 +108,7 @@ class Lazy:
         if self.loaded:
             self.loaded.close()
 
-    def __enter__(self) -> "Lazy":
+    def __enter__(self) -> "LazyBackend":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

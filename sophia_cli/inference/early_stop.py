@@ -20,35 +20,35 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from sophia_cli.errors import RecordError, UsageError
-from sophia_cli.inference.early_stop_resume import Held
+from sophia_cli.inference.early_stop_resume import HeldRecords
 from sophia_cli.inference.types import Backend, Completion, Failure, Job
-from sophia_cli.records import Record, failed, has_failed
-from sophia_cli.runtime.read_ahead import Arrivals
-from sophia_cli.runtime.signals import told_to
+from sophia_cli.records import Record, error_record, has_failed
+from sophia_cli.runtime.read_ahead import ReadAhead
+from sophia_cli.runtime.signals import on_interrupt
 
-OPEN = 4096
+MAX_OPEN_CAPTIONS = 4096
 """Captions under way at once; memory holds their records."""
-READ_AHEAD = 256
+READ_AHEAD_JOBS = 256
 """Jobs handed over before the backend has room for them; a small number lets later waves go before new captions."""
 
-Graded = Callable[[Record], float | None]
+RewardFunction = Callable[[Record], float | None]
 
 
-def fewest_right(alpha: float, count: int) -> int:
+def min_correct(alpha: float, count: int) -> int:
     """The smallest number of right trajectories of `count` with R(c) > α (Eq. 6), found by the comparison of `propagate`."""
     return next((right for right in range(count + 1) if right / count > alpha), count + 1)
 
 
-def allowed_failures(alpha: float, count: int) -> int:
+def max_failures(alpha: float, count: int) -> int:
     """How many of N trajectories may be wrong: N − ⌊αN⌋ − 1. Raises UsageError when no caption can pass."""
-    allowed = count - fewest_right(alpha, count)
+    allowed = count - min_correct(alpha, count)
     if allowed < 0:
         raise UsageError(f"--alpha {alpha}: no caption passes it, as more than all would have to be right; give less than 1")
     return allowed
 
 
 @dataclass
-class Plan:
+class CaptionPlan:
     """A caption's N jobs in their order, and the records of those that an earlier run has made (by number).
 
     settled: an earlier run has written all that it will; there are no jobs then. shortest: its shortest right trajectory, if
@@ -56,68 +56,68 @@ class Plan:
     """
 
     jobs: list[Job]
-    known: dict[int, Record] = field(default_factory=dict)
-    settled: bool = False
-    shortest: float = math.inf
+    earlier_records: dict[int, Record] = field(default_factory=dict)
+    is_finished: bool = False
+    shortest_correct: float = math.inf
 
 
 @dataclass
-class Item:
+class QuestionGroup:
     """The captions that are worked on one after the other, and the length that a trajectory must not exceed to be selected.
 
     With a bound on lengths these are all captions of a question, in their order; without, each is alone.
     """
 
-    plans: list[Plan]
-    bound: float = math.inf
+    plans: list[CaptionPlan]
+    length_bound: float = math.inf
 
 
 @dataclass
-class Caption:
+class OpenCaption:
     """A caption under way: its plan, the rewards and records so far, and how many of its wave are still to come.
 
     queue: the numbers that are yet to be asked for. cut: those whose answers were cut at the bound, so that it is not known
     how they would have ended. whole: the second time, when they are sampled to their ends.
     """
 
-    plan: Plan
-    item: Item
+    plan: CaptionPlan
+    group: QuestionGroup
     queue: list[int]
     rewards: dict[int, float | None] = field(default_factory=dict)
     records: dict[int, Record] = field(default_factory=dict)
     cut: set[int] = field(default_factory=set)
     awaited: int = 0
-    whole: bool = False
+    is_uncut_pass: bool = False
     given_up: bool = False
 
     @property
-    def bound(self) -> float:
+    def length_bound(self) -> float:
         """How long a trajectory of this wave may get; beyond it, it is only cut."""
-        return math.inf if self.whole else self.item.bound
+        return math.inf if self.is_uncut_pass else self.group.length_bound
 
     @property
     def failures(self) -> int:
         return sum(reward == 0.0 for reward in self.rewards.values())
 
     @property
-    def shortest(self) -> float:
+    def shortest_correct(self) -> float:
         """The length of its shortest right trajectory so far."""
         lengths = (self.records[number]["trajectory_tokens"] for number, reward in self.rewards.items() if reward == 1.0)
         return min(lengths, default=math.inf)
 
-    def job(self, number: int) -> Job:
+    def make_job(self, number: int) -> Job:
         """The job of a trajectory, which ends at the bound."""
         job = self.plan.jobs[number]
         request, most = job.request, job.request.sampling.max_tokens
-        if most <= self.bound:
+        if most <= self.length_bound:
             return job
-        return replace(job, request=replace(request, sampling=replace(request.sampling, max_tokens=int(self.bound))))
+        return replace(job, request=replace(request, sampling=replace(request.sampling, max_tokens=int(self.length_bound))))
 
-    def next_wave(self, allowed: int) -> list[int]:
+    def next_round(self, allowed: int) -> list[int]:
         """The numbers of the next wave; none when the caption is given up or complete."""
-        if not self.queue and self.cut and not self.whole:
-            self.whole = True
-            if self.shortest < math.inf:
+        if not self.queue and self.cut and not self.is_uncut_pass:
+            self.is_uncut_pass = True
+            if self.shortest_correct < math.inf:
                 self.queue = sorted(self.cut)
             else:
                 self.given_up = True  # whatever the rest would say, none of it is short enough
@@ -128,7 +128,7 @@ class Caption:
 
 
 @dataclass
-class Tally:
+class EarlyStopStats:
     """For the manifest: captions, those given up; trajectories planned, sampled and cut at the bound; and tokens."""
 
     captions: int = 0
@@ -139,7 +139,7 @@ class Tally:
     whole_tokens: int = 0
     tokens: int = 0
 
-    def add(self, planned: int, lengths: Sequence[int], cut: int, given_up: bool) -> None:
+    def add_caption(self, planned: int, lengths: Sequence[int], cut: int, given_up: bool) -> None:
         """Takes a settled caption: the lengths of its whole trajectories, and the number of those that were cut."""
         self.captions += 1
         self.given_up += given_up
@@ -148,7 +148,7 @@ class Tally:
         self.cut += cut
         self.whole_tokens += sum(lengths)
 
-    def figures(self) -> dict[str, float | int | None]:
+    def to_manifest(self) -> dict[str, float | int | None]:
         """The counts, and about how many tokens were spared, had the others been as long as those that are whole."""
         whole = self.sampled - self.cut
         return {
@@ -162,47 +162,47 @@ class Tally:
         }
 
 
-class Waves:
+class EarlyStopSampler:
     """Samples captions wave by wave. `stream` runs in one thread; the input and the backend have one each."""
 
     def __init__(
         self,
         alpha: float,
         count: int,
-        shortest: bool,
-        grade: Graded,
+        bound_length: bool,
+        grade: RewardFunction,
         finish: Callable[[Job, Completion], Record],
-        tally: "Tally",
-        held: Held,
+        stats: "EarlyStopStats",
+        held: HeldRecords,
     ):
-        self.alpha, self.allowed, self.shortest = alpha, allowed_failures(alpha, count), shortest
+        self.alpha, self.max_failures, self.bound_length = alpha, max_failures(alpha, count), bound_length
         self.grade, self.finish = grade, finish
-        self.tally, self.held = tally, held
+        self.stats, self.held = stats, held
         self.events: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
-        self.todo: queue.PriorityQueue[tuple[int, int, tuple[Caption, int] | None]] = queue.PriorityQueue()
+        self.todo: queue.PriorityQueue[tuple[int, int, tuple[OpenCaption, int] | None]] = queue.PriorityQueue()
         self.order = itertools.count()
-        self.room = threading.Semaphore(OPEN)
-        self.open: dict[int, Caption] = {}
+        self.room = threading.Semaphore(MAX_OPEN_CAPTIONS)
+        self.open_captions: dict[int, OpenCaption] = {}
 
-    def stream(self, items: Iterable[Item | Record], backend: Backend) -> Iterator[Record]:
+    def stream(self, items: Iterable[QuestionGroup | Record], backend: Backend) -> Iterator[Record]:
         """The records of all captions, each caption's together. Records among the items pass through.
 
         Raises what the items or the backend raise, after all that came before it. What is done then of captions that are not
         settled is held beside the file.
         """
         try:
-            with told_to(lambda: self.events.put(("interrupt", None))):
-                yield from self._stream(items, backend)
+            with on_interrupt(lambda: self.events.put(("interrupt", None))):
+                yield from self._run_events(items, backend)
         except (Exception, KeyboardInterrupt):
-            for caption in self.open.values():
+            for caption in self.open_captions.values():
                 for number, record in caption.records.items():
                     if number not in caption.cut and not has_failed(record):
-                        self.held.add(record)
+                        self.held.add_record(record)
             raise
 
-    def _stream(self, items: Iterable[Item | Record], backend: Backend) -> Iterator[Record]:
-        threading.Thread(target=self._read, args=(items,), daemon=True).start()
-        threading.Thread(target=self._work, args=(backend,), daemon=True).start()
+    def _run_events(self, items: Iterable[QuestionGroup | Record], backend: Backend) -> Iterator[Record]:
+        threading.Thread(target=self._read_groups, args=(items,), daemon=True).start()
+        threading.Thread(target=self._run_backend, args=(backend,), daemon=True).start()
         read = False
         fault: BaseException | None = None
         while True:
@@ -210,10 +210,10 @@ class Waves:
             if kind == "record" and isinstance(value, Record):
                 self.room.release()
                 yield value
-            elif kind == "item" and isinstance(value, Item):
-                yield from self._begin(value)
+            elif kind == "item" and isinstance(value, QuestionGroup):
+                yield from self._start_group(value)
             elif kind == "outcome" and isinstance(value, tuple):
-                yield from self._learn(*value)
+                yield from self._add_outcome(*value)
             elif kind == "fault" and isinstance(value, BaseException):
                 read, fault = True, fault or value
             elif kind == "interrupt":
@@ -222,55 +222,55 @@ class Waves:
                 read = True
             else:
                 break
-            if read and not self.open:
+            if read and not self.open_captions:
                 read = False
                 self.todo.put((2, next(self.order), None))
         if fault is not None:
             raise fault
 
-    def _read(self, items: Iterable[Item | Record]) -> None:
+    def _read_groups(self, items: Iterable[QuestionGroup | Record]) -> None:
         try:
             for item in items:
-                for _ in item.plans if isinstance(item, Item) else (item,):
+                for _ in item.plans if isinstance(item, QuestionGroup) else (item,):
                     self.room.acquire()
-                self.events.put(("item" if isinstance(item, Item) else "record", item))
+                self.events.put(("item" if isinstance(item, QuestionGroup) else "record", item))
             self.events.put(("read", None))
         except BaseException as error:  # noqa: BLE001  (raised again by `stream`)
             self.events.put(("fault", error))
 
-    def _work(self, backend: Backend) -> None:
-        asked: dict[int, tuple[Caption, int]] = {}
+    def _run_backend(self, backend: Backend) -> None:
+        asked: dict[int, tuple[OpenCaption, int]] = {}
 
         def jobs() -> Iterator[Job]:
             while (entry := self.todo.get()[2]) is not None:
-                job = entry[0].job(entry[1])
+                job = entry[0].make_job(entry[1])
                 asked[id(job)] = entry
                 yield job
 
         try:
-            for job, outcome in backend.stream(Arrivals(jobs(), READ_AHEAD)):
+            for job, outcome in backend.stream(ReadAhead(jobs(), READ_AHEAD_JOBS)):
                 self.events.put(("outcome", (*asked.pop(id(job)), outcome)))
         except BaseException as error:  # noqa: BLE001  (raised again by `stream`)
             self.events.put(("fault", error))
         self.events.put(("worked", None))
 
-    def _learn(self, caption: Caption, number: int, outcome: Completion | Failure) -> Iterator[Record]:
+    def _add_outcome(self, caption: OpenCaption, number: int, outcome: Completion | Failure) -> Iterator[Record]:
         """Takes a trajectory; the last of a wave brings the next wave, or the caption's records."""
         job = caption.plan.jobs[number]
         caption.cut.discard(number)
         if isinstance(outcome, Failure):
-            caption.records[number], caption.rewards[number] = failed(job.record, outcome.error, job.ids), None
+            caption.records[number], caption.rewards[number] = error_record(job.record, outcome.error, job.ids), None
         else:
-            self.tally.tokens += outcome.tokens
-            self._note(caption, number, self.finish(job, outcome))
+            self.stats.tokens += outcome.tokens
+            self._add_record(caption, number, self.finish(job, outcome))
         caption.awaited -= 1
         if not caption.awaited:
-            yield from self._go_on(caption)
+            yield from self._continue_caption(caption)
 
-    def _note(self, caption: Caption, number: int, record: Record) -> None:
+    def _add_record(self, caption: OpenCaption, number: int, record: Record) -> None:
         """Notes a trajectory and its reward; of one that was cut at the bound only that."""
         caption.records[number] = record
-        if record["finish_reason"] == "length" and record["trajectory_tokens"] >= caption.bound:
+        if record["finish_reason"] == "length" and record["trajectory_tokens"] >= caption.length_bound:
             caption.cut.add(number)
             return
         try:
@@ -278,50 +278,50 @@ class Waves:
         except RecordError:
             caption.rewards[number] = None
 
-    def _begin(self, item: Item) -> Iterator[Record]:
+    def _start_group(self, item: QuestionGroup) -> Iterator[Record]:
         """Goes on with the next caption of an item that is not settled yet."""
         while item.plans:
             plan = item.plans.pop(0)
-            if plan.settled:
-                item.bound = min(item.bound, plan.shortest)
+            if plan.is_finished:
+                item.length_bound = min(item.length_bound, plan.shortest_correct)
                 self.room.release()
                 continue
-            caption = Caption(plan, item, list(range(len(plan.jobs))))
-            self.open[id(caption)] = caption
-            yield from self._go_on(caption, first=True)
+            caption = OpenCaption(plan, item, list(range(len(plan.jobs))))
+            self.open_captions[id(caption)] = caption
+            yield from self._continue_caption(caption, first=True)
             return
 
-    def _go_on(self, caption: Caption, first: bool = False) -> Iterator[Record]:
+    def _continue_caption(self, caption: OpenCaption, first: bool = False) -> Iterator[Record]:
         """Asks for the next wave, of which an earlier run may have made some; or lets the caption's records go."""
-        while wave := caption.next_wave(self.allowed):
+        while wave := caption.next_round(self.max_failures):
             for number in wave:
-                known = caption.plan.known.get(number)
-                if known is not None and known["trajectory_tokens"] <= caption.bound:
+                known = caption.plan.earlier_records.get(number)
+                if known is not None and known["trajectory_tokens"] <= caption.length_bound:
                     caption.cut.discard(number)
-                    self._note(caption, number, known)
+                    self._add_record(caption, number, known)
                 else:
                     caption.awaited += 1
                     self.todo.put((int(first), next(self.order), (caption, number)))
             if caption.awaited:
                 return
-        del self.open[id(caption)]
+        del self.open_captions[id(caption)]
         self.room.release()
-        yield from self._settled(caption)
-        yield from self._begin(caption.item)
+        yield from self._finish_caption(caption)
+        yield from self._start_group(caption.group)
 
-    def _settled(self, caption: Caption) -> Iterator[Record]:
+    def _finish_caption(self, caption: OpenCaption) -> Iterator[Record]:
         """The records of a caption that is given up or complete, with their marks."""
         count = len(caption.plan.jobs)
         whole = [
             record for number, record in caption.records.items() if number not in caption.cut and not has_failed(record)
         ]
         lengths = [record["trajectory_tokens"] for record in whole]
-        self.tally.add(count, lengths, len(caption.cut), caption.given_up)
+        self.stats.add_caption(count, lengths, len(caption.cut), caption.given_up)
         marks: dict[str, float] = {"stop_alpha": self.alpha} if caption.given_up else {}
         if caption.cut:
-            marks["stop_length"] = caption.item.bound
-        if self.shortest and sum(reward == 1.0 for reward in caption.rewards.values()) / count > self.alpha:
-            caption.item.bound = min(caption.item.bound, caption.shortest)
+            marks["stop_length"] = caption.group.length_bound
+        if self.bound_length and sum(reward == 1.0 for reward in caption.rewards.values()) / count > self.alpha:
+            caption.group.length_bound = min(caption.group.length_bound, caption.shortest_correct)
         for _, record in sorted(caption.records.items()):
             yield Record({**record, **marks}, record.where) if marks else record
-        self.held.settle(str(caption.plan.jobs[0].record.get("caption_id")))
+        self.held.forget_caption(str(caption.plan.jobs[0].record.get("caption_id")))

@@ -12,20 +12,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sophia_cli.errors import RecordError
-from sophia_cli.io.jsonl import loads, to_line
+from sophia_cli.io.jsonl import load_json, to_line
 from sophia_cli.records import Record, has_failed
 
-SUFFIX, KEY = ".held", "trajectory_id"
-MARKS = ("stop_alpha", "stop_length")
+HELD_SUFFIX, ID_FIELD = ".held", "trajectory_id"
+STOP_FIELDS = ("stop_alpha", "stop_length")
 """What the records of a caption that was given up carry, once that is settled."""
 
 
-class Held:
+class HeldRecords:
     """The records that are held beside a file; without one, none are."""
 
     def __init__(self, file: Path | None):
-        self.path = file.with_name(file.name + SUFFIX) if file else None
-        self.places: dict[str, dict[str, int]] = defaultdict(dict)
+        self.path = file.with_name(file.name + HELD_SUFFIX) if file else None
+        self.offsets: dict[str, dict[str, int]] = defaultdict(dict)
         self.loaded = False
 
     def load(self) -> None:
@@ -38,45 +38,45 @@ class Held:
             for line in stream:
                 if not line.endswith(b"\n"):
                     break
-                self._note(Record(loads(line)), good)
+                self._note_offset(Record(load_json(line)), good)
                 good += len(line)
         os.truncate(self.path, good)
 
-    def _note(self, record: Record, place: int) -> None:
-        self.places[str(record.get("caption_id"))][str(record.get("trajectory_id"))] = place
+    def _note_offset(self, record: Record, place: int) -> None:
+        self.offsets[str(record.get("caption_id"))][str(record.get("trajectory_id"))] = place
 
-    def add(self, record: Record) -> None:
+    def add_record(self, record: Record) -> None:
         """Puts a record beside the file, without its marks, unless it is there already. Raises OSError."""
         caption, name = str(record.get("caption_id")), str(record.get("trajectory_id"))
-        if self.path is None or name in self.places.get(caption, {}):
+        if self.path is None or name in self.offsets.get(caption, {}):
             return
         with self.path.open("ab") as stream:
-            self._note(record, stream.tell())
-            stream.write(to_line(Record({name: value for name, value in record.items() if name not in MARKS})))
+            self._note_offset(record, stream.tell())
+            stream.write(to_line(Record({name: value for name, value in record.items() if name not in STOP_FIELDS})))
 
-    def get(self, caption: str, name: str) -> Record | None:
+    def get_record(self, caption: str, name: str) -> Record | None:
         """A trajectory of a caption."""
-        place = self.places.get(caption, {}).get(name)
+        place = self.offsets.get(caption, {}).get(name)
         if place is None or self.path is None:
             return None
         with self.path.open("rb") as stream:
             stream.seek(place)
-            return Record(loads(stream.readline()))
+            return Record(load_json(stream.readline()))
 
-    def settle(self, caption: str) -> None:
+    def forget_caption(self, caption: str) -> None:
         """Nothing more is needed of a caption; when that holds for all, the file beside goes."""
-        if self.places.pop(caption, None) is not None and not self.places:
+        if self.offsets.pop(caption, None) is not None and not self.offsets:
             self.clear()
 
     def clear(self) -> None:
         """Removes the file beside: all is settled, or begun anew."""
-        self.places.clear()
+        self.offsets.clear()
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 
 
 @dataclass
-class Earlier:
+class ResumeState:
     """What an earlier run with early stop has written (a `Review` of its file).
 
     A caption is settled when it was given up or all N of its trajectories are there, none of them failed. Records of other
@@ -85,7 +85,7 @@ class Earlier:
     """
 
     n: int
-    held: Held
+    held: HeldRecords
     grade: Callable[[Record], float | None] | None = None
     written: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     cut: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
@@ -93,16 +93,16 @@ class Earlier:
     given_up: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
     questions: dict[str, str] = field(default_factory=dict)
-    apart: set[str] = field(default_factory=set)
-    last: str = ""
+    unfinished_questions: set[str] = field(default_factory=set)
+    last_caption: str = ""
 
-    def see(self, record: Record) -> None:
+    def observe(self, record: Record) -> None:
         """Counts a record for its caption."""
-        caption = self.last = str(record.get("caption_id"))
+        caption = self.last_caption = str(record.get("caption_id"))
         self.questions[caption] = str(record.get("id"))
         if has_failed(record):
             self.broken.add(caption)
-        elif isinstance(record.get(KEY), str):
+        elif isinstance(record.get(ID_FIELD), str):
             tokens = int(record.get("trajectory_tokens") or 0)
             cut = record.get("finish_reason") == "length" and tokens >= (record.get("stop_length") or math.inf)
             (self.cut if cut else self.written)[caption].append(tokens)
@@ -117,18 +117,18 @@ class Earlier:
         except RecordError:
             return None
 
-    def bound(self, caption: str, alpha: float) -> float:
+    def length_bound(self, caption: str, alpha: float) -> float:
         """The length of the shortest right trajectory of a settled caption, if it passes."""
         right = self.right.get(caption, [])
         return min(right) if len(right) / self.n > alpha else math.inf
 
-    def is_settled(self, caption: str) -> bool:
+    def is_finished(self, caption: str) -> bool:
         """Whether nothing is left to do for a caption; nor, where one bounds the others, for another of its question."""
-        return self._is_complete(caption) and self.questions.get(caption) not in self.apart
+        return self._is_complete(caption) and self.questions.get(caption) not in self.unfinished_questions
 
     def _is_complete(self, caption: str) -> bool:
         """Whether all that is to be written of a caption is there. A crash may have cut the last one's records short."""
-        given_up = caption in self.given_up and caption != self.last
+        given_up = caption in self.given_up and caption != self.last_caption
         return caption not in self.broken and (given_up or len(self.written.get(caption, ())) >= self.n)
 
     def takes_back(self, record: Record | None) -> bool:
@@ -136,13 +136,15 @@ class Earlier:
         if record is None:
             self.held.load()
             if self.grade is not None:
-                self.apart = {name for caption, name in self.questions.items() if not self._is_complete(caption)}
-            return any(not self.is_settled(caption) for caption in {*self.written, *self.cut})
-        if self.is_settled(str(record.get("caption_id"))):
+                self.unfinished_questions = {
+                    name for caption, name in self.questions.items() if not self._is_complete(caption)
+                }
+            return any(not self.is_finished(caption) for caption in {*self.written, *self.cut})
+        if self.is_finished(str(record.get("caption_id"))):
             return False
-        self.held.add(record)
+        self.held.add_record(record)
         return True
 
-    def begins_anew(self) -> None:
+    def on_rewrite(self) -> None:
         """Nothing that is held belongs to the file."""
         self.held.clear()

@@ -9,19 +9,19 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
-from sophia_cli.inference.types import Backend, Completion, Empty, Failure, Job, Request, Sampling
-from sophia_cli.io.images import shorten
+from sophia_cli.inference.types import Backend, Completion, EmptyResponse, Failure, Job, Request, SamplingParams
+from sophia_cli.io.images import shorten_reference
 from sophia_cli.models.aliases import Model
-from sophia_cli.records import Record, failed
-from sophia_cli.runtime.progress import notice
-from sophia_cli.runtime.read_ahead import Arrivals, Channel
-from sophia_cli.runtime.signals import told_to
+from sophia_cli.records import Record, error_record
+from sophia_cli.runtime.progress import log_line
+from sophia_cli.runtime.read_ahead import Channel, ReadAhead
+from sophia_cli.runtime.signals import on_interrupt
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def sample(
+def sample_records(
     jobs: Iterator[Job | Record], backend: Backend, finish: Callable[[Job, Completion], Record], keeps_empty: bool = False
 ) -> Iterator[Record]:
     """Turns jobs into records: `finish` makes one of each completion, a failure becomes a record with `error`.
@@ -43,14 +43,14 @@ def sample(
 
     def work() -> None:
         try:
-            for job, outcome in backend.stream(Arrivals(only_jobs())):
+            for job, outcome in backend.stream(ReadAhead(only_jobs())):
                 done.put(_record_of(job, outcome, finish, keeps_empty))
             done.put(None)
         except BaseException as error:  # noqa: BLE001  (raised again below)
             done.put(error)
 
     threading.Thread(target=work, daemon=True).start()
-    with told_to(done.interrupt):
+    with on_interrupt(done.interrupt):
         while (record := done.get()) is not None:
             if isinstance(record, BaseException):
                 raise record
@@ -60,12 +60,12 @@ def sample(
 def _record_of(
     job: Job, outcome: Completion | Failure, finish: Callable[[Job, Completion], Record], keeps_empty: bool
 ) -> Record:
-    if keeps_empty and isinstance(outcome, Empty):
+    if keeps_empty and isinstance(outcome, EmptyResponse):
         outcome = Completion("", outcome.tokens, "stop")
-    return failed(job.record, outcome.error, job.ids) if isinstance(outcome, Failure) else finish(job, outcome)
+    return error_record(job.record, outcome.error, job.ids) if isinstance(outcome, Failure) else finish(job, outcome)
 
 
-def answer_in_order(
+def complete_in_order(
     items: Iterable[T],
     job_of: Callable[[T], Job | None],
     backend: Backend,
@@ -79,13 +79,13 @@ def answer_in_order(
     """
     done: Channel[tuple[int, R] | BaseException | None] = Channel(2 * window)
     room = threading.Semaphore(window)
-    memory = _Memory[tuple[int, T]]()
+    memory = _AnswerCache[tuple[int, T]]()
 
     def jobs() -> Iterator[Job]:
         for place, item in enumerate(items):
             room.acquire()
             job = job_of(item)
-            known = memory.known(job.request, (place, item)) if job else None
+            known = memory.get_or_wait(job.request, (place, item)) if job else None
             if job is None or known:
                 done.put((place, finish(item, known)))
             elif memory.is_first(job.request):
@@ -93,20 +93,20 @@ def answer_in_order(
 
     def work() -> None:
         try:
-            for job, outcome in backend.stream(Arrivals(jobs(), window)):
-                for place, item in memory.learn(job.request, outcome):
+            for job, outcome in backend.stream(ReadAhead(jobs(), window)):
+                for place, item in memory.store_answer(job.request, outcome):
                     done.put((place, finish(item, outcome)))
             done.put(None)
         except BaseException as error:  # noqa: BLE001  (raised again below)
             done.put(error)
 
     threading.Thread(target=work, daemon=True).start()
-    for result in _reordered(done):
+    for result in _in_order(done):
         room.release()
         yield result
 
 
-def _reordered(done: "Channel[tuple[int, R] | BaseException | None]") -> Iterator[R]:
+def _in_order(done: "Channel[tuple[int, R] | BaseException | None]") -> Iterator[R]:
     """The results by their places, from 0. Raises what it finds instead of a result."""
     waiting: dict[int, R] = {}
     following = 0
@@ -119,10 +119,10 @@ def _reordered(done: "Channel[tuple[int, R] | BaseException | None]") -> Iterato
             following += 1
 
 
-REMEMBERED = 100_000
+MAX_CACHED_ANSWERS = 100_000
 
 
-class _Memory(Generic[T]):
+class _AnswerCache(Generic[T]):
     """Who asked what: the first to ask gets the job done, those that ask the same meanwhile wait for its answer."""
 
     def __init__(self) -> None:
@@ -131,12 +131,12 @@ class _Memory(Generic[T]):
         self.lock = threading.Lock()
 
     @staticmethod
-    def _key(request: Request) -> bytes:
+    def _request_key(request: Request) -> bytes:
         return hashlib.sha256(repr(request).encode("utf-8", "surrogatepass")).digest()
 
-    def known(self, request: Request, who: T) -> Completion | None:
+    def get_or_wait(self, request: Request, who: T) -> Completion | None:
         """The answer, if there is one; else `who` waits for it."""
-        key = self._key(request)
+        key = self._request_key(request)
         with self.lock:
             if key not in self.answers:
                 self.asking.setdefault(key, []).append(who)
@@ -145,32 +145,34 @@ class _Memory(Generic[T]):
     def is_first(self, request: Request) -> bool:
         """Whether nobody else waits for this answer, so that it is yet to be asked for."""
         with self.lock:
-            return len(self.asking.get(self._key(request), [])) == 1
+            return len(self.asking.get(self._request_key(request), [])) == 1
 
-    def learn(self, request: Request, outcome: Completion | Failure) -> list[T]:
+    def store_answer(self, request: Request, outcome: Completion | Failure) -> list[T]:
         """Keeps an answer, not a failure; returns all who wait for it."""
-        key = self._key(request)
+        key = self._request_key(request)
         with self.lock:
             if isinstance(outcome, Completion):
                 self.answers[key] = outcome
-                if len(self.answers) > REMEMBERED:
+                if len(self.answers) > MAX_CACHED_ANSWERS:
                     del self.answers[next(iter(self.answers))]
             return self.asking.pop(key)
 
 
-def show_plan(step: str, jobs: Iterator[Job | Record], model: Model, sampling: Sampling, counts: dict[str, int]) -> int:
+def show_plan(
+    step: str, jobs: Iterator[Job | Record], model: Model, sampling: SamplingParams, counts: dict[str, int]
+) -> int:
     """`--dry-run`: the first full request and the plan, on stderr. Returns the exit code."""
     job = next((job for job in jobs if isinstance(job, Job)), None)
     if job is None:
-        notice(f"{step}: no request would be made: there is no record to work on")
+        log_line(f"{step}: no request would be made: there is no record to work on")
         return 0
     for message in job.request.messages:
         content = message["content"]
         parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
-        shown = [part["text"] if part["type"] == "text" else f"[image {shorten(part['image'])}]" for part in parts]
-        notice(f"--- {message['role']}\n" + "\n".join(shown))
+        shown = [part["text"] if part["type"] == "text" else f"[image {shorten_reference(part['image'])}]" for part in parts]
+        log_line(f"--- {message['role']}\n" + "\n".join(shown))
     plan = ", ".join(f"{name} = {count}" for name, count in counts.items())
-    notice(
+    log_line(
         f"--- plan\n{step}: {model.name} ({model.path}), {plan}, {sampling}, first seed {job.request.seed}; nothing sampled"
     )
     return 0

@@ -6,11 +6,11 @@ from typing import Any, Protocol
 
 from sophia_cli.models.aliases import Model
 from sophia_cli.records import Record
-from sophia_cli.runtime.read_ahead import Arrivals
+from sophia_cli.runtime.read_ahead import ReadAhead
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingParams:
     """Temperature 0 means greedy; `max_tokens` counts the end token. 0 tokens: the model's own default of the step.
 
     logprobs: completions come with their log-probability.
@@ -21,11 +21,11 @@ class Sampling:
     max_tokens: int = 0
     logprobs: bool = False
 
-    def with_defaults(self, model: Model, step: str, longest: int) -> "Sampling":
+    def with_defaults(self, model: Model, step: str, longest: int) -> "SamplingParams":
         """With `max_tokens` from the model's folder, else `longest`, when the user gave none."""
         return replace(self, max_tokens=self.max_tokens or int(model.default(step, "max_tokens", longest)))
 
-    def settings(self) -> dict[str, Any]:
+    def manifest_settings(self) -> dict[str, Any]:
         """For the manifest."""
         return {name: value for name, value in asdict(self).items() if name != "logprobs" or value}
 
@@ -35,7 +35,7 @@ class Request:
     """Chat messages (parts of a content list are `{"type": "image", "image": reference}` or `{"type": "text", …}`)."""
 
     messages: list[dict[str, Any]]
-    sampling: Sampling
+    sampling: SamplingParams
     seed: int
 
 
@@ -48,7 +48,7 @@ class Completion:
 
     text: str
     tokens: int
-    finish: str
+    finish_reason: str
     logprob: float | None = None
 
 
@@ -60,7 +60,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Empty(Failure):
+class EmptyResponse(Failure):
     """The model said nothing at all: a failure of whoever needs a text, an answer like any other to whoever grades."""
 
     error: str = "empty answer: the model said nothing"
@@ -79,7 +79,7 @@ class Job:
 class Backend(Protocol):
     """Where a model runs: a file of `backends/` whose `Backend(model, place)` is one of these and does no work yet."""
 
-    def stream(self, jobs: "Arrivals[Job]") -> Iterator[tuple[Job, Completion | Failure]]:
+    def stream(self, jobs: "ReadAhead[Job]") -> Iterator[tuple[Job, Completion | Failure]]:
         """Every job once, in any order, with what came of it."""
         ...
 

@@ -7,16 +7,16 @@ from typing import IO, Any, cast
 
 from sophia_cli.errors import InputError
 
-BUFFER = 1 << 20
+BUFFER_BYTES = 1 << 20
 """Bytes of a file that are read at once: lines are long."""
 
 
-def open_binary(path: Path, buffering: int = BUFFER) -> IO[bytes]:
+def open_reader(path: Path, buffering: int = BUFFER_BYTES) -> IO[bytes]:
     """A file opened for reading, decompressed by its name (.gz, .zst). buffering: bytes that are read at once."""
     if path.suffix == ".gz":
         return cast(IO[bytes], gzip.open(path, "rb"))
     if path.suffix == ".zst":
-        return cast(IO[bytes], io.BufferedReader(_ZstReader(path), BUFFER))
+        return cast(IO[bytes], io.BufferedReader(_ZstReader(path), BUFFER_BYTES))
     return path.open("rb", buffering=buffering)
 
 
@@ -52,7 +52,7 @@ class _ZstReader(io.RawIOBase):
         super().close()
 
 
-def unreadable(error: Exception, where: str) -> Exception:
+def read_error(error: Exception, where: str) -> Exception:
     """An InputError for what gzip and zstandard raise where a stream is cut off or damaged; any other error as it is."""
     if isinstance(error, EOFError | OSError | ValueError):
         return InputError(f"{where}: cannot be read on ({error}); the file is cut off or damaged, make it again")
@@ -61,7 +61,7 @@ def unreadable(error: Exception, where: str) -> Exception:
     return error
 
 
-def appender(file: Path, fresh: bool = False) -> IO[bytes]:
+def open_appender(file: Path, fresh: bool = False) -> IO[bytes]:
     """A stream that appends to a file, compressed by the name of the file that it is or will become."""
     mode = "wb" if fresh else "ab"
     suffix = Path(file.name.removesuffix(".tmp")).suffix

@@ -11,12 +11,12 @@ if TYPE_CHECKING:  # most steps run no model
 
 
 @dataclass
-class Counter:
+class RecordCounter:
     """Counts the records that a step takes in."""
 
     count: int = 0
 
-    def over(self, rows: Iterator[Record]) -> Iterator[Record]:
+    def count_records(self, rows: Iterator[Record]) -> Iterator[Record]:
         for row in rows:
             self.count += 1
             yield row

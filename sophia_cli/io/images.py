@@ -33,10 +33,12 @@ def image_bytes(reference: str) -> bytes:
         return Path(reference).read_bytes()
     except (OSError, ValueError, binascii.Error, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise RecordError(f"image {shorten(reference)} cannot be read ({reason}); mend the path or the file") from None
+        raise RecordError(
+            f"image {shorten_reference(reference)} cannot be read ({reason}); mend the path or the file"
+        ) from None
 
 
-def image_file(reference: str) -> bytes:
+def checked_image_bytes(reference: str) -> bytes:
     """The bytes of an image file, as they are. Raises RecordError when they cannot be read or are no image."""
     from PIL import Image
 
@@ -46,7 +48,7 @@ def image_file(reference: str) -> bytes:
             image.verify()
         return data
     except Exception as error:  # noqa: BLE001  (what PIL raises differs by format)
-        raise _unopened(reference, error) from None
+        raise _open_error(reference, error) from None
 
 
 def open_image(reference: str) -> "Image":
@@ -58,37 +60,37 @@ def open_image(reference: str) -> "Image":
         with Image.open(io.BytesIO(data)) as image:
             return image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise _unopened(reference, error) from None
+        raise _open_error(reference, error) from None
 
 
-def _unopened(reference: str, error: Exception) -> RecordError:
+def _open_error(reference: str, error: Exception) -> RecordError:
     reason = "not an image" if type(error).__name__ == "UnidentifiedImageError" else str(error)
-    return RecordError(f"image {shorten(reference)} cannot be opened ({reason}); mend the file")
+    return RecordError(f"image {shorten_reference(reference)} cannot be opened ({reason}); mend the file")
 
 
 def data_uri(data: bytes) -> str:
     """Image bytes as a data URI; the media type is read off the first bytes."""
-    return f"data:image/{kind_of(data)};base64,{base64.b64encode(data).decode()}"
+    return f"data:image/{image_format(data)};base64,{base64.b64encode(data).decode()}"
 
 
-def kind_of(data: bytes) -> str:
+def image_format(data: bytes) -> str:
     """The kind of image that bytes begin as; png where they say nothing."""
     kinds = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp", b"BM": "bmp"}
     kinds |= {b"II*\x00": "tiff", b"MM\x00*": "tiff"}
     return next((name for mark, name in kinds.items() if data.startswith(mark)), "png")
 
 
-def cache_folder() -> Path:
+def cache_dir() -> Path:
     """`sophia` in the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "sophia"
 
 
-def kept_image(data: bytes) -> str:
+def cache_image(data: bytes) -> str:
     """The path of a file in the cache that holds these bytes, named after them; written where there is none yet.
 
     Raises InputError when it cannot be written.
     """
-    file = cache_folder() / "images" / f"{hashlib.sha256(data).hexdigest()[:32]}.{kind_of(data)}"
+    file = cache_dir() / "images" / f"{hashlib.sha256(data).hexdigest()[:32]}.{image_format(data)}"
     if not file.exists():
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -100,10 +102,10 @@ def kept_image(data: bytes) -> str:
     return str(file)
 
 
-def as_file(reference: str) -> str:
+def to_cached_file(reference: str) -> str:
     """The reference; of a data URI, a file of the cache: records stay short, and a person can look at it."""
-    return kept_image(image_bytes(reference)) if reference.startswith("data:") else reference
+    return cache_image(image_bytes(reference)) if reference.startswith("data:") else reference
 
 
-def shorten(reference: str) -> str:
+def shorten_reference(reference: str) -> str:
     return reference if len(reference) <= 120 else f"{reference[:60]}…"

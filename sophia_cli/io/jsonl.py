@@ -11,34 +11,34 @@ from typing import IO, Any
 import orjson
 
 from sophia_cli.errors import InputError, SophiaError
-from sophia_cli.io.compression import BUFFER, open_binary, unreadable
+from sophia_cli.io.compression import BUFFER_BYTES, open_reader, read_error
 from sophia_cli.records import Record
 
 
-def loads(text: str | bytes) -> Any:
+def load_json(text: str | bytes) -> Any:
     """JSON to objects: orjson, and the slower standard parser where orjson would round, or refuse a lone surrogate."""
     with contextlib.suppress(orjson.JSONDecodeError):
         parsed = orjson.loads(text)
-        if not _rounded(parsed):
+        if not _may_be_rounded(parsed):
             return parsed
     text = text.decode() if isinstance(text, bytes) else text
-    return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+    return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_float)
 
 
-def _rounded(value: Any) -> bool:
+def _may_be_rounded(value: Any) -> bool:
     """Whether orjson may have made a float of a whole number beyond 64 bits."""
     if isinstance(value, float):
         return abs(value) >= 2.0**63
     if isinstance(value, dict):
-        return any(map(_rounded, value.values()))
-    return isinstance(value, list) and any(map(_rounded, value))
+        return any(map(_may_be_rounded, value.values()))
+    return isinstance(value, list) and any(map(_may_be_rounded, value))
 
 
-def _no_constant(name: str) -> Any:
+def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _finite(text: str) -> float:
+def _finite_float(text: str) -> float:
     number = float(text)
     if math.isinf(number):
         raise ValueError(f"{text} is too large a number")
@@ -65,7 +65,7 @@ def write_json(path: Path, fields: Any) -> None:
         raise SophiaError(f"{path}: cannot be written ({error.strerror}); make room or choose another place") from None
 
 
-class _Numbered:
+class _NumberedLines:
     """Lines of a stream, with the number of the last one read; a broken compressed stream becomes an InputError."""
 
     def __init__(self, stream: Iterable[bytes], name: str):
@@ -84,10 +84,10 @@ class _Numbered:
             except StopIteration:
                 return
             except Exception as error:  # noqa: BLE001  (raised again, some with better words)
-                raise unreadable(error, self.where) from None
+                raise read_error(error, self.where) from None
 
 
-def record_of(line: bytes, where: str) -> Record:
+def parse_record(line: bytes, where: str) -> Record:
     """The record on a line. Raises InputError where there is no JSON object."""
     return next(parse_records([line], where, alone=True))
 
@@ -99,9 +99,9 @@ def parse_records(stream: Iterable[bytes], name: str, alone: bool = False) -> It
     """
     import jsonlines  # a tenth of the start of a step that needs no whole records
 
-    lines = _Numbered(stream, name)
+    lines = _NumberedLines(stream, name)
     try:
-        for fields in jsonlines.Reader(lines, loads=loads).iter(type=dict, skip_empty=True):
+        for fields in jsonlines.Reader(lines, loads=load_json).iter(type=dict, skip_empty=True):
             yield Record(fields, name if alone else lines.where)
     except (jsonlines.InvalidLineError, RecursionError) as error:
         reason = str(error).split(" (line")[0]
@@ -116,11 +116,11 @@ def read_records(paths: list[str]) -> Iterator[Record]:
             yield from parse_records(stream, "stdin" if path == "-" else path)
 
 
-def open_input(path: str, buffering: int = BUFFER) -> IO[bytes]:
+def open_input(path: str, buffering: int = BUFFER_BYTES) -> IO[bytes]:
     """A file to read, decompressed by its name; `-` is stdin. Raises InputError for what cannot be opened."""
     if path == "-":
         return os.fdopen(0, "rb", buffering=buffering, closefd=False)
     try:
-        return open_binary(Path(path), buffering)
+        return open_reader(Path(path), buffering)
     except OSError as error:
         raise InputError(f"{path}: cannot be opened ({error.strerror}); give a file that exists, or - for stdin") from None

@@ -12,22 +12,22 @@ from sophia_cli import __version__
 from sophia_cli.errors import UsageError
 from sophia_cli.io.jsonl import write_json
 
-SUFFIX = ".manifest.json"
+MANIFEST_SUFFIX = ".manifest.json"
 
 
-LIBRARIES = ("torch", "transformers", "tokenizers", "math-verify", "datasets")
+RECORDED_LIBRARIES = ("torch", "transformers", "tokenizers", "math-verify", "datasets")
 
 
 class Manifest:
     """FILE.manifest.json: what a file was begun with (`settings`), and what has come of it."""
 
     def __init__(self, file: Path, command: str, settings: dict[str, Any]):
-        self.path = file.with_name(file.name + SUFFIX)
+        self.path = file.with_name(file.name + MANIFEST_SUFFIX)
         self.fields: dict[str, Any] = {
             "command": command,
             "settings": settings,
             "typed": ["sophia", *sys.argv[1:]],
-            "versions": {"sophia": __version__, "python": platform.python_version(), **_versions()},
+            "versions": {"sophia": __version__, "python": platform.python_version(), **_library_versions()},
             "finished": False,
             "counts": {"in": 0, "out": 0, "failed": 0},
             "tokens": 0,
@@ -36,14 +36,14 @@ class Manifest:
         self.seconds_before = 0.0
         self.start = time.monotonic()
 
-    def refuse_other_settings(self) -> None:
+    def check_settings(self) -> None:
         """Raises UsageError, naming what differs, unless the file was begun with the same command and settings."""
         try:
             begun = orjson.loads(self.path.read_bytes())
             settings, command = begun["settings"], begun["command"]
             self.seconds_before = float(begun["seconds"])
         except FileNotFoundError:
-            file = self.path.with_name(self.path.name.removesuffix(SUFFIX))
+            file = self.path.with_name(self.path.name.removesuffix(MANIFEST_SUFFIX))
             raise UsageError(f"{file} exists and has no {self.path.name}; --force begins it anew") from None
         except (ValueError, KeyError, TypeError):
             raise UsageError(f"{self.path} is not a manifest; --force begins the file anew") from None
@@ -61,11 +61,11 @@ class Manifest:
         write_json(self.path, self.fields)
 
 
-def _versions() -> dict[str, str]:
+def _library_versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}
-    for name in LIBRARIES:
+    for name in RECORDED_LIBRARIES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -6,20 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from sophia_cli.errors import RecordError
-from sophia_cli.io.images import image_file
+from sophia_cli.io.images import checked_image_bytes
 
-ROWS, BYTES = 1000, 64 << 20
+BATCH_ROWS, BATCH_BYTES = 1000, 64 << 20
 """What of rows is written together: the first of the two that is reached."""
 FILE_BYTES = 400 << 20
 """Bytes of images and texts after which a folder's next file is begun."""
-TEXT, LONG = "string", "long"
-EXACT = 1 << 53
+TEXT_TYPE, LONG_TYPE = "string", "long"
+MAX_EXACT_INT = 1 << 53
 """Whole numbers up to it are numbers of a column with fractions, too; a column that mixes longer ones with those is text."""
 
 Row = dict[str, Any]
 
 
-def types_of(rows: Iterable[Row], shaped: tuple[str, ...]) -> dict[str, str]:
+def column_types(rows: Iterable[Row], shaped: tuple[str, ...]) -> dict[str, str]:
     """The type of each column, in the order in which they come; what has several kinds of values is text.
 
     shaped: columns whose type is known (`_shapes`).
@@ -27,33 +27,33 @@ def types_of(rows: Iterable[Row], shaped: tuple[str, ...]) -> dict[str, str]:
     types: dict[str, str] = {}
     for row in rows:
         for name, value in row.items():
-            kind = name if name in shaped else _type_of(value)
-            types[name] = _wider(types.get(name, ""), kind)
-    return {name: "int64" if kind == LONG else kind or TEXT for name, kind in types.items()}
+            kind = name if name in shaped else _value_type(value)
+            types[name] = _common_type(types.get(name, ""), kind)
+    return {name: "int64" if kind == LONG_TYPE else kind or TEXT_TYPE for name, kind in types.items()}
 
 
-def _type_of(value: Any) -> str:
+def _value_type(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, int) and not isinstance(value, bool):
-        return "int64" if abs(value) <= EXACT else LONG if -(1 << 63) <= value < 1 << 63 else TEXT
-    return {bool: "bool", float: "float64"}.get(type(value), TEXT)
+        return "int64" if abs(value) <= MAX_EXACT_INT else LONG_TYPE if -(1 << 63) <= value < 1 << 63 else TEXT_TYPE
+    return {bool: "bool", float: "float64"}.get(type(value), TEXT_TYPE)
 
 
-def _wider(one: str, other: str) -> str:
+def _common_type(one: str, other: str) -> str:
     if one == other or not one or not other:
         return one or other
-    if {one, other} == {"int64", LONG}:
-        return LONG
-    return "float64" if {one, other} == {"int64", "float64"} else TEXT
+    if {one, other} == {"int64", LONG_TYPE}:
+        return LONG_TYPE
+    return "float64" if {one, other} == {"int64", "float64"} else TEXT_TYPE
 
 
-def cells(row: Row, types: dict[str, str]) -> Row:
+def typed_row(row: Row, types: dict[str, str]) -> Row:
     """A row as its table holds it. Raises RecordError for a text that cannot be written."""
-    return writable({name: _cell(row.get(name), kind) for name, kind in types.items()})
+    return check_unicode({name: _cell_value(row.get(name), kind) for name, kind in types.items()})
 
 
-def writable(row: Row) -> Row:
+def check_unicode(row: Row) -> Row:
     """The row. Raises RecordError for a text that readers of JSON and parquet refuse."""
     for name, value in row.items():
         try:
@@ -64,15 +64,15 @@ def writable(row: Row) -> Row:
     return row
 
 
-def _cell(value: Any, kind: str) -> Any:
+def _cell_value(value: Any, kind: str) -> Any:
     if kind == "float64" and value is not None:
         return float(value)
-    if value is None or kind != TEXT or isinstance(value, str):
+    if value is None or kind != TEXT_TYPE or isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False)
 
 
-def features_of(types: dict[str, str]) -> Any:
+def dataset_features(types: dict[str, str]) -> Any:
     """The types as `datasets` knows them, images among them."""
     from datasets import Features, Image, List, Value
 
@@ -88,13 +88,13 @@ def features_of(types: dict[str, str]) -> Any:
     return Features({name: shapes[kind] if kind in shapes else Value(kind) for name, kind in types.items()})
 
 
-def write(rows: Iterable[Row], types: dict[str, str], path: Path) -> None:
+def write_parquet(rows: Iterable[Row], types: dict[str, str], path: Path) -> None:
     """Writes one parquet file of rows that `cells` made."""
     for _ in _write_files(rows, types, lambda number: path, 1 << 62):
         pass
 
 
-def write_folder(rows: Iterable[Row], types: dict[str, str], folder: Path) -> list[Path]:
+def write_parquet_folder(rows: Iterable[Row], types: dict[str, str], folder: Path) -> list[Path]:
     """Writes `data/train-00000-of-00003.parquet` and so on, of bounded size; returns their paths."""
     data = folder / "data"
     data.mkdir(parents=True)
@@ -107,8 +107,8 @@ def _write_files(rows: Iterable[Row], types: dict[str, str], path_of: Callable[[
     import pyarrow as pa
     from pyarrow import parquet
 
-    schema = features_of(types).arrow_schema
-    batches = _batches(rows)
+    schema = dataset_features(types).arrow_schema
+    batches = _row_batches(rows)
     batch, size = next(batches, ([], 0))
     number = 0
     while batch or number == 0:
@@ -124,7 +124,7 @@ def _write_files(rows: Iterable[Row], types: dict[str, str], path_of: Callable[[
         number += 1
 
 
-def _batches(rows: Iterable[Row]) -> Iterator[tuple[list[Row], int]]:
+def _row_batches(rows: Iterable[Row]) -> Iterator[tuple[list[Row], int]]:
     batch: list[Row] = []
     size = 0
     for row in rows:
@@ -132,22 +132,22 @@ def _batches(rows: Iterable[Row]) -> Iterator[tuple[list[Row], int]]:
         size += sum(len(image["bytes"] or b"") for image in row.get("images") or []) + sum(
             len(value) for value in row.values() if isinstance(value, str)
         )
-        if len(batch) == ROWS or size >= BYTES:
+        if len(batch) == BATCH_ROWS or size >= BATCH_BYTES:
             yield batch, size
             batch, size = [], 0
     if batch:
         yield batch, size
 
 
-def stored(reference: str, embed: bool) -> dict[str, Any]:
+def stored_image(reference: str, embed: bool) -> dict[str, Any]:
     """An image as `datasets` stores it: its bytes and a name, or where it is. Raises RecordError."""
     if not embed and not reference.startswith("data:"):
         return {"bytes": None, "path": reference}
     name = None if reference.startswith("data:") else Path(reference.split("?")[0]).name
-    return {"bytes": image_file(reference), "path": name}
+    return {"bytes": checked_image_bytes(reference), "path": name}
 
 
-def card(types: dict[str, str]) -> str:
+def dataset_card(types: dict[str, str]) -> str:
     """The card of a data set on the hub: what it is, what its columns are.
 
     It does not say where its files are, as `datasets` finds them: where a card says so, `load_dataset` takes two folders of

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sophia_cli.errors import UsageError
-from sophia_cli.io.manifest import SUFFIX
+from sophia_cli.io.manifest import MANIFEST_SUFFIX
 
 if TYPE_CHECKING:  # most steps run no model
     pass
 
 
-def refuse_input_as_output(file: Path | None, inputs: list[str]) -> None:
+def check_output_file(file: Path | None, inputs: list[str]) -> None:
     """Raises UsageError when the file to write is a folder, `-`, or one of the files to read."""
     if file is None:
         return
@@ -22,15 +22,15 @@ def refuse_input_as_output(file: Path | None, inputs: list[str]) -> None:
         raise UsageError(f"{file}: is read and written at once; write to another file")
 
 
-def refuse_odd_side_files(files: Sequence[Path | None], inputs: list[str], outputs: Sequence[Path | None] = ()) -> None:
+def check_side_files(files: Sequence[Path | None], inputs: list[str], outputs: Sequence[Path | None] = ()) -> None:
     """Raises UsageError for a file beside the records that is an input, is written twice, or cannot be written.
 
     Before anything is done: what is told in the end must not fail then. outputs: the files of records, with manifests.
     """
-    records = {path.resolve() for out in outputs if out for path in (out, out.with_name(out.name + SUFFIX))}
+    records = {path.resolve() for out in outputs if out for path in (out, out.with_name(out.name + MANIFEST_SUFFIX))}
     taken = set(records)
     for file in filter(None, files):
-        refuse_input_as_output(file, inputs)
+        check_output_file(file, inputs)
         if file.resolve() in taken:
             where = "; it is where the records go" if file.resolve() in records else ""
             raise UsageError(f"{file}: is to be written twice{where}; choose another file")

@@ -15,96 +15,99 @@ from pathlib import Path
 from typing import IO
 
 from sophia_cli.errors import InputError, SophiaError
-from sophia_cli.io.compression import BUFFER, unreadable
+from sophia_cli.io.compression import BUFFER_BYTES, read_error
 from sophia_cli.io.jsonl import open_input, parse_records
 from sophia_cli.records import Record
 
-NOT_READ = 1 << 62
-SOUGHT = 1 << 15
+UNKNOWN_SIZE = 1 << 62
+SEEK_BUFFER_BYTES = 1 << 15
 """Bytes that are read at once where lines are sought: a few, as most of them may be passed over."""
 
 
-class Input:
+class RereadableFile:
     """One file, or stdin. start: the place of its first byte; size: its bytes, once it has been read.
 
     begin: where in the file that is: whoever opened stdin may have read some of it.
     """
 
     def __init__(self, path: str, start: int, flow: bool = False):
-        self.path, self.start, self.size, self.begin = path, start, NOT_READ, 0
+        self.path, self.offset, self.size, self.stream_start = path, start, UNKNOWN_SIZE, 0
         self.name = "stdin" if path == "-" else path
-        self.copied = flow and Path(path).suffix in (".gz", ".zst") or _is_pipe(path)
-        self.packed = Path(path).suffix in (".gz", ".zst") and not self.copied
-        self.spool: IO[bytes] | None = None
-        self.spooled: IO[bytes] | None = None
+        self.needs_spool = flow and Path(path).suffix in (".gz", ".zst") or _is_pipe(path)
+        self.is_compressed = Path(path).suffix in (".gz", ".zst") and not self.needs_spool
+        self.spool_writer: IO[bytes] | None = None
+        self.spool_reader: IO[bytes] | None = None
 
     def open(self) -> IO[bytes]:
         """Opened for the first time: what cannot be read twice is copied as it is read. Raises InputError."""
         stream = open_input(self.path)
-        if not self.copied:
-            self.begin = 0 if self.packed else stream.tell()
+        if not self.needs_spool:
+            self.stream_start = 0 if self.is_compressed else stream.tell()
             return stream
-        with holding():
+        with spooling():
             descriptor, path = tempfile.mkstemp(prefix="sophia-")
-            self.spool, self.spooled = os.fdopen(descriptor, "wb", BUFFER), open_input(path, SOUGHT)
+            self.spool_writer, self.spool_reader = (
+                os.fdopen(descriptor, "wb", BUFFER_BYTES),
+                open_input(path, SEEK_BUFFER_BYTES),
+            )
             os.unlink(path)
         return stream
 
-    def lines(self) -> Iterator[tuple[int, int, bytes]]:
+    def read_lines(self) -> Iterator[tuple[int, int, bytes]]:
         """Place, number and bytes of every line, the first time. Raises InputError where it cannot be read on."""
-        place, number = self.start, 0
+        place, number = self.offset, 0
         with self.open() as stream:
             try:
                 for number, line in enumerate(stream, 1):
-                    if self.spool is not None:
-                        with holding():
-                            self.spool.write(line)
+                    if self.spool_writer is not None:
+                        with spooling():
+                            self.spool_writer.write(line)
                     yield place, number, line
                     place += len(line)
             except Exception as error:  # noqa: BLE001  (raised again, some with better words)
-                raise unreadable(error, f"{self.name}:{number + 1}") from None
-        self.size = place - self.start
+                raise read_error(error, f"{self.name}:{number + 1}") from None
+        self.size = place - self.offset
 
     @property
-    def named_size(self) -> int:
+    def plain_size(self) -> int:
         """Bytes of a plain file that others can open by its name, too; 0 for anything else."""
         path = Path(self.path)
-        return path.stat().st_size if self.path != "-" and not self.packed and path.is_file() else 0
+        return path.stat().st_size if self.path != "-" and not self.is_compressed and path.is_file() else 0
 
-    def reopened(self) -> IO[bytes]:
+    def reopen(self) -> IO[bytes]:
         """Opened to be read again, from its first byte."""
-        if self.spool is not None and self.spooled is not None:
-            with holding():
-                self.spool.flush()
-            self.spooled.seek(0)
-            return self.spooled
-        stream = open_input(self.path, SOUGHT)
-        if not self.packed:
-            stream.seek(self.begin)
+        if self.spool_writer is not None and self.spool_reader is not None:
+            with spooling():
+                self.spool_writer.flush()
+            self.spool_reader.seek(0)
+            return self.spool_reader
+        stream = open_input(self.path, SEEK_BUFFER_BYTES)
+        if not self.is_compressed:
+            stream.seek(self.stream_start)
         return stream
 
-    def again(self, places: Iterator[int]) -> Iterator[bytes]:
+    def read_at(self, places: Iterator[int]) -> Iterator[bytes]:
         """The lines at these places, which ascend."""
-        stream = self.reopened()
+        stream = self.reopen()
         try:
-            yield from self._passed_by(stream, places) if self.packed else self._sought(stream, places)
+            yield from self._scan_lines(stream, places) if self.is_compressed else self._seek_lines(stream, places)
         except Exception as error:  # noqa: BLE001  (raised again, some with better words)
-            raise unreadable(error, self.name) from None
+            raise read_error(error, self.name) from None
         finally:
-            if stream is not self.spooled:
+            if stream is not self.spool_reader:
                 stream.close()
 
-    def _sought(self, stream: IO[bytes], places: Iterator[int]) -> Iterator[bytes]:
+    def _seek_lines(self, stream: IO[bytes], places: Iterator[int]) -> Iterator[bytes]:
         here = -1
         for place in places:
             if place != here:
-                stream.seek(self.begin + place - self.start)
+                stream.seek(self.stream_start + place - self.offset)
             line = stream.readline()
             here = place + len(line)
             yield line
 
-    def _passed_by(self, stream: IO[bytes], places: Iterator[int]) -> Iterator[bytes]:
-        here, wanted = self.start, next(places, None)
+    def _scan_lines(self, stream: IO[bytes], places: Iterator[int]) -> Iterator[bytes]:
+        here, wanted = self.offset, next(places, None)
         for line in stream:
             if wanted is None:
                 return
@@ -113,16 +116,16 @@ class Input:
                 wanted = next(places, None)
             here += len(line)
         if wanted is not None:
-            raise changed(self.name)
+            raise file_changed_error(self.name)
 
 
-def changed(name: str) -> InputError:
+def file_changed_error(name: str) -> InputError:
     """What is wrong when a line is not what it was, or not where."""
     return InputError(f"{name}: was changed while it was read; type the command again")
 
 
 @contextlib.contextmanager
-def holding() -> Iterator[None]:
+def spooling() -> Iterator[None]:
     """Says in words that a temporary file cannot hold what is put aside there. Raises SophiaError."""
     try:
         yield
@@ -131,27 +134,27 @@ def holding() -> Iterator[None]:
         raise SophiaError(f"{place}: cannot hold what is put aside ({error.strerror}); make room, or set TMPDIR") from None
 
 
-class Lines:
+class RereadableInputs:
     """The lines of several inputs, one after the other."""
 
     def __init__(self, paths: list[str]):
         self.paths = paths
-        self.inputs: list[Input] = []
+        self.files: list[RereadableFile] = []
 
     @property
-    def flow(self) -> bool:
+    def from_pipe(self) -> bool:
         """Whether they come from a pipe, and so perhaps while somebody still makes them."""
         return any(_is_pipe(path) for path in self.paths)
 
-    def sources(self) -> Iterator[Input]:
+    def iter_files(self) -> Iterator[RereadableFile]:
         """The inputs in order, each to be read before the next is asked for."""
         place = 0
         for path in self.paths:
-            self.inputs.append(source := Input(path, place, self.flow))
+            self.files.append(source := RereadableFile(path, place, self.from_pipe))
             yield source
             place += source.size
 
-    def at(self, places: Iterable[int]) -> Iterator[bytes]:
+    def lines_at(self, places: Iterable[int]) -> Iterator[bytes]:
         """The lines at these places, which ascend. Raises InputError when a file has changed meanwhile."""
         rest = iter(places)
         following = next(rest, None)
@@ -162,20 +165,20 @@ class Lines:
                 place, following = following, next(rest, None)
                 yield place
 
-        for source in self.inputs:
-            if following is not None and following < source.start + source.size:
-                for line in source.again(within(source.start + source.size)):
+        for source in self.files:
+            if following is not None and following < source.offset + source.size:
+                for line in source.read_at(within(source.offset + source.size)):
                     if not line.strip():
-                        raise changed(source.name)
+                        raise file_changed_error(source.name)
                     yield line
 
-    def where_of(self, place: int) -> str:
+    def location_of(self, place: int) -> str:
         """Where the line at a place stands; read through again, for messages."""
-        for source in self.inputs:
-            if source.start <= place < source.start + source.size:
+        for source in self.files:
+            if source.offset <= place < source.offset + source.size:
                 break
-        stream = source.reopened()
-        number, here = 1, source.start
+        stream = source.reopen()
+        number, here = 1, source.offset
         for line in stream:
             if here == place:
                 break
@@ -197,20 +200,20 @@ class InputFiles:
 
     files: list[tuple[str, str]]
 
-    def records(self) -> Iterator[Record]:
+    def read_records(self) -> Iterator[Record]:
         for name, path in self.files:
             with open_input(path) as stream:
                 yield from parse_records(stream, name)
 
 
-def rereadable(files: list[str], folder: str) -> list[tuple[str, str]]:
+def copy_pipes(files: list[str], folder: str) -> list[tuple[str, str]]:
     """The name of each file, and where it can be read again: a pipe is copied into `folder`. Raises InputError."""
     found = []
     for number, file in enumerate(files):
         path = file
         if file == "-" or Path(file).is_fifo() or Path(file).is_char_device():
             path = str(Path(folder) / f"{number}{''.join(Path(file).suffixes)}")
-            with open_input(file) if file == "-" else Path(file).open("rb") as pipe, holding(), open(path, "wb") as copy:
+            with open_input(file) if file == "-" else Path(file).open("rb") as pipe, spooling(), open(path, "wb") as copy:
                 shutil.copyfileobj(pipe, copy)
         found.append(("stdin" if file == "-" else file, path))
     return found

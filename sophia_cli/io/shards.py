@@ -31,7 +31,7 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 
-    def has(self, number: Any, limit: int | None = None) -> Any:
+    def contains(self, number: Any, limit: int | None = None) -> Any:
         """Whether rows of these numbers (one, or an array), counted from 0, are of this shard, and of its first `limit`."""
         mine = number % self.count == self.index
         return mine if limit is None else mine & (number // self.count < limit)

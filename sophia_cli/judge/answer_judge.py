@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sophia_cli.inference.backend_options import Lazy, Place
-from sophia_cli.inference.sampler import answer_in_order
-from sophia_cli.inference.types import Completion, Failure, Job, Request, Sampling
+from sophia_cli.inference.backend_options import BackendOptions, LazyBackend
+from sophia_cli.inference.sampler import complete_in_order
+from sophia_cli.inference.types import Completion, Failure, Job, Request, SamplingParams
 from sophia_cli.judge import prompts_and_parsing as judging
 from sophia_cli.prompts import load_prompt
 from sophia_cli.records import Record, has_failed, sample_seed, where_of
@@ -23,10 +23,10 @@ class Judge:
     extract_prompt: what a response gives as its answer.
     """
 
-    backend: Lazy
+    backend: LazyBackend
     name: str
     prompt: str
-    sampling: Sampling
+    sampling: SamplingParams
     seed: int
     parts_prompt: str = ""
     extract_prompt: str = ""
@@ -36,24 +36,26 @@ class Judge:
         return judging.question(record, extracted, self.parts_prompt if in_parts(record) else self.prompt)
 
 
-def judge_of(name: str, everything: bool, seed: int, place: Place, prompt: str = "judge") -> tuple[Judge, dict[str, Any]]:
+def judge_of(
+    name: str, everything: bool, seed: int, place: BackendOptions, prompt: str = "judge"
+) -> tuple[Judge, dict[str, Any]]:
     """The judge, and what of it makes the records what they are. everything: it is asked about more than rules left open.
 
     prompt: the name of what it is asked.
     """
-    model = place.resolve(name)
+    model = place.resolve_model(name)
     prompt, parts_prompt, extract_prompt = (
         load_prompt(each, model.prompts) for each in (prompt, "judge_steps", "judge_extract")
     )
-    sampling = Sampling(temperature=0.0).with_defaults(model, "judge", judging.LONGEST)
+    sampling = SamplingParams(temperature=0.0).with_defaults(model, "judge", judging.LONGEST)
     settings = {
         "judge": model.identity,
         "judge_prompt": prompt,
         "judge_parts_prompt": parts_prompt,
         "judge_all": everything,
-        "judge_sampling": sampling.settings(),
+        "judge_sampling": sampling.manifest_settings(),
     }
-    return Judge(place.backend(model), name, prompt, sampling, seed, parts_prompt, extract_prompt), settings
+    return Judge(place.make_backend(model), name, prompt, sampling, seed, parts_prompt, extract_prompt), settings
 
 
 def in_parts(record: Mapping[str, Any]) -> bool:
@@ -100,7 +102,7 @@ def by_judge(
             fields = _judged(record, outcome.text, judge)
         return Record({**record, **fields}, where_of(record))
 
-    return answer_in_order(records, job, judge.backend, finish)
+    return complete_in_order(records, job, judge.backend, finish)
 
 
 def _failure(outcome: Failure) -> dict[str, Any]:

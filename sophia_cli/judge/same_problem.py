@@ -7,13 +7,13 @@ from typing import Any
 
 from sophia_cli.decontamination.benchmark_index import STEP, Benchmark, Checked
 from sophia_cli.decontamination.overlap import Near
-from sophia_cli.inference.backend_options import Lazy, Place
-from sophia_cli.inference.sampler import answer_in_order
-from sophia_cli.inference.types import Completion, Failure, Job, Request, Sampling
+from sophia_cli.inference.backend_options import BackendOptions, LazyBackend
+from sophia_cli.inference.sampler import complete_in_order
+from sophia_cli.inference.types import Completion, Failure, Job, Request, SamplingParams
 from sophia_cli.judge.prompts_and_parsing import last_word
 from sophia_cli.prompts import fill, load_prompt
-from sophia_cli.records import Record, name_of, sample_seed
-from sophia_cli.runtime.progress import notice
+from sophia_cli.records import Record, record_name, sample_seed
+from sophia_cli.runtime.progress import log_line
 
 LONGEST = 4096
 """Tokens that a judge may think and answer in."""
@@ -31,19 +31,19 @@ MOST_ASKED = 8
 class Judge:
     """Who is asked whether two questions are one problem."""
 
-    backend: Lazy
+    backend: LazyBackend
     prompt: str
-    sampling: Sampling
+    sampling: SamplingParams
     seed: int
 
 
-def _judge(name: str, seed: int, place: Place) -> tuple[Judge, dict[str, Any]]:
+def _judge(name: str, seed: int, place: BackendOptions) -> tuple[Judge, dict[str, Any]]:
     """The judge, and what of it makes the records what they are."""
-    model = place.resolve(name)
+    model = place.resolve_model(name)
     prompt = load_prompt("same_problem", model.prompts)
-    sampling = Sampling(temperature=0.0).with_defaults(model, "judge", LONGEST)
-    settings = {"judge": model.identity, "judge_prompt": prompt, "judge_sampling": sampling.settings()}
-    return Judge(place.backend(model), prompt, sampling, seed), settings
+    sampling = SamplingParams(temperature=0.0).with_defaults(model, "judge", LONGEST)
+    settings = {"judge": model.identity, "judge_prompt": prompt, "judge_sampling": sampling.manifest_settings()}
+    return Judge(place.make_backend(model), prompt, sampling, seed), settings
 
 
 def by_judge(checked: Iterable[Checked], judge: Judge, benchmark: Benchmark) -> Iterator[Checked]:
@@ -69,12 +69,12 @@ def by_judge(checked: Iterable[Checked], judge: Judge, benchmark: Benchmark) -> 
     def finish(pair: tuple[Checked, Near | None], outcome: Completion | Failure | None) -> tuple[Checked, Near | None]:
         each, near = pair
         if isinstance(outcome, Failure):
-            notice(f"{STEP}: {name_of(each.record)}: the judge failed ({outcome.error}); its overlap stands")
+            log_line(f"{STEP}: {record_name(each.record)}: the judge failed ({outcome.error}); its overlap stands")
         if near is not None and isinstance(outcome, Completion):
             each.verdicts[near.number] = {"same": "same", "different": "different"}.get(last_word(outcome.text), "unsure")
         return pair
 
-    for each, near in answer_in_order(asked(), job, judge.backend, finish):
+    for each, near in complete_in_order(asked(), job, judge.backend, finish):
         if near is None:
             each.settle()
             yield each

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sophia_cli.errors import UsageError
-from sophia_cli.records import LETTERS, choices_of, need_text
+from sophia_cli.records import OPTION_LETTERS, choices_of, need_text
 
 FOLDER = Path(__file__).parent
 
@@ -52,11 +52,12 @@ def question_text(item: Mapping[str, Any]) -> str:
     shown = item.get("choices_shown")
     if not isinstance(shown, bool):
         shown = all(
-            re.search(rf"(^|[\s(（]){re.escape(letter)}[.):：．）]", item["question"]) for letter in LETTERS[: len(choices)]
+            re.search(rf"(^|[\s(（]){re.escape(letter)}[.):：．）]", item["question"])
+            for letter in OPTION_LETTERS[: len(choices)]
         )
     return "\n".join(lines if shown else [*lines, *lettered(choices)])
 
 
 def lettered(choices: list[str]) -> list[str]:
     """The options as they are written out: `A. 12`."""
-    return [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
+    return [f"{letter}. {choice}" for letter, choice in zip(OPTION_LETTERS, choices, strict=False)]

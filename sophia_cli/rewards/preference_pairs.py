@@ -10,19 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from sophia_cli.errors import InputError, RecordError
-from sophia_cli.io.counter import Counter
-from sophia_cli.io.jsonl import record_of
-from sophia_cli.io.rereadable import Lines
+from sophia_cli.io.counter import RecordCounter
+from sophia_cli.io.jsonl import parse_record
+from sophia_cli.io.rereadable import RereadableInputs
 from sophia_cli.io.shards import Shard
 from sophia_cli.records import Record
-from sophia_cli.rewards.loading import lookup, read_all
-from sophia_cli.rewards.selection import Bools, Rows, choose, rows_of, view
-from sophia_cli.rewards.table import BARE, FAILED, TrajectoryTable
-from sophia_cli.rewards.trajectory import Rule, read_trajectory
+from sophia_cli.rewards.loading import load_table, make_lookup
+from sophia_cli.rewards.selection import Bools, Rows, as_numpy, rows_in_shard, select_trajectories
+from sophia_cli.rewards.table import FAILED, NOT_TRAJECTORY, TrajectoryTable
+from sophia_cli.rewards.trajectory import SelectionRule, decode_checked
 
 
 def preference_pairs(
-    lines: Lines, rule: Rule, per_item: int, part: Shard, counter: Counter
+    lines: RereadableInputs, rule: SelectionRule, per_item: int, part: Shard, counter: RecordCounter
 ) -> Iterator[tuple[Record, Record]]:
     """(right, wrong), at most `per_item` of an item, no trajectory twice, of this shard's items.
 
@@ -30,58 +30,58 @@ def preference_pairs(
     with two contents.
     """
     ledger = TrajectoryTable(rule)
-    for row, where in read_all(lines, ledger, counter):
-        (line,) = lines.at([ledger.places[row]])
-        _refuse(record_of(line, where))
-    mine = rows_of(ledger, part, None)
-    selected = choose(ledger, mine, lookup(lines, ledger)).selected
+    for row, where in load_table(lines, ledger, counter):
+        (line,) = lines.lines_at([ledger.offsets[row]])
+        _raise_input_error(parse_record(line, where))
+    mine = rows_in_shard(ledger, part, None)
+    selected = select_trajectories(ledger, mine, make_lookup(lines, ledger)).selected
     right, wrong = paired_rows(ledger, mine, selected, per_item)
     waiting: dict[int, Record] = {}
     rows = np.sort(np.concatenate([right, wrong]))
     other = dict(zip(np.r_[right, wrong].tolist(), np.r_[wrong, right].tolist(), strict=True))
     chosen = set(right.tolist())
-    for row, line in zip(rows.tolist(), lines.at(ledger.places[row] for row in rows), strict=True):
-        record, fellow = record_of(line, "?"), waiting.pop(other[row], None)
+    for row, line in zip(rows.tolist(), lines.lines_at(ledger.offsets[row] for row in rows), strict=True):
+        record, fellow = parse_record(line, "?"), waiting.pop(other[row], None)
         if fellow is None:
             waiting[row] = record
         else:
             yield (record, fellow) if row in chosen else (fellow, record)
 
 
-def _refuse(record: Record) -> None:
+def _raise_input_error(record: Record) -> None:
     try:
-        read_trajectory(record)
+        decode_checked(record)
     except RecordError as error:
         raise InputError(str(error)) from None
 
 
 def paired_rows(ledger: TrajectoryTable, mine: Bools, selected: Bools, per_item: int) -> tuple[Rows, Rows]:
     """Rows of right trajectories, and beside each that of a wrong one of its item."""
-    names, rewards, items = view(ledger.names), view(ledger.rewards), view(ledger.items)
-    rows = np.flatnonzero(mine & (view(ledger.marks) & (BARE | FAILED) == 0))
+    names, rewards, items = as_numpy(ledger.names), as_numpy(ledger.rewards), as_numpy(ledger.items)
+    rows = np.flatnonzero(mine & (as_numpy(ledger.marks) & (NOT_TRAJECTORY | FAILED) == 0))
     rows = rows[np.sort(np.unique(names[rows], return_index=True)[1])]
     right, wrong = rows[rewards[rows] == 1.0], rows[rewards[rows] == 0.0]
-    right = right[np.lexsort((names[right], view(ledger.keys)[right], ~selected[right], items[right]))]
-    wrong = wrong[np.lexsort((_lots(names[wrong], ledger.rule.seed), items[wrong]))]
-    right, wrong = (of[_rank(items[of]) < per_item] for of in (right, wrong))
-    _, ours, theirs = np.intersect1d(_places(items[right]), _places(items[wrong]), return_indices=True)
+    right = right[np.lexsort((names[right], as_numpy(ledger.sort_keys)[right], ~selected[right], items[right]))]
+    wrong = wrong[np.lexsort((_random_keys(names[wrong], ledger.rule.seed), items[wrong]))]
+    right, wrong = (of[_rank_in_item(items[of]) < per_item] for of in (right, wrong))
+    _, ours, theirs = np.intersect1d(_slot_ids(items[right]), _slot_ids(items[wrong]), return_indices=True)
     return right[ours], wrong[theirs]
 
 
-def _rank(items: npt.NDArray[np.uint64]) -> Rows:
+def _rank_in_item(items: npt.NDArray[np.uint64]) -> Rows:
     """The place of each row within its item's run, counted from 0."""
     starts = np.flatnonzero(np.r_[True, items[1:] != items[:-1]]) if len(items) else np.empty(0, np.int64)
     lengths = np.diff(np.r_[starts, len(items)])
     return np.arange(len(items)) - np.repeat(starts, lengths)
 
 
-def _places(items: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def _slot_ids(items: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """64 bits that stand for an item and a place in its run."""
-    named: npt.NDArray[np.uint64] = items + _rank(items).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    named: npt.NDArray[np.uint64] = items + _rank_in_item(items).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return named
 
 
-def _lots(names: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.uint64]:
+def _random_keys(names: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.uint64]:
     """A draw that depends on the seed and the trajectory alone."""
     mixed = (names ^ np.uint64(seed % (1 << 64))) * np.uint64(0xBF58476D1CE4E5B9)
     lots: npt.NDArray[np.uint64] = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0x94D049BB133111EB)

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from sophia_cli.errors import InputError
 from sophia_cli.io.shards import Shard
-from sophia_cli.rewards.table import BARE, FAILED, LEAKS, NOBODY, STOPPED, TrajectoryTable, Lookup
-from sophia_cli.rewards.trajectory import Rule, Trajectory
+from sophia_cli.rewards.table import FAILED, LEAKS, NO_REASONER, NOT_TRAJECTORY, STOPPED, RecordLookup, TrajectoryTable
+from sophia_cli.rewards.trajectory import SelectionRule, Trajectory
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -19,7 +19,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Choice:
+class Selection:
     """The outcome, row by row: R(c) of its caption (NaN: none), whether it is kept, whether anything of its item is."""
 
     rewards: Floats
@@ -27,35 +27,35 @@ class Choice:
     solved: Bools
 
 
-def choose(ledger: TrajectoryTable, mine: Bools, look: Lookup) -> Choice:
+def select_trajectories(ledger: TrajectoryTable, in_shard: Bools, lookup: RecordLookup) -> Selection:
     """Eq. 5 and Eq. 6 over the rows that are `mine`; a trajectory counts once, however often its record comes.
 
     Raises InputError for one trajectory id with two contents, and for means that nobody can know.
     """
-    marks = view(ledger.marks)
-    rows = np.flatnonzero(mine & (marks & BARE == 0))
-    rows = rows[_firsts(ledger, rows, look)]
-    of_rows = pairs(view(ledger.captions), _reasoners(ledger, rows))
+    marks = as_numpy(ledger.marks)
+    rows = np.flatnonzero(in_shard & (marks & NOT_TRAJECTORY == 0))
+    rows = rows[_first_rows(ledger, rows, lookup)]
+    of_rows = caption_reasoner_ids(as_numpy(ledger.captions), _row_reasoners(ledger, rows))
     captions, of = np.unique(of_rows[rows], return_inverse=True)
-    _refuse_two_runs(ledger, rows, of, len(captions), look)
+    _check_single_run(ledger, rows, of, len(captions), lookup)
     means, eligible = _caption_rewards(ledger, rows, of, len(captions))
-    kept = _select(ledger, rows, eligible[of], look)
+    kept = _keep_shortest(ledger, rows, eligible[of], lookup)
     rewards, selected = np.full(len(ledger), np.nan), np.zeros(len(ledger), dtype=np.bool_)
     selected[kept] = True
     if len(captions):
         found = np.searchsorted(captions, of_rows).clip(max=len(captions) - 1)
-        known = mine & (marks & (BARE | FAILED) == 0)
+        known = in_shard & (marks & (NOT_TRAJECTORY | FAILED) == 0)
         rewards[known] = means[found[known]]
-    return Choice(rewards, selected, np.isin(view(ledger.items), view(ledger.items)[kept]))
+    return Selection(rewards, selected, np.isin(as_numpy(ledger.items), as_numpy(ledger.items)[kept]))
 
 
-def _reasoners(ledger: TrajectoryTable, rows: Rows) -> npt.NDArray[Any]:
+def _row_reasoners(ledger: TrajectoryTable, rows: Rows) -> npt.NDArray[Any]:
     """Who reasoned, row by row; a failure that names nobody is of its caption's only reasoner."""
-    reasoners = view(ledger.reasoners)
-    nameless = (reasoners[rows] == NOBODY) & (view(ledger.marks)[rows] & FAILED != 0)
+    reasoners = as_numpy(ledger.reasoners)
+    nameless = (reasoners[rows] == NO_REASONER) & (as_numpy(ledger.marks)[rows] & FAILED != 0)
     if not nameless.any():
         return reasoners
-    reasoners, captions, known = reasoners.copy(), view(ledger.captions), rows[~nameless]
+    reasoners, captions, known = reasoners.copy(), as_numpy(ledger.captions), rows[~nameless]
     each, of = np.unique(captions[known], return_inverse=True)
     least, most = np.full(len(each), np.iinfo(reasoners.dtype).max), np.full(len(each), np.iinfo(reasoners.dtype).min)
     np.minimum.at(least, of, reasoners[known])
@@ -68,33 +68,33 @@ def _reasoners(ledger: TrajectoryTable, rows: Rows) -> npt.NDArray[Any]:
     return reasoners
 
 
-def rows_of(ledger: TrajectoryTable, part: Shard, limit: int | None) -> Bools:
+def rows_in_shard(ledger: TrajectoryTable, part: Shard, limit: int | None) -> Bools:
     """Which rows are of this shard's items, and of the first `limit` of them; items are counted as they come."""
-    items = view(ledger.items)
+    items = as_numpy(ledger.items)
     if part.count == 1 and limit is None:
         return np.ones(len(items), dtype=np.bool_)
     _, first, of = np.unique(items, return_index=True, return_inverse=True)
     number = np.empty(len(first), dtype=np.int64)
     number[np.argsort(first)] = np.arange(len(first))
     number = number[of]
-    mine: Bools = part.has(number, limit)
+    mine: Bools = part.contains(number, limit)
     return mine
 
 
-def pairs(captions: npt.NDArray[Any], reasoners: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def caption_reasoner_ids(captions: npt.NDArray[Any], reasoners: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """64 bits that stand for a caption and the reasoner that thought over it."""
     mixed: npt.NDArray[Any] = captions ^ (reasoners.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     return mixed
 
 
-def view(column: "array[int] | array[float]") -> npt.NDArray[Any]:
+def as_numpy(column: "array[int] | array[float]") -> npt.NDArray[Any]:
     """A column as numpy sees it; nothing can be added while the view lives."""
     return np.frombuffer(column, dtype=column.typecode) if column else np.empty(0, column.typecode)
 
 
-def _firsts(ledger: TrajectoryTable, rows: Rows, look: Lookup) -> Bools:
+def _first_rows(ledger: TrajectoryTable, rows: Rows, lookup: RecordLookup) -> Bools:
     """Which rows are the first of their trajectory; what failed stands behind what did not."""
-    names, failed = view(ledger.names)[rows], view(ledger.marks)[rows] & FAILED
+    names, failed = as_numpy(ledger.names)[rows], as_numpy(ledger.marks)[rows] & FAILED
     ordered = np.sort(names)
     if not (ordered[1:] == ordered[:-1]).any():
         return np.ones(len(rows), dtype=np.bool_)
@@ -104,65 +104,69 @@ def _firsts(ledger: TrajectoryTable, rows: Rows, look: Lookup) -> Bools:
     heads = np.flatnonzero(new)[np.cumsum(new) - 1]
     again = np.flatnonzero(~new & (failed[order] == 0))
     firsts[order[~new]] = False
-    refuse_other_content(ledger, rows[order[heads[again]]], rows[order[again]], look)
+    check_same_content(ledger, rows[order[heads[again]]], rows[order[again]], lookup)
     return firsts
 
 
-def refuse_other_content(ledger: TrajectoryTable, ones: Rows, others: Rows, look: Lookup) -> None:
+def check_same_content(ledger: TrajectoryTable, ones: Rows, others: Rows, lookup: RecordLookup) -> None:
     """Raises InputError unless rows of one trajectory id have one content, pair by pair; read at once, if any are."""
-    contents = view(ledger.contents)
+    contents = as_numpy(ledger.contents)
     unequal = contents[ones] != contents[others]
     ones, others = ones[unequal], others[unequal]
     rows = np.unique(np.r_[ones, others]).tolist()
-    digests = dict(zip(rows, look.digests(rows), strict=True)) if rows else {}
+    digests = dict(zip(rows, lookup.digests(rows), strict=True)) if rows else {}
     for one, other in zip(ones.tolist(), others.tolist(), strict=True):
         if digests[one] != digests[other]:
-            name = next(look.names([other]))
-            fault = f"trajectory_id {name!r} stands at {look.where(one)} with other content"
-            raise InputError(f"{look.where(other)}: {fault}; drop one of them")
+            name = next(lookup.names([other]))
+            fault = f"trajectory_id {name!r} stands at {lookup.where(one)} with other content"
+            raise InputError(f"{lookup.where(other)}: {fault}; drop one of them")
 
 
-def _caption_rewards(ledger: TrajectoryTable, rows: Rows, of: Rows, count: int) -> tuple[Floats, Bools]:
+def _caption_rewards(ledger: TrajectoryTable, rows: Rows, caption_index: Rows, count: int) -> tuple[Floats, Bools]:
     """R(c) of Eq. 5, the mean of R(y) over the graded trajectories of each caption, and whether R(c) > α, strictly.
 
     The mean is NaN when none was graded, and where sampling was stopped early: the mean of those is not Eq. 5's. What could
     not be graded counts against its caption, for α alone (contract.md).
     """
-    rule, rewards = ledger.rule, view(ledger.rewards)[rows].astype(np.float64)
+    rule, rewards = ledger.rule, as_numpy(ledger.rewards)[rows].astype(np.float64)
     graded = ~np.isnan(rewards)
-    right = np.bincount(of, weights=np.where(graded, rewards, 0.0), minlength=count)
-    evidence = np.bincount(of, weights=graded, minlength=count)
-    stopped = _given_up(ledger, rows, of, count)
+    right = np.bincount(caption_index, weights=np.where(graded, rewards, 0.0), minlength=count)
+    evidence = np.bincount(caption_index, weights=graded, minlength=count)
+    stopped = _stopped_captions(ledger, rows, caption_index, count)
     with np.errstate(invalid="ignore", divide="ignore"):
         means = np.where(stopped, np.nan, right / evidence)
         if rule.min_graded is not None:
             return means, ~stopped & (evidence >= max(rule.min_graded, 1)) & (means > rule.alpha)
-        share = right / np.maximum(planned_of(ledger, rows, of, count), np.bincount(of, minlength=count))
+        share = right / np.maximum(
+            planned_counts(ledger, rows, caption_index, count), np.bincount(caption_index, minlength=count)
+        )
     return means, ~stopped & (share > rule.alpha)
 
 
-def planned_of(ledger: TrajectoryTable, rows: Rows, of: Rows, count: int) -> Rows:
+def planned_counts(ledger: TrajectoryTable, rows: Rows, caption_index: Rows, count: int) -> Rows:
     """N of each caption, 0 where no record says: the most that one of its records says. of: the caption of each row."""
     planned = np.zeros(count, dtype=np.int64)
-    np.maximum.at(planned, of, view(ledger.planned)[rows].astype(np.int64))  # of one type it takes a tenth of the time
+    np.maximum.at(
+        planned, caption_index, as_numpy(ledger.planned)[rows].astype(np.int64)
+    )  # of one type it takes a tenth of the time
     return planned
 
 
-def _given_up(ledger: TrajectoryTable, rows: Rows, of: Rows, count: int) -> Bools:
+def _stopped_captions(ledger: TrajectoryTable, rows: Rows, caption_index: Rows, count: int) -> Bools:
     """Which captions were given up early."""
     stopped = np.zeros(count, dtype=np.bool_)
-    stopped[of[(view(ledger.marks)[rows] & STOPPED) != 0]] = True
+    stopped[caption_index[(as_numpy(ledger.marks)[rows] & STOPPED) != 0]] = True
     return stopped
 
 
-def _refuse_two_runs(ledger: TrajectoryTable, rows: Rows, of: Rows, count: int, look: Lookup) -> None:
+def _check_single_run(ledger: TrajectoryTable, rows: Rows, caption_index: Rows, count: int, lookup: RecordLookup) -> None:
     """Raises InputError where a caption was given up in one run of a reasoner, and another (`--tag`) adds to its mean."""
-    stopped = _given_up(ledger, rows, of, count)
+    stopped = _stopped_captions(ledger, rows, caption_index, count)
     if not (ledger.rule.caption_reward and stopped.any()):
         return
-    concerned = np.flatnonzero(stopped[of])
+    concerned = np.flatnonzero(stopped[caption_index])
     runs: dict[int, str] = {}
-    for caption, name in zip(of[concerned].tolist(), look.names(rows[concerned].tolist()), strict=True):
+    for caption, name in zip(caption_index[concerned].tolist(), lookup.names(rows[concerned].tolist()), strict=True):
         run = name.rpartition("t")[0]
         if runs.setdefault(caption, run) != run:
             raise InputError(
@@ -171,9 +175,9 @@ def _refuse_two_runs(ledger: TrajectoryTable, rows: Rows, of: Rows, count: int, 
             )
 
 
-def _select(ledger: TrajectoryTable, rows: Rows, eligible: Bools, look: Lookup) -> Rows:
+def _keep_shortest(ledger: TrajectoryTable, rows: Rows, eligible: Bools, lookup: RecordLookup) -> Rows:
     """The rows that Eq. 6 keeps: at most `keep` an item, the smallest keys; ties go to the smaller name."""
-    rule, marks, rewards = ledger.rule, view(ledger.marks)[rows], view(ledger.rewards)[rows]
+    rule, marks, rewards = ledger.rule, as_numpy(ledger.marks)[rows], as_numpy(ledger.rewards)[rows]
     qualify = rewards == 1.0 if rule.correctness else ~np.isnan(rewards.astype(np.float64))
     if rule.caption_reward:
         qualify &= eligible
@@ -182,7 +186,7 @@ def _select(ledger: TrajectoryTable, rows: Rows, eligible: Bools, look: Lookup) 
     rows = rows[qualify]
     if rule.select == "all" or not len(rows):
         return rows
-    items, keys = view(ledger.items)[rows], view(ledger.keys)[rows]
+    items, keys = as_numpy(ledger.items)[rows], as_numpy(ledger.sort_keys)[rows]
     order = np.lexsort((keys, items))
     rows, items, keys = rows[order], items[order], keys[order]
     starts = np.flatnonzero(np.r_[True, items[1:] != items[:-1]])
@@ -197,16 +201,16 @@ def _select(ledger: TrajectoryTable, rows: Rows, eligible: Bools, look: Lookup) 
         first = start + int(np.searchsorted(keys[start:end], key))
         ties.append(slice(first, start + int(np.searchsorted(keys[start:end], key, "right"))))
     tied = sorted({int(row) for tie in ties for row in rows[tie]})
-    names = dict(zip(tied, look.names(tied), strict=True))
+    names = dict(zip(tied, lookup.names(tied), strict=True))
     for tie in ties:
         rows[tie] = sorted(rows[tie].tolist(), key=lambda row: names[row])
     return rows[keep]
 
 
-def choose_in_memory(trajectories: Iterable[tuple[Trajectory, int, str]], rule: Rule) -> set[int]:
+def select_in_memory(trajectories: Iterable[tuple[Trajectory, int, str]], rule: SelectionRule) -> set[int]:
     """The numbers of the kept ones of (trajectory, 64 bits of its content, where it stands), counted from 0."""
     facts, contents, places = zip(*trajectories, strict=True) if (trajectories := list(trajectories)) else ((), (), ())
     ledger = TrajectoryTable(rule)
-    ledger.add(facts, range(len(facts)), contents)
-    look = Lookup(lambda rows: (facts[row].name for row in rows), lambda rows: iter(rows), lambda row: places[row])
-    return set(np.flatnonzero(choose(ledger, np.ones(len(ledger), dtype=np.bool_), look).selected).tolist())
+    ledger.add_rows(facts, range(len(facts)), contents)
+    look = RecordLookup(lambda rows: (facts[row].name for row in rows), lambda rows: iter(rows), lambda row: places[row])
+    return set(np.flatnonzero(select_trajectories(ledger, np.ones(len(ledger), dtype=np.bool_), look).selected).tolist())

@@ -14,11 +14,11 @@ from xxhash import xxh3_64_intdigest
 
 from sophia_cli.io.jsonl import to_line
 from sophia_cli.records import Record, has_failed
-from sophia_cli.rewards.trajectory import LARGE, Rule, Trajectory, refuse_what_was_stopped
+from sophia_cli.rewards.trajectory import COUNT_LIMIT, SelectionRule, Trajectory, check_early_stop
 
 NAN = float("nan")
 
-FAILED, LEAKS, STOPPED, BARE, BEFORE = 1, 2, 4, 8, 16
+FAILED, LEAKS, STOPPED, NOT_TRAJECTORY, PROPAGATED = 1, 2, 4, 8, 16
 """Marks of a row: an earlier step failed on it; it mentions the caption; its caption was given up early; it is no
 trajectory; it was propagated before.
 """
@@ -31,51 +31,51 @@ class TrajectoryTable:
     records run side by side. places: where the caller finds the record again; contents: a hash of all of it.
     """
 
-    def __init__(self, rule: Rule):
+    def __init__(self, rule: SelectionRule):
         self.rule = rule
-        self.places, self.names, self.items, self.captions = array("q"), array("Q"), array("Q"), array("Q")
-        self.contents, self.keys = array("Q"), array("q")
-        self.planned, self.counts, self.reasoners = array("i"), array("i"), array("i")
+        self.offsets, self.names, self.items, self.captions = array("q"), array("Q"), array("Q"), array("Q")
+        self.contents, self.sort_keys = array("Q"), array("q")
+        self.planned, self.caption_counts, self.reasoners = array("i"), array("i"), array("i")
         self.rewards, self.marks = array("d"), array("B")
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.offsets)
 
-    def add(self, facts: Sequence[Trajectory], places: Iterable[int], contents: Iterable[int]) -> None:
+    def add_rows(self, facts: Sequence[Trajectory], places: Iterable[int], contents: Iterable[int]) -> None:
         """Notes graded records, many at once: this is what a pass over a large file spends its time on.
 
         contents: 64 bits of each. Raises UsageError where the rule cannot be served from them.
         """
         for row in facts:
             if row.stop_alpha is not None or row.stop_length is not None:
-                refuse_what_was_stopped(row, self.rule)
-        self.places.extend(places)
+                check_early_stop(row, self.rule)
+        self.offsets.extend(places)
         self.contents.extend(contents)
         self.names.extend([hash64(row.name) for row in facts])
-        self.items.extend(_shorts([row.item for row in facts]))
-        self.captions.extend(_shorts([row.caption for row in facts]))
-        self.reasoners.extend([name >> 33 for name in _shorts([row.reasoner for row in facts])])
+        self.items.extend(_hash_all([row.item for row in facts]))
+        self.captions.extend(_hash_all([row.caption for row in facts]))
+        self.reasoners.extend([name >> 33 for name in _hash_all([row.reasoner for row in facts])])
         self.rewards.extend([NAN if row.reward is None else row.reward for row in facts])
         self.planned.extend([0 if row.planned is msgspec.UNSET else row.planned for row in facts])
-        self.counts.extend([0 if row.captions is msgspec.UNSET else row.captions for row in facts])
-        self.marks.extend([_mark(row) for row in facts])
+        self.caption_counts.extend([0 if row.captions is msgspec.UNSET else row.captions for row in facts])
+        self.marks.extend([_row_marks(row) for row in facts])
         if self.rule.select == "random":
-            self.keys.extend([_lot(self.rule.seed, row.name) for row in facts])
+            self.sort_keys.extend([_random_key(self.rule.seed, row.name) for row in facts])
         else:
-            self.keys.extend([row.tokens for row in facts])
+            self.sort_keys.extend([row.tokens for row in facts])
 
-    def packed(self) -> dict[str, bytes]:
+    def to_bytes(self) -> dict[str, bytes]:
         """The columns, to be sent to another process."""
         return {name: column.tobytes() for name, column in vars(self).items() if isinstance(column, array)}
 
-    def extend(self, packed: dict[str, bytes]) -> int:
+    def extend_from_bytes(self, packed: dict[str, bytes]) -> int:
         """Takes in the rows of another ledger; returns how many."""
         before = len(self)
         for name, column in packed.items():
             getattr(self, name).frombytes(column)
         return len(self) - before
 
-    def part(self, rows: Iterable[int]) -> "TrajectoryTable":
+    def take_rows(self, rows: Iterable[int]) -> "TrajectoryTable":
         """These rows alone."""
         part, rows = TrajectoryTable(self.rule), list(rows)
         for name, column in vars(part).items():
@@ -87,19 +87,19 @@ class TrajectoryTable:
         """Notes a record that is no trajectory; it may be a caption's failure."""
         caption, count = record.get("caption_id"), record.get("caption_count")
         of_caption = isinstance(caption, str) and "trajectory_id" not in record and has_failed(record)
-        count = count if of_caption and isinstance(count, int) and 0 < count < LARGE else 0
-        self.places.append(place)
+        count = count if of_caption and isinstance(count, int) and 0 < count < COUNT_LIMIT else 0
+        self.offsets.append(place)
         self.items.append(hash64(str(record.get("id"))))
         self.captions.append(hash64(str(caption)) if count else 0)
-        self.counts.append(count)
+        self.caption_counts.append(count)
         self.rewards.append(NAN)
-        self.marks.append(BARE)
-        for column in (self.names, self.contents, self.keys, self.planned, self.reasoners):
+        self.marks.append(NOT_TRAJECTORY)
+        for column in (self.names, self.contents, self.sort_keys, self.planned, self.reasoners):
             column.append(0)
 
 
 @dataclass(frozen=True)
-class Lookup:
+class RecordLookup:
     """How the choice finds what the columns do not hold: the names of rows (which ascend), 64 bits that stand for their
     contents however they are written, and where one stands.
     """
@@ -109,7 +109,7 @@ class Lookup:
     where: Callable[[int], str]
 
 
-def content_of(record: Record) -> int:
+def content_hash(record: Record) -> int:
     """64 bits that stand for a record, in whatever order its fields are written."""
     return xxh3_64_intdigest(to_line(dict(sorted(record.items()))))
 
@@ -119,26 +119,26 @@ def hash64(text: str) -> int:
     return xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
 
 
-NOBODY = hash64("") >> 33
+NO_REASONER = hash64("") >> 33
 """The reasoner of a record that names none."""
 
 
-def _shorts(texts: list[str]) -> list[int]:
+def _hash_all(texts: list[str]) -> list[int]:
     """`short` of each, of texts that repeat."""
     found = {text: hash64(text) for text in set(texts)}
     return [found[text] for text in texts]
 
 
-def _mark(facts: Trajectory) -> int:
+def _row_marks(facts: Trajectory) -> int:
     mark = LEAKS if facts.mentions_caption else 0
     if facts.error is not None:
         mark |= FAILED
     if facts.stop_alpha is not None:
         mark |= STOPPED
-    return mark | BEFORE if facts.propagated else mark
+    return mark | PROPAGATED if facts.is_propagated else mark
 
 
-def _lot(seed: int, name: str) -> int:
+def _random_key(seed: int, name: str) -> int:
     """A draw that depends on the seed and the trajectory alone, so that order and shards change nothing."""
     digest = hashlib.sha256(f"{seed}\x00{name}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") >> 1

@@ -8,11 +8,11 @@ import msgspec
 from sophia_cli.errors import UsageError
 from sophia_cli.records import STEP_FIELDS, Record, has_failed, need_count, need_number, need_text
 
-LARGE = 1 << 31
+COUNT_LIMIT = 1 << 31
 """Counts are below it."""
-GRADED = "`sophia grade` writes it"
+GRADED_HINT = "`sophia grade` writes it"
 Name = Annotated[str, msgspec.Meta(min_length=1)]
-Count = Annotated[int, msgspec.Meta(gt=0, lt=LARGE)]
+Count = Annotated[int, msgspec.Meta(gt=0, lt=COUNT_LIMIT)]
 
 
 class Trajectory(msgspec.Struct, frozen=True, gc=False):
@@ -41,13 +41,13 @@ class Trajectory(msgspec.Struct, frozen=True, gc=False):
     weight: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
     @property
-    def propagated(self) -> bool:
+    def is_propagated(self) -> bool:
         """Whether the record carries what `propagate` writes."""
         return not (self.caption_reward is self.selected is self.weight is msgspec.UNSET)
 
 
 @dataclass(frozen=True)
-class Rule:
+class SelectionRule:
     """How trajectories are chosen. The defaults are the paper's: Keep-1, the shortest, α = 0.75.
 
     select: shortest, random (drawn by `seed`), or all that qualify.
@@ -64,17 +64,21 @@ class Rule:
     seed: int = 0
 
 
-def read_trajectory(record: Record) -> Trajectory:
+def decode_checked(record: Record) -> Trajectory:
     """The facts of a graded record. Raises RecordError that names the field."""
     failure = has_failed(record)  # no evidence, whatever it says
     return Trajectory(
-        name=need_text(record, "trajectory_id", GRADED),
+        name=need_text(record, "trajectory_id", GRADED_HINT),
         item=need_text(record, "id", "the source must give it"),
-        caption=need_text(record, "caption_id", GRADED),
+        caption=need_text(record, "caption_id", GRADED_HINT),
         reward=None if failure else need_number(record, "reward"),
-        tokens=0 if failure else min(need_count(record, "trajectory_tokens"), LARGE - 1),
-        planned=min(need_count(record, "trajectory_count"), LARGE - 1) if "trajectory_count" in record else msgspec.UNSET,
-        captions=count if isinstance(count := record.get("caption_count"), int) and 0 < count < LARGE else msgspec.UNSET,
+        tokens=0 if failure else min(need_count(record, "trajectory_tokens"), COUNT_LIMIT - 1),
+        planned=min(need_count(record, "trajectory_count"), COUNT_LIMIT - 1)
+        if "trajectory_count" in record
+        else msgspec.UNSET,
+        captions=count
+        if isinstance(count := record.get("caption_count"), int) and 0 < count < COUNT_LIMIT
+        else msgspec.UNSET,
         reasoner=str(record.get("reason_model", "")),
         mentions_caption=record.get("mentions_caption") is True,
         stop_alpha=need_number(record, "stop_alpha") if record.get("stop_alpha") is not None else None,
@@ -87,7 +91,7 @@ def read_trajectory(record: Record) -> Trajectory:
 _DECODE = msgspec.json.Decoder(Trajectory).decode
 
 
-def facts_of(line: bytes) -> Trajectory | None:
+def decode_fast(line: bytes) -> Trajectory | None:
     """The facts of a line that are plainly sound; None for one that is to be read with care (`read_trajectory`)."""
     try:
         facts = _DECODE(line)
@@ -98,10 +102,10 @@ def facts_of(line: bytes) -> Trajectory | None:
     return None
 
 
-def refuse_what_was_stopped(facts: Trajectory, rule: Rule) -> None:
+def check_early_stop(facts: Trajectory, rule: SelectionRule) -> None:
     """Raises UsageError where a caption was given up for an α that this selection does not ask for."""
     name, given_up = facts.name, facts.stop_alpha
-    if facts.stop_length is not None and rule != Rule(alpha=given_up or 0.0, seed=rule.seed):
+    if facts.stop_length is not None and rule != SelectionRule(alpha=given_up or 0.0, seed=rule.seed):
         raise UsageError(
             f"{name}: was sampled with --stop-early --bound-length --alpha {given_up}, which serves just that "
             "alpha with --keep 1 and no other rule; ask for that, or sample again without --bound-length"

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-NUMBER = struct.Struct("=I")
-MOST = 1 << 14
+INDEX_FORMAT = struct.Struct("=I")
+MAX_ITEMS = 1 << 14
 """Items at most: their numbers lie in a pipe from the start, and a pipe holds 64 KB."""
 
 
@@ -25,29 +25,29 @@ def forked_map(work: Callable[[T], R], items: Sequence[T], workers: int) -> Iter
 
     Each copy takes the next item that nobody has taken.
     """
-    if len(items) > MOST:
-        raise ValueError(f"{len(items)} items; at most {MOST}")
+    if len(items) > MAX_ITEMS:
+        raise ValueError(f"{len(items)} items; at most {MAX_ITEMS}")
     numbers, giver = os.pipe()
-    os.write(giver, b"".join(map(NUMBER.pack, range(len(items)))))
+    os.write(giver, b"".join(map(INDEX_FORMAT.pack, range(len(items)))))
     os.close(giver)
-    copies = dict(_copy(work, items, numbers) for _ in range(workers))
+    copies = dict(_fork_worker(work, items, numbers) for _ in range(workers))
     os.close(numbers)
-    return _in_order(copies, len(items))
+    return _results_in_order(copies, len(items))
 
 
-def _in_order(copies: dict[Connection, int], count: int) -> Iterator[Any]:
+def _results_in_order(copies: dict[Connection, int], count: int) -> Iterator[Any]:
     done: dict[int, Any] = {}
     try:
         for number in range(count):
             while number not in done and copies:
-                _receive(copies, done)
+                _receive_results(copies, done)
             yield done.pop(number, None)
     finally:
         for pipe in list(copies):
-            _end(copies, pipe)
+            _stop_worker(copies, pipe)
 
 
-def _receive(copies: dict[Connection, int], done: dict[int, Any]) -> None:
+def _receive_results(copies: dict[Connection, int], done: dict[int, Any]) -> None:
     """Takes in what the copies have to tell; one that has ended is heard no more."""
     for pipe in wait(list(copies)):
         assert isinstance(pipe, Connection)
@@ -55,17 +55,17 @@ def _receive(copies: dict[Connection, int], done: dict[int, Any]) -> None:
             number, result = pipe.recv()
             done[number] = result
         except (EOFError, OSError, pickle.UnpicklingError):
-            _end(copies, pipe)
+            _stop_worker(copies, pipe)
 
 
-def _end(copies: dict[Connection, int], pipe: Connection) -> None:
+def _stop_worker(copies: dict[Connection, int], pipe: Connection) -> None:
     """Hears a copy no more, and ends it if it has not ended."""
     pipe.close()
     os.kill(copies[pipe], signal.SIGKILL)
     os.waitpid(copies.pop(pipe), 0)
 
 
-def _copy(work: Callable[[T], Any], items: Sequence[T], numbers: int) -> tuple[Connection, int]:
+def _fork_worker(work: Callable[[T], Any], items: Sequence[T], numbers: int) -> tuple[Connection, int]:
     """Starts a copy: the pipe on which it tells (number, result), and its process."""
     ours, theirs = Pipe(duplex=False)
     if (process := os.fork()) == 0:
@@ -73,8 +73,8 @@ def _copy(work: Callable[[T], Any], items: Sequence[T], numbers: int) -> tuple[C
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end is the end of its pipes
             ours.close()
-            while number := os.read(numbers, NUMBER.size):
-                index = NUMBER.unpack(number)[0]
+            while number := os.read(numbers, INDEX_FORMAT.size):
+                index = INDEX_FORMAT.unpack(number)[0]
                 theirs.send((index, work(items[index])))
         finally:
             os._exit(0)

@@ -10,34 +10,34 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bar
 
-SECONDS_BETWEEN_LINES = 15.0
+LINE_INTERVAL_SECONDS = 15.0
 
 
-def console() -> "Console":
+def stderr_console() -> "Console":
     """A rich console on stderr; honours NO_COLOR."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
 
 
-def notice(text: str, quiet: bool = False) -> None:
+def log_line(text: str, quiet: bool = False) -> None:
     """One line on stderr, unless `quiet`. A stderr that is closed or full spoils no record."""
     if not quiet:
         with suppress(OSError, ValueError):
             print(text, file=sys.stderr, flush=True)
 
 
-_hushed: list[bool] = []
+_quiet: list[bool] = []
 
 
-def hush() -> None:
+def set_quiet() -> None:
     """From now on, only errors are told (`--quiet`)."""
-    _hushed.append(True)
+    _quiet.append(True)
 
 
-def remark(text: str) -> None:
+def log_info(text: str) -> None:
     """One line on stderr that tells how things go, unless hushed."""
-    notice(text, quiet=bool(_hushed))
+    log_line(text, quiet=bool(_quiet))
 
 
 class Progress:
@@ -45,13 +45,13 @@ class Progress:
 
     def __init__(self, step: str, total: int | None = None, quiet: bool = False, unit: str = "records"):
         self.step, self.total, self.quiet, self.unit = step, total, quiet, unit
-        self.note: Callable[[], str] = lambda: ""
+        self.status: Callable[[], str] = lambda: ""
         self.done = self.failed = self.tokens = 0
         self.start = self.last = time.monotonic()
         self.bar: Bar | None = None
 
     @contextmanager
-    def shown(self) -> Iterator["Progress"]:
+    def display(self) -> Iterator["Progress"]:
         """Shows a bar while the block runs, if stderr is a terminal; a last line in any case."""
         if self.quiet:
             yield self
@@ -63,7 +63,7 @@ class Progress:
         finally:
             if self.bar:
                 self.bar.stop()
-            notice(self.line())
+            log_line(self.summary_line())
 
     def _start_bar(self) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -76,33 +76,33 @@ class Progress:
             TextColumn("{task.fields[rates]}"),
             TimeRemainingColumn(),
         ]
-        self.bar = Bar(*columns, console=console(), transient=True)
+        self.bar = Bar(*columns, console=stderr_console(), transient=True)
         self.task = self.bar.add_task(self.step, total=self.total, rates="")
         self.bar.start()
 
-    def advance(self, tokens: int = 0, failed: bool = False) -> None:
+    def count_record(self, tokens: int = 0, failed: bool = False) -> None:
         """One more record is done."""
         self.done += 1
         self.tokens += tokens
         self.failed += failed
         if self.bar:
-            self.bar.update(self.task, completed=self.done, total=self.total, rates=self._rates())
-        elif not self.quiet and time.monotonic() - self.last > SECONDS_BETWEEN_LINES:
+            self.bar.update(self.task, completed=self.done, total=self.total, rates=self._rates_text())
+        elif not self.quiet and time.monotonic() - self.last > LINE_INTERVAL_SECONDS:
             self.last = time.monotonic()
-            notice(self.line())
+            log_line(self.summary_line())
 
-    def _rates(self) -> str:
+    def _rates_text(self) -> str:
         seconds = max(time.monotonic() - self.start, 1e-6)
         parts = [f"{self.done / seconds:.1f}/s"]
         if self.tokens:
             parts.append(f"{self.tokens / seconds:,.0f} tokens/s")
         if self.failed:
             parts.append(f"{self.failed} failed")
-        if note := self.note():
+        if note := self.status():
             parts.append(note)
         return ", ".join(parts)
 
-    def line(self) -> str:
+    def summary_line(self) -> str:
         """`caption: 40/80 records, 12.1/s, 800 tokens/s, 1 failed`."""
         total = f"/{self.total}" if self.total else ""
-        return f"{self.step}: {self.done}{total} {self.unit}, {self._rates()}"
+        return f"{self.step}: {self.done}{total} {self.unit}, {self._rates_text()}"

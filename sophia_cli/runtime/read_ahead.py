@@ -11,10 +11,10 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-LINGER_SECONDS = 0.03
+MAX_WAIT_SECONDS = 0.03
 """How long a batch waits for its next member, once it has one, where its size is worth a wait."""
 
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 
 class Channel(Generic[T]):
@@ -54,7 +54,7 @@ class Channel(Generic[T]):
                 raise TimeoutError
             self._there.clear()
             self._waiting = True
-            if not self._items and not self._there.wait(LOOK_SECONDS if timeout is None else timeout):
+            if not self._items and not self._there.wait(POLL_SECONDS if timeout is None else timeout):
                 self._waiting = False
                 if timeout is not None:
                     raise TimeoutError
@@ -83,16 +83,16 @@ class _End:
         self.error = error
 
 
-class Arrivals(Generic[T]):
+class ReadAhead(Generic[T]):
     """Items that arrive: `take` gives those that are there, so that a batch never waits for a full house."""
 
     def __init__(self, items: Iterable[T], depth: int = 4096):
         self._channel: Channel[T | _End] = Channel(depth)
         self._end: _End | None = None
         self._back: list[T] = []
-        threading.Thread(target=self._read, args=(items,), daemon=True).start()
+        threading.Thread(target=self._read_items, args=(items,), daemon=True).start()
 
-    def _read(self, items: Iterable[T]) -> None:
+    def _read_items(self, items: Iterable[T]) -> None:
         try:
             for item in items:
                 self._channel.put(item)
@@ -105,7 +105,7 @@ class Arrivals(Generic[T]):
         """Hands back what was taken too early; the next `take` begins with it."""
         self._back = items + self._back
 
-    def take(self, most: int, linger: float = LINGER_SECONDS, wait: bool = True) -> list[T]:
+    def take_batch(self, most: int, max_wait: float = MAX_WAIT_SECONDS, wait: bool = True) -> list[T]:
         """Between one and `most` items, as many as arrive in time; none at the end. Raises what the iterator raised.
 
         linger: how many seconds it waits for the next item once it has one. wait: for the first, as long as it takes; else
@@ -114,7 +114,7 @@ class Arrivals(Generic[T]):
         taken, self._back = self._back[:most], self._back[most:]
         while len(taken) < most and self._end is None:
             try:
-                item = self._channel.get(linger if taken else None if wait else 0.0)
+                item = self._channel.get(max_wait if taken else None if wait else 0.0)
             except TimeoutError:
                 break
             if isinstance(item, _End):

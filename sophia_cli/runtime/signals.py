@@ -5,28 +5,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-PATIENCE_SECONDS = 10
+GRACE_SECONDS = 10
 """Between the first signal and the end, whatever is still to be written: schedulers kill after 30."""
 
-_to_be_told: list[Callable[[], None]] = []
-seen: list[int] = []
+_interrupt_handlers: list[Callable[[], None]] = []
+received: list[int] = []
 """The signals that came."""
 
 
-def install() -> None:
+def install_handlers() -> None:
     """Takes over both signals: they raise KeyboardInterrupt in the main thread, unless someone is to be told."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _on_signal)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    seen.append(number)
-    if len(seen) > 1 or not _to_be_told:
+    received.append(number)
+    if len(received) > 1 or not _interrupt_handlers:
         raise KeyboardInterrupt
-    for told in _to_be_told:
+    for told in _interrupt_handlers:
         told()
     signal.signal(signal.SIGALRM, _on_alarm)
-    signal.alarm(PATIENCE_SECONDS)
+    signal.alarm(GRACE_SECONDS)
 
 
 def _on_alarm(number: int, frame: FrameType | None) -> None:
@@ -35,10 +35,10 @@ def _on_alarm(number: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def told_to(stop: Callable[[], None]) -> Iterator[None]:
+def on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
     """While the block runs, the first signal calls `stop`, which must take no lock, instead of raising."""
-    _to_be_told.append(stop)
+    _interrupt_handlers.append(stop)
     try:
         yield
     finally:
-        _to_be_told.remove(stop)
+        _interrupt_handlers.remove(stop)

@@ -18,34 +18,34 @@ from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
 from sophia_cli.errors import SophiaError
-from sophia_cli.runtime.read_ahead import Arrivals
+from sophia_cli.runtime.read_ahead import ReadAhead
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-CHUNK = 16
+CHUNK_SIZE = 16
 """Tasks that a worker is handed at once; each result comes back as soon as it is there."""
-CHUNKS = 8
+CHUNKS_PER_WORKER = 8
 """Chunks a worker that may be ahead of the one that everybody waits for."""
-READ_AHEAD = 256
-MOMENT_SECONDS = 0.01
-STARTS = 3
+READ_AHEAD_ITEMS = 256
+FLUSH_SECONDS = 0.01
+MAX_FAILED_STARTS = 3
 """Workers in a row that may end before they are ready; then something is wrong with all of them."""
 
 
-class Silent(Exception):
+class WorkerTimeout(Exception):
     """A child gave no answer in its time."""
 
 
-class Died(Exception):
+class WorkerDied(Exception):
     """A child ended before it answered."""
 
 
-class NotStarted(Exception):
+class WorkerNotStarted(Exception):
     """A child ended before it was ready."""
 
 
-class Child:
+class WorkerProcess:
     """A process that runs `target(pipe)`, a function of a module, which says `ready` first. It ends when its parent does.
 
     A plain subprocess: `multiprocessing` would import the main module of whoever calls us again, and wait for us at exit.
@@ -68,7 +68,7 @@ class Child:
         self.pipe = Connection(ours.detach())
         self.ready = False
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         return self.process.poll() is None
 
     def send(self, message: Any) -> None:
@@ -79,7 +79,7 @@ class Child:
                 self.ready = True
             self.pipe.send(message)
         except (EOFError, OSError):
-            raise Died from None
+            raise WorkerDied from None
 
     def receive(self, seconds: float) -> Any:
         """The next message. Raises Silent when none comes in time, Died when the child has ended."""
@@ -87,8 +87,8 @@ class Child:
             if self.pipe.poll(seconds):
                 return self.pipe.recv()
         except (EOFError, OSError):
-            raise Died from None
-        raise Silent
+            raise WorkerDied from None
+        raise WorkerTimeout
 
     def kill(self) -> None:
         self.process.kill()
@@ -104,7 +104,7 @@ def main(descriptor: int, module: str, function: str) -> None:
         os._exit(0)
 
 
-def serve(pipe: Connection) -> None:
+def run_worker(pipe: Connection) -> None:
     """What a worker of `ordered_map` runs: the function first, then lists of tasks in, lists of results out.
 
     Results leave together with those of the next moments, as every message costs its reader more than a cheap task.
@@ -120,15 +120,15 @@ def serve(pipe: Connection) -> None:
                 pipe.send(results)
                 results.clear()
 
-    def flush_now_and_then() -> None:
+    def flush_periodically() -> None:
         while True:
-            time.sleep(MOMENT_SECONDS)
+            time.sleep(FLUSH_SECONDS)
             try:
                 flush()
             except OSError:  # the parent is gone
                 os._exit(0)
 
-    threading.Thread(target=flush_now_and_then, daemon=True).start()
+    threading.Thread(target=flush_periodically, daemon=True).start()
     while True:
         for task in pipe.recv():
             result = work(task)
@@ -158,8 +158,8 @@ def ordered_map(
     items: Iterable[T],
     workers: int,
     task_of: Callable[[T], Any],
-    patience: float,
-    lost: Callable[[T, str], R],
+    timeout: float,
+    on_lost: Callable[[T, str], R],
 ) -> Iterator[tuple[T, R]]:
     """(item, `work(task_of(item))`) in the order of the items, each as soon as it and those before it are done.
 
@@ -167,23 +167,23 @@ def ordered_map(
     worker replaced. lost(item, "timeout" | "error"): what stands for the result of a task that twice cost its worker.
     Memory holds a bounded number of items.
     """
-    order: queue.Queue[_Chunk[T, R] | BaseException | None] = queue.Queue(CHUNKS * workers)
+    order: queue.Queue[_Chunk[T, R] | BaseException | None] = queue.Queue(CHUNKS_PER_WORKER * workers)
     todo: queue.SimpleQueue[_Chunk[T, R] | None] = queue.SimpleQueue()
 
-    threading.Thread(target=_feed, args=(items, order, todo, workers), daemon=True).start()
+    threading.Thread(target=_feed_chunks, args=(items, order, todo, workers), daemon=True).start()
     for _ in range(workers):
-        threading.Thread(target=_work, args=(todo, work, task_of, patience, lost), daemon=True).start()
+        threading.Thread(target=_run_chunks, args=(todo, work, task_of, timeout, on_lost), daemon=True).start()
     while (chunk := order.get()) is not None:
         if isinstance(chunk, BaseException):
             raise chunk
         yield from zip(chunk.items, chunk.in_order(), strict=True)
 
 
-def _feed(items: Iterable[T], order: "queue.Queue[Any]", todo: "queue.SimpleQueue[Any]", workers: int) -> None:
+def _feed_chunks(items: Iterable[T], order: "queue.Queue[Any]", todo: "queue.SimpleQueue[Any]", workers: int) -> None:
     """Hands the items out in chunks, to the workers and to whoever waits for them in order."""
-    arrivals = Arrivals(items, READ_AHEAD)
+    arrivals = ReadAhead(items, READ_AHEAD_ITEMS)
     try:
-        while taken := arrivals.take(CHUNK):
+        while taken := arrivals.take_batch(CHUNK_SIZE):
             chunk: _Chunk[T, Any] = _Chunk(taken)
             order.put(chunk)
             todo.put(chunk)
@@ -194,31 +194,31 @@ def _feed(items: Iterable[T], order: "queue.Queue[Any]", todo: "queue.SimpleQueu
         todo.put(None)
 
 
-def _work(
+def _run_chunks(
     todo: "queue.SimpleQueue[_Chunk[T, R] | None]",
     work: Callable[[Any], R],
     task_of: Callable[[T], Any],
-    patience: float,
-    lost: Callable[[T, str], R],
+    timeout: float,
+    on_lost: Callable[[T, str], R],
 ) -> None:
     """One worker: chunk after chunk, in a child that is started when the first is there."""
-    child: Child | None = None
+    child: WorkerProcess | None = None
     for chunk in iter(todo.get, None):
         try:
-            child = _run_chunk(chunk, work, child, task_of, patience, lost)
+            child = _run_chunk(chunk, work, child, task_of, timeout, on_lost)
         except BaseException as error:  # noqa: BLE001  (raised again where the results are taken)
             chunk.results.put(error)
-    _end(child)
+    _stop_worker(child)
 
 
 def _run_chunk(
     chunk: _Chunk[T, R],
     work: Callable[[Any], R],
-    child: Child | None,
+    child: WorkerProcess | None,
     task_of: Callable[[T], Any],
-    patience: float,
-    lost: Callable[[T, str], R],
-) -> Child | None:
+    timeout: float,
+    on_lost: Callable[[T, str], R],
+) -> WorkerProcess | None:
     """Puts a result for every item of a chunk; the worker that is left is used for the next.
 
     After a worker was lost the rest goes out one by one, so that the task that is to blame is known: it is given up when it
@@ -229,38 +229,38 @@ def _run_chunk(
     while done < len(chunk.items):
         upto = len(chunk.items) if together else done + 1
         try:
-            child = child or _started(work)
+            child = child or _start_worker(work)
             starts = 0
             child.send([task_of(item) for item in chunk.items[done:upto]])
             while done < upto:
-                found = child.receive(patience)
+                found = child.receive(timeout)
                 chunk.results.put(found)
                 done += len(found)
-        except NotStarted:
+        except WorkerNotStarted:
             starts += 1
-            if starts == STARTS:
+            if starts == MAX_FAILED_STARTS:
                 raise SophiaError("a worker cannot start; --workers 1 needs none, and may show why") from None
-        except (Silent, Died) as trouble:
+        except (WorkerTimeout, WorkerDied) as trouble:
             if not together:
-                chunk.results.put([lost(chunk.items[done], "timeout" if isinstance(trouble, Silent) else "error")])
+                chunk.results.put([on_lost(chunk.items[done], "timeout" if isinstance(trouble, WorkerTimeout) else "error")])
                 done += 1
             together = False
-            _end(child)
+            _stop_worker(child)
             child = None
     return child
 
 
-def _started(work: Callable[[Any], Any]) -> Child:
+def _start_worker(work: Callable[[Any], Any]) -> WorkerProcess:
     """A new worker that knows its work. Raises NotStarted."""
-    child = Child(serve)
+    child = WorkerProcess(run_worker)
     try:
         child.send(work)
         return child
-    except Died:
+    except WorkerDied:
         child.kill()
-        raise NotStarted from None
+        raise WorkerNotStarted from None
 
 
-def _end(child: Child | None) -> None:
+def _stop_worker(child: WorkerProcess | None) -> None:
     if child is not None:
         child.kill()

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.models.aliases import Model
-from sophia_cli.runtime.progress import notice, remark
+from sophia_cli.runtime.progress import log_info, log_line
 from sophia_cli.serving import gpus, supervisor
 from sophia_cli.serving.ports import free_port
 
@@ -189,7 +189,7 @@ class Servers:
             self._start(server)
         logs = ", ".join(str(server.log) for server in self.each)
         places = ", ".join(server.where() for server in self.each)
-        remark(f"{self.model.name}: starting {len(self.each)} vLLM on {places}; log {logs}")
+        log_info(f"{self.model.name}: starting {len(self.each)} vLLM on {places}; log {logs}")
         while not all(server.well for server in self.each):
             for server in self.each:
                 server.well = server.well or self._look(server)
@@ -197,7 +197,7 @@ class Servers:
                 slow = next(server for server in self.each if not server.well)
                 self._fail(slow, f"is not well after {self.setup.patience:.0f} s (--start-timeout)")
             time.sleep(LOOK_SECONDS)
-        remark(f"{self.model.name}: ready after {time.monotonic() - began:.0f} s")
+        log_info(f"{self.model.name}: ready after {time.monotonic() - began:.0f} s")
 
     def _start(self, server: Server) -> None:
         with self.lock:
@@ -222,7 +222,7 @@ class Servers:
     def _fail(self, server: Server, what: str) -> None:
         """Ends all and raises SophiaError, with the end of the log above it and who holds its GPUs."""
         if not self.stopped:
-            notice(server.tail())
+            log_line(server.tail())
         held = "; ".join(gpus.holders(server.gpus)) if server.ended() is not None else ""
         self.stop()
         raise SophiaError(
@@ -247,7 +247,7 @@ class Servers:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                notice(f"{self.model.name}: server {process.pid} does not end; it is being killed")
+                log_line(f"{self.model.name}: server {process.pid} does not end; it is being killed")
 
     def watch(self, told: Callable[[Server, str], None]) -> None:
         """Looks, in a thread of its own, after servers that end by themselves, and tells of each once."""

@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from sophia_cli.errors import SOME_FAILED, UsageError
-from sophia_cli.io.counter import Counter
+from sophia_cli.io.counter import RecordCounter
 from sophia_cli.io.manifest import Manifest
-from sophia_cli.io.paths import refuse_input_as_output
-from sophia_cli.io.record_writer import Output, Review
+from sophia_cli.io.paths import check_output_file
+from sophia_cli.io.record_writer import RecordWriter, ResumeFilter
 from sophia_cli.io.stdio import claim_stdout
-from sophia_cli.records import Record, has_failed, name_of
-from sophia_cli.runtime.progress import Progress, hush, notice
+from sophia_cli.records import Record, has_failed, record_name
+from sophia_cli.runtime.progress import Progress, log_line, set_quiet
 from sophia_cli.steps._common import Common
 
 if TYPE_CHECKING:  # most steps run no model
-    from sophia_cli.inference.backend_options import Lazy
+    from sophia_cli.inference.backend_options import LazyBackend
 
 
 def run_step(
@@ -27,15 +27,15 @@ def run_step(
     key: str,
     common: Common,
     settings: dict[str, Any],
-    produce: Callable[[Output, Counter], Iterator[Record] | Iterator[Record | bytes]],
+    produce: Callable[[RecordWriter, RecordCounter], Iterator[Record] | Iterator[Record | bytes]],
     total: int | None = None,
     inputs: list[str] | None = None,
     ordered: bool = False,
     anew: bool = False,
     tokens_field: str | None = None,
     observe: Callable[[Record], None] = lambda record: None,
-    backend: "Lazy | None" = None,
-    review: Review | None = None,
+    backend: "LazyBackend | None" = None,
+    review: ResumeFilter | None = None,
     report: Callable[[], dict[str, Any]] = dict,
 ) -> int:
     """Runs `produce` to its end and writes what it yields: records, and lines that go out as they are.
@@ -53,35 +53,35 @@ def run_step(
         raise UsageError("-o and --tee are two ways to write one file; give one of them")
     part = common.part
     file = common.out or common.tee
-    refuse_input_as_output(file, inputs or [])
+    check_output_file(file, inputs or [])
     identity = {**settings, "seed": common.seed, "shard": str(part), **({"inputs": inputs} if anew else {})}
     manifest = Manifest(file, step, identity) if file else None
     stdout = claim_stdout()
     if common.quiet:
-        hush()
+        set_quiet()
     progress = Progress(step, total, common.quiet)
     if backend:
-        progress.note = backend.status
-    output = Output(
+        progress.status = backend.status
+    output = RecordWriter(
         key, None if common.out else stdout, file, manifest, common.force, ordered, anew, tokens_field, observe, review
     )
-    counter, finished = Counter(), False
+    counter, finished = RecordCounter(), False
     kept = output.written
     if kept:
-        notice(f"{step}: {file} holds {kept} finished records; going on", common.quiet)
+        log_line(f"{step}: {file} holds {kept} finished records; going on", common.quiet)
         progress.total = total and total - kept
     with backend or contextlib.nullcontext():
         try:
-            with progress.shown():
+            with progress.display():
                 for record in produce(output, counter):
                     if isinstance(record, bytes):
-                        output.pass_on(record)
-                        progress.advance(0, False)
+                        output.write_raw(record)
+                        progress.count_record(0, False)
                         continue
                     output.write(record)
                     if has_failed(record):
-                        notice(f"{step}: {name_of(record)} failed: {record['error']}")
-                    progress.advance(output.tokens_of(record), has_failed(record))
+                        log_line(f"{step}: {record_name(record)} failed: {record['error']}")
+                    progress.count_record(output.token_count(record), has_failed(record))
             finished = True
         finally:
             output.close(finished, counter.count, report())

@@ -7,13 +7,13 @@ from sophia_cli.errors import InputError
 from sophia_cli.evaluation.audit import FAULTS, agreement, hidden
 from sophia_cli.evaluation.report import NONE, percent
 from sophia_cli.io.jsonl import write_json
-from sophia_cli.io.paths import refuse_odd_side_files
-from sophia_cli.runtime.progress import console
+from sophia_cli.io.paths import check_side_files
+from sophia_cli.runtime.progress import stderr_console
 
 
 def run(sheet: Path, summary_file: Path | None) -> int:
     """`sophia agreement`: reads the sheet and the judge's labels beside it, shows how far they agree. The exit code."""
-    refuse_odd_side_files([summary_file], [str(sheet), str(hidden(sheet))])
+    check_side_files([summary_file], [str(sheet), str(hidden(sheet))])
     figures = agreement(sheet)
     if not any(found["n"] for found in figures.values()):
         raise InputError(f"{sheet}: no answer is labelled by both; write yes or no under {' and '.join(FAULTS)}")
@@ -34,4 +34,4 @@ def show(figures: dict[str, Any]) -> None:
         kappa = NONE if found["kappa"] is None else f"{found['kappa']:.2f}"
         cells = [percent(found[name]) for name in ("person", "judge", "agreed")]
         table.add_row(FAULTS[fault], str(found["n"]), *cells, kappa)
-    console().print(table)
+    stderr_console().print(table)

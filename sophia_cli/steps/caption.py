@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from sophia_cli.errors import InputError, RecordError
-from sophia_cli.inference.backend_options import Place
-from sophia_cli.inference.sampler import sample, show_plan
-from sophia_cli.inference.types import Backend, Completion, Job, Request, Sampling
-from sophia_cli.io.counter import Counter
-from sophia_cli.io.record_writer import Output
+from sophia_cli.inference.backend_options import BackendOptions
+from sophia_cli.inference.sampler import sample_records, show_plan
+from sophia_cli.inference.types import Backend, Completion, Job, Request, SamplingParams
+from sophia_cli.io.counter import RecordCounter
+from sophia_cli.io.record_writer import RecordWriter
 from sophia_cli.prompts import chosen_prompt
-from sophia_cli.records import STEP_FIELDS, Record, caption_id, failed, has_failed, image_list, sample_seed, where_of
+from sophia_cli.records import STEP_FIELDS, Record, caption_id, error_record, has_failed, image_list, sample_seed, where_of
 from sophia_cli.sources.items import count_items, read_items
 from sophia_cli.steps._common import Common
 from sophia_cli.steps._runner import run_step
@@ -24,19 +24,29 @@ LONGEST = 32768
 """The paper's longest caption, in tokens."""
 
 
-def run(common: Common, source: str, model: str, k: int, sampling: Sampling, prompt_file: Path | None, place: Place) -> int:
+def run(
+    common: Common,
+    source: str,
+    model: str,
+    k: int,
+    sampling: SamplingParams,
+    prompt_file: Path | None,
+    place: BackendOptions,
+) -> int:
     """`sophia caption`: reads the source, samples with the model, writes records. Returns the exit code."""
-    chosen = place.resolve(model)
-    backend = place.backend(chosen)
+    chosen = place.resolve_model(model)
+    backend = place.make_backend(chosen)
     sampling = sampling.with_defaults(chosen, STEP, LONGEST)
     prompt = chosen_prompt(prompt_file, STEP, chosen.prompts)
     items = common.part.take(read_items(source), common.limit)
     if common.dry_run:
-        return show_plan(STEP, _jobs(items, prompt, k, sampling, common.seed, Output(KEY, None)), chosen, sampling, {"K": k})
-    settings = {**chosen.identity, "prompt": prompt, "k": k, **sampling.settings()}
+        return show_plan(
+            STEP, _jobs(items, prompt, k, sampling, common.seed, RecordWriter(KEY, None)), chosen, sampling, {"K": k}
+        )
+    settings = {**chosen.identity, "prompt": prompt, "k": k, **sampling.manifest_settings()}
 
-    def produce(output: Output, counter: Counter) -> Iterator[Record]:
-        return caption(counter.over(items), backend, model, prompt, k, sampling, common.seed, output)
+    def produce(output: RecordWriter, counter: RecordCounter) -> Iterator[Record]:
+        return caption(counter.count_records(items), backend, model, prompt, k, sampling, common.seed, output)
 
     return run_step(
         STEP,
@@ -56,9 +66,9 @@ def caption(
     model: str,
     prompt: str,
     k: int,
-    sampling: Sampling,
+    sampling: SamplingParams,
     seed: int,
-    output: Output,
+    output: RecordWriter,
 ) -> Iterator[Record]:
     """K records an item, each with one description; those that `output` has done already are left out."""
 
@@ -68,15 +78,15 @@ def caption(
             "caption": completion.text,
             "caption_model": model,
             "caption_tokens": completion.tokens,
-            "caption_finish": completion.finish,
+            "caption_finish": completion.finish_reason,
         }
         return Record({**job.record, **fields}, where_of(job.record))
 
-    return sample(_jobs(items, prompt, k, sampling, seed, output), backend, finish)
+    return sample_records(_jobs(items, prompt, k, sampling, seed, output), backend, finish)
 
 
 def _jobs(
-    items: Iterable[Record], prompt: str, k: int, sampling: Sampling, seed: int, output: Output
+    items: Iterable[Record], prompt: str, k: int, sampling: SamplingParams, seed: int, output: RecordWriter
 ) -> Iterator[Job | Record]:
     for item in items:
         if taken := [field for field in STEP_FIELDS[STEP] if field in item]:
@@ -86,11 +96,11 @@ def _jobs(
                 raise RecordError(item["error"])
             messages = description_request(item, prompt)
         except RecordError as error:
-            yield from (failed(item, str(error), _ids(item, number, k)) for number in range(k))
+            yield from (error_record(item, str(error), _ids(item, number, k)) for number in range(k))
             continue
         for number in range(k):
             ids = _ids(item, number, k)
-            if not output.take_done(ids["caption_id"]):
+            if not output.skip_finished(ids["caption_id"]):
                 yield Job(item, ids, Request(messages, sampling, sample_seed(seed, item["id"], number)))
 
 

@@ -17,10 +17,10 @@ from sophia_cli.errors import InputError, RecordError
 from sophia_cli.evaluation import statistics
 from sophia_cli.evaluation.report import percent
 from sophia_cli.io.jsonl import read_records, to_line, write_json
-from sophia_cli.io.paths import refuse_odd_side_files
+from sophia_cli.io.paths import check_side_files
 from sophia_cli.io.stdio import claim_stdout
 from sophia_cli.records import Record, has_failed, need_number, need_text, where_of
-from sophia_cli.runtime.progress import console, notice
+from sophia_cli.runtime.progress import log_line, stderr_console
 
 MADE_BY = "`sophia eval` writes it"
 MEAN = "mean"
@@ -56,7 +56,7 @@ class Pair:
 
 def run(one: str, other: str, summary_file: Path | None, quiet: bool) -> int:
     """`sophia compare`: reads two runs, writes the questions that flipped, and says which run is better. The exit code."""
-    refuse_odd_side_files([summary_file], [one, other])
+    check_side_files([summary_file], [one, other])
     files, left = (one, other), (Counter[str](), Counter[str]())
     try:
         runs = [answered(read_records([file]), without) for file, without in zip(files, left, strict=True)]
@@ -70,9 +70,9 @@ def run(one: str, other: str, summary_file: Path | None, quiet: bool) -> int:
     only = [len(run) - len(pairs) for run in runs]
     for file, alone, without in zip(files, only, left, strict=True):
         if alone:
-            notice(f"compare: {alone:,} graded questions of {file} are not in the other; they are left out", quiet)
+            log_line(f"compare: {alone:,} graded questions of {file} are not in the other; they are left out", quiet)
         for why, count in without.items():
-            notice(f"compare: {count:,} samples of {file} {why}; they are left out", quiet)
+            log_line(f"compare: {count:,} samples of {file} {why}; they are left out", quiet)
     counts = {"only_in_one": only, "left_out": [dict(without) for without in left]}
     figures = {"runs": list(files), **counts, "compared": compared(pairs)}
     if not quiet:
@@ -184,4 +184,4 @@ def show(figures: Mapping[str, Any]) -> None:
         cells = [percent(found["one"]), percent(found["other"]), f"{100 * found['difference']:+.1f}"]
         cells += [f"{100 * low:+.1f}…{100 * high:+.1f}", "<0.001" if found["p"] < 0.001 else f"{found['p']:.3f}"]
         table.add_row(escape(name), *cells, f"{found['wins']:,}", f"{found['losses']:,}")
-    console().print(table)
+    stderr_console().print(table)

@@ -10,14 +10,14 @@ from pathlib import Path
 from sophia_cli.decontamination.benchmark_index import NEEDED, STEP, Benchmark, Rules
 from sophia_cli.decontamination.report import Report, Tally
 from sophia_cli.errors import UsageError
-from sophia_cli.inference.backend_options import Place
-from sophia_cli.io.counter import Counter
+from sophia_cli.inference.backend_options import BackendOptions
+from sophia_cli.io.counter import RecordCounter
 from sophia_cli.io.jsonl import read_records
-from sophia_cli.io.paths import refuse_odd_side_files
-from sophia_cli.io.record_writer import Output
+from sophia_cli.io.paths import check_side_files
+from sophia_cli.io.record_writer import RecordWriter
 from sophia_cli.judge.same_problem import _judge, by_judge
-from sophia_cli.records import Record, failed
-from sophia_cli.runtime.progress import notice
+from sophia_cli.records import Record, error_record
+from sophia_cli.runtime.progress import log_line
 from sophia_cli.steps._common import Common
 from sophia_cli.steps._runner import run_step
 
@@ -29,7 +29,7 @@ def run(
     rules: Rules,
     report: Path | None,
     judge_model: str | None,
-    place: Place,
+    place: BackendOptions,
 ) -> int:
     """`sophia decontaminate`: reads records, passes on those that overlap no benchmark. Returns the exit code."""
     if rules.match not in NEEDED:
@@ -40,18 +40,18 @@ def run(
     judge, judged_by = (None, {}) if judge_model is None else _judge(judge_model, common.seed, place)
     benchmark = Benchmark(against, rules)
     if common.dry_run:
-        notice(f"{STEP}: {rules}, against {len(benchmark.items)} items of {', '.join(against)}; nothing read")
+        log_line(f"{STEP}: {rules}, against {len(benchmark.items)} items of {', '.join(against)}; nothing read")
         return 0
     tally = Tally()
     settings = {**vars(rules), "against": against, **judged_by}
 
-    def produce(output: Output, counter: Counter) -> Iterator[Record]:
-        records = counter.over(common.part.take(read_records(files), common.limit))
+    def produce(output: RecordWriter, counter: RecordCounter) -> Iterator[Record]:
+        records = counter.count_records(common.part.take(read_records(files), common.limit))
         checked = benchmark.check(records)
         with Report(report, benchmark) as told:
             for each in checked if judge is None else by_judge(checked, judge, benchmark):
                 if each.fault:
-                    yield failed(each.record, each.fault, {})
+                    yield error_record(each.record, each.fault, {})
                     continue
                 pairs = each.overlaps(rules.match)
                 told.tell(each, pairs)
@@ -64,12 +64,12 @@ def run(
     code = run_step(
         STEP, "id", common, settings, produce, inputs=[*files, *against], anew=True, backend=backend, report=tally.report
     )
-    notice(tally.line(rules), common.quiet)
+    log_line(tally.line(rules), common.quiet)
     return code
 
 
 def _refuse_report(report: Path | None, common: Common, inputs: list[str]) -> None:
     """Raises UsageError where the report would be written over what is read, or over what is left."""
-    refuse_odd_side_files([report], inputs, (common.out, common.tee))
+    check_side_files([report], inputs, (common.out, common.tee))
     if report and any(Path(source).is_dir() and Path(source).resolve() in report.resolve().parents for source in inputs):
         raise UsageError(f"--report {report}: lies in a folder that is read; name another place")

@@ -17,27 +17,27 @@ from sophia_cli.evaluation import audit, paper_results, report
 from sophia_cli.evaluation.audit import Draw
 from sophia_cli.evaluation.benchmark_items import Benchmark
 from sophia_cli.evaluation.metrics import Tally, summarised
-from sophia_cli.inference.backend_options import Place
-from sophia_cli.inference.sampler import sample, show_plan
-from sophia_cli.inference.types import Backend, Completion, Job, Request, Sampling
-from sophia_cli.io.counter import Counter
+from sophia_cli.inference.backend_options import BackendOptions
+from sophia_cli.inference.sampler import sample_records, show_plan
+from sophia_cli.inference.types import Backend, Completion, Job, Request, SamplingParams
+from sophia_cli.io.counter import RecordCounter
 from sophia_cli.io.jsonl import write_json
-from sophia_cli.io.paths import refuse_odd_side_files
-from sophia_cli.io.record_writer import Output
+from sophia_cli.io.paths import check_side_files
+from sophia_cli.io.record_writer import RecordWriter
 from sophia_cli.judge.answer_judge import Judge, by_judge, in_parts, judge_of
 from sophia_cli.prompts import chosen_prompt, question_text
 from sophia_cli.records import (
-    JUDGED_FIELDS,
+    JUDGE_FIELDS,
     Record,
-    failed,
+    error_record,
     has_failed,
     image_list,
-    name_of,
+    record_name,
     sample_id,
     sample_seed,
     where_of,
 )
-from sophia_cli.runtime.progress import console, notice
+from sophia_cli.runtime.progress import log_line, stderr_console
 from sophia_cli.steps._common import Common
 from sophia_cli.steps._runner import run_step
 from sophia_cli.verifier.types import Verify
@@ -54,7 +54,7 @@ class Asking:
 
     system: str
     n: int
-    sampling: Sampling
+    sampling: SamplingParams
     seed: int
     hint: str | None = None
 
@@ -65,7 +65,7 @@ class Judging:
 
     name: str | None
     everything: bool
-    place: Place
+    place: BackendOptions
 
     def settled(self, seed: int) -> tuple[Judge | None, dict[str, Any]]:
         """The judge, and what of it makes the records what they are. Raises UsageError."""
@@ -82,7 +82,7 @@ class Auditing:
     """Who audits answers (`--audit`; None: nobody), where it runs, how many, and the sheet for a person."""
 
     name: str | None
-    place: Place
+    place: BackendOptions
     size: int
     sheet: Path | None
 
@@ -110,32 +110,34 @@ def run(
     model: str,
     asked: list[Benchmark],
     n: int,
-    sampling: Sampling,
+    sampling: SamplingParams,
     prompt: Path | None,
     hint: str | None,
     judging: Judging,
     auditing: Auditing,
     told: Told,
-    place: Place,
+    place: BackendOptions,
 ) -> int:
     """`sophia eval`: asks, judges, writes records, and prints the accuracy on stderr. Returns the exit code."""
-    chosen = place.resolve(model)
-    backend = place.backend(chosen)
+    chosen = place.resolve_model(model)
+    backend = place.make_backend(chosen)
     system = chosen_prompt(prompt, "slow_thinking", chosen.prompts)
     asking = Asking(system, n, sampling.with_defaults(chosen, STEP, LONGEST), common.seed, hint)
     items = common.part.take(chain.from_iterable(benchmark.items() for benchmark in asked), common.limit)
     if common.dry_run:
-        return show_plan(STEP, _jobs(items, asking, Output(KEY, None)), chosen, asking.sampling, {"n": n})
+        return show_plan(STEP, _jobs(items, asking, RecordWriter(KEY, None)), chosen, asking.sampling, {"n": n})
     sources, sheet = [benchmark.place for benchmark in asked if benchmark.place], auditing.sheet
     beside = (told.summary, told.card, sheet, sheet and audit.hidden(sheet))
-    refuse_odd_side_files(beside, sources, (common.out, common.tee))
+    check_side_files(beside, sources, (common.out, common.tee))
     if sheet and not common.force:
         audit.refuse_labelled(sheet)
     judge, judged_by = judging.settled(common.seed)
     auditor, drawn = auditing.settled(common.seed), Draw(auditing.size, common.seed)
     judged = frozenset(benchmark.name for benchmark in asked if benchmark.judged or judging.everything)
     if judge is None and judged:
-        notice(f"eval: the paper had a model judge {', '.join(sorted(judged))}; here rules do (--judge MODEL)", common.quiet)
+        log_line(
+            f"eval: the paper had a model judge {', '.join(sorted(judged))}; here rules do (--judge MODEL)", common.quiet
+        )
     settings = {**chosen.identity, **_settings(asked, asking), **judged_by}
     from sophia_cli.verifier import verify
 
@@ -145,8 +147,8 @@ def run(
         """The judge is asked about what rules left open, and where the paper asked one; what was cut off holds no answer."""
         return record["reward"] is None or (record["benchmark"] in judged and record["verdict"] != "truncated")
 
-    def produce(output: Output, counter: Counter) -> Iterator[Record]:
-        records = evaluate(counter.over(items), backend, verify, asking, output)
+    def produce(output: RecordWriter, counter: RecordCounter) -> Iterator[Record]:
+        records = evaluate(counter.count_records(items), backend, verify, asking, output)
         return records if judge is None else by_judge(records, judge, asks, verify)
 
     def observe(record: Record) -> None:
@@ -173,7 +175,7 @@ def run(
         return code
     figures["audit"], failures = _audit(auditor, drawn.records, auditing.sheet)
     if not common.quiet:
-        console().print(report.audit_table(figures))
+        stderr_console().print(report.audit_table(figures))
     _write(figures, told)
     return code or (SOME_FAILED if failures else 0)
 
@@ -181,7 +183,7 @@ def run(
 def _settings(asked: list[Benchmark], asking: Asking) -> dict[str, Any]:
     """What of the questions and of how they are asked makes the records what they are."""
     data = ",".join(benchmark.place or benchmark.name for benchmark in asked)
-    found = {"data": data, "system": asking.system, "n": asking.n, **asking.sampling.settings()}
+    found = {"data": data, "system": asking.system, "n": asking.n, **asking.sampling.manifest_settings()}
     if asking.hint is not None:
         found["hint"] = asking.hint
     if any(benchmark.prefixed for benchmark in asked):
@@ -204,20 +206,20 @@ def _audit(auditor: Judge, records: list[Record], sheet: Path | None) -> tuple[d
         said = list(audit.audited(records, auditor))
     lost = [each for each in said if has_failed(each)]
     for each in lost:
-        notice(f"eval: {name_of(each)} is not audited: {each['error']}")
+        log_line(f"eval: {record_name(each)} is not audited: {each['error']}")
     labels = {str(each["sample_id"]): {fault: each.get(fault) for fault in audit.FAULTS} for each in said}
     if sheet:
         audit.write_sheet(sheet, records, labels)
-        notice(f"eval: {len(records)} answers are in {sheet}: fill in yes or no, then `sophia agreement {sheet}`")
+        log_line(f"eval: {len(records)} answers are in {sheet}: fill in yes or no, then `sophia agreement {sheet}`")
     return {"judge": auditor.name, **audit.shares(labels.values())}, len(lost)
 
 
 def _tell(figures: dict[str, Any], told: Told, quiet: bool) -> None:
     if not quiet:
         for table in report.tables(figures):
-            console().print(table)
+            stderr_console().print(table)
         if told.paper:
-            console().print(paper_results.table(figures))
+            stderr_console().print(paper_results.table(figures))
     _write(figures, told)
 
 
@@ -228,30 +230,32 @@ def _write(figures: dict[str, Any], told: Told) -> None:
         report.write_card(told.card, figures, paper_results.rows(figures) if told.paper else [])
 
 
-def evaluate(items: Iterable[Record], backend: Backend, verify: Verify, asking: Asking, output: Output) -> Iterator[Record]:
+def evaluate(
+    items: Iterable[Record], backend: Backend, verify: Verify, asking: Asking, output: RecordWriter
+) -> Iterator[Record]:
     """n records a question, each with one answer and its verdict by rules."""
 
     def finish(job: Job, completion: Completion) -> Record:
-        verdict = verify(completion.text, job.record, truncated=completion.finish == "length")
+        verdict = verify(completion.text, job.record, truncated=completion.finish_reason == "length")
         if in_parts(job.record) and verdict.verdict in ("correct", "wrong"):  # rules compare the whole alone: if only what
             verdict = replace(verdict, verdict="ungradable", verified_by="several parts")  # is right counted, all would be
         fields: dict[str, Any] = {
             **job.ids,
             "response": completion.text,
             "response_tokens": completion.tokens,
-            "finish_reason": completion.finish,
+            "finish_reason": completion.finish_reason,
             "extracted": verdict.extracted,
             "verdict": verdict.verdict,
             "verified_by": verdict.verified_by,
             "reward": verdict.reward,
         }
-        asked = {name: value for name, value in job.record.items() if name not in JUDGED_FIELDS}  # of an earlier run
+        asked = {name: value for name, value in job.record.items() if name not in JUDGE_FIELDS}  # of an earlier run
         return Record({**asked, **fields}, where_of(job.record))
 
-    return sample(_jobs(items, asking, output), backend, finish, keeps_empty=True)
+    return sample_records(_jobs(items, asking, output), backend, finish, keeps_empty=True)
 
 
-def _jobs(items: Iterable[Record], asking: Asking, output: Output) -> Iterator[Job | Record]:
+def _jobs(items: Iterable[Record], asking: Asking, output: RecordWriter) -> Iterator[Job | Record]:
     for item in items:
         ids = [{"sample_id": sample_id(item["id"], number)} for number in range(asking.n)]
         try:
@@ -259,10 +263,10 @@ def _jobs(items: Iterable[Record], asking: Asking, output: Output) -> Iterator[J
                 raise RecordError(item["error"])
             messages = answer_request(item, asking.system, asking.hint)
         except RecordError as error:
-            yield from (failed(item, str(error), own) for own in ids)
+            yield from (error_record(item, str(error), own) for own in ids)
             continue
         for number, own in enumerate(ids):
-            if not output.take_done(own["sample_id"]):
+            if not output.skip_finished(own["sample_id"]):
                 yield Job(item, own, Request(messages, asking.sampling, sample_seed(asking.seed, item["id"], number)))
 
 

@@ -15,14 +15,14 @@ from typing import Any
 from sophia_cli.errors import SOME_FAILED, InputError, RecordError, SophiaError, UsageError
 from sophia_cli.exporters._records import STEP, Asked, Examples, Take
 from sophia_cli.exporters._writers import Rows, _remove, _write
-from sophia_cli.io.counter import Counter
-from sophia_cli.io.manifest import SUFFIX, Manifest
-from sophia_cli.io.parquet import writable
-from sophia_cli.io.paths import refuse_input_as_output
-from sophia_cli.io.record_writer import Output
-from sophia_cli.io.rereadable import rereadable
-from sophia_cli.records import Record, failed
-from sophia_cli.runtime.progress import Progress, notice
+from sophia_cli.io.counter import RecordCounter
+from sophia_cli.io.manifest import MANIFEST_SUFFIX, Manifest
+from sophia_cli.io.parquet import check_unicode
+from sophia_cli.io.paths import check_output_file
+from sophia_cli.io.record_writer import RecordWriter
+from sophia_cli.io.rereadable import copy_pipes
+from sophia_cli.records import Record, error_record
+from sophia_cli.runtime.progress import Progress, log_line
 from sophia_cli.steps._common import Common
 from sophia_cli.steps._runner import run_step
 
@@ -43,7 +43,7 @@ def run(common: Common, files: list[str], asked: Asked) -> int:
     if exporter.FORM != "lines":
         _refuse_to_replace(common, files)
     with tempfile.TemporaryDirectory(prefix="sophia-") as folder:
-        make = Examples(rereadable(files, folder), asked, Take(common.part, common.limit, common.seed, common.quiet))
+        make = Examples(copy_pipes(files, folder), asked, Take(common.part, common.limit, common.seed, common.quiet))
         if common.dry_run:
             return _show_plan(make, exporter)
         if exporter.FORM == "lines":
@@ -54,15 +54,15 @@ def run(common: Common, files: list[str], asked: Asked) -> int:
 def _lines(make: Examples, common: Common, asked: Asked, files: list[str]) -> int:
     """JSONL, to stdout or a file."""
 
-    def produce(output: Output, counter: Counter) -> Iterator[Record]:
+    def produce(output: RecordWriter, counter: RecordCounter) -> Iterator[Record]:
         for record, fellow in make.records(counter):
             try:
-                yield Record(writable(asked.exporter.fields(make.example(record, fellow, table=False))))
+                yield Record(check_unicode(asked.exporter.fields(make.example(record, fellow, table=False))))
             except RecordError as error:
-                output.name_failure(failed(record, str(error), {}))
+                output.log_failure(error_record(record, str(error), {}))
         output.failed += make.name_failures()
         if not output.written:
-            notice("export: nothing went out; look at --alpha, or at what `sophia stats` says", common.quiet)
+            log_line("export: nothing went out; look at --alpha, or at what `sophia stats` says", common.quiet)
 
     return run_step(STEP, "id", common, _settings(asked), produce, inputs=files, anew=True)
 
@@ -79,12 +79,12 @@ def _settings(asked: Asked) -> dict[str, Any]:
 
 
 def _show_plan(make: Examples, exporter: ModuleType) -> int:
-    first = next(make.records(Counter()), None)
+    first = next(make.records(RecordCounter()), None)
     if first is None:
-        notice("export: nothing goes out")
+        log_line("export: nothing goes out")
         return 0
     fields = exporter.fields(make.example(*first, table=exporter.FORM in ("table", "hub"), look=False))
-    notice(
+    log_line(
         f"export: {make.asked}\n--- the first row, without its images\n{json.dumps(fields, indent=1, ensure_ascii=False)}"
     )
     return 0
@@ -96,8 +96,8 @@ def _whole(make: Examples, common: Common, asked: Asked, folder: Path) -> int:
     if common.tee:
         raise UsageError(f"--to {asked.to}: is no stream of lines; give -o, not --tee")
     manifest = Manifest(out, STEP, _settings(asked) | {"seed": common.seed, "shard": str(common.part)})
-    counter, rows = Counter(), Rows(make, exporter.FORM in ("table", "hub"), folder / "kept.jsonl")
-    with Progress(STEP, quiet=common.quiet).shown() as progress:
+    counter, rows = RecordCounter(), Rows(make, exporter.FORM in ("table", "hub"), folder / "kept.jsonl")
+    with Progress(STEP, quiet=common.quiet).display() as progress:
         rows.gather(counter)
         if not rows.count:
             raise InputError("nothing to export: no record is kept; look at --alpha, or at what `sophia stats` says")
@@ -125,6 +125,8 @@ def _refuse_to_replace(common: Common, files: list[str]) -> None:
     if not common.force:
         raise UsageError(f"{out} exists; choose another place with -o, or --force to replace it")
     if out.is_file():
-        refuse_input_as_output(out, files)
-    elif not out.with_name(out.name + SUFFIX).exists():
-        raise UsageError(f"{out}: no folder that `sophia export` made ({out.name}{SUFFIX} is not beside it); choose another")
+        check_output_file(out, files)
+    elif not out.with_name(out.name + MANIFEST_SUFFIX).exists():
+        raise UsageError(
+            f"{out}: no folder that `sophia export` made ({out.name}{MANIFEST_SUFFIX} is not beside it); choose another"
+        )

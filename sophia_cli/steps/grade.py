@@ -9,13 +9,13 @@ from functools import partial
 from typing import Any
 
 from sophia_cli.errors import InputError, RecordError, UsageError
-from sophia_cli.inference.backend_options import Place
-from sophia_cli.io.counter import Counter
+from sophia_cli.inference.backend_options import BackendOptions
+from sophia_cli.io.counter import RecordCounter
 from sophia_cli.io.jsonl import read_records
-from sophia_cli.io.record_writer import Output
+from sophia_cli.io.record_writer import RecordWriter
 from sophia_cli.judge.answer_judge import Judge, by_judge, judge_of
-from sophia_cli.records import Record, has_failed, name_of, need_text, where_of
-from sophia_cli.runtime.progress import notice
+from sophia_cli.records import Record, has_failed, need_text, record_name, where_of
+from sophia_cli.runtime.progress import log_line
 from sophia_cli.runtime.worker_pool import ordered_map
 from sophia_cli.steps._common import Common
 from sophia_cli.steps._runner import run_step
@@ -32,7 +32,13 @@ TASK_FIELDS = ("error", "trajectory_id", "trajectory", "finish_reason", *ITEM_FI
 
 
 def run(
-    common: Common, files: list[str], workers: int, seconds: float, judge_model: str | None, judge_all: bool, place: Place
+    common: Common,
+    files: list[str],
+    workers: int,
+    seconds: float,
+    judge_model: str | None,
+    judge_all: bool,
+    place: BackendOptions,
 ) -> int:
     """`sophia grade`: reads trajectories, judges them, writes records in their order. Returns the exit code."""
     if judge_all and judge_model is None:
@@ -42,19 +48,19 @@ def run(
     if common.dry_run:
         return _show_plan(next(records, None), workers, seconds, judge, judge_all)
 
-    def produce(output: Output, counter: Counter) -> Iterator[Record]:
-        return grade(counter.over(records), workers, seconds, output, judge, judge_all)
+    def produce(output: RecordWriter, counter: RecordCounter) -> Iterator[Record]:
+        return grade(counter.count_records(records), workers, seconds, output, judge, judge_all)
 
     backend = judge.backend if judge else None
     return run_step(STEP, KEY, common, settings, produce, inputs=files, ordered=True, backend=backend)
 
 
 def _show_plan(first: Record | None, workers: int, seconds: float, judge: Judge | None, judge_all: bool) -> int:
-    name = "nothing to grade" if first is None else f"first {name_of(first)}"
-    notice(f"grade: {workers} workers, {seconds} s for algebra on one answer, {name}")
+    name = "nothing to grade" if first is None else f"first {record_name(first)}"
+    log_line(f"grade: {workers} workers, {seconds} s for algebra on one answer, {name}")
     if judge and first is not None:
-        notice(f"--- judge {judge.name}, {judge.sampling}, asked about {'all' if judge_all else 'what rules left open'}")
-        notice(judge.question(first, None))
+        log_line(f"--- judge {judge.name}, {judge.sampling}, asked about {'all' if judge_all else 'what rules left open'}")
+        log_line(judge.question(first, None))
     return 0
 
 
@@ -62,12 +68,12 @@ def grade(
     records: Iterable[Record],
     workers: int,
     seconds: float,
-    output: Output,
+    output: RecordWriter,
     judge: Judge | None = None,
     judge_all: bool = False,
 ) -> Iterator[Record]:
     """The records in their order, each with its verdict; those that `output` has done already are left out."""
-    todo = (record for record in records if not output.take_done(str(record.get(KEY, ""))))
+    todo = (record for record in records if not output.skip_finished(str(record.get(KEY, ""))))
     judged_by_rules = by_rules(todo, workers, seconds)
     if judge is None:
         return judged_by_rules

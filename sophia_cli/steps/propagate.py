@@ -12,23 +12,23 @@ import orjson
 from xxhash import xxh3_64_intdigest
 
 from sophia_cli.errors import RecordError, UsageError
-from sophia_cli.io.counter import Counter
-from sophia_cli.io.jsonl import read_records, record_of
-from sophia_cli.io.record_writer import Output
-from sophia_cli.io.rereadable import Lines, changed
+from sophia_cli.io.counter import RecordCounter
+from sophia_cli.io.jsonl import parse_record, read_records
+from sophia_cli.io.record_writer import RecordWriter
+from sophia_cli.io.rereadable import RereadableInputs, file_changed_error
 from sophia_cli.io.shards import Shard
-from sophia_cli.records import AFTER_CAPTION, Record, failed, has_failed, name_of
-from sophia_cli.rewards.loading import lookup, read_all, read_facts
-from sophia_cli.rewards.table import BARE, BEFORE, FAILED, TrajectoryTable
-from sophia_cli.rewards.trajectory import Rule, read_trajectory
-from sophia_cli.runtime.progress import notice
+from sophia_cli.records import AFTER_CAPTION, Record, error_record, has_failed, record_name
+from sophia_cli.rewards.loading import decode_lines, load_table, make_lookup
+from sophia_cli.rewards.table import FAILED, NOT_TRAJECTORY, PROPAGATED, TrajectoryTable
+from sophia_cli.rewards.trajectory import SelectionRule, decode_checked
+from sophia_cli.runtime.progress import log_line
 from sophia_cli.steps._common import Common
 from sophia_cli.steps._runner import run_step
 
 SELECTIONS = ("shortest", "random", "all")
 
 
-def run(common: Common, files: list[str], rule: Rule, only_selected: bool, only_unsolved: bool) -> int:
+def run(common: Common, files: list[str], rule: SelectionRule, only_selected: bool, only_unsolved: bool) -> int:
     """`sophia propagate`: reads graded records, writes them with rewards and weights. Returns the exit code."""
     if only_selected and only_unsolved:
         raise UsageError("--selected and --unsolved ask for different records; give one of them")
@@ -37,19 +37,25 @@ def run(common: Common, files: list[str], rule: Rule, only_selected: bool, only_
         raise UsageError(f"--select {rule.select}: choose from {', '.join(SELECTIONS)}")
     if common.dry_run:
         first = next(read_records(files), None)
-        name = "nothing to read" if first is None else f"first {name_of(first)}"
-        notice(f"propagate: {rule}, writes {emit}, {name}")
+        name = "nothing to read" if first is None else f"first {record_name(first)}"
+        log_line(f"propagate: {rule}, writes {emit}, {name}")
         return 0
     key = "caption_id" if emit == "unsolved" else "trajectory_id"
 
-    def produce(output: Output, counter: Counter) -> Iterator[Record | bytes]:
-        return propagate(Lines(files), rule, common.part, common.limit, emit, output, counter)
+    def produce(output: RecordWriter, counter: RecordCounter) -> Iterator[Record | bytes]:
+        return propagate(RereadableInputs(files), rule, common.part, common.limit, emit, output, counter)
 
     return run_step("propagate", key, common, {**asdict(rule), "emit": emit}, produce, inputs=files, anew=True)
 
 
 def propagate(
-    lines: Lines, rule: Rule, part: Shard, limit: int | None, emit: str, output: Output, counter: Counter
+    lines: RereadableInputs,
+    rule: SelectionRule,
+    part: Shard,
+    limit: int | None,
+    emit: str,
+    output: RecordWriter,
+    counter: RecordCounter,
 ) -> Iterator[Record | bytes]:
     """The records in their order with `caption_reward`, `selected` and `weight`.
 
@@ -57,21 +63,21 @@ def propagate(
     with a bad field go out with `error`; where only some records are asked for, they are named and counted instead.
     """
     ledger = TrajectoryTable(rule)
-    if lines.flow and emit != "unsolved":
+    if lines.from_pipe and emit != "unsolved":
         yield from _as_they_come(lines, ledger, part, limit, emit, output, counter)
         return
-    bad = dict(read_all(lines, ledger, counter))
+    bad = dict(load_table(lines, ledger, counter))
     import numpy as np  # only now, so that those who read start at once
 
-    from sophia_cli.rewards.selection import choose, rows_of, view
+    from sophia_cli.rewards.selection import as_numpy, rows_in_shard, select_trajectories
 
-    mine = rows_of(ledger, part, limit)
+    mine = rows_in_shard(ledger, part, limit)
     if emit != "all":
-        odd = mine & (view(ledger.marks) & (BARE | FAILED) != 0)
+        odd = mine & (as_numpy(ledger.marks) & (NOT_TRAJECTORY | FAILED) != 0)
         _name_failures(lines, ledger, np.flatnonzero(odd).tolist(), bad, output)
-    choice = choose(ledger, mine, lookup(lines, ledger))
+    choice = select_trajectories(ledger, mine, make_lookup(lines, ledger))
     if emit == "unsolved":
-        yield from _captions(lines, [ledger.places[row] for row in np.flatnonzero(mine & ~choice.solved)])
+        yield from _captions(lines, [ledger.offsets[row] for row in np.flatnonzero(mine & ~choice.solved)])
         return
     rows = np.flatnonzero(mine & choice.selected if emit == "selected" else mine)
     rewards, kept = choice.rewards[rows].tolist(), choice.selected[rows].tolist()
@@ -79,21 +85,27 @@ def propagate(
 
 
 def _as_they_come(
-    lines: Lines, ledger: TrajectoryTable, part: Shard, limit: int | None, emit: str, output: Output, counter: Counter
+    lines: RereadableInputs,
+    ledger: TrajectoryTable,
+    part: Shard,
+    limit: int | None,
+    emit: str,
+    output: RecordWriter,
+    counter: RecordCounter,
 ) -> Iterator[Record | bytes]:
     """From a pipe: an item leaves when it is complete."""
-    from sophia_cli.rewards.streaming import DROPPED, KEPT, PASSED, Arriving
+    from sophia_cli.rewards.streaming import NOT_SELECTED, PASS_THROUGH, SELECTED, StreamingSelector
 
     def leaving() -> Iterator[Record | bytes]:
-        wanted = (KEPT,) if emit == "selected" else (KEPT, DROPPED, PASSED)
-        out = [(row, reward, state == KEPT) for row, state, reward in arriving.leave() if state in wanted]
+        wanted = (SELECTED,) if emit == "selected" else (SELECTED, NOT_SELECTED, PASS_THROUGH)
+        out = [(row, reward, state == SELECTED) for row, state, reward in arriving.pop_ready() if state in wanted]
         if out:
             rows, rewards, kept = map(list, zip(*out, strict=True))
             yield from _annotated(lines, ledger, rows, rewards, kept, bad)
 
-    arriving = Arriving(ledger, lookup(lines, ledger), part, limit)
+    arriving = StreamingSelector(ledger, make_lookup(lines, ledger), part, limit)
     bad: dict[int, str] = {}
-    found = (found for source in lines.sources() for found in read_facts(source.lines(), source.name))
+    found = (found for source in lines.iter_files() for found in decode_lines(source.read_lines(), source.name))
     for place, content, row in found:
         counter.count += 1
         if isinstance(row, Record):
@@ -101,43 +113,50 @@ def _as_they_come(
             if not content:
                 bad[len(ledger) - 1] = row.where
         else:
-            ledger.add([row], [place], [content])
-        arriving.come()
-        if emit != "all" and arriving.states[-1] == PASSED:  # no trajectory, or one that failed
+            ledger.add_rows([row], [place], [content])
+        arriving.add_last_row()
+        if emit != "all" and arriving.states[-1] == PASS_THROUGH:  # no trajectory, or one that failed
             _name_failures(lines, ledger, [len(ledger) - 1], bad, output)
         yield from leaving()
-    arriving.end()
+    arriving.finish_input()
     yield from leaving()
 
 
-def _name_failures(lines: Lines, ledger: TrajectoryTable, rows: list[int], bad: dict[int, str], output: Output) -> None:
+def _name_failures(
+    lines: RereadableInputs, ledger: TrajectoryTable, rows: list[int], bad: dict[int, str], output: RecordWriter
+) -> None:
     """Names those of these rows that failed, and would go out if all did; an earlier step's failure is none of this step."""
-    for row, line in zip(rows, lines.at(ledger.places[row] for row in rows), strict=True):
-        record = record_of(line, bad.get(row, ""))
+    for row, line in zip(rows, lines.lines_at(ledger.offsets[row] for row in rows), strict=True):
+        record = parse_record(line, bad.get(row, ""))
         if row in bad:
-            output.name_failure(_with_error(record))
+            output.log_failure(_with_error(record))
         elif has_failed(record):
-            notice(f"propagate: {name_of(record)} is left out, it failed before: {record['error']}")
+            log_line(f"propagate: {record_name(record)} is left out, it failed before: {record['error']}")
 
 
 def _annotated(
-    lines: Lines, ledger: TrajectoryTable, rows: list[int], rewards: list[float], kept: list[bool], bad: dict[int, str]
+    lines: RereadableInputs,
+    ledger: TrajectoryTable,
+    rows: list[int],
+    rewards: list[float],
+    kept: list[bool],
+    bad: dict[int, str],
 ) -> Iterator[Record | bytes]:
     """The lines of these rows with three fields more; failures without.
 
     rewards: R(c) of each, NaN where there is none. bad: where rows stand of which no facts can be read.
     """
-    found = lines.at(ledger.places[row] for row in rows)
+    found = lines.lines_at(ledger.offsets[row] for row in rows)
     for row, line, reward, selected in zip(rows, found, rewards, kept, strict=True):
-        if ledger.marks[row] & (BARE | FAILED):
-            record = record_of(line, bad.get(row, ""))
+        if ledger.marks[row] & (NOT_TRAJECTORY | FAILED):
+            record = parse_record(line, bad.get(row, ""))
             yield _with_error(record) if row in bad else record
             continue
         if xxh3_64_intdigest(line) != ledger.contents[row]:
-            raise changed(", ".join(lines.paths))
+            raise file_changed_error(", ".join(lines.paths))
         fields = {"caption_reward": None if reward != reward else reward, "selected": selected, "weight": float(selected)}
-        if ledger.marks[row] & BEFORE:
-            yield Record({**record_of(line, ""), **fields})
+        if ledger.marks[row] & PROPAGATED:
+            yield Record({**parse_record(line, ""), **fields})
         else:
             yield line.removeprefix(BOM_UTF8).rstrip()[:-1] + b"," + orjson.dumps(fields)[1:] + b"\n"
 
@@ -145,17 +164,17 @@ def _annotated(
 def _with_error(record: Record) -> Record:
     """A record of which no facts can be read, with the reason."""
     try:
-        read_trajectory(record)
+        decode_checked(record)
     except RecordError as error:
-        return failed(record, str(error), {})
-    raise changed(record.where)
+        return error_record(record, str(error), {})
+    raise file_changed_error(record.where)
 
 
-def _captions(lines: Lines, places: list[int]) -> Iterator[Record]:
+def _captions(lines: RereadableInputs, places: list[int]) -> Iterator[Record]:
     """The captions of unsolved items, once each, as `caption` wrote them."""
     seen = set()
-    for line in lines.at(places):
-        record = record_of(line, "")
+    for line in lines.lines_at(places):
+        record = parse_record(line, "")
         name = record.get("caption_id")
         if not isinstance(name, str) or name in seen or "caption" not in record:
             continue

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from sophia_cli.errors import InputError, RecordError, UsageError
-from sophia_cli.inference.backend_options import Place
-from sophia_cli.inference.early_stop import Item, Plan, Tally, Waves, allowed_failures
-from sophia_cli.inference.early_stop_resume import Earlier, Held
-from sophia_cli.inference.sampler import sample, show_plan
-from sophia_cli.inference.types import Backend, Completion, Job, Request, Sampling
-from sophia_cli.io.counter import Counter
+from sophia_cli.inference.backend_options import BackendOptions
+from sophia_cli.inference.early_stop import CaptionPlan, EarlyStopSampler, EarlyStopStats, QuestionGroup, max_failures
+from sophia_cli.inference.early_stop_resume import HeldRecords, ResumeState
+from sophia_cli.inference.sampler import sample_records, show_plan
+from sophia_cli.inference.types import Backend, Completion, Job, Request, SamplingParams
+from sophia_cli.io.counter import RecordCounter
 from sophia_cli.io.jsonl import read_records
-from sophia_cli.io.record_writer import Output
+from sophia_cli.io.record_writer import RecordWriter
 from sophia_cli.prompts import chosen_prompt, fill, question_text
-from sophia_cli.records import Record, failed, has_failed, need_text, sample_seed, trajectory_id, where_of
+from sophia_cli.records import Record, error_record, has_failed, need_text, sample_seed, trajectory_id, where_of
 from sophia_cli.steps._common import Common
 from sophia_cli.steps._runner import run_step
 
@@ -41,7 +41,7 @@ class Thinking:
 
     n: int
     prompt: str
-    sampling: Sampling
+    sampling: SamplingParams
     seed: int
     tag: str | None = None
     stop_alpha: float | None = None
@@ -53,36 +53,36 @@ def run(
     files: list[str],
     llm: str,
     n: int,
-    sampling: Sampling,
+    sampling: SamplingParams,
     prompt_file: Path | None,
     tag: str | None,
     stop_alpha: float | None,
     shortest: bool,
-    place: Place,
+    place: BackendOptions,
 ) -> int:
     """`sophia reason`: reads captions, samples with the reasoner, writes records. Returns the exit code."""
-    chosen = place.resolve(llm)
-    backend = place.backend(chosen)
+    chosen = place.resolve_model(llm)
+    backend = place.make_backend(chosen)
     sampling = sampling.with_defaults(chosen, STEP, LONGEST)
     if tag is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", tag):
         raise UsageError(f"--tag {tag}: use letters, digits, - and _, as in r1")
     prompt = chosen_prompt(prompt_file, STEP, chosen.prompts, BLANKS)
     thinking = Thinking(n, prompt, sampling, common.seed, tag, stop_alpha, shortest)
     if stop_alpha is not None:
-        allowed_failures(stop_alpha, n)
+        max_failures(stop_alpha, n)
     if shortest and stop_alpha is None:
         raise UsageError("--bound-length: bounds what --stop-early samples; give both")
     if shortest and common.part.count > 1:
         raise UsageError("--bound-length needs all captions of a question together; give --shard to `caption` instead")
     records = common.part.take(read_records(files), common.limit)
     if common.dry_run:
-        return show_plan(STEP, _jobs(records, thinking, Output(KEY, None)), chosen, sampling, {"N": n})
+        return show_plan(STEP, _jobs(records, thinking, RecordWriter(KEY, None)), chosen, sampling, {"N": n})
     stop = {"stop_alpha": stop_alpha, "shortest": shortest}
-    settings = {**chosen.identity, "prompt": prompt, "n": n, "tag": tag, **stop, **sampling.settings()}
-    tally, earlier = Tally(), Earlier(n, Held(common.out or common.tee), reward_of if shortest else None)
+    settings = {**chosen.identity, "prompt": prompt, "n": n, "tag": tag, **stop, **sampling.manifest_settings()}
+    tally, earlier = EarlyStopStats(), ResumeState(n, HeldRecords(common.out or common.tee), reward_of if shortest else None)
 
-    def produce(output: Output, counter: Counter) -> Iterator[Record]:
-        return reason(counter.over(records), backend, llm, thinking, output, tally, earlier)
+    def produce(output: RecordWriter, counter: RecordCounter) -> Iterator[Record]:
+        return reason(counter.count_records(records), backend, llm, thinking, output, tally, earlier)
 
     return run_step(
         STEP,
@@ -93,7 +93,7 @@ def run(
         tokens_field="trajectory_tokens",
         review=earlier if stop_alpha is not None else None,
         backend=backend,
-        report=lambda: {} if stop_alpha is None else {"early_stop": tally.figures()},
+        report=lambda: {} if stop_alpha is None else {"early_stop": tally.to_manifest()},
     )
 
 
@@ -102,9 +102,9 @@ def reason(
     backend: Backend,
     model: str,
     thinking: Thinking,
-    output: Output,
-    tally: Tally,
-    earlier: Earlier,
+    output: RecordWriter,
+    tally: EarlyStopStats,
+    earlier: ResumeState,
 ) -> Iterator[Record]:
     """N records a caption, each with one trajectory; fewer with early stop. Records that failed before are passed on.
 
@@ -117,15 +117,15 @@ def reason(
             "trajectory": completion.text,
             "reason_model": model,
             "trajectory_tokens": completion.tokens,
-            "finish_reason": completion.finish,
+            "finish_reason": completion.finish_reason,
         }
         if completion.logprob is not None:
             fields["trajectory_logprob"] = round(completion.logprob, LOGPROB_DECIMALS)
         return Record({**job.record, **fields}, where_of(job.record))
 
     if thinking.stop_alpha is None:
-        return sample(_jobs(captions, thinking, output), backend, finish)
-    waves = Waves(thinking.stop_alpha, thinking.n, thinking.shortest, reward_of, finish, tally, earlier.held)
+        return sample_records(_jobs(captions, thinking, output), backend, finish)
+    waves = EarlyStopSampler(thinking.stop_alpha, thinking.n, thinking.shortest, reward_of, finish, tally, earlier.held)
     return waves.stream(_items(captions, thinking, output, earlier, tally), backend)
 
 
@@ -136,17 +136,17 @@ def reward_of(record: Record) -> float | None:
     return verify(record["trajectory"], record, truncated=record["finish_reason"] == "length").reward
 
 
-def _jobs(captions: Iterable[Record], thinking: Thinking, output: Output) -> Iterator[Job | Record]:
+def _jobs(captions: Iterable[Record], thinking: Thinking, output: RecordWriter) -> Iterator[Job | Record]:
     """The jobs of all captions that are not done yet, and the records of those that cannot be asked about."""
     for record in captions:
         for job in _all_of(record, thinking):
-            if isinstance(job, Record) or not output.take_done(job.ids[KEY]):
+            if isinstance(job, Record) or not output.skip_finished(job.ids[KEY]):
                 yield job
 
 
 def _items(
-    captions: Iterable[Record], thinking: Thinking, output: Output, earlier: Earlier, tally: Tally
-) -> Iterator[Item | Record]:
+    captions: Iterable[Record], thinking: Thinking, output: RecordWriter, earlier: ResumeState, tally: EarlyStopStats
+) -> Iterator[QuestionGroup | Record]:
     """The same for early stop, question by question if the bound on lengths is wanted, else caption by caption."""
     each = _once(captions)
     for group in _by_question(each) if thinking.shortest else ([record] for record in each):
@@ -158,7 +158,7 @@ def _items(
             if jobs:
                 plans.append(_plan(record, jobs, thinking, output, earlier, tally))
         if plans:
-            yield Item(plans)
+            yield QuestionGroup(plans)
 
 
 def _once(captions: Iterable[Record]) -> Iterator[Record]:
@@ -194,16 +194,18 @@ def _place_of(record: Record) -> tuple[int, str]:
     return len(name), name
 
 
-def _plan(record: Record, jobs: list[Job], thinking: Thinking, output: Output, earlier: Earlier, tally: Tally) -> Plan:
+def _plan(
+    record: Record, jobs: list[Job], thinking: Thinking, output: RecordWriter, earlier: ResumeState, tally: EarlyStopStats
+) -> CaptionPlan:
     """A caption's jobs, and what of them is there already; a settled one is counted."""
     caption = str(record["caption_id"])
-    if any([output.take_done(job.ids[KEY]) for job in jobs]):
-        tally.add(len(jobs), earlier.written[caption], len(earlier.cut[caption]), caption in earlier.given_up)
+    if any([output.skip_finished(job.ids[KEY]) for job in jobs]):
+        tally.add_caption(len(jobs), earlier.written[caption], len(earlier.cut[caption]), caption in earlier.given_up)
         tally.tokens += sum(earlier.written[caption]) + sum(earlier.cut[caption])
-        earlier.held.settle(caption)
-        return Plan([], settled=True, shortest=earlier.bound(caption, thinking.stop_alpha or 0.0))
-    known = {number: earlier.held.get(caption, job.ids[KEY]) for number, job in enumerate(jobs)}
-    return Plan(jobs, {number: trajectory for number, trajectory in known.items() if trajectory})
+        earlier.held.forget_caption(caption)
+        return CaptionPlan([], is_finished=True, shortest_correct=earlier.length_bound(caption, thinking.stop_alpha or 0.0))
+    known = {number: earlier.held.get_record(caption, job.ids[KEY]) for number, job in enumerate(jobs)}
+    return CaptionPlan(jobs, {number: trajectory for number, trajectory in known.items() if trajectory})
 
 
 def _all_of(record: Record, thinking: Thinking) -> Sequence[Job | Record]:
@@ -213,11 +215,11 @@ def _all_of(record: Record, thinking: Thinking) -> Sequence[Job | Record]:
     try:
         name = need_text(record, "caption_id", MADE_BY)
     except RecordError as error:
-        return [failed(record, str(error), {})]
+        return [error_record(record, str(error), {})]
     try:
         messages = reasoning_request(record, thinking.prompt)
     except RecordError as error:
-        return [failed(record, str(error), _ids(name, number, thinking)) for number in range(thinking.n)]
+        return [error_record(record, str(error), _ids(name, number, thinking)) for number in range(thinking.n)]
     tagged = f"{name}/{thinking.tag}" if thinking.tag else name
     return [
         Job(record, _ids(name, n, thinking), Request(messages, thinking.sampling, sample_seed(thinking.seed, tagged, n)))

@@ -11,7 +11,7 @@ import orjson
 from sophia_cli.errors import INTERRUPTED, SophiaError
 from sophia_cli.io.stdio import claim_stdout
 from sophia_cli.models.aliases import resolve
-from sophia_cli.runtime.progress import notice
+from sophia_cli.runtime.progress import log_line
 from sophia_cli.serving.vllm_server import LOOK_SECONDS, Servers, Setup
 
 
@@ -26,10 +26,10 @@ def run(model: str, setup: Setup) -> int:
             stdout.write(orjson.dumps(line) + b"\n")
         stdout.flush()
         urls = " ".join(f"--base-url {server.url}" for server in servers.each)
-        notice(f"{model}: serving until Ctrl-C; give the steps {urls}")
+        log_line(f"{model}: serving until Ctrl-C; give the steps {urls}")
         _stay(servers)
     except KeyboardInterrupt:
-        notice(f"{model}: the servers are being ended")
+        log_line(f"{model}: the servers are being ended")
         return INTERRUPTED
     finally:
         servers.stop()
@@ -43,6 +43,8 @@ def _stay(servers: Servers) -> None:
         for server in servers.ended():
             if server.number not in named:
                 named.add(server.number)
-                notice(server.tail())
-                notice(f"{server.model.name}: the server at {server.url} ended with code {server.ended()}; log {server.log}")
+                log_line(server.tail())
+                log_line(
+                    f"{server.model.name}: the server at {server.url} ended with code {server.ended()}; log {server.log}"
+                )
         time.sleep(LOOK_SECONDS)

@@ -15,15 +15,15 @@ from xxhash import xxh3_64_intdigest
 from sophia_cli.analysis.charts import show
 from sophia_cli.analysis.dataset_stats import KEPT, UNKNOWN, Columns, Seen, measure, repeated
 from sophia_cli.errors import SOME_FAILED, InputError, RecordError, SophiaError, UsageError
-from sophia_cli.io.jsonl import loads, record_of, to_line
-from sophia_cli.io.rereadable import Lines
+from sophia_cli.io.jsonl import load_json, parse_record, to_line
+from sophia_cli.io.rereadable import RereadableInputs
 from sophia_cli.io.stdio import claim_stdout
 from sophia_cli.records import Record, has_failed
-from sophia_cli.rewards.loading import lookup
-from sophia_cli.rewards.selection import Choice, choose, view
-from sophia_cli.rewards.table import Lookup
-from sophia_cli.rewards.trajectory import Rule, Trajectory, facts_of, read_trajectory
-from sophia_cli.runtime.progress import Progress, notice
+from sophia_cli.rewards.loading import make_lookup
+from sophia_cli.rewards.selection import Selection, as_numpy, select_trajectories
+from sophia_cli.rewards.table import RecordLookup
+from sophia_cli.rewards.trajectory import SelectionRule, Trajectory, decode_checked, decode_fast
+from sophia_cli.runtime.progress import Progress, log_line
 
 NO_LABEL = "(none)"
 MOST_LABELS = 1000
@@ -35,11 +35,13 @@ Labels = Callable[[bytes], list[str]]
 
 def run(files: list[str], by: list[str], alpha: float | None, keep: int | None, as_json: bool, quiet: bool) -> int:
     """`sophia stats`: reads records, prints what they are worth. Returns the exit code."""
-    rule = Rule(alpha=Rule.alpha if alpha is None else alpha, keep=Rule.keep if keep is None else keep)
-    lines, columns, stdout = Lines(files), Columns(rule, by), claim_stdout()
+    rule = SelectionRule(
+        alpha=SelectionRule.alpha if alpha is None else alpha, keep=SelectionRule.keep if keep is None else keep
+    )
+    lines, columns, stdout = RereadableInputs(files), Columns(rule, by), claim_stdout()
     failed, unreadable = fill(columns, lines, Progress("stats", quiet=quiet))
     refuse_odd_labels(columns)
-    look = lookup(lines, columns.ledger)
+    look = make_lookup(lines, columns.ledger)
     choice = choice_of(columns, look, given=alpha is not None or keep is not None)
     figures = {"failed": failed, "unreadable": unreadable, "alpha": rule.alpha, **report(columns, choice, look)}
     text = to_line(figures) if as_json else shown(figures, stdout.isatty())
@@ -61,29 +63,29 @@ def shown(figures: dict[str, Any], colours: bool) -> bytes:
     return captured.get().encode("utf-8", "replace")
 
 
-def fill(columns: Columns, lines: Lines, progress: Progress) -> tuple[int, int]:
+def fill(columns: Columns, lines: RereadableInputs, progress: Progress) -> tuple[int, int]:
     """Notes every record; returns how many carry `error`, and how many have a field that cannot be read, which it names.
 
     Raises InputError for a line that is no JSON object.
     """
     failed = unreadable = 0
     labels = labels_of(list(columns.labels))
-    numbered = ((source.name, *found) for source in lines.sources() for found in source.lines())
-    with progress.shown():
+    numbered = ((source.name, *found) for source in lines.iter_files() for found in source.read_lines())
+    with progress.display():
         for name, place, number, line in numbered:
             if line.isspace():
                 continue
             try:
                 facts, seen = read(line, f"{name}:{number}")
             except RecordError as error:
-                notice(f"stats: {error}")
+                log_line(f"stats: {error}")
                 unreadable += 1
-                progress.advance(failed=True)
+                progress.count_record(failed=True)
                 continue
             columns.add(facts, xxh3_64_intdigest(line), place, seen, labels(line))
             failure = has_failed(facts) if isinstance(facts, Record) else facts.error is not None
             failed += failure
-            progress.advance(failed=failure)
+            progress.count_record(failed=failure)
     columns.settle()
     return failed, unreadable
 
@@ -91,11 +93,11 @@ def fill(columns: Columns, lines: Lines, progress: Progress) -> tuple[int, int]:
 def read(line: bytes, where: str) -> tuple[Trajectory | Record, Seen]:
     """The facts of a line and what else is measured. Raises InputError where it is no JSON object, RecordError."""
     try:
-        if facts := facts_of(line):
+        if facts := decode_fast(line):
             return without_stop(facts, seen := _SEEN(line)), seen
     except msgspec.MsgspecError:
         pass
-    return with_care(record_of(line, where))
+    return with_care(parse_record(line, where))
 
 
 def without_stop(facts: Trajectory, seen: Seen) -> Trajectory:
@@ -114,7 +116,7 @@ def with_care(record: Record) -> tuple[Trajectory | Record, Seen]:
     for name in TEXTS & record.keys():
         setattr(seen, name, msgspec.Raw(to_line(record[name]).strip()))
     if "trajectory_id" in record:
-        return without_stop(read_trajectory(Record({"reward": None, **record}, record.where)), seen), seen
+        return without_stop(decode_checked(Record({"reward": None, **record}, record.where)), seen), seen
     name = record.get("id") or f"{record.get('image')} {record.get('question')}"
     return Record({**record, "id": str(name)}, record.where), seen
 
@@ -128,9 +130,9 @@ def labels_of(by: list[str]) -> Labels:
 
     def labels(line: bytes) -> list[str]:
         try:
-            return [_label(loads(bytes(raw))) for raw in msgspec.structs.astuple(decode(line))]
+            return [_label(load_json(bytes(raw))) for raw in msgspec.structs.astuple(decode(line))]
         except msgspec.MsgspecError:  # half of a surrogate pair, which it does not read
-            record = record_of(line, "")
+            record = parse_record(line, "")
             return [_label(record.get(name)) for name in by]
 
     return labels
@@ -151,32 +153,33 @@ def refuse_odd_labels(columns: Columns) -> None:
             raise UsageError(f"--by {name}: no record has a value in that field; name one that they have")
 
 
-def choice_of(columns: Columns, look: Lookup, given: bool) -> Choice:
+def choice_of(columns: Columns, look: RecordLookup, given: bool) -> Selection:
     """What is selected: as the records say (`selected`), else by Eq. 5 and 6, each trajectory once.
 
     given: the user gave a rule. Raises UsageError where the records have one, InputError where only some of them do.
     """
     rows = columns.trajectories()
-    kept = view(columns.kept)
+    kept = as_numpy(columns.kept)
     unknown = kept[rows] == UNKNOWN
     if unknown.all():
-        return choose(columns.ledger, columns.sampled(), look)
+        return select_trajectories(columns.ledger, columns.sampled(), look)
     if unknown.any():
         raise InputError("some records carry `selected` and some do not; run `sophia propagate` over all of them")
     if given:
         raise UsageError("--alpha and --keep go with records that carry no `selected`; these do, leave the options out")
     selected = rows & (kept == KEPT)
-    return Choice(view(columns.rewards), selected, selected)
+    return Selection(as_numpy(columns.rewards), selected, selected)
 
 
-def report(columns: Columns, choice: Choice, look: Lookup) -> dict[str, Any]:
+def report(columns: Columns, choice: Selection, look: RecordLookup) -> dict[str, Any]:
     """All figures, those of each value of the columns asked for under `by`."""
-    everything = view(columns.ledger.places) >= 0
+    everything = as_numpy(columns.ledger.offsets) >= 0
     figures = measure(columns, choice, everything)
     figures["repeated"] = repeated(columns, look)
     figures["by"] = {
         name: {
-            label: measure(columns, choice, view(columns.groups[name]) == code, whole=False) for label, code in codes.items()
+            label: measure(columns, choice, as_numpy(columns.groups[name]) == code, whole=False)
+            for label, code in codes.items()
         }
         for name, codes in columns.labels.items()
     }

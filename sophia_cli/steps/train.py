@@ -19,9 +19,9 @@ from sophia_cli.io.jsonl import to_line
 from sophia_cli.io.manifest import Manifest
 from sophia_cli.io.stdio import claim_stdout
 from sophia_cli.models.aliases import Model, resolve
-from sophia_cli.rewards.training_set import Notice, rule_of
-from sophia_cli.rewards.trajectory import Rule
-from sophia_cli.runtime.progress import Progress, notice
+from sophia_cli.rewards.training_set import LogFunction, selection_rule
+from sophia_cli.rewards.trajectory import SelectionRule
+from sophia_cli.runtime.progress import Progress, log_line
 from sophia_cli.steps._common import Common
 from sophia_cli.training.config import Settings
 from sophia_cli.training.dataset import Data, read_pairs, read_questions, read_trajectories, split_mix
@@ -126,7 +126,7 @@ def _planned(command: Command, world: World | None) -> tuple[Plan, int]:
     _refuse_to_share_rows(settings, chosen, command.hardware, count)
 
     def tell(text: str) -> None:
-        notice(text, common.quiet)
+        log_line(text, common.quiet)
 
     from sophia_cli.training.preflight import preflight, refuse_unfit
 
@@ -144,14 +144,14 @@ def _train(plan: Plan, world: World | None, hardware: Hardware, count: int, metr
         metrics.write(fields)
         if "loss" in fields:
             progress.total, loss = fields["steps"], fields["loss"]
-            progress.note = lambda: f"loss {loss:.4f}"
-            progress.advance(fields["tokens"])
+            progress.status = lambda: f"loss {loss:.4f}"
+            progress.count_record(fields["tokens"])
         if "model" in fields and "log_ratio" in fields:
             total, each = fields["log_ratio"], fields["log_ratio_per_token"]
             told = f"{total['mean']:.1f} ± {total['std']:.1f} in total, {each['mean']:.3f} ± {each['std']:.3f} a token"
-            notice(f"train: log π − log µ of {total['n']} trajectories: {told}; Lemma A.3 takes it for 0", progress.quiet)
+            log_line(f"train: log π − log µ of {total['n']} trajectories: {told}; Lemma A.3 takes it for 0", progress.quiet)
 
-    with progress.shown():
+    with progress.display():
         if world or (count == 1 and not hardware.hostfile):
             from sophia_cli.training.train import learn
 
@@ -202,13 +202,13 @@ def _refuse_to_share_rows(settings: Settings, model: Model, hardware: Hardware, 
 
 
 def _read(
-    files: list[str], mixes: list[str], asked: Asked, settings: Settings, model: Model, common: Common, tell: Notice
+    files: list[str], mixes: list[str], asked: Asked, settings: Settings, model: Model, common: Common, tell: LogFunction
 ) -> Data:
     """The rows that the objective learns from. Raises UsageError, InputError."""
-    objective, rule = registry.find("objectives", settings.objective), rule_of(asked.alpha, asked.keep)
+    objective, rule = registry.find("objectives", settings.objective), selection_rule(asked.alpha, asked.keep)
     if objective.READS == "pairs":
         return read_pairs(
-            files, replace(rule or Rule(), seed=common.seed), asked.pairs, model, tell, common.part, common.limit
+            files, replace(rule or SelectionRule(), seed=common.seed), asked.pairs, model, tell, common.part, common.limit
         )
     if objective.READS == "questions":
         return read_questions(files, model, common.part, common.limit)

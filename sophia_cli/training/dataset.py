@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from sophia_cli.errors import RecordError, UsageError
-from sophia_cli.io.counter import Counter as Counted
+from sophia_cli.io.counter import RecordCounter as Counted
 from sophia_cli.io.jsonl import read_records
-from sophia_cli.io.rereadable import InputFiles, Lines, rereadable
+from sophia_cli.io.rereadable import InputFiles, RereadableInputs, copy_pipes
 from sophia_cli.io.shards import Shard
 from sophia_cli.models.aliases import Model
-from sophia_cli.records import Record, name_of, where_of
+from sophia_cli.records import Record, record_name, where_of
 from sophia_cli.rewards.preference_pairs import preference_pairs
-from sophia_cli.rewards.training_set import Notice, each_item, weighted, whole
-from sophia_cli.rewards.trajectory import Rule
-from sophia_cli.runtime.progress import notice
+from sophia_cli.rewards.training_set import LogFunction, load_weighted, unique_items, without_errors
+from sophia_cli.rewards.trajectory import SelectionRule
+from sophia_cli.runtime.progress import log_line
 from sophia_cli.training.examples import Row, draw_rows, mixed_row, pair_row, question_row, trajectory_row
 
 WHOLE = Shard()
@@ -39,10 +39,10 @@ class Data:
 def read_trajectories(
     files: list[str],
     mixes: list[str],
-    rule: Rule | None,
+    rule: SelectionRule | None,
     model: Model,
     seed: int,
-    tell: Notice,
+    tell: LogFunction,
     plain: bool = False,
     part: Shard = WHOLE,
     limit: int | None = None,
@@ -58,25 +58,27 @@ def read_trajectories(
 
     def lost(record: Record) -> None:
         left["failed before"] += 1
-        notice(f"train: {name_of(record)} left out: it failed before: {record['error']}")
+        log_line(f"train: {record_name(record)} left out: it failed before: {record['error']}")
 
     with tempfile.TemporaryDirectory(prefix="sophia-") as folder:
-        source = InputFiles(rereadable(files, folder))
-        warms_up = plain and not any("trajectory" in record for record in whole(source.records()))
+        source = InputFiles(copy_pipes(files, folder))
+        warms_up = plain and not any("trajectory" in record for record in without_errors(source.read_records()))
         if warms_up and rule is not None:
             raise UsageError("--alpha and --keep choose trajectories, and there are none; leave them out")
         if warms_up:
             rows = _rows(
-                part.take(whole(source.records(), lost), limit), lambda record: mixed_row(record, model.prompts), left
+                part.take(without_errors(source.read_records(), lost), limit),
+                lambda record: mixed_row(record, model.prompts),
+                left,
             )
         else:
-            kept = weighted(source, rule, lost, "train", tell)
+            kept = load_weighted(source, rule, lost, "train", tell)
             rows = _rows(part.take(kept, limit), lambda record: trajectory_row(record, model.prompts), left)
     rows = [replace(row, source=", ".join(files)) for row in rows]
     base = len(rows)
     for mix in mixes:
         file, ratio = split_mix(mix)
-        read = _rows(whole(read_records([file]), lost), lambda record: mixed_row(record, model.prompts), left)
+        read = _rows(without_errors(read_records([file]), lost), lambda record: mixed_row(record, model.prompts), left)
         drawn = [replace(row, source=file) for row in draw_rows(read, ratio, base, seed)]
         fewer = (
             f"; {ratio:g} for each of {base} trajectories were asked for"
@@ -91,7 +93,7 @@ def read_trajectories(
 
 
 def read_pairs(
-    files: list[str], rule: Rule, per_item: int, model: Model, tell: Notice, part: Shard, limit: int | None
+    files: list[str], rule: SelectionRule, per_item: int, model: Model, tell: LogFunction, part: Shard, limit: int | None
 ) -> Data:
     """A row for each pair of a right trajectory and a wrong one of the same item (pairs.py). Raises InputError.
 
@@ -99,7 +101,7 @@ def read_pairs(
     """
     left: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="sophia-") as folder:
-        lines = Lines([path for _, path in rereadable(files, folder)])
+        lines = RereadableInputs([path for _, path in copy_pipes(files, folder)])
         pairs = islice(preference_pairs(lines, rule, per_item, part, Counted()), limit)
         rows = _rows(pairs, lambda pair: pair_row(*pair, model.prompts), left)
     tell(f"train: {len(rows)} pairs of a right and a wrong trajectory")
@@ -110,7 +112,7 @@ def read_questions(files: list[str], model: Model, part: Shard, limit: int | Non
     """A row for each item, whatever else its records hold. Raises InputError for two items of one id."""
     left: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="sophia-") as folder:
-        items = part.take(each_item(InputFiles(rereadable(files, folder))), limit)
+        items = part.take(unique_items(InputFiles(copy_pipes(files, folder))), limit)
         rows = _rows(items, lambda item: question_row(gradable(item), model.prompts), left)
     return Data([replace(row, source=", ".join(files)) for row in rows], left)
 
@@ -125,7 +127,7 @@ def gradable(item: Record) -> Record:
     return item
 
 
-def _tell_of_the_assumption(trajectories: list[Row], tell: Notice) -> None:
+def _tell_of_the_assumption(trajectories: list[Row], tell: LogFunction) -> None:
     """Says whether Lemma A.3's assumption can be looked at: whether sampling stored log µ."""
     known = sum(row.behaviour is not None for row in trajectories)
     if known:
@@ -156,9 +158,9 @@ def _rows(found: Iterable[T], make: Callable[[T], Row], left: Counter[str]) -> l
             rows.append(make(each))
         except RecordError as error:
             left["unreadable record"] += 1
-            notice(f"train: {_name(each)} left out: {error}")
+            log_line(f"train: {_name(each)} left out: {error}")
     return rows
 
 
 def _name(found: Record | tuple[Record, Record]) -> str:
-    return name_of(found[0] if isinstance(found, tuple) else found)
+    return record_name(found[0] if isinstance(found, tuple) else found)

@@ -13,14 +13,14 @@ from typing import Any
 from sophia_cli.errors import RecordError
 from sophia_cli.prompts import load_prompt, question_text
 from sophia_cli.records import (
-    GRADED_BY,
+    GRADING_FIELDS,
     THINK_CLOSE,
     THINK_OPEN,
     Record,
     image_list,
-    name_of,
     need_number,
     need_text,
+    record_name,
     where_of,
 )
 
@@ -55,13 +55,13 @@ def trajectory_row(record: Record, style: str) -> Row:
     need_text(record, "question", "the source must give it")
     chat = asked(question_text(record), image_list(record), answer, style)
     behaviour = need_number(record, "trajectory_logprob") if record.get("trajectory_logprob") is not None else None
-    return Row(name_of(record), chat, answer, weight_of(record), behaviour)
+    return Row(record_name(record), chat, answer, weight_of(record), behaviour)
 
 
 def pair_row(right: Record, wrong: Record, style: str) -> Row:
     """A right trajectory and a wrong one of the same item. Raises RecordError."""
     row = trajectory_row(Record({**right, "weight": 1.0}, right.where), style)
-    name = f"{row.name} rather than {name_of(wrong)}"
+    name = f"{row.name} rather than {record_name(wrong)}"
     return replace(row, name=name, rejected=need_text(wrong, "trajectory", "`sophia reason` writes it"), behaviour=None)
 
 
@@ -70,7 +70,7 @@ def question_row(record: Record, style: str) -> Row:
     need_text(record, "question", "the source must give it")
     if record.get("answer") is None:
         raise RecordError(f"{where_of(record)}: field `answer` is missing; nothing else tells right from wrong")
-    item = {name: record[name] for name in ("answer", *GRADED_BY) if record.get(name) is not None}
+    item = {name: record[name] for name in ("answer", *GRADING_FIELDS) if record.get(name) is not None}
     chat = asked(question_text(record), image_list(record), THINK_OPEN, style)
     return Row(str(record["id"]), chat, "", 1.0, item=item)
 
@@ -93,10 +93,10 @@ def mixed_row(record: Record, style: str) -> Row:
         return _chat_row(record, style)
     if "caption" in record:
         answer = need_text(record, "caption", "`sophia caption` writes it")
-        return Row(name_of(record), asked(load_prompt("caption", style), _images_of(record), answer, style), answer, 1.0)
+        return Row(record_name(record), asked(load_prompt("caption", style), _images_of(record), answer, style), answer, 1.0)
     answer = need_text(record, "answer", "a mixed-in row needs `messages`, `caption`, or `question` and `answer`")
     need_text(record, "question", "a mixed-in row needs `messages`, `caption`, or `question` and `answer`")
-    return Row(name_of(record), asked(question_text(record), _images_of(record), answer, style), answer, 1.0)
+    return Row(record_name(record), asked(question_text(record), _images_of(record), answer, style), answer, 1.0)
 
 
 def _images_of(record: Record) -> list[str]:
@@ -138,7 +138,7 @@ def _chat_row(record: Record, style: str) -> Row:
         first["content"] = [*leading, *text]
     if not any(message["role"] == "system" for message in chat):
         chat = [*_system(answer, style), *chat]
-    return Row(name_of(record), chat, answer, 1.0)
+    return Row(record_name(record), chat, answer, 1.0)
 
 
 def _is_chat(messages: Any) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sophia_cli.errors import SophiaError, UsageError
-from sophia_cli.io.jsonl import loads
+from sophia_cli.io.jsonl import load_json
 from sophia_cli.serving import supervisor
 from sophia_cli.serving.ports import free_port
 from sophia_cli.training.distributed import World
@@ -167,7 +167,7 @@ def launch(plan: Plan, hardware: Hardware, count: int, emit: Callable[[dict[str,
     saved = False
     try:
         for line in _followed(told, process):
-            emit(fields := loads(line))
+            emit(fields := load_json(line))
             saved = saved or "model" in fields
     finally:
         assert process.stdin

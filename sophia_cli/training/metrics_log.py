@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sophia_cli.errors import SophiaError
-from sophia_cli.io.jsonl import loads, to_line
+from sophia_cli.io.jsonl import load_json, to_line
 from sophia_cli.training.distributed import World
 
 Emit = Callable[[dict[str, Any]], None]
@@ -20,7 +20,7 @@ class Curve:
     def __init__(self, draft: Path, first: int, world: World):
         self.file, self.leads = draft / CURVE, world.leads
         lines = self.file.read_bytes().splitlines() if self.leads and self.file.exists() else []
-        self.past: list[dict[str, Any]] = [loads(line) for line in lines[:first]]
+        self.past: list[dict[str, Any]] = [load_json(line) for line in lines[:first]]
         if self.leads:
             self.file.write_bytes(b"".join(map(to_line, self.past)))
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from rich.table import Table
 from rich.text import Text
 
-from sophia_cli.runtime.progress import console
+from sophia_cli.runtime.progress import stderr_console
 from sophia_cli.training.collator import IGNORED, Encoder
 from sophia_cli.training.config import has_flash_attention, has_liger, has_vllm
 from sophia_cli.training.model import counts
@@ -22,7 +22,7 @@ LONGEST = 1200
 
 def show(plan: Plan, processes: int, cuda: bool, encoder: Encoder) -> None:
     """Prints the plan and its first example."""
-    out = console()
+    out = stderr_console()
     out.print(sources(plan.rows))
     for line in lines(plan, processes, cuda):
         out.print(line, soft_wrap=True)

@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from sophia_cli.errors import InputError, UsageError
 from sophia_cli.io.images import image_bytes
-from sophia_cli.runtime.progress import Progress, notice
+from sophia_cli.runtime.progress import Progress, log_line
 from sophia_cli.runtime.worker_pool import ordered_map
 from sophia_cli.training.collator import Encoder, Left
 from sophia_cli.training.examples import Row
@@ -74,12 +74,12 @@ def size_rows(plan: Plan, rows: list[Row], tell: Notice, quiet: bool = True) -> 
     logging.set_verbosity_error()  # what is too long is said here
     kept, left = list[Sized](), Counter(plan.left)
     progress = Progress("train: reading", len(rows), quiet or len(rows) < MANY, unit="rows")
-    with progress.shown():
+    with progress.display():
         for row, sized in _sized(plan, rows):
-            progress.advance()
+            progress.count_record()
             if isinstance(sized, Left):
                 left[sized.cause] += 1
-                notice(f"train: {row.name} left out: {sized}")
+                log_line(f"train: {row.name} left out: {sized}")
             else:
                 kept.append(Sized(row, *sized))
     causes = ", ".join(f"{count} {cause}" for cause, count in sorted(left.items())) or "none"

@@ -16,7 +16,7 @@ from typing import Any
 
 from sophia_cli import registry
 from sophia_cli.errors import UsageError
-from sophia_cli.io.jsonl import loads, to_line, write_json
+from sophia_cli.io.jsonl import load_json, to_line, write_json
 from sophia_cli.models.aliases import Model
 from sophia_cli.training.config import Settings
 from sophia_cli.training.examples import Row
@@ -157,7 +157,7 @@ def read(draft: Path) -> Plan:
     plan = json.loads((draft / "plan.json").read_text(encoding="utf-8"))
     rows = []
     with (draft / ROWS).open("rb") as lines:
-        for fields in map(loads, lines):
+        for fields in map(load_json, lines):
             sizes = [fields.pop(name) for name in SIZES]
             rows.append(Sized(Row(**fields), *sizes))
     return Plan(rows, Counter(plan["left"]), Model(**plan["model"]), Settings(**plan["settings"]), Path(plan["out"]))

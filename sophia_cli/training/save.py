@@ -15,7 +15,7 @@ from transformers import AutoConfig
 from transformers.core_model_loading import revert_weight_conversion
 
 from sophia_cli.errors import SophiaError
-from sophia_cli.io.jsonl import loads
+from sophia_cli.io.jsonl import load_json
 from sophia_cli.models.aliases import Model
 from sophia_cli.training.distributed import World
 from sophia_cli.training.lora import SCALE
@@ -82,7 +82,7 @@ def _write(plan: Plan, policy: Any, weights: dict[str, torch.Tensor], draft: Pat
         ):
             shutil.copyfile(file, draft / file.name)
     shutil.copyfile(plan.draft / CURVE, draft / CURVE)
-    draw([loads(line) for line in (draft / CURVE).read_bytes().splitlines()], draft / PICTURE)
+    draw([load_json(line) for line in (draft / CURVE).read_bytes().splitlines()], draft / PICTURE)
     (draft / "README.md").write_text(card(plan, steps), encoding="utf-8")
     usual = draft.joinpath("README.md").stat().st_mode
     for file in draft.glob("*.safetensors"):  # safetensors leaves them to their owner alone; a server may be another

@@ -6,7 +6,7 @@ from multiprocessing.connection import Connection
 import torch
 from transformers import AutoConfig
 
-from sophia_cli.runtime.worker_pool import Child, Died, Silent
+from sophia_cli.runtime.worker_pool import WorkerDied, WorkerProcess, WorkerTimeout
 from sophia_cli.training.run_state import Plan, batches_of
 
 SIDE = {"cpu": 1024, "cuda": 8192}
@@ -43,11 +43,11 @@ def matrix_speed(device: str) -> float:
 
 def _in_a_child() -> float | None:
     """A GPU's speed, by a process of its own: who only starts others would hold memory there for the whole run."""
-    child = Child(_measure)
+    child = WorkerProcess(_measure)
     try:
         child.send("cuda")
         return float(child.receive(PATIENCE_SECONDS))
-    except (Died, Silent):
+    except (WorkerDied, WorkerTimeout):
         return None
     finally:
         child.kill()

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from sophia_cli.records import LETTERS
+from sophia_cli.records import OPTION_LETTERS
 from sophia_cli.verifier import answer_phrases as phrases
 from sophia_cli.verifier import text as words
 from sophia_cli.verifier.normalize import compact, fold, tidy
@@ -89,7 +89,7 @@ def options(text: str, choices: list[str]) -> frozenset[int] | None:
     """The indexes of the options that a tidy text names; None when it names none of them."""
     letters = letters_of(text)
     exact = _by_value(text, choices)
-    if exact is not None and (letters is None or choices != [LETTERS[index] for index in range(len(choices))]):
+    if exact is not None and (letters is None or choices != [OPTION_LETTERS[index] for index in range(len(choices))]):
         spelled = letters and _indexes(letters, len(choices))
         return spelled if spelled and len(text) == 1 and text.isupper() and len(spelled) == 1 else frozenset({exact})
     if letters is None and (agreeing := _by_polarity(text, choices)) is not None:
@@ -120,9 +120,9 @@ def _led_option(text: str, choices: list[str]) -> int | None:
     match = _LED.fullmatch(text)
     if match is None:
         spelled = _LETTER_AND_TEXT.fullmatch(text)
-        index = LETTERS.find(spelled[1]) if spelled else len(choices)
+        index = OPTION_LETTERS.find(spelled[1]) if spelled else len(choices)
         return index if spelled and index < len(choices) and fold(spelled[2]) == fold(choices[index]) else None
-    index = LETTERS.find((match[1] or match[2] or match[3]).upper())
+    index = OPTION_LETTERS.find((match[1] or match[2] or match[3]).upper())
     if index >= len(choices):
         return _by_value(tidy(match[4]), choices)
     value = tidy(match[4])
@@ -134,7 +134,7 @@ def _led_option(text: str, choices: list[str]) -> int | None:
 
 
 def _indexes(letters: frozenset[str], count: int) -> frozenset[int] | None:
-    indexes = frozenset(LETTERS.index(letter) for letter in letters)
+    indexes = frozenset(OPTION_LETTERS.index(letter) for letter in letters)
     return indexes if max(indexes) < count else None
 
 
@@ -168,6 +168,6 @@ def option_texts(choices: list[str]) -> list[str]:
     """The options in their one spelling, without the letter that some data sets put before them."""
     tidied = [tidy(choice) for choice in choices]
     led = [led_letter(choice) for choice in tidied]
-    if len(tidied) > 1 and all(found and found[1] and found[0] == LETTERS[index] for index, found in enumerate(led)):
+    if len(tidied) > 1 and all(found and found[1] and found[0] == OPTION_LETTERS[index] for index, found in enumerate(led)):
         return [tidy(found[1]) for found in led if found]
     return tidied

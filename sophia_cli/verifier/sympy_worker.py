@@ -9,7 +9,7 @@ import signal
 import threading
 from multiprocessing.connection import Connection
 
-from sophia_cli.runtime.worker_pool import Child, Died, Silent
+from sophia_cli.runtime.worker_pool import WorkerDied, WorkerProcess, WorkerTimeout
 from sophia_cli.verifier.normalize import too_big
 
 MEMORY_BYTES = 1 << 30
@@ -97,15 +97,15 @@ def equal(gold: str, answer: str, seconds: float, slack: float = 0.0) -> str:
 
 
 def _ask(pair: tuple[str, str, float, float], seconds: float) -> str:
-    child: Child | None = getattr(_local, "child", None)
-    if child is None or not child.alive():
-        child = _local.child = Child(_serve)
+    child: WorkerProcess | None = getattr(_local, "child", None)
+    if child is None or not child.is_alive():
+        child = _local.child = WorkerProcess(_serve)
     try:
         child.send(pair)
         return str(child.receive(seconds))
-    except Silent:
+    except WorkerTimeout:
         outcome = "timeout"
-    except Died:
+    except WorkerDied:
         outcome = "error"
     child.kill()
     return outcome

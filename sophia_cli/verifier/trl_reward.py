@@ -6,7 +6,7 @@ are used when they are there. TRL itself is not imported.
 
 from typing import Any
 
-from sophia_cli.records import GRADED_BY
+from sophia_cli.records import GRADING_FIELDS
 from sophia_cli.verifier import verify
 
 
@@ -16,7 +16,7 @@ def answer_reward(completions: list[Any], answer: list[Any], **columns: Any) -> 
     completions: texts, or conversations whose last message counts; as long as `answer`. TRL leaves a None out of the
     mean of its group, as it should: it is no evidence. Raises RecordError for a `choices` that is no list.
     """
-    items = ({name: columns[name][row] for name in GRADED_BY if name in columns} for row in range(len(answer)))
+    items = ({name: columns[name][row] for name in GRADING_FIELDS if name in columns} for row in range(len(answer)))
     pairs = zip(completions, answer, items, strict=True)
     return [verify(_text(completion), {"answer": gold, **item}).reward for completion, gold, item in pairs]
 

@@ -19,20 +19,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sophia_cli.analysis.dataset_stats import Columns, repeated
-from sophia_cli.io.rereadable import Lines
-from sophia_cli.rewards.loading import lookup
-from sophia_cli.rewards.trajectory import Rule
+from sophia_cli.io.rereadable import RereadableInputs
+from sophia_cli.rewards.loading import make_lookup
+from sophia_cli.rewards.trajectory import SelectionRule
 from sophia_cli.runtime.progress import Progress
 from sophia_cli.steps.stats import choice_of, fill, report
 
 
-def figures_of(records: list[dict[str, Any]], by: tuple[str, ...] = (), rule: Rule | None = None) -> dict[str, Any]:
+def figures_of(records: list[dict[str, Any]], by: tuple[str, ...] = (), rule: SelectionRule | None = None) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
         file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
         file.flush()
-        lines, columns = Lines([file.name]), Columns(rule or Rule(), list(by))
+        lines, columns = RereadableInputs([file.name]), Columns(rule or SelectionRule(), list(by))
         fill(columns, lines, Progress("stats", quiet=True))
-        look = lookup(lines, columns.ledger)
+        look = make_lookup(lines, columns.ledger)
         return report(columns, choice_of(columns, look, given=False), look)
 
 
@@ -42,7 +42,7 @@ def test_the_figures_are_those_of_plain_python(records: list[dict[str, Any]], al
     means, kept = brute_force(records, alpha, keep)
     lengths = [record["trajectory_tokens"] for record in records]
     rewards = [record["reward"] for record in records if record["reward"] is not None]
-    found = figures_of(records + records[:copies], rule=Rule(alpha=alpha, keep=keep))
+    found = figures_of(records + records[:copies], rule=SelectionRule(alpha=alpha, keep=keep))
     assert found["trajectories"] == len(records)
     assert found["items"] == len({record["id"] for record in records})
     assert found["captions"] == len(means)
@@ -68,7 +68,7 @@ def test_each_value_of_a_column_has_figures_of_its_own() -> None:
     subjects = {"a": "geometry", "b": "数学", "c": None, "d": 7}
     records = [{**row, "subject": subject} for item, subject in subjects.items() for row in table(1.0, 1.0, 0.0, item=item)]
     del records[-1]["subject"]
-    found = figures_of(records, by=("subject",), rule=Rule(alpha=0.5))["by"]["subject"]
+    found = figures_of(records, by=("subject",), rule=SelectionRule(alpha=0.5))["by"]["subject"]
     assert {label: each["trajectories"] for label, each in found.items()} == {"geometry": 3, "数学": 3, "(none)": 4, "7": 2}
     assert {label: each["selected"] for label, each in found.items()} == {"geometry": 1, "数学": 1, "(none)": 1, "7": 1}
 
@@ -100,7 +100,7 @@ def test_records_that_were_propagated_are_taken_at_their_word(lab: Path, tmp_pat
 
 
 def test_of_kept_records_alone_the_reward_is_that_of_all_their_captions_trajectories() -> None:
-    rows = run(table(*[1.0] * 7, 0.0), Rule(), emit="selected")
+    rows = run(table(*[1.0] * 7, 0.0), SelectionRule(), emit="selected")
     found = figures_of(rows)["caption_reward"]
     assert (found["captions"], found["mean"], found["over_alpha"]) == (1, 0.875, 1)
 
@@ -183,9 +183,9 @@ def test_the_same_words_are_the_same_however_they_are_escaped() -> None:
         for row, plain in zip(rows, (True, False), strict=True):
             file.write(json.dumps(row, ensure_ascii=plain).encode() + b"\n")
         file.flush()
-        lines, columns = Lines([file.name]), Columns(Rule(), [])
+        lines, columns = RereadableInputs([file.name]), Columns(SelectionRule(), [])
         fill(columns, lines, Progress("stats", quiet=True))
-        assert repeated(columns, lookup(lines, columns.ledger))["texts"] == 1
+        assert repeated(columns, make_lookup(lines, columns.ledger))["texts"] == 1
 
 
 def test_a_column_with_as_many_values_as_records_is_refused(tmp_path: Path) -> None:

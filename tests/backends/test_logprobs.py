@@ -64,7 +64,7 @@ def test_servers_log_probabilities_are_summed_and_must_be_of_all_tokens() -> Non
     assert isinstance(whole, Completion) and whole.logprob == -2.0
     assert isinstance(without_end, Completion) and without_end.logprob == -1.5
     assert isinstance(outcome_of(answer(2, 4), logprobs=True), Failure)
-    assert outcome_of(answer(4, 4)) == Completion(whole.text, 4, whole.finish)
+    assert outcome_of(answer(4, 4)) == Completion(whole.text, 4, whole.finish_reason)
 
 
 def test_a_server_without_log_probabilities_is_named(lab: Path) -> None:

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sophia_cli.errors import SophiaError
-from sophia_cli.io.counter import Counter
-from sophia_cli.io.rereadable import Lines, holding
+from sophia_cli.io.counter import RecordCounter
+from sophia_cli.io.rereadable import RereadableInputs, spooling
 from sophia_cli.io.shards import Shard
 from sophia_cli.models.aliases import resolve
 from sophia_cli.models.families import internvl
 from sophia_cli.rewards.preference_pairs import preference_pairs
-from sophia_cli.rewards.trajectory import Rule
+from sophia_cli.rewards.trajectory import SelectionRule
 
 ONE_STEP = {
     "max_steps": 1, "per_device_train_batch_size": 2, "report_to": "none", "use_cpu": True, "bf16": False,
@@ -189,9 +189,11 @@ def test_pairs_are_right_and_wrong_trajectories_of_one_item(
     with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
         file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records + records[:2]))
         file.flush()
-        rule = Rule(alpha=0.5, keep=keep, seed=seed)
-        pairs = list(preference_pairs(Lines([file.name]), rule, most, Shard(), Counter()))
-        parts = [list(preference_pairs(Lines([file.name]), rule, most, Shard(i, 2), Counter())) for i in range(2)]
+        rule = SelectionRule(alpha=0.5, keep=keep, seed=seed)
+        pairs = list(preference_pairs(RereadableInputs([file.name]), rule, most, Shard(), RecordCounter()))
+        parts = [
+            list(preference_pairs(RereadableInputs([file.name]), rule, most, Shard(i, 2), RecordCounter())) for i in range(2)
+        ]
     names = [record["trajectory_id"] for pair in pairs for record in pair]
     assert len(names) == len(set(names))
     for right, wrong in pairs:
@@ -407,5 +409,5 @@ def test_half_of_a_surrogate_pair_costs_its_record_and_not_the_file(to: str, tmp
 
 def test_what_cannot_be_put_aside_is_said_in_words(tmp_path: Path) -> None:
     """A full disk where the pipe is copied to: /dev/full stands for one."""
-    with pytest.raises(SophiaError, match="cannot hold what is put aside"), holding():
+    with pytest.raises(SophiaError, match="cannot hold what is put aside"), spooling():
         Path("/dev/full").write_bytes(b"x")

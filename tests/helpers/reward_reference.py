@@ -7,11 +7,11 @@ from typing import Any
 from hypothesis import strategies as st
 
 from helpers.records import graded
-from sophia_cli.io.counter import Counter
-from sophia_cli.io.record_writer import Output
-from sophia_cli.io.rereadable import Lines
+from sophia_cli.io.counter import RecordCounter
+from sophia_cli.io.record_writer import RecordWriter
+from sophia_cli.io.rereadable import RereadableInputs
 from sophia_cli.io.shards import Shard
-from sophia_cli.rewards.trajectory import Rule
+from sophia_cli.rewards.trajectory import SelectionRule
 from sophia_cli.steps.propagate import propagate
 
 
@@ -28,12 +28,14 @@ def data_sets(draw: st.DrawFn) -> list[dict[str, Any]]:
     return draw(st.permutations(records))
 
 
-def run(records: list[dict[str, Any]], rule: Rule, part: Shard | None = None, emit: str = "all") -> list[dict[str, Any]]:
+def run(
+    records: list[dict[str, Any]], rule: SelectionRule, part: Shard | None = None, emit: str = "all"
+) -> list[dict[str, Any]]:
     with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
         file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
         file.flush()
-        lines = Lines([file.name])
-        out = propagate(lines, rule, part or Shard(), None, emit, Output("trajectory_id", None), Counter())
+        lines = RereadableInputs([file.name])
+        out = propagate(lines, rule, part or Shard(), None, emit, RecordWriter("trajectory_id", None), RecordCounter())
         return [json.loads(record) if isinstance(record, bytes) else record for record in out]
 
 

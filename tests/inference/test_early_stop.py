@@ -18,23 +18,30 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sophia_cli.errors import UsageError
-from sophia_cli.inference.early_stop import Item, Plan, Tally, Waves, allowed_failures, fewest_right
-from sophia_cli.inference.early_stop_resume import Held
-from sophia_cli.inference.types import Completion, Failure, Job, Request, Sampling
+from sophia_cli.inference.early_stop import (
+    CaptionPlan,
+    EarlyStopSampler,
+    EarlyStopStats,
+    QuestionGroup,
+    max_failures,
+    min_correct,
+)
+from sophia_cli.inference.early_stop_resume import HeldRecords
+from sophia_cli.inference.types import Completion, Failure, Job, Request, SamplingParams
 from sophia_cli.records import Record
-from sophia_cli.rewards.selection import choose_in_memory
-from sophia_cli.rewards.trajectory import Rule, Trajectory, read_trajectory
-from sophia_cli.runtime.read_ahead import Arrivals
+from sophia_cli.rewards.selection import select_in_memory
+from sophia_cli.rewards.trajectory import SelectionRule, Trajectory, decode_checked
+from sophia_cli.runtime.read_ahead import ReadAhead
 
 CHANCES = st.fractions(0, 1, max_denominator=16)
 
 
 @given(alpha=st.floats(0, 1), count=st.integers(1, 64))
 def test_a_caption_passes_with_the_fewest_right_and_not_with_one_fewer(alpha: float, count: int) -> None:
-    fewest = fewest_right(alpha, count)
+    fewest = min_correct(alpha, count)
     if fewest > count:
         with pytest.raises(UsageError):
-            allowed_failures(alpha, count)
+            max_failures(alpha, count)
     else:
         assert fewest / count > alpha and (fewest == 0 or not (fewest - 1) / count > alpha)
 
@@ -42,12 +49,12 @@ def test_a_caption_passes_with_the_fewest_right_and_not_with_one_fewer(alpha: fl
 @pytest.mark.parametrize("count", [1, 4, 8, 10, 16])
 @pytest.mark.parametrize("alpha", [0.0, 0.25, 0.5, 0.75])
 def test_the_allowed_failures_are_those_of_the_method(alpha: float, count: int) -> None:
-    assert allowed_failures(alpha, count) == count - math.floor(Fraction(alpha) * count) - 1
+    assert max_failures(alpha, count) == count - math.floor(Fraction(alpha) * count) - 1
 
 
-def chosen(trajectories: list[Trajectory], rule: Rule) -> set[str]:
+def chosen(trajectories: list[Trajectory], rule: SelectionRule) -> set[str]:
     """The names of those that Eq. 6 keeps."""
-    numbers = choose_in_memory([(trajectory, place, "") for place, trajectory in enumerate(trajectories)], rule)
+    numbers = select_in_memory([(trajectory, place, "") for place, trajectory in enumerate(trajectories)], rule)
     return {trajectories[number].name for number in numbers}
 
 
@@ -64,13 +71,13 @@ def test_what_is_selected_is_what_the_full_run_selects(data: st.DataObject, capt
         ]
         full += group
         failures, asked = 0, 0
-        while asked < 8 and failures <= allowed_failures(alpha, 8):
+        while asked < 8 and failures <= max_failures(alpha, 8):
             failures += rewards[asked] == 0.0
             asked += 1
         early += group[:asked]
     for keep in (1, 3):
-        assert chosen(full, Rule(alpha, keep)) == chosen(early, Rule(alpha, keep))
-        assert chosen(full, Rule(max(alpha, 0.75), keep)) == chosen(early, Rule(max(alpha, 0.75), keep))
+        assert chosen(full, SelectionRule(alpha, keep)) == chosen(early, SelectionRule(alpha, keep))
+        assert chosen(full, SelectionRule(max(alpha, 0.75), keep)) == chosen(early, SelectionRule(max(alpha, 0.75), keep))
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +134,7 @@ def check_marks(traj: Path, alpha: float, count: int) -> None:
     for caption, rows in by_caption.items():
         failures = sum(row["reward"] == 0.0 for row in rows)
         if len(rows) < count:
-            assert failures == allowed_failures(alpha, count) + 1
+            assert failures == max_failures(alpha, count) + 1
             assert all(row["stop_alpha"] == alpha for row in rows) and rewards[caption] is None
         else:
             assert not any("stop_alpha" in row for row in rows)
@@ -373,8 +380,8 @@ class Scripted:
     def __init__(self, script: dict[tuple[str, int], tuple[int, float | None]]):
         self.script, self.tokens = script, 0
 
-    def stream(self, jobs: Arrivals[Job]) -> Iterator[tuple[Job, Completion | Failure]]:
-        while batch := jobs.take(7):
+    def stream(self, jobs: ReadAhead[Job]) -> Iterator[tuple[Job, Completion | Failure]]:
+        while batch := jobs.take_batch(7):
             for job in reversed(batch):
                 length, reward = self.script[job.ids["caption_id"], job.ids["n"]]
                 most = job.request.sampling.max_tokens
@@ -396,7 +403,7 @@ def wave_rewards(record: Record) -> float | None:
 
 
 def finished(job: Job, done: Completion) -> Record:
-    fields = {"trajectory": done.text, "trajectory_tokens": done.tokens, "finish_reason": done.finish}
+    fields = {"trajectory": done.text, "trajectory_tokens": done.tokens, "finish_reason": done.finish_reason}
     return Record({**job.record, **job.ids, **fields})
 
 
@@ -427,18 +434,20 @@ def test_waves_leave_what_is_selected_of_all_and_never_sample_in_vain(
             for n, (length, reward) in enumerate(trajectories):
                 told[name, n] = (length, reward)
                 ids = {"caption_id": name, "trajectory_id": f"{name}/t{n}", "trajectory_count": 8, "n": n}
-                request = Request([], Sampling(max_tokens=most), n)
+                request = Request([], SamplingParams(max_tokens=most), n)
                 jobs.append(Job(Record({"id": f"q{question}"}), ids, request))
                 kept = min(length, most)
                 everything.append(
                     Trajectory(f"{name}/t{n}", f"q{question}", name, 0.0 if length > most else reward, kept, 8)
                 )
-            plans.append(Plan(jobs))
-        items += [Item(plans)] if shortest else [Item([plan]) for plan in plans]
-    backend, tally = Scripted(told), Tally()
-    rows = list(Waves(alpha, 8, shortest, wave_rewards, finished, tally, Held(None)).stream(items, backend))
-    early = [read_trajectory(Record({**row, "reward": wave_rewards(row)})) for row in rows]
-    rule = Rule(alpha)
+            plans.append(CaptionPlan(jobs))
+        items += [QuestionGroup(plans)] if shortest else [QuestionGroup([plan]) for plan in plans]
+    backend, tally = Scripted(told), EarlyStopStats()
+    rows = list(
+        EarlyStopSampler(alpha, 8, shortest, wave_rewards, finished, tally, HeldRecords(None)).stream(items, backend)
+    )
+    early = [decode_checked(Record({**row, "reward": wave_rewards(row)})) for row in rows]
+    rule = SelectionRule(alpha)
     assert chosen(early, rule) == chosen(everything, rule)
     assert len({row["trajectory_id"] for row in rows}) == len(rows) == tally.sampled and tally.tokens == backend.tokens
     if not shortest:

@@ -203,17 +203,17 @@ def test_the_gumbel_max_trick_samples_from_the_softmax() -> None:
 @pytest.mark.parametrize("name", ["tiny-vlm", "tiny-reasoner"])
 def test_greedy_answers_are_transformers_own(name: str, lab: Path) -> None:
     from sophia_cli.backends.hf import Backend
-    from sophia_cli.inference.backend_options import Place
-    from sophia_cli.inference.types import Completion, Request, Sampling
+    from sophia_cli.inference.backend_options import BackendOptions
+    from sophia_cli.inference.types import Completion, Request, SamplingParams
     from sophia_cli.io.images import open_image
     from sophia_cli.models.aliases import resolve
 
-    backend = Backend(resolve(name), Place())
+    backend = Backend(resolve(name), BackendOptions())
     image = {"type": "image", "image": str(lab / "imgs/000000.png")}
     asked = "Describe the image." if name == "tiny-vlm" else "Visual information: There are 2 shapes."
     contents: list[Any] = [[image, {"type": "text", "text": asked}]] if name == "tiny-vlm" else [asked]
     contents += ["How many shapes are there?"] * 3
-    requests = [Request([{"role": "user", "content": content}], Sampling(0.0, 1.0, 30), 0) for content in contents]
+    requests = [Request([{"role": "user", "content": content}], SamplingParams(0.0, 1.0, 30), 0) for content in contents]
     found = answers(backend, requests)
     assert (engine := backend.engine)
     engine.lm.set_attn_implementation("eager")
@@ -252,36 +252,38 @@ def test_the_backend_of_the_docs_is_one_file(lab: Path, tmp_path: Path) -> None:
 def answers(backend: Any, requests: list[Any]) -> list[Any]:
     """What the backend says to each request, in their order."""
     from sophia_cli.inference.types import Job
-    from sophia_cli.runtime.read_ahead import Arrivals
+    from sophia_cli.runtime.read_ahead import ReadAhead
 
     jobs = [Job({}, {"place": place}, request) for place, request in enumerate(requests)]
-    found = {job.ids["place"]: outcome for job, outcome in backend.stream(Arrivals(jobs))}
+    found = {job.ids["place"]: outcome for job, outcome in backend.stream(ReadAhead(jobs))}
     assert len(found) == len(requests)
     return [found[place] for place in range(len(requests))]
 
 
 def test_each_row_of_a_batch_ends_at_its_own_limit(lab: Path) -> None:
     from sophia_cli.backends.hf import Backend
-    from sophia_cli.inference.backend_options import Place
-    from sophia_cli.inference.types import Completion, Request, Sampling
+    from sophia_cli.inference.backend_options import BackendOptions
+    from sophia_cli.inference.types import Completion, Request, SamplingParams
     from sophia_cli.models.aliases import resolve
 
-    backend = Backend(resolve("tiny-reasoner"), Place())
+    backend = Backend(resolve("tiny-reasoner"), BackendOptions())
     messages = [{"role": "user", "content": "What is it?"}]
     limits = [3, 60, 17, 41]
-    found = answers(backend, [Request(messages, Sampling(max_tokens=most), 5) for most in limits])
-    (longest,) = answers(backend, [Request(messages, Sampling(max_tokens=60), 5)])
+    found = answers(backend, [Request(messages, SamplingParams(max_tokens=most), 5) for most in limits])
+    (longest,) = answers(backend, [Request(messages, SamplingParams(max_tokens=60), 5)])
     assert isinstance(longest, Completion) and longest.tokens > 41
     for most, one in zip(limits, found, strict=True):
         assert isinstance(one, Completion) and one.tokens == min(most, longest.tokens)
-        assert longest.text.startswith(one.text) and one.finish == ("length" if most < longest.tokens else longest.finish)
+        assert longest.text.startswith(one.text) and one.finish_reason == (
+            "length" if most < longest.tokens else longest.finish_reason
+        )
 
 
 def test_rows_that_join_a_running_batch_say_what_they_say_alone(lab: Path) -> None:
     """Limits and prompts of very different lengths, more jobs than rows, a prompt beyond the context, two temperatures."""
     from sophia_cli.backends import hf
-    from sophia_cli.inference.backend_options import Place
-    from sophia_cli.inference.types import Failure, Request, Sampling
+    from sophia_cli.inference.backend_options import BackendOptions
+    from sophia_cli.inference.types import Failure, Request, SamplingParams
     from sophia_cli.models.aliases import resolve
 
     draw = random.Random(5)
@@ -289,29 +291,31 @@ def test_rows_that_join_a_running_batch_say_what_they_say_alone(lab: Path) -> No
     for seed in range(60):
         content = "How many shapes are there? " * draw.choice([1, 2, 5, 9])
         style = {"temperature": 0.7, "top_p": 0.9} if seed > 50 else {}
-        sampling = Sampling(max_tokens=draw.choice([1, 5, 40, 90, 170]), **style)
+        sampling = SamplingParams(max_tokens=draw.choice([1, 5, 40, 90, 170]), **style)
         requests.append(Request([{"role": "user", "content": content}], sampling, seed))
-    requests[30] = Request([{"role": "user", "content": "why " * 5000}], Sampling(max_tokens=5), 0)
-    few, alone = (hf.Backend(resolve("tiny-reasoner"), Place(concurrency=rows)) for rows in (7, 1))
+    requests[30] = Request([{"role": "user", "content": "why " * 5000}], SamplingParams(max_tokens=5), 0)
+    few, alone = (hf.Backend(resolve("tiny-reasoner"), BackendOptions(concurrency=rows)) for rows in (7, 1))
     together = answers(few, requests)
-    assert together == answers(alone, requests) == answers(hf.Backend(resolve("tiny-reasoner"), Place()), requests)
+    assert together == answers(alone, requests) == answers(hf.Backend(resolve("tiny-reasoner"), BackendOptions()), requests)
     assert [place for place, answer in enumerate(together) if isinstance(answer, Failure)] == [30]
 
 
 def test_a_batch_is_kept_full(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One long answer among short ones: the short ones take turns beside it, and do not wait for its end."""
     from sophia_cli.backends import hf
-    from sophia_cli.inference.backend_options import Place
-    from sophia_cli.inference.types import Job, Request, Sampling
+    from sophia_cli.inference.backend_options import BackendOptions
+    from sophia_cli.inference.types import Job, Request, SamplingParams
     from sophia_cli.models.aliases import resolve
-    from sophia_cli.runtime.read_ahead import Arrivals
+    from sophia_cli.runtime.read_ahead import ReadAhead
 
     monkeypatch.setattr(hf, "STRIDE", 8)
-    backend = hf.Backend(resolve("tiny-reasoner"), Place(concurrency=4))
+    backend = hf.Backend(resolve("tiny-reasoner"), BackendOptions(concurrency=4))
     messages = [{"role": "user", "content": "What is it?"}]
     limits = [40] + [1] * 12
-    jobs = [Job({}, {"place": place}, Request(messages, Sampling(max_tokens=most), 5)) for place, most in enumerate(limits)]
-    order = [job.ids["place"] for job, _ in backend.stream(Arrivals(jobs))]
+    jobs = [
+        Job({}, {"place": place}, Request(messages, SamplingParams(max_tokens=most), 5)) for place, most in enumerate(limits)
+    ]
+    order = [job.ids["place"] for job, _ in backend.stream(ReadAhead(jobs))]
     assert order == [*range(1, 13), 0]
 
 
@@ -325,14 +329,14 @@ def test_a_broken_line_costs_none_of_the_answers_under_way(lab: Path, tmp_path: 
 def test_rows_do_not_join_a_batch_that_would_be_held_at_many_times_its_tokens() -> None:
     from sophia_cli.backends._hf.batch import Batch
     from sophia_cli.backends._hf.cpu_attention import new_cache
-    from sophia_cli.inference.types import Job, Request, Sampling
+    from sophia_cli.inference.types import Job, Request, SamplingParams
 
     def batch(*lengths: int) -> Batch:
         width = max(lengths)
         mask = torch.tensor([[0] * (width - length) + [1] * length for length in lengths])
         cache = new_cache()
         cache.update(torch.zeros(len(lengths), 1, width - 1, 4), torch.zeros(len(lengths), 1, width - 1, 4), 0)
-        jobs = [Job({}, {}, Request([], Sampling(max_tokens=1000), 0))] * len(lengths)
+        jobs = [Job({}, {}, Request([], SamplingParams(max_tokens=1000), 0))] * len(lengths)
         starts = [width - length + 20 for length in lengths]
         return Batch(jobs, torch.zeros_like(mask), mask, cache, [20] * len(lengths), starts, [1000] * len(lengths))
 
@@ -347,17 +351,19 @@ def test_rows_do_not_join_a_batch_that_would_be_held_at_many_times_its_tokens() 
 def test_the_models_own_taste_is_left_out(tmp_path: Path) -> None:
     """A checkpoint's repetition penalty is not asked for, and would count the padding that company brings."""
     from sophia_cli.backends.hf import Backend
-    from sophia_cli.inference.backend_options import Place
-    from sophia_cli.inference.types import Request, Sampling
+    from sophia_cli.inference.backend_options import BackendOptions
+    from sophia_cli.inference.types import Request, SamplingParams
     from sophia_cli.models.aliases import Model, resolve
 
     folder = tmp_path / "model"
     shutil.copytree(resolve("tiny-reasoner").path, folder)
     file = folder / "generation_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "repetition_penalty": 1.7, "top_k": 3, "do_sample": True}))
-    requests = [Request([{"role": "user", "content": "What is it?"}], Sampling(max_tokens=40), seed) for seed in range(12)]
-    plain = answers(Backend(resolve("tiny-reasoner"), Place()), requests)
-    assert plain == answers(Backend(Model("m", str(folder)), Place()), requests)
+    requests = [
+        Request([{"role": "user", "content": "What is it?"}], SamplingParams(max_tokens=40), seed) for seed in range(12)
+    ]
+    plain = answers(Backend(resolve("tiny-reasoner"), BackendOptions()), requests)
+    assert plain == answers(Backend(Model("m", str(folder)), BackendOptions()), requests)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "mistral", "lfm2"])
@@ -366,8 +372,8 @@ def test_models_of_other_kinds_say_the_same_in_any_company(kind: str, tmp_path: 
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     from sophia_cli.backends.hf import Backend
-    from sophia_cli.inference.backend_options import Place
-    from sophia_cli.inference.types import Request, Sampling
+    from sophia_cli.inference.backend_options import BackendOptions
+    from sophia_cli.inference.types import Request, SamplingParams
     from sophia_cli.models.aliases import Model, resolve
 
     tokenizer = AutoTokenizer.from_pretrained(resolve("tiny-reasoner").path)
@@ -387,9 +393,11 @@ def test_models_of_other_kinds_say_the_same_in_any_company(kind: str, tmp_path: 
     draw = random.Random(2)
     requests = [
         Request(
-            [{"role": "user", "content": "How many? " * draw.randint(1, 4)}], Sampling(max_tokens=draw.choice([9, 90])), seed
+            [{"role": "user", "content": "How many? " * draw.randint(1, 4)}],
+            SamplingParams(max_tokens=draw.choice([9, 90])),
+            seed,
         )
         for seed in range(14)
     ]
-    found = [answers(Backend(Model("m", str(tmp_path)), Place(concurrency=rows)), requests) for rows in (1, 5, 14)]
+    found = [answers(Backend(Model("m", str(tmp_path)), BackendOptions(concurrency=rows)), requests) for rows in (1, 5, 14)]
     assert found[0] == found[1] == found[2]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sophia_cli.errors import InputError, UsageError
-from sophia_cli.io.jsonl import loads, parse_records, read_records, to_line
+from sophia_cli.io.jsonl import load_json, parse_records, read_records, to_line
 from sophia_cli.io.shards import Shard
 
 VALUES = st.recursive(
@@ -25,8 +25,8 @@ VALUES = st.recursive(
 def test_a_record_survives_the_way_out_and_in(record: dict) -> None:
     line = to_line(record)
     assert line.endswith(b"\n") and line.count(b"\n") == 1
-    assert loads(line) == record
-    assert list(loads(line)) == list(record)
+    assert load_json(line) == record
+    assert list(load_json(line)) == list(record)
 
 
 def test_a_whole_number_beyond_64_bits_keeps_its_digits() -> None:

@@ -13,14 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sophia_cli.io.manifest import Manifest
-from sophia_cli.io.record_writer import Output
+from sophia_cli.io.record_writer import RecordWriter
 from sophia_cli.records import Record
 
 
 def written(file: Path, rows: list[Record], ordered: bool = False) -> list[Record]:
     """Runs a step that writes `rows` to a file, leaving out what is done; returns what it had to write."""
-    output = Output("name", None, file, Manifest(file, "step", {"a": 1}), ordered=ordered)
-    todo = [row for row in rows if not output.take_done(row["name"])]
+    output = RecordWriter("name", None, file, Manifest(file, "step", {"a": 1}), keeps_order=ordered)
+    todo = [row for row in rows if not output.skip_finished(row["name"])]
     for row in todo:
         output.write(row)
     output.close(True, len(rows))
@@ -42,8 +42,8 @@ def test_a_file_cut_anywhere_is_completed(suffix: str, data: st.DataObject, tmp_
     cut = data.draw(st.integers(0, len(whole)))
     file.write_bytes(whole[:cut])
     written(file, ROWS)
-    completed = Output("name", None, file, Manifest(file, "step", {"a": 1}))
-    assert completed.done == {row["name"]: 1 for row in ROWS}
+    completed = RecordWriter("name", None, file, Manifest(file, "step", {"a": 1}))
+    assert completed.finished_ids == {row["name"]: 1 for row in ROWS}
     completed.close(True, 0)
     if not suffix:
         assert file.read_bytes() == whole

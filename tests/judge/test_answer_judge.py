@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from helpers.commands import records_of, sophia, write_lines
 
-from sophia_cli.inference.types import Completion, Failure, Job, Sampling
+from sophia_cli.inference.types import Completion, Failure, Job, SamplingParams
 from sophia_cli.judge.answer_judge import Judge, by_judge
 from sophia_cli.judge.prompts_and_parsing import question, read_verdict, reading
 from sophia_cli.prompts import load_prompt
 from sophia_cli.records import Record
-from sophia_cli.runtime.read_ahead import Arrivals
+from sophia_cli.runtime.read_ahead import ReadAhead
 from sophia_cli.steps.grade import asked_about
 
 
@@ -25,8 +25,8 @@ class Scripted:
         self.answers, self.otherwise = answers, otherwise
         self.asked: list[str] = []
 
-    def stream(self, jobs: Arrivals[Job]) -> Iterator[tuple[Job, Completion | Failure]]:
-        while batch := jobs.take(8):
+    def stream(self, jobs: ReadAhead[Job]) -> Iterator[tuple[Job, Completion | Failure]]:
+        while batch := jobs.take_batch(8):
             for job in reversed(batch):
                 text = job.request.messages[0]["content"]
                 self.asked.append(text)
@@ -46,7 +46,7 @@ def row(number: int, verdict: str, reward: float | None, **more: Any) -> Record:
 
 
 def judged(rows: list[Record], backend: Scripted, everything: bool = False) -> list[Record]:
-    judge = Judge(backend, "scripted", load_prompt("judge"), Sampling(0.0), 0)  # type: ignore[arg-type]
+    judge = Judge(backend, "scripted", load_prompt("judge"), SamplingParams(0.0), 0)  # type: ignore[arg-type]
     return list(by_judge(rows, judge, partial(asked_about, everything=everything)))
 
 

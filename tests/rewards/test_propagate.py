@@ -21,12 +21,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sophia_cli.errors import InputError
-from sophia_cli.io.counter import Counter
-from sophia_cli.io.record_writer import Output
-from sophia_cli.io.rereadable import Lines
+from sophia_cli.io.counter import RecordCounter
+from sophia_cli.io.record_writer import RecordWriter
+from sophia_cli.io.rereadable import RereadableInputs
 from sophia_cli.io.shards import Shard
 from sophia_cli.rewards import loading
-from sophia_cli.rewards.trajectory import Rule
+from sophia_cli.rewards.trajectory import SelectionRule
 from sophia_cli.steps.propagate import propagate
 
 
@@ -36,18 +36,20 @@ def test_propagate_equals_a_brute_force_reading_of_the_equations(
     records: list[dict[str, Any]], alpha: float, keep: int
 ) -> None:
     means, kept = brute_force(records, alpha, keep)
-    out = run(records, Rule(alpha=alpha, keep=keep))
+    out = run(records, SelectionRule(alpha=alpha, keep=keep))
     assert [{field: record[field] for field in records[0]} for record in out] == records
     assert {record["trajectory_id"] for record in out if record["selected"]} == kept
     for record in out:
         assert record["caption_reward"] == means[record["caption_id"]]
         assert record["weight"] == (1.0 if record["selected"] else 0.0)
-    assert [record for record in out if record["selected"]] == run(records, Rule(alpha=alpha, keep=keep), emit="selected")
+    assert [record for record in out if record["selected"]] == run(
+        records, SelectionRule(alpha=alpha, keep=keep), emit="selected"
+    )
 
 
 @given(data_sets(), st.integers(1, 4), st.sampled_from(["shortest", "random", "all"]))
 def test_shards_choose_as_the_whole_does(records: list[dict[str, Any]], count: int, select: str) -> None:
-    rule = Rule(alpha=0.5, select=select, seed=3)
+    rule = SelectionRule(alpha=0.5, select=select, seed=3)
     whole = {json.dumps(record) for record in run(records, rule)}
     parts = [run(records, rule, Shard(index, count)) for index in range(count)]
     assert {json.dumps(record) for part in parts for record in part} == whole
@@ -59,13 +61,14 @@ def test_the_order_of_the_records_does_not_matter(records: list[dict[str, Any]],
     shuffled = random.Random(seed).sample(records, len(records))
     for select in ("shortest", "random", "all"):
         chosen = [
-            {r["trajectory_id"] for r in run(rows, Rule(select=select)) if r["selected"]} for rows in (records, shuffled)
+            {r["trajectory_id"] for r in run(rows, SelectionRule(select=select)) if r["selected"]}
+            for rows in (records, shuffled)
         ]
         assert chosen[0] == chosen[1]
 
 
 def kept(records: list[dict[str, Any]], **rule: Any) -> list[str]:
-    return [record["trajectory_id"][-2:] for record in run(records, Rule(**rule)) if record["selected"]]
+    return [record["trajectory_id"][-2:] for record in run(records, SelectionRule(**rule)) if record["selected"]]
 
 
 def test_six_of_eight_do_not_pass_alpha_and_seven_do() -> None:
@@ -78,7 +81,7 @@ def test_what_could_not_be_graded_counts_against_its_caption_unless_min_graded_i
     assert kept(rows) == []
     assert kept(rows, min_graded=6) == ["t5"]
     assert kept(rows, min_graded=7) == []
-    assert run(rows, Rule())[0]["caption_reward"] == 1.0
+    assert run(rows, SelectionRule())[0]["caption_reward"] == 1.0
 
 
 def test_what_was_never_sampled_counts_against_its_caption() -> None:
@@ -128,7 +131,7 @@ def test_a_trajectory_id_with_other_content_names_both_lines(tmp_path: Path) -> 
 
 def test_a_repeated_record_counts_once_and_goes_out_twice() -> None:
     rows = table(1.0, 0.0)
-    out = run([*rows, rows[0]], Rule(alpha=0.4))
+    out = run([*rows, rows[0]], SelectionRule(alpha=0.4))
     assert [record["selected"] for record in out] == [True, False, False]
     assert out[0]["caption_reward"] == 0.5
 
@@ -167,7 +170,7 @@ def test_a_record_with_a_bad_field_goes_out_with_an_error_that_names_line_and_fi
 def test_one_trajectory_id_of_two_contents_is_refused_in_the_library_too() -> None:
     rows = table(1.0, 1.0)
     with pytest.raises(InputError, match="other content"):
-        run([rows[0], {**rows[0], "answer": "2"}], Rule())
+        run([rows[0], {**rows[0], "answer": "2"}], SelectionRule())
 
 
 def piped(lines: bytes, *options: str, code: int = 0) -> tuple[list[dict[str, Any]], str]:
@@ -194,7 +197,7 @@ def test_what_comes_from_a_pipe_is_chosen_as_from_a_file(records: list[dict[str,
                 record["error"] = "no server"
                 record.pop("reason_model", None)
     part = Shard(data.draw(st.integers(0, 1)), 2) if data.draw(st.booleans()) else None
-    rule = Rule(alpha=data.draw(st.sampled_from([0.0, 0.5, 0.75])), keep=data.draw(st.integers(1, 3)))
+    rule = SelectionRule(alpha=data.draw(st.sampled_from([0.0, 0.5, 0.75])), keep=data.draw(st.integers(1, 3)))
     for emit in ("all", "selected"):
         whole: Any = trouble(lambda emit=emit: run(records, rule, part, emit))
         with monkeypatched_pipe():
@@ -211,7 +214,7 @@ def trouble(work: Callable[[], Any]) -> Any:
 @contextlib.contextmanager
 def monkeypatched_pipe() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Lines, "flow", property(lambda self: True))
+        patch.setattr(RereadableInputs, "from_pipe", property(lambda self: True))
         yield
 
 
@@ -326,24 +329,32 @@ def test_a_large_file_is_read_in_blocks_by_several_as_by_one(records: list[dict[
         file.write_bytes(b"\n".join(lines) + data.draw(st.sampled_from([b"", b"\n"])))
         found = []
         for workers in (1, 2):
-            patch.setattr("sophia_cli.rewards.loading.workers_for", lambda size, workers=workers: workers)
-            patch.setattr("sophia_cli.rewards.loading.BLOCK", data.draw(st.integers(60, 2000)))
-            counter, output = Counter(), Output("trajectory_id", None)
-            out = list(propagate(Lines([str(file)]), Rule(alpha=0.5), Shard(), None, emit, output, counter))
+            patch.setattr("sophia_cli.rewards.loading.worker_count", lambda size, workers=workers: workers)
+            patch.setattr("sophia_cli.rewards.loading.BLOCK_BYTES", data.draw(st.integers(60, 2000)))
+            counter, output = RecordCounter(), RecordWriter("trajectory_id", None)
+            out = list(
+                propagate(RereadableInputs([str(file)]), SelectionRule(alpha=0.5), Shard(), None, emit, output, counter)
+            )
             found.append((out, counter.count, output.failed))
     assert found[0] == found[1]
 
 
 def test_a_line_that_is_no_record_is_named_in_a_large_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sophia_cli.rewards.loading.workers_for", lambda size: 2)
-    monkeypatch.setattr("sophia_cli.rewards.loading.BLOCK", 500)
+    monkeypatch.setattr("sophia_cli.rewards.loading.worker_count", lambda size: 2)
+    monkeypatch.setattr("sophia_cli.rewards.loading.BLOCK_BYTES", 500)
     lines = [json.dumps(row) for row in table(*[1.0] * 30)]
     lines[20] = lines[20][:-9]
     (tmp_path / "x.jsonl").write_text("\n".join(lines))
     with pytest.raises(InputError, match="x.jsonl:21: not a JSON object"):
         list(
             propagate(
-                Lines([str(tmp_path / "x.jsonl")]), Rule(), Shard(), None, "all", Output("trajectory_id", None), Counter()
+                RereadableInputs([str(tmp_path / "x.jsonl")]),
+                SelectionRule(),
+                Shard(),
+                None,
+                "all",
+                RecordWriter("trajectory_id", None),
+                RecordCounter(),
             )
         )
 
@@ -388,7 +399,15 @@ def test_a_file_that_changes_between_the_passes_is_refused(tmp_path: Path) -> No
     file = tmp_path / "a.jsonl"
     for change in (lambda text: text.replace(b'"a"', b'"b"'), lambda text: text[: len(text) // 2]):
         write_lines(file, [{**row, "trajectory_tokens": 5} for row in table(*[1.0] * 2000)])
-        steps = propagate(Lines([str(file)]), Rule(), Shard(), None, "all", Output("trajectory_id", None), Counter())
+        steps = propagate(
+            RereadableInputs([str(file)]),
+            SelectionRule(),
+            Shard(),
+            None,
+            "all",
+            RecordWriter("trajectory_id", None),
+            RecordCounter(),
+        )
         next(steps)
         file.write_bytes(change(file.read_bytes()))
         with pytest.raises(InputError, match="was changed"):
@@ -472,6 +491,6 @@ def test_a_line_far_longer_than_a_block_is_read_once(tmp_path: Path, monkeypatch
     size, found = (tmp_path / "t.jsonl").stat().st_size, list[tuple[int, bytes]]()
     monkeypatch.setattr(Path, "open", lambda self, mode, buffering: CountedFile(io.FileIO(self), buffering))
     for begin in range(0, size, 1000):
-        found += loading.lines_of(str(tmp_path / "t.jsonl"), begin, min(begin + 1000, size))
+        found += loading.block_lines(str(tmp_path / "t.jsonl"), begin, min(begin + 1000, size))
     assert [offset for offset, _ in found] == [0, len(found[0][1]), len(found[0][1]) + len(found[1][1])]
     assert len(found) == 3 and size < CountedFile.handed_out < 3 * size

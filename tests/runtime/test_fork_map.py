@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from sophia_cli.runtime.fork_map import MOST, forked_map
+from sophia_cli.runtime.fork_map import MAX_ITEMS, forked_map
 
 
 def test_results_come_in_the_order_of_the_items_whoever_made_them() -> None:
@@ -49,4 +49,4 @@ def test_a_caller_that_stops_early_leaves_no_copy_behind() -> None:
 
 def test_more_items_than_the_pipe_of_numbers_holds_are_refused() -> None:
     with pytest.raises(ValueError, match="at most"):
-        forked_map(abs, range(MOST + 1), 1)
+        forked_map(abs, range(MAX_ITEMS + 1), 1)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sophia_cli.runtime.read_ahead import Arrivals, Channel
+from sophia_cli.runtime.read_ahead import Channel, ReadAhead
 
 
 @settings(max_examples=30, deadline=None)
@@ -45,9 +45,9 @@ def test_what_an_iterator_raises_comes_after_what_it_gave() -> None:
         yield from (1, 2)
         raise ValueError("cut off")
 
-    arrivals: Arrivals[int] = Arrivals(items())
+    arrivals: ReadAhead[int] = ReadAhead(items())
     taken: list[int] = []
     with pytest.raises(ValueError, match="cut off"):
-        while batch := arrivals.take(10):
+        while batch := arrivals.take_batch(10):
             taken += batch
-    assert taken == [1, 2] and arrivals.take(1) == []
+    assert taken == [1, 2] and arrivals.take_batch(1) == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sophia_cli.errors import SophiaError
-from sophia_cli.runtime.worker_pool import CHUNK, CHUNKS, READ_AHEAD, ordered_map
+from sophia_cli.runtime.worker_pool import CHUNK_SIZE, CHUNKS_PER_WORKER, READ_AHEAD_ITEMS, ordered_map
 
 PATIENCE = 20.0
 
@@ -42,7 +42,7 @@ def lost(item: int, outcome: str) -> str:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
-@pytest.mark.parametrize("count", [0, 1, CHUNK, CHUNK + 1, 1000])
+@pytest.mark.parametrize("count", [0, 1, CHUNK_SIZE, CHUNK_SIZE + 1, 1000])
 def test_results_come_in_the_order_of_the_items(workers: int, count: int) -> None:
     pairs = list(ordered_map(doubled, range(count), workers, int, PATIENCE, lost))
     assert pairs == [(item, 2 * item) for item in range(count)]
@@ -95,7 +95,7 @@ def test_no_more_is_read_ahead_than_the_bound() -> None:
     for _ in range(10):
         next(pairs)
     time.sleep(1.0)
-    assert read <= READ_AHEAD + (2 * CHUNKS + 4) * CHUNK
+    assert read <= READ_AHEAD_ITEMS + (2 * CHUNKS_PER_WORKER + 4) * CHUNK_SIZE
 
 
 def test_workers_that_cannot_start_are_an_error_and_no_endless_loop() -> None:

@@ -13,7 +13,7 @@ from helpers.commands import ENVIRONMENT, SOPHIA, records_of, sophia, write_line
 from helpers.records import captions
 from helpers.vllm_stand_in import PATIENCE_SECONDS, alive, stand_in, started, wait_for
 
-from sophia_cli.inference.backend_options import Place
+from sophia_cli.inference.backend_options import BackendOptions
 from sophia_cli.models.aliases import Model, resolve
 from sophia_cli.serving.vllm_server import Server, Setup
 
@@ -141,9 +141,12 @@ def test_where_vllm_and_a_gpu_are_it_is_the_usual_place_but_for_embedded_models(
     sophia(*REASON[:-2], cwd=vllm_dir)
     assert [entry["CUDA_VISIBLE_DEVICES"] for entry in started(vllm_dir)] == ["0"]
     monkeypatch.setenv("PATH", ENVIRONMENT["PATH"])
-    assert Place().kind(resolve("tiny-reasoner")) == "hf" and Place().kind(Model("m", "m")) == "vllm"
+    assert (
+        BackendOptions().backend_name(resolve("tiny-reasoner")) == "hf"
+        and BackendOptions().backend_name(Model("m", "m")) == "vllm"
+    )
     (vllm_dir / "bin" / "nvidia-smi").unlink()
-    assert Place().kind(Model("m", "m")) == "hf"
+    assert BackendOptions().backend_name(Model("m", "m")) == "hf"
 
 
 def test_no_home_and_a_log_that_cannot_be_are_named(vllm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from sophia_cli.errors import SophiaError
 from sophia_cli.io.shards import Shard
 from sophia_cli.models.aliases import resolve
 from sophia_cli.objectives import grpo, mpo
-from sophia_cli.rewards.trajectory import Rule
+from sophia_cli.rewards.trajectory import SelectionRule
 from sophia_cli.training.collator import IGNORED, Encoder
 from sophia_cli.training.config import Settings
 from sophia_cli.training.dataset import Data, read_pairs, read_questions
@@ -70,7 +70,7 @@ def test_mpo_is_its_equation(data: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForImageTextToText
 
     model = resolve("tiny-vlm")
-    found = read_pairs([str(data / "kept.jsonl")], Rule(), 1, model, lambda text: None, Shard(), None)
+    found = read_pairs([str(data / "kept.jsonl")], SelectionRule(), 1, model, lambda text: None, Shard(), None)
     plan = plan_of(found, "mpo", tmp_path / "out")
     encoder, policy = encoder_of(plan), load_policy(plan, torch.device("cpu"), bf16=False)
     trainer = mpo.trainer(plan, policy, encoder, arguments(plan, World(), None))
@@ -120,7 +120,7 @@ def test_an_image_that_vanishes_is_named(objective: str, data: Path, tmp_path: P
     write_lines(tmp_path / "kept.jsonl", rows)
     model, file = resolve("tiny-vlm"), [str(tmp_path / "kept.jsonl")]
     if objective == "mpo":
-        found = read_pairs(file, Rule(), 1, model, lambda text: None, Shard(), None)
+        found = read_pairs(file, SelectionRule(), 1, model, lambda text: None, Shard(), None)
     else:
         found = read_questions(file, model, Shard(), None)
     plan = plan_of(found, objective, tmp_path / "out")
@@ -132,7 +132,7 @@ def test_an_image_that_vanishes_is_named(objective: str, data: Path, tmp_path: P
 
 
 def test_mpo_alone_holds_a_second_model(data: Path, tmp_path: Path) -> None:
-    found = read_pairs([str(data / "kept.jsonl")], Rule(), 1, resolve("tiny-vlm"), lambda text: None, Shard(), None)
+    found = read_pairs([str(data / "kept.jsonl")], SelectionRule(), 1, resolve("tiny-vlm"), lambda text: None, Shard(), None)
     plan = plan_of(found, "mpo", tmp_path / "out")
     held = [
         references(replace(plan, settings=replace(plan.settings, **asked)))

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from sophia_cli.errors import RecordError
-from sophia_cli.inference.types import Completion, Empty, Failure, Request
+from sophia_cli.inference.types import Completion, EmptyResponse, Failure, Request
 from sophia_cli.io.images import data_uri, image_bytes
 from sophia_cli.records import THINK_CLOSE, THINK_OPEN
 
@@ -122,7 +122,7 @@ def outcome_of(body: bytes, logprobs: bool = False) -> Completion | Failure:
     if finish not in FINISHES:
         raise Unusable(f"an answer that ended with {str(finish)[:40]!r}")
     if not said.strip() and not thought.strip():
-        return Empty(tokens=max(tokens, 0))
+        return EmptyResponse(tokens=max(tokens, 0))
     if not 0 < tokens <= MOST_TOKENS:
         raise Unusable(f"{tokens} tokens of an answer that is not empty")
     completion = Completion(whole(said, thought), tokens, FINISHES[finish])

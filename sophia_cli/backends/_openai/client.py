@@ -24,8 +24,8 @@ from sophia_cli.backends._openai.load_balancer import Fleet, Server, Trouble
 from sophia_cli.backends._openai.proxy import proxy_of, seconds_of
 from sophia_cli.errors import RecordError, SophiaError
 from sophia_cli.inference.types import Completion, Failure, Job
-from sophia_cli.runtime.progress import notice
-from sophia_cli.runtime.read_ahead import Arrivals, Channel
+from sophia_cli.runtime.progress import log_line
+from sophia_cli.runtime.read_ahead import Channel, ReadAhead
 
 AHEAD = 256
 """Jobs that are taken beyond those in flight, so that a free place never waits for the next."""
@@ -115,7 +115,7 @@ class Client:
         self.timer: asyncio.TimerHandle | None = None
         self.finished, self.hungry = asyncio.Event(), asyncio.Event()
 
-    def stream(self, jobs: Arrivals[Job]) -> Iterator[Outcome]:
+    def stream(self, jobs: ReadAhead[Job]) -> Iterator[Outcome]:
         """Every job once, with what came of it, as it comes. Raises what the jobs' iterator raised, and SophiaError."""
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self._run, args=(jobs,), daemon=True).start()
@@ -150,7 +150,7 @@ class Client:
             parts.append(health)
         return ", ".join(parts)
 
-    def _run(self, jobs: Arrivals[Job]) -> None:
+    def _run(self, jobs: ReadAhead[Job]) -> None:
         """The loop's thread: from the first job to the last outcome."""
         try:
             with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
@@ -161,7 +161,7 @@ class Client:
         self._hand_over()
         self.outcomes.put(last)
 
-    async def _work(self, jobs: Arrivals[Job]) -> None:
+    async def _work(self, jobs: ReadAhead[Job]) -> None:
         self.proxies = {server.url: proxy_of(server.url) for server in self.fleet.servers}
         headers = {"Content-Type": "application/json"}
         if self.manners.key:
@@ -217,14 +217,14 @@ class Client:
             trouble = f"no answer within {HELLO_SECONDS:.0f} s"
         except (NoConnection, Lost, TooLong, ValueError, LookupError, TypeError) as error:
             trouble = str(error) or type(error).__name__
-        notice(f"{server.url}: does not say what models it has ({' '.join(trouble.split())[:200]})")
+        log_line(f"{server.url}: does not say what models it has ({' '.join(trouble.split())[:200]})")
         return []
 
-    async def _feed(self, jobs: Arrivals[Job]) -> None:
+    async def _feed(self, jobs: ReadAhead[Job]) -> None:
         """Keeps `AHEAD` jobs waiting. The thread that takes them blocks where the step's input does."""
         context = self.served.context
         try:
-            while batch := await self.loop.run_in_executor(self.takers, jobs.take, AHEAD, 0.0):
+            while batch := await self.loop.run_in_executor(self.takers, jobs.take_batch, AHEAD, 0.0):
                 if self.gone:
                     raise self.gone
                 self.waiting.extend(Try(job, bounded=job.request.sampling.max_tokens < context) for job in batch)

@@ -6,7 +6,7 @@ import resource
 from sophia_cli.backends._openai.client import Client, Manners
 from sophia_cli.backends._openai.load_balancer import Fleet
 from sophia_cli.errors import UsageError
-from sophia_cli.inference.backend_options import Place
+from sophia_cli.inference.backend_options import BackendOptions
 from sophia_cli.models.aliases import Model
 
 PLACES = 256
@@ -14,7 +14,7 @@ PLACES = 256
 SPARE_FILES = 100
 
 
-def connect(urls: list[str], model: Model, place: Place, key_name: str) -> Client:
+def connect(urls: list[str], model: Model, place: BackendOptions, key_name: str) -> Client:
     """A client of these servers; key_name: the variable whose value goes with every request, if it is set.
 
     Raises UsageError for an odd key, and for more requests at once than this process may hold sockets.
