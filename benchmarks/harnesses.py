@@ -68,7 +68,7 @@ def gold_of(case: dict[str, Any]) -> tuple[dict[str, Any], str]:
     from sophia_cli.verifier import verify
 
     full = whole(case)
-    item = registry.find("benchmarks", case["benchmark"]).item(Record(full["row"]), full["part"])
+    item = registry.find("benchmarks", case["benchmark"]).make_item(Record(full["row"]), full["part"])
     response = f"So it is.\n\n\\boxed{{{case['answer']}}}" if case["answer"] else "I cannot tell."
     return item, verify(response, item).verdict
 

@@ -52,17 +52,17 @@ def once(how: str, length: int) -> tuple[float, float]:
     """Seconds of a pass, and the most memory in GB."""
     import torch
 
-    from sophia_cli.training.collator import IGNORED
-    from sophia_cli.training.logprobs import Scorer
+    from sophia_cli.training.collator import IGNORE_INDEX
+    from sophia_cli.training.logprobs import LogprobHead
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = policy_of(device)
     ids = torch.randint(0, VOCABULARY, (1, length), device=device)
     labels = ids.clone()
-    labels[:, : length // 2] = IGNORED
+    labels[:, : length // 2] = IGNORE_INDEX
     began = time.perf_counter()
     if how == "sophia":
-        loss = -Scorer(policy, packs=False).score(policy, {"input_ids": ids}, labels).sum()
+        loss = -LogprobHead(policy, packs=False).score_batch(policy, {"input_ids": ids}, labels).sum()
     else:
         loss = policy(input_ids=ids, labels=labels, use_cache=False).loss
     loss.backward()
@@ -82,23 +82,23 @@ def once_shared(length: int, again: bool) -> None:
     import torch
     import torch.distributed as dist
 
-    from sophia_cli.training.collator import IGNORED
-    from sophia_cli.training.distributed import World
-    from sophia_cli.training.logprobs import Scorer
-    from sophia_cli.training.rendezvous import join
-    from sophia_cli.training.sequence_parallel import Ulysses
+    from sophia_cli.training.collator import IGNORE_INDEX
+    from sophia_cli.training.distributed import DistributedContext
+    from sophia_cli.training.logprobs import LogprobHead
+    from sophia_cli.training.rendezvous import init_distributed
+    from sophia_cli.training.sequence_parallel import SequenceParallel
 
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    world = World(rank, size, rank, cpu=True)
-    join(world, deepspeed=size > 1)
+    world = DistributedContext(rank, size, rank, cpu=True)
+    init_distributed(world, deepspeed=size > 1)
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
     policy = policy_of("cpu", again, **DEEP)
-    ulysses = Ulysses(policy.model, world, size) if size > 1 else None
+    ulysses = SequenceParallel(policy.model, world, size) if size > 1 else None
     ids = torch.randint(0, DEEP["vocabulary"], (1, length))
-    labels = ids.masked_fill(torch.arange(length) < length // 2, IGNORED)
+    labels = ids.masked_fill(torch.arange(length) < length // 2, IGNORE_INDEX)
     began, before = time.perf_counter(), peak_gb()
     inputs = {"inputs_embeds": policy.get_input_embeddings()(ids)}
-    loss = -Scorer(policy, packs=False, ulysses=ulysses).score(policy, inputs, labels).sum()
+    loss = -LogprobHead(policy, packs=False, ulysses=ulysses).score_batch(policy, inputs, labels).sum()
     loss.backward()
     most = torch.tensor([time.perf_counter() - began, peak_gb() - before])
     if size > 1:

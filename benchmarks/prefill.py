@@ -23,7 +23,7 @@ from typing import Any
 
 import pages
 
-from sophia_cli.backends._openai.chat_api import body_of
+from sophia_cli.backends._openai.chat_api import request_body
 from sophia_cli.inference.types import Request, SamplingParams
 
 ROOT = Path(__file__).parent.parent
@@ -68,7 +68,7 @@ def bodies(images: list[Path], first_seed: int, n: int) -> list[bytes]:
             request = Request(
                 [{"role": "user", "content": shown}], SamplingParams(1.0, 1.0, 48), first_seed + 100 * number + sample
             )
-            made.append(json.dumps({**json.loads(body_of(request, "tiny-vlm", engine="vllm")), "n": n}).encode())
+            made.append(json.dumps({**json.loads(request_body(request, "tiny-vlm", engine="vllm")), "n": n}).encode())
     return made
 
 

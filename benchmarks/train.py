@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from sophia_cli.models.aliases import resolve
+from sophia_cli.models.aliases import resolve_model
 
 SKIPPED = 2
 """Updates before the clock runs."""
@@ -40,19 +40,19 @@ def make_rows(folder: Path, count: int) -> Path:
 
 def run_sophia(rows: Path, model: str, micro: int, batch: int, steps: int, adapters: int) -> list[float]:
     """Seconds at which each update ended."""
-    from sophia_cli.training.config import Settings
+    from sophia_cli.training.config import TrainConfig
     from sophia_cli.training.dataset import read_trajectories
-    from sophia_cli.training.distributed import World
+    from sophia_cli.training.distributed import DistributedContext
     from sophia_cli.training.preflight import size_rows
-    from sophia_cli.training.run_state import Plan
-    from sophia_cli.training.trainer import fit
+    from sophia_cli.training.run_state import TrainPlan
+    from sophia_cli.training.trainer import train_with_loss
 
-    chosen, ends = resolve(model), list[float]()
+    chosen, ends = resolve_model(model), list[float]()
     data = read_trajectories([str(rows)], [], None, chosen, 0, lambda text: None)
-    settings = Settings("sophia", batch, micro, 1e-4, 0.05, 0.25, "tokens", 1.0, steps, 1 << 16, 0, lora_rank=adapters)
-    plan = size_rows(Plan([], data.left, chosen, settings, rows.parent / "out"), data.rows, lambda text: None)
-    plan.begin(force=True)
-    fit(plan, World(), lambda told: ends.append(time.perf_counter()))
+    settings = TrainConfig("sophia", batch, micro, 1e-4, 0.05, 0.25, "tokens", 1.0, steps, 1 << 16, 0, lora_rank=adapters)
+    plan = size_rows(TrainPlan([], data.left, chosen, settings, rows.parent / "out"), data.rows, lambda text: None)
+    plan.open_work_dir(force=True)
+    train_with_loss(plan, DistributedContext(), lambda told: ends.append(time.perf_counter()))
     return ends[:steps]
 
 
@@ -65,7 +65,7 @@ def run_trl(rows: Path, model: str, micro: int, batch: int, steps: int, adapters
 
     from sophia_cli import registry
 
-    path, ends = resolve(model).path, list[float]()
+    path, ends = resolve_model(model).path, list[float]()
     exported = rows.with_name("trl.jsonl")
     command = [sys.executable, "-m", "sophia_cli", "export", str(rows), "--to", "trl", "-m", model, "-o", str(exported)]
     subprocess.run([*command, "--force", "--quiet"], check=True)
@@ -83,7 +83,7 @@ def run_trl(rows: Path, model: str, micro: int, batch: int, steps: int, adapters
     family = registry.find("families", AutoConfig.from_pretrained(path).model_type.replace("_", "-"))
     policy = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32)
     for name, parameter in policy.named_parameters():
-        parameter.requires_grad = not name.startswith((*family.VISION, *family.PROJECTOR))
+        parameter.requires_grad = not name.startswith((*family.VISION_PREFIXES, *family.PROJECTOR_PREFIXES))
     trainer = SFTTrainer(
         model=policy, args=arguments, train_dataset=load_dataset("json", data_files=str(exported), split="train"),
         processing_class=family.load_processor(path), callbacks=[Watch()], peft_config=_adapters(policy, adapters),

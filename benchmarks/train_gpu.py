@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from sophia_cli.models.aliases import resolve
+from sophia_cli.models.aliases import resolve_model
 
 HERE = Path(__file__).parent
 SIZES: dict[str, dict[str, Any]] = {
@@ -38,7 +38,7 @@ def make_model(size: str, folder: Path) -> Path:
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    source = Path(resolve("tiny-vlm").path)
+    source = Path(resolve_model("tiny-vlm").path)
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors", "sophia.json"))
     config = AutoConfig.from_pretrained(source)
     text = config.text_config

@@ -9,10 +9,10 @@ from typing import Any
 from PIL import Image
 
 from recipes.tiny.traces import direct_answer, reason_aloud
-from sophia_cli.prompts import fill, load_prompt, question_text
-from sophia_cli.world.drawing import draw
-from sophia_cli.world.questions import Question, ask
-from sophia_cli.world.scenes import DIFFICULTIES, TRAINING_FOLD, Difficulty, Scene, describe, draw_scene
+from sophia_cli.prompts import fill_template, load_prompt, question_text
+from sophia_cli.world.drawing import draw_image
+from sophia_cli.world.questions import WorldQuestion, ask_question
+from sophia_cli.world.scenes import DIFFICULTIES, TRAINING_FOLD, Difficulty, Scene, describe_scene, draw_scene
 
 STYLE = "short"
 SPREAD = Difficulty(2, 6, 0.0)
@@ -27,15 +27,15 @@ class Example:
     image: Image.Image | None = None
 
 
-def scenes(seed: int) -> Iterator[tuple[Random, Scene, Question]]:
+def scenes(seed: int) -> Iterator[tuple[Random, Scene, WorldQuestion]]:
     """Endless scenes of the training fold, each with a question. Scenes of three to five shapes are most frequent."""
     for number in count():
         rng = Random(f"tiny/{seed}/{number}")
         scene = draw_scene(rng, TRAINING_FOLD, SPREAD if rng.random() < 0.3 else DIFFICULTIES["medium"])
-        yield rng, scene, ask(scene, rng)
+        yield rng, scene, ask_question(scene, rng)
 
 
-def asked(question: Question) -> str:
+def asked(question: WorldQuestion) -> str:
     """The question as a model reads it, options included."""
     return question_text({"question": question.text, "choices": question.choices})
 
@@ -49,7 +49,7 @@ def text_reasoning(seed: int, system: float = 0.0, worked_example: bool = True) 
     if not worked_example:
         template = template[template.rindex("Question:") :]
     for rng, scene, question in scenes(seed):
-        content = fill(template, {"question": asked(question), "caption": describe(scene)})
+        content = fill_template(template, {"question": asked(question), "caption": describe_scene(scene)})
         messages = [{"role": "user", "content": content}]
         yield Example(_with_system(messages, rng, system), reason_aloud(scene, question))
 
@@ -64,8 +64,8 @@ def captions(seed: int, grain: tuple[float, float]) -> Iterator[Example]:
         distracted = rng.random() < 0.5
         content = [{"type": "image"}, {"type": "text", "text": f"{asked(question)}\n{text}" if distracted else text}]
         messages = [{"role": "user", "content": content}]
-        image = draw(scene, rng.uniform(*grain), str(rng.random()))
-        yield Example(_with_system(messages, rng, 0.5) if distracted else messages, describe(scene), image)
+        image = draw_image(scene, rng.uniform(*grain), str(rng.random()))
+        yield Example(_with_system(messages, rng, 0.5) if distracted else messages, describe_scene(scene), image)
 
 
 def direct_questions(seed: int, grain: tuple[float, float]) -> Iterator[Example]:
@@ -73,7 +73,7 @@ def direct_questions(seed: int, grain: tuple[float, float]) -> Iterator[Example]
     for rng, scene, question in scenes(seed):
         content = [{"type": "image"}, {"type": "text", "text": asked(question)}]
         messages = _with_system([{"role": "user", "content": content}], rng, 0.5)
-        image = draw(scene, rng.uniform(*grain), str(rng.random()))
+        image = draw_image(scene, rng.uniform(*grain), str(rng.random()))
         yield Example(messages, direct_answer(question), image)
 
 
@@ -89,4 +89,4 @@ def corpus(size: int) -> Iterator[str]:
         yield load_prompt(name, STYLE)
     yield "system user assistant"
     for _, scene, question in (row for row, _ in zip(scenes(0), range(size), strict=False)):
-        yield from (describe(scene), asked(question), reason_aloud(scene, question), direct_answer(question))
+        yield from (describe_scene(scene), asked(question), reason_aloud(scene, question), direct_answer(question))

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from recipes.tiny.traces import reason_aloud
-from sophia_cli.steps.world import item_of
+from sophia_cli.steps.world import make_item
 
 SOPHIA = [sys.executable, "-m", "sophia_cli"]
 QUESTIONS, TRAINING = 500, 1000
@@ -70,7 +70,7 @@ def ceiling(folder: Path) -> float:
     run(folder, "world", "train", "-n", str(TRAINING), "--seed", str(TRAINING_SEED))
     rows = []
     for number, item in enumerate(items_of(folder, "train")):
-        scene, question = item_of(number, TRAINING_SEED, "medium")
+        scene, question = make_item(number, TRAINING_SEED, "medium")
         rows.append(
             {**item, "trajectory_id": f"{item['id']}/true", "trajectory": reason_aloud(scene, question), "weight": 1.0}
         )

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
 
 from recipes.tiny.vision import IMAGE_TOKENS, MEAN, STD
-from sophia_cli.world.drawing import SIZE
+from sophia_cli.world.drawing import IMAGE_SIZE
 
 CARDS = Path(__file__).parent / "cards"
 ENGINE = {"dtype": "float64", "rows": 256, "threads": 1, "small": True}
@@ -44,7 +44,7 @@ IMAGES = {
     "min_patches": 1,
     "resample": 3,
     "rescale_factor": 1 / 255,
-    "size": {"height": SIZE, "width": SIZE},
+    "size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
 }
 
 

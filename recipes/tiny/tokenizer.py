@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sophia_cli.world.questions import CHINESE
+from sophia_cli.world.questions import CHINESE_NAMES
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 IMAGE_TOKENS = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
@@ -69,7 +69,7 @@ def build_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
 
 def _pieces(corpus: Iterable[str]) -> set[str]:
     """Words with and without the space before them, numbers, Chinese phrases, single marks."""
-    pieces = {"\n", "▁", "\\boxed{", "▁\\boxed{", *CHINESE.values()}
+    pieces = {"\n", "▁", "\\boxed{", "▁\\boxed{", *CHINESE_NAMES.values()}
     for number in range(LARGEST_NUMBER + 1):
         pieces |= {str(number), f"▁{number}"}
     for text in corpus:

@@ -3,25 +3,25 @@
 These texts are used on *descriptions* alone. `tiny-vlm` never saw one about an image before SOPHIA.
 """
 
-from sophia_cli.world.questions import CHINESE, LETTERS, Question
-from sophia_cli.world.scenes import Scene, Shape, describe
+from sophia_cli.world.questions import CHINESE_NAMES, CHOICE_LETTERS, WorldQuestion
+from sophia_cli.world.scenes import Scene, Shape, describe_scene
 
 
-def reason_aloud(scene: Scene, question: Question) -> str:
+def reason_aloud(scene: Scene, question: WorldQuestion) -> str:
     """The whole trajectory: `<think>…</think>` and an answer in a box.
 
     It begins by saying what there is, in the words of a description: a model that can describe an image can begin so too.
     """
-    steps = [describe(scene), *STEPS[question.kind](scene, *question.subject)]
-    if question.language == "zh" and question.value in CHINESE:
-        steps.append(f"{question.value} is {CHINESE[question.value]}.")
+    steps = [describe_scene(scene), *STEPS[question.kind](scene, *question.subject)]
+    if question.language == "zh" and question.value in CHINESE_NAMES:
+        steps.append(f"{question.value} is {CHINESE_NAMES[question.value]}.")
     if question.choices:
         steps.append(_scan_choices(question))
     thinking = "\n".join(steps)
     return f"<think>\n{thinking}\n</think>\n{direct_answer(question)}"
 
 
-def direct_answer(question: Question) -> str:
+def direct_answer(question: WorldQuestion) -> str:
     """The final sentence alone, as a model says it that does not think."""
     return (
         f"答案是\\boxed{{{question.answer}}}。"
@@ -30,11 +30,11 @@ def direct_answer(question: Question) -> str:
     )
 
 
-def _scan_choices(question: Question) -> str:
-    wanted = CHINESE.get(question.value, question.value) if question.language == "zh" else question.value
+def _scan_choices(question: WorldQuestion) -> str:
+    wanted = CHINESE_NAMES.get(question.value, question.value) if question.language == "zh" else question.value
     marks = [
         f"{letter}. {choice} is {wanted}? {'yes' if choice == wanted else 'no'}."
-        for letter, choice in zip(LETTERS, question.choices, strict=True)
+        for letter, choice in zip(CHOICE_LETTERS, question.choices, strict=True)
     ]
     return " ".join(marks)
 
@@ -52,9 +52,7 @@ def _running_sum(shapes: list[tuple[str, bool, int]]) -> tuple[str, int]:
 
 
 def _sum_colour(scene: Scene, name: str) -> list[str]:
-    text, total = _running_sum(
-        [(f"{shape}: {shape.colour} is {name}", shape.colour == name, shape.digit) for shape in scene]
-    )
+    text, total = _running_sum([(f"{shape}: {shape.color} is {name}", shape.color == name, shape.digit) for shape in scene])
     return [text, f"The sum is {total}."]
 
 
@@ -90,7 +88,7 @@ def _running_extreme(scene: Scene, sign: str) -> tuple[str, Shape]:
 
 def _largest_colour(scene: Scene) -> list[str]:
     text, best = _running_extreme(scene, ">")
-    return [text, f"The largest is {best}, so {best.colour}."]
+    return [text, f"The largest is {best}, so {best.color}."]
 
 
 def _largest_form(scene: Scene) -> list[str]:
@@ -107,7 +105,7 @@ def _range(scene: Scene) -> list[str]:
 def _compare(scene: Scene, first: str, second: str) -> list[str]:
     lines, totals = [], {}
     for name in (first, second):
-        marks = [(f"{shape}: {shape.colour} is {name}", shape.colour == name, shape.digit) for shape in scene]
+        marks = [(f"{shape}: {shape.color} is {name}", shape.color == name, shape.digit) for shape in scene]
         text, totals[name] = _running_sum(marks)
         lines.append(text)
     larger = max(totals, key=lambda name: totals[name])

@@ -19,8 +19,8 @@ from recipes.tiny.examples import corpus, scenes
 from recipes.tiny.loop import fit, normalize_images
 from recipes.tiny.tokenizer import build_tokenizer
 from recipes.tiny.train_reasoner import text_config
-from sophia_cli.world.drawing import SIZE, draw
-from sophia_cli.world.scenes import COLOURS, FORMS, Scene
+from sophia_cli.world.drawing import IMAGE_SIZE, draw_image
+from sophia_cli.world.scenes import COLORS, FORMS, Scene
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 IMAGE_TOKENS = 9
@@ -35,7 +35,7 @@ def policy_config(text: Qwen3Config, image_token_id: int) -> InternVLConfig:
         num_hidden_layers=3,
         num_attention_heads=4,
         intermediate_size=384,
-        image_size=(SIZE, SIZE),
+        image_size=(IMAGE_SIZE, IMAGE_SIZE),
         patch_size=(16, 16),
         attention_bias=True,
         use_mean_pooling=True,
@@ -60,7 +60,7 @@ class CellReader(nn.Module):
         self.vision, self.projector = model.model.vision_tower, model.model.multi_modal_projector
         self.features = model.model.get_image_features
         width = model.config.text_config.hidden_size
-        self.heads = nn.ModuleList(nn.Linear(width, classes) for classes in (len(COLOURS) + 1, len(FORMS) + 1, 10))
+        self.heads = nn.ModuleList(nn.Linear(width, classes) for classes in (len(COLORS) + 1, len(FORMS) + 1, 10))
 
     def forward(self, pixel_values: torch.Tensor, cells: torch.Tensor):
         tokens = self.features(pixel_values=pixel_values, vision_feature_layer=-1, vision_feature_select_strategy="default")
@@ -76,7 +76,7 @@ def cell_labels(scene: Scene) -> list[list[int]]:
     """Colour, form and digit of each of the nine cells; zeros where a cell is empty."""
     labels = [[0, 0, 0] for _ in range(9)]
     for shape in scene:
-        labels[shape.cell] = [1 + COLOURS.index(shape.colour), 1 + FORMS.index(shape.form), shape.digit]
+        labels[shape.cell] = [1 + COLORS.index(shape.color), 1 + FORMS.index(shape.form), shape.digit]
     return labels
 
 
@@ -84,7 +84,7 @@ def cell_batches(seed: int, size: int, grain: tuple[float, float]) -> Iterator[d
     """Batches of images (B x 3 x 96 x 96) and their cells (B x 9 x 3)."""
     images, cells = [], []
     for rng, scene, _ in scenes(seed):
-        images.append(draw(scene, rng.uniform(*grain), str(rng.random())))
+        images.append(draw_image(scene, rng.uniform(*grain), str(rng.random())))
         cells.append(cell_labels(scene))
         if len(images) == size:
             yield {"pixel_values": normalize_images(images, MEAN, STD), "cells": torch.tensor(cells)}

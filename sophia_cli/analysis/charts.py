@@ -7,31 +7,31 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-BAR = 40
+BAR_WIDTH = 40
 """Cells of the longest bar."""
-MOST_LABELS = 20
+MAX_LABELS = 20
 
 
-def show(figures: dict[str, Any], console: Console) -> None:
+def print_figures(figures: dict[str, Any], console: Console) -> None:
     """Prints the figures; what no record tells of is left out."""
-    console.print(_summary(figures))
+    console.print(_summary_table(figures))
     if figures["caption_reward"]["histogram"]:
-        console.print(_rewards(figures))
+        console.print(_reward_bars(figures))
     for name, title in (("trajectories", "trajectories, tokens"), ("captions", "captions, tokens")):
         if figures["lengths"][name]:
-            console.print(_lengths(figures["lengths"], name, title))
+            console.print(_length_bars(figures["lengths"], name, title))
     for name, groups in figures["by"].items():
-        console.print(_groups(name, groups))
+        console.print(_group_table(name, groups))
 
 
-def _summary(figures: dict[str, Any]) -> Table:
+def _summary_table(figures: dict[str, Any]) -> Table:
     table = Table.grid(padding=(0, 2))
-    for name, text in _lines(figures):
+    for name, text in _verdict_bars(figures):
         table.add_row(f"[bold]{name}[/bold]", text)
     return table
 
 
-def _lines(figures: dict[str, Any]) -> list[tuple[str, str]]:
+def _verdict_bars(figures: dict[str, Any]) -> list[tuple[str, str]]:
     tokens, leaks, found, again = (figures[name] for name in ("tokens", "leaks", "caption_reward", "repeated"))
     items, trajectories = figures["items"], figures["trajectories"]
     lines = [
@@ -65,17 +65,17 @@ def _lines(figures: dict[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
-def _rewards(figures: dict[str, Any]) -> Table:
+def _reward_bars(figures: dict[str, Any]) -> Table:
     rows, alpha = figures["caption_reward"]["histogram"], figures["alpha"]
     table = Table(title="captions by R(c)", title_justify="left", box=None, show_header=False)
     most = max(row["count"] for row in rows)
     for row in rows:
         color = "green" if row["reward"] > alpha else "default"
-        table.add_row(f"{row['reward']:.3g}", f"{row['count']:,}", Bar(most, 0, row["count"], width=BAR, color=color))
+        table.add_row(f"{row['reward']:.3g}", f"{row['count']:,}", Bar(most, 0, row["count"], width=BAR_WIDTH, color=color))
     return table
 
 
-def _lengths(lengths: dict[str, Any], name: str, title: str) -> Table:
+def _length_bars(lengths: dict[str, Any], name: str, title: str) -> Table:
     """Bars of all lengths, and of the selected ones beside them, to a scale of their own."""
     spread, kept = lengths[name], lengths["selected"] if name == "trajectories" else None
     quantiles = f"median {spread['p50']:,.0f}, 5% under {spread['p5']:,.0f}, 5% over {spread['p95']:,.0f}"
@@ -91,12 +91,12 @@ def _lengths(lengths: dict[str, Any], name: str, title: str) -> Table:
         cells: list[Any] = [f"{bin['from']:,.0f}–{bin['to'] - 1:,.0f}"]
         for (_, figures), highest in zip(columns, most, strict=True):
             count = figures["histogram"][number]["count"] if number < len(figures["histogram"]) else 0
-            cells += [f"{count:,}", Bar(highest, 0, count, width=BAR // len(columns))]
+            cells += [f"{count:,}", Bar(highest, 0, count, width=BAR_WIDTH // len(columns))]
         table.add_row(*cells)
     return table
 
 
-def _groups(name: str, groups: dict[str, Any]) -> Table:
+def _group_table(name: str, groups: dict[str, Any]) -> Table:
     """A row for each value. length: the median trajectory's tokens; tokens: all that was spent, a selected trajectory."""
     columns = ("items", "traj.", "right", "R(c)", "solved", "kept", "length", "tokens", "leaks")
     table = Table(title=Text(f"by {name}"), title_justify="left", box=None)
@@ -104,14 +104,14 @@ def _groups(name: str, groups: dict[str, Any]) -> Table:
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     ordered = sorted(groups.items(), key=lambda group: -group[1]["trajectories"])
-    for label, figures in ordered[:MOST_LABELS]:
-        table.add_row(Text(label), *_cells(figures))
-    if len(ordered) > MOST_LABELS:
-        table.caption = f"… and {len(ordered) - MOST_LABELS} more; --json has them all"
+    for label, figures in ordered[:MAX_LABELS]:
+        table.add_row(Text(label), *_group_cells(figures))
+    if len(ordered) > MAX_LABELS:
+        table.caption = f"… and {len(ordered) - MAX_LABELS} more; --json has them all"
     return table
 
 
-def _cells(figures: dict[str, Any]) -> list[str]:
+def _group_cells(figures: dict[str, Any]) -> list[str]:
     spread, each = figures["lengths"]["trajectories"], figures["tokens"]["per_selected"]
     found = figures["caption_reward"]["mean"]
     return [

@@ -19,15 +19,15 @@ from sophia_cli.rewards.selection import Bools, Selection, as_numpy, caption_rea
 from sophia_cli.rewards.table import FAILED, LEAKS, NAN, NOT_TRAJECTORY, RecordLookup, TrajectoryTable, hash64
 from sophia_cli.rewards.trajectory import COUNT_LIMIT, SelectionRule, Trajectory
 
-BINS = 16
+MAX_BINS = 16
 """Bars of a histogram of lengths."""
 VERDICTS = ("correct", "wrong", "no_answer", "truncated", "ungradable", "timeout", "error")
 NO_VERDICT = len(VERDICTS)
-_CODES = {name: code for code, name in enumerate(VERDICTS)}
-UNKNOWN, DROPPED, KEPT = -1, 0, 1
+_VERDICT_CODES = {name: code for code, name in enumerate(VERDICTS)}
+UNKNOWN, NOT_SELECTED, SELECTED = -1, 0, 1
 
 
-class Seen(msgspec.Struct, gc=False):
+class StatsFields(msgspec.Struct, gc=False):
     """What the figures need of a record beside its facts. Texts stay as they are written."""
 
     caption_id: str | None = None
@@ -41,66 +41,68 @@ class Seen(msgspec.Struct, gc=False):
     selected: bool | None = None
 
 
-class Columns:
+class StatsTable:
     """The facts of all records (`ledger`), and beside them, row by row, what else is measured: 120 bytes a record.
 
     labels: for each column of the user's that was asked for, the values that it has, in the order they came.
     """
 
     def __init__(self, rule: SelectionRule, by: list[str]):
-        self.ledger = TrajectoryTable(rule)
+        self.table = TrajectoryTable(rule)
         self.waiting: list[tuple[Trajectory, int, int]] = []
         self.captions, self.texts, self.caption_texts = array("Q"), array("Q"), array("Q")
         self.caption_tokens, self.rewards = array("i"), array("d")
-        self.verdicts, self.truncated, self.judged, self.kept = array("B"), array("B"), array("B"), array("b")
+        self.verdicts, self.truncated, self.judged, self.selected_states = array("B"), array("B"), array("B"), array("b")
         self.labels: dict[str, dict[str, int]] = {name: {} for name in by}
         self.groups = {name: array("I") for name in by}
 
-    def add(self, facts: Trajectory | Record, content: int, place: int, seen: Seen, groups: Iterable[str]) -> None:
+    def add_record(
+        self, facts: Trajectory | Record, content: int, place: int, seen: StatsFields, groups: Iterable[str]
+    ) -> None:
         """Notes one record: a trajectory's facts, or the record itself where it is none (a caption, an item, a failure)."""
         if isinstance(facts, Trajectory):
             self.waiting.append((facts, place, content))
         if isinstance(facts, Record) or len(self.waiting) == BATCH_ROWS:
-            self.settle()
+            self.flush_rows()
         if isinstance(facts, Record):
-            self.ledger.add_non_trajectory(facts, place)
+            self.table.add_non_trajectory(facts, place)
         self.captions.append(hash64(seen.caption_id) if seen.caption_id else 0)
-        self.texts.append(_short_of(seen.trajectory))
-        self.caption_texts.append(_short_of(seen.caption))
+        self.texts.append(_text_hash(seen.trajectory))
+        self.caption_texts.append(_text_hash(seen.caption))
         self.caption_tokens.append(seen.caption_tokens or 0)
         self.rewards.append(NAN if seen.caption_reward is None else seen.caption_reward)
-        self.verdicts.append(_CODES.get(seen.verdict or "", NO_VERDICT))
+        self.verdicts.append(_VERDICT_CODES.get(seen.verdict or "", NO_VERDICT))
         self.truncated.append(seen.finish_reason == "length")
         self.judged.append(seen.mentions_caption is not None)
-        self.kept.append(UNKNOWN if seen.selected is None else KEPT if seen.selected else DROPPED)
+        self.selected_states.append(UNKNOWN if seen.selected is None else SELECTED if seen.selected else NOT_SELECTED)
         for (name, codes), label in zip(self.labels.items(), groups, strict=True):
             self.groups[name].append(codes.setdefault(label, len(codes)))
 
-    def settle(self) -> None:
+    def flush_rows(self) -> None:
         """Puts what waits into the ledger, which takes many rows at once more cheaply."""
         if self.waiting:
             facts, places, contents = zip(*self.waiting, strict=True)
-            self.ledger.add_rows(facts, places, contents)
+            self.table.add_rows(facts, places, contents)
             self.waiting.clear()
 
-    def trajectories(self) -> Bools:
+    def trajectory_rows(self) -> Bools:
         """Which rows are trajectories on which nothing failed, each once."""
-        rows: Bools = as_numpy(self.ledger.marks) & (NOT_TRAJECTORY | FAILED) == 0
-        return rows & firsts(as_numpy(self.ledger.names), rows)
+        rows: Bools = as_numpy(self.table.marks) & (NOT_TRAJECTORY | FAILED) == 0
+        return rows & first_rows(as_numpy(self.table.names), rows)
 
-    def sampled(self) -> Bools:
+    def sampled_rows(self) -> Bools:
         """Which rows are trajectories, each once, those too that failed and nobody sampled again: they count against α."""
-        names, good = as_numpy(self.ledger.names), self.trajectories()
-        lost: Bools = (as_numpy(self.ledger.marks) & (NOT_TRAJECTORY | FAILED) == FAILED) & ~np.isin(names, names[good])
-        return good | lost & firsts(names, lost)
+        names, good = as_numpy(self.table.names), self.trajectory_rows()
+        lost: Bools = (as_numpy(self.table.marks) & (NOT_TRAJECTORY | FAILED) == FAILED) & ~np.isin(names, names[good])
+        return good | lost & first_rows(names, lost)
 
-    def described(self) -> Bools:
+    def unique_captions(self) -> Bools:
         """Which rows are the first of their caption."""
         rows: Bools = (as_numpy(self.captions) != 0) & (as_numpy(self.caption_texts) != 0)
-        return firsts(as_numpy(self.captions), rows)
+        return first_rows(as_numpy(self.captions), rows)
 
 
-def _short_of(text: msgspec.Raw | msgspec.UnsetType) -> int:
+def _text_hash(text: msgspec.Raw | msgspec.UnsetType) -> int:
     """64 bits that stand for a text, however it is written; 0 for none."""
     if isinstance(text, msgspec.UnsetType):
         return 0
@@ -108,7 +110,7 @@ def _short_of(text: msgspec.Raw | msgspec.UnsetType) -> int:
     return xxh3_64_intdigest(to_line(load_json(written)).strip() if b"\\" in written else written) or 1
 
 
-def firsts(names: npt.NDArray[Any], among: Bools) -> Bools:
+def first_rows(names: npt.NDArray[Any], among: Bools) -> Bools:
     """Which rows are the first of their name, of those `among`."""
     rows = np.flatnonzero(among)
     first = np.zeros(len(names), dtype=np.bool_)
@@ -116,30 +118,30 @@ def firsts(names: npt.NDArray[Any], among: Bools) -> Bools:
     return first
 
 
-def measure(columns: Columns, choice: Selection, mine: Bools, whole: bool = True) -> dict[str, Any]:
+def compute_figures(columns: StatsTable, selection: Selection, in_group: Bools, whole: bool = True) -> dict[str, Any]:
     """The figures of the rows that are `mine`. choice: what Eq. 5 and 6 make of all rows. whole: with histograms."""
-    ledger, alpha = columns.ledger, columns.ledger.rule.alpha
+    ledger, alpha = columns.table, columns.table.rule.alpha
     items = as_numpy(ledger.items)
-    rows = columns.trajectories() & mine
-    captions = columns.described() & mine
+    rows = columns.trajectory_rows() & in_group
+    captions = columns.unique_captions() & in_group
     rewards, tokens = as_numpy(ledger.rewards)[rows], as_numpy(ledger.sort_keys)[rows]
-    graded, right, kept = rewards[~np.isnan(rewards)], rewards == 1.0, choice.selected[rows]
+    graded, right, kept = rewards[~np.isnan(rewards)], rewards == 1.0, selection.selected[rows]
     verdicts = np.bincount(as_numpy(columns.verdicts)[rows], minlength=NO_VERDICT)
-    found = caption_rewards(columns, choice, rows)
-    described, width = as_numpy(columns.caption_tokens)[captions], width_of(tokens) if whole else 0
+    found = caption_rewards(columns, selection, rows)
+    described, width = as_numpy(columns.caption_tokens)[captions], bin_width(tokens) if whole else 0
     spent = int(described.sum()), int(tokens.sum())
     leaks, judged = (as_numpy(ledger.marks)[rows] & LEAKS) != 0, int(as_numpy(columns.judged)[rows].sum())
     figures: dict[str, Any] = {
-        "records": int(mine.sum()),
-        "items": count(items[mine]),
+        "records": int(in_group.sum()),
+        "items": count_distinct(items[in_group]),
         "captions": int(captions.sum()),
         "trajectories": int(rows.sum()),
         "verdicts": {name: int(number) for name, number in zip(VERDICTS, verdicts, strict=False) if number},
         "graded": len(graded),
-        "accuracy": mean(graded),
-        "caption_reward": {"captions": len(found), "mean": mean(found), "over_alpha": int((found > alpha).sum())},
-        "items_right": count(items[rows][right]),
-        "solved": count(items[rows][kept]),
+        "accuracy": mean_or_none(graded),
+        "caption_reward": {"captions": len(found), "mean": mean_or_none(found), "over_alpha": int((found > alpha).sum())},
+        "items_right": count_distinct(items[rows][right]),
+        "solved": count_distinct(items[rows][kept]),
         "selected": int(kept.sum()),
         "tokens": {
             "captions": spent[0],
@@ -147,7 +149,7 @@ def measure(columns: Columns, choice: Selection, mine: Bools, whole: bool = True
             "total": sum(spent),
             "per_selected": sum(spent) / int(kept.sum()) if kept.any() else None,
         },
-        "truncated": mean(as_numpy(columns.truncated)[rows]),
+        "truncated": mean_or_none(as_numpy(columns.truncated)[rows]),
         "leaks": {
             "judged": judged,
             "count": int(leaks.sum()),
@@ -155,10 +157,10 @@ def measure(columns: Columns, choice: Selection, mine: Bools, whole: bool = True
             "selected": int((leaks & kept).sum()),
         },
         "lengths": {
-            "captions": spread(described, width_of(described) if whole else 0),
-            "trajectories": spread(tokens, width),
-            "right": spread(tokens[right], width),
-            "selected": spread(tokens[kept], width),
+            "captions": length_stats(described, bin_width(described) if whole else 0),
+            "trajectories": length_stats(tokens, width),
+            "right": length_stats(tokens[right], width),
+            "selected": length_stats(tokens[kept], width),
         },
     }
     if whole:
@@ -166,38 +168,38 @@ def measure(columns: Columns, choice: Selection, mine: Bools, whole: bool = True
     return figures
 
 
-def repeated(columns: Columns, look: RecordLookup) -> dict[str, int]:
+def repeat_counts(columns: StatsTable, look: RecordLookup) -> dict[str, int]:
     """What comes more than once.
 
     trajectories: the same record; conflicting: one trajectory id with other content; texts, captions: the same trajectory
     or description, word for word, under two ids of one item.
     """
-    ledger, rows, captions = columns.ledger, columns.trajectories(), columns.described()
+    ledger, rows, captions = columns.table, columns.trajectory_rows(), columns.unique_captions()
     names = as_numpy(ledger.names)
     again = np.flatnonzero((as_numpy(ledger.marks) & (NOT_TRAJECTORY | FAILED) == 0) & ~rows)
     twice = np.flatnonzero((as_numpy(ledger.marks) & (NOT_TRAJECTORY | FAILED) == 0) & np.isin(names, names[again]))
     contents = np.fromiter(look.digests(twice.tolist()), dtype=np.uint64, count=len(twice))
-    conflicting = count(np.stack([names[twice], contents])) - count(names[twice])
+    conflicting = count_distinct(np.stack([names[twice], contents])) - count_distinct(names[twice])
     items = as_numpy(ledger.items)
     return {
         "trajectories": len(again) - conflicting,
         "conflicting": conflicting,
-        "texts": int(rows.sum()) - count(np.stack([items, as_numpy(columns.texts)])[:, rows]),
-        "captions": int(captions.sum()) - count(np.stack([items, as_numpy(columns.caption_texts)])[:, captions]),
+        "texts": int(rows.sum()) - count_distinct(np.stack([items, as_numpy(columns.texts)])[:, rows]),
+        "captions": int(captions.sum()) - count_distinct(np.stack([items, as_numpy(columns.caption_texts)])[:, captions]),
     }
 
 
-def caption_rewards(columns: Columns, choice: Selection, rows: Bools) -> npt.NDArray[np.float64]:
+def caption_rewards(columns: StatsTable, choice: Selection, rows: Bools) -> npt.NDArray[np.float64]:
     """R(c) of each caption, for each reasoner that thought over it."""
-    ledger = columns.ledger
-    first = firsts(
+    ledger = columns.table
+    first = first_rows(
         caption_reasoner_ids(as_numpy(ledger.captions), as_numpy(ledger.reasoners)), rows & ~np.isnan(choice.rewards)
     )
     each: npt.NDArray[np.float64] = choice.rewards[first]
     return each
 
 
-def count(values: npt.NDArray[Any]) -> int:
+def count_distinct(values: npt.NDArray[Any]) -> int:
     """How many different values there are; of an array of two rows, different columns."""
     if values.ndim == 2:
         order = np.lexsort(values)
@@ -206,28 +208,28 @@ def count(values: npt.NDArray[Any]) -> int:
     return len(np.unique(values))
 
 
-def mean(values: npt.NDArray[Any]) -> float | None:
+def mean_or_none(values: npt.NDArray[Any]) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-def spread(lengths: npt.NDArray[Any], width: int) -> dict[str, Any] | None:
+def length_stats(lengths: npt.NDArray[Any], width: int) -> dict[str, Any] | None:
     """Mean, quantiles and extremes of lengths in tokens; None for no lengths. width: of the histogram's bins, 0 for none."""
     if not len(lengths):
         return None
     p5, p50, p95 = np.quantile(lengths, [0.05, 0.5, 0.95]).tolist()
     least, most = int(lengths.min()), int(lengths.max())
-    figures = {"mean": mean(lengths), "min": least, "p5": p5, "p50": p50, "p95": p95, "max": most}
-    return {**figures, "histogram": histogram(lengths, width)} if width else figures
+    figures = {"mean": mean_or_none(lengths), "min": least, "p5": p5, "p50": p50, "p95": p95, "max": most}
+    return {**figures, "histogram": length_histogram(lengths, width)} if width else figures
 
 
-def width_of(lengths: npt.NDArray[Any]) -> int:
+def bin_width(lengths: npt.NDArray[Any]) -> int:
     """The width of bins, a round number of tokens, that hold all these lengths."""
-    least = (int(lengths.max()) + 1) / BINS if len(lengths) else 1
+    least = (int(lengths.max()) + 1) / MAX_BINS if len(lengths) else 1
     scale = int(10 ** np.floor(np.log10(max(least, 1))))
     return next(scale * step for step in (1, 2, 5, 10) if scale * step >= least)
 
 
-def histogram(lengths: npt.NDArray[Any], width: int) -> list[dict[str, int]]:
+def length_histogram(lengths: npt.NDArray[Any], width: int) -> list[dict[str, int]]:
     """Counts in bins, each with its first length and the one that it ends before."""
     counts = np.bincount(lengths // width)
     return [{"from": i * width, "to": (i + 1) * width, "count": number} for i, number in enumerate(counts.tolist())]
@@ -236,6 +238,6 @@ def histogram(lengths: npt.NDArray[Any], width: int) -> list[dict[str, int]]:
 def reward_histogram(rewards: npt.NDArray[np.float64]) -> list[dict[str, float]]:
     """How many captions have each R(c), where there are few values (k/N); else by tenths, each from its lower bound."""
     values, counts = np.unique(rewards.round(6), return_counts=True)
-    if len(values) > BINS + 1:
+    if len(values) > MAX_BINS + 1:
         values, counts = np.unique(np.minimum(np.floor(rewards * 10) / 10, 0.9), return_counts=True)
     return [{"reward": value, "count": number} for value, number in zip(values.tolist(), counts.tolist(), strict=True)]

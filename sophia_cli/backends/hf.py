@@ -27,63 +27,65 @@ from transformers.utils import logging as transformers_logging
 
 from sophia_cli import registry
 from sophia_cli.backends._hf import cpu_attention
-from sophia_cli.backends._hf.batch import Batch, style_of
-from sophia_cli.backends._hf.gumbel_sampling import Noting, choosers
+from sophia_cli.backends._hf.batch import Batch, job_style
+from sophia_cli.backends._hf.gumbel_sampling import LogprobRecorder, logits_processors
 from sophia_cli.errors import RecordError, SophiaError
 from sophia_cli.inference.backend_options import BackendOptions
 from sophia_cli.inference.types import Completion, Failure, Job, Request
 from sophia_cli.io.images import open_image
-from sophia_cli.models.aliases import Model
+from sophia_cli.models.aliases import ModelRef
 from sophia_cli.records import THINK_OPEN
 from sophia_cli.runtime.read_ahead import ReadAhead
 
-STRIDE = 40
+TOKENS_PER_STRIDE = 40
 """Tokens between two looks at a batch: rows that have ended leave it, and others join."""
 
-ROWS = 64
+DEFAULT_BATCH_ROWS = 64
 """Rows of a batch, unless the model's folder or `--concurrency` says otherwise."""
 
-SHARE = 8
+CACHE_MEMORY_SHARE = 8
 """Rows join when an eighth of the batch has left: reading their prompts is a pass of the model."""
 
 Outcome = tuple[Job, Completion | Failure]
-Ready = tuple[Job, str, list[Any]]
+PreparedRow = tuple[Job, str, list[Any]]
 
 
 class Backend:
     """One model in this process; loaded when the first job arrives."""
 
-    def __init__(self, model: Model, place: BackendOptions):
+    def __init__(self, model: ModelRef, place: BackendOptions):
         self.model = model
-        self.rows = place.concurrency or int(model.default("hf", "rows", ROWS))
-        self.engine: Engine | None = None
+        self.rows = place.concurrency or int(model.default("hf", "rows", DEFAULT_BATCH_ROWS))
+        self.engine: ModelRunner | None = None
 
     def stream(self, jobs: ReadAhead[Job]) -> Iterator[Outcome]:
         """Completions as they come; those that come together are in the order of their jobs."""
         batch: Batch | None = None
-        while (fresh := self._next(jobs, batch)) or batch:
-            self.engine = self.engine or Engine(self.model)
+        while (fresh := self._take_jobs(jobs, batch)) or batch:
+            self.engine = self.engine or ModelRunner(self.model)
             if fresh:
-                outcomes, joining = self.engine.start(fresh)
+                outcomes, joining = self.engine.start_batch(fresh)
                 yield from outcomes
                 if batch and joining:
-                    batch.join(joining)
+                    batch.join_rows(joining)
                 batch = batch or joining
             if batch:
-                yield from self.engine.write(batch)
+                yield from self.engine.generate_stride(batch)
 
-    def _next(self, jobs: ReadAhead[Job], batch: Batch | None) -> list[Job]:
+    def _take_jobs(self, jobs: ReadAhead[Job], batch: Batch | None) -> list[Job]:
         """Jobs of one style that begin now. Waits for them when none is under way: then, no jobs are the end."""
         if not batch:
             taken = jobs.take_batch(self.rows)
-        elif SHARE * (room := self.rows - len(batch)) >= self.rows and batch.has_room_for(room, STRIDE):
+        elif CACHE_MEMORY_SHARE * (room := self.rows - len(batch)) >= self.rows and batch.has_room_for(
+            room, TOKENS_PER_STRIDE
+        ):
             taken = jobs.take_batch(room, max_wait=0.0, wait=False)
         else:
             taken = []
         if not taken:
             return []
-        style = batch.style if batch else style_of(taken[0])
-        fresh = list(takewhile(lambda job: style_of(job) == style, taken))
+        style = batch.sampling_style if batch else job_style(taken[0])
+        fresh = list(takewhile(lambda job: job_style(job) == style, taken))
         jobs.put_back(taken[len(fresh) :])
         return fresh
 
@@ -95,10 +97,10 @@ class Backend:
         """Nothing: the model ends with the process."""
 
 
-class Engine:
+class ModelRunner:
     """The loaded model, its tokenizer, and its processor if it sees images."""
 
-    def __init__(self, model: Model):
+    def __init__(self, model: ModelRef):
         transformers_logging.disable_progress_bar()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.device.type == "cpu":
@@ -108,10 +110,10 @@ class Engine:
             config = AutoConfig.from_pretrained(model.path)
             self.sees = hasattr(config, "vision_config")
             auto = AutoModelForImageTextToText if self.sees else AutoModelForCausalLM
-            self.lm = auto.from_pretrained(model.path, dtype=_dtype(model, self.device)).to(self.device).eval()
+            self.lm = auto.from_pretrained(model.path, dtype=_model_dtype(model, self.device)).to(self.device).eval()
             if self.small:
-                cpu_attention.keep_memory()
-                self.lm.model.get_decoder().set_attn_implementation(cpu_attention.ATTENTION)
+                cpu_attention.keep_freed_memory()
+                self.lm.model.get_decoder().set_attn_implementation(cpu_attention.ATTENTION_NAME)
             self.processor = load_processor(model.path, config) if self.sees else None
             self.tokenizer = self.processor.tokenizer if self.processor else AutoTokenizer.from_pretrained(model.path)
         except (OSError, ValueError) as error:
@@ -127,44 +129,46 @@ class Engine:
         self.context = int(getattr(text_config, "max_position_embeddings", 0) or 1 << 30)
         self.tokenizer.padding_side = "left"
         self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
-        self.ends = _end_tokens(self.lm.generation_config.eos_token_id, self.tokenizer.eos_token_id)
+        self.end_tokens = _find_end_tokens(self.lm.generation_config.eos_token_id, self.tokenizer.eos_token_id)
         # generate() fills what a request leaves open from this: a repetition penalty, say, which nobody asked for
-        self.lm.generation_config = GenerationConfig(eos_token_id=self.ends, pad_token_id=self.pad)
+        self.lm.generation_config = GenerationConfig(eos_token_id=self.end_tokens, pad_token_id=self.pad)
         names = ("image_token", "start_image_token", "end_image_token", "video_token")
         found = [getattr(self.processor, name, None) for name in names]
         self.placeholders = [token for token in found if isinstance(token, str)]
-        self.banned = _never_said(self.processor, config, len(self.tokenizer), text_config.vocab_size)
+        self.banned = _banned_tokens(self.processor, config, len(self.tokenizer), text_config.vocab_size)
 
     @torch.inference_mode()
-    def start(self, jobs: list[Job]) -> tuple[list[Outcome], Batch | None]:
+    def start_batch(self, jobs: list[Job]) -> tuple[list[Outcome], Batch | None]:
         """The rows of jobs of one style, with their prompts encoded, and what came at once of those that are no rows.
 
         Requests that cannot be read, or that are too long, fail alone.
         """
         outcomes: list[Outcome] = []
-        ready: list[Ready] = []
+        ready: list[PreparedRow] = []
         open_once = lru_cache(maxsize=None)(open_image)
         for job in jobs:
             try:
-                ready.append((job, self._render(job.request), [open_once(image) for image in images_of(job.request)]))
+                ready.append(
+                    (job, self._render_prompt(job.request), [open_once(image) for image in request_images(job.request)])
+                )
             except RecordError as error:
                 outcomes.append((job, Failure(str(error))))
         if not ready:
             return outcomes, None
-        rows, prompts = self._distinct(ready)
-        inputs = self._inputs(prompts)
+        rows, prompts = self._distinct_prompts(ready)
+        inputs = self._model_inputs(prompts)
         lengths = [int(length) for length in inputs["attention_mask"].sum(dim=1)[rows]]
         long = {id(job): length for (job, _, _), length in zip(ready, lengths, strict=True) if length >= self.context}
         if long:
             for job in [job for job, _, _ in ready if id(job) in long]:
                 trouble = f"the prompt has {long[id(job)]} tokens, the model takes {self.context}; shorten it"
                 outcomes.append((job, Failure(trouble)))
-            others, batch = self.start([job for job, _, _ in ready if id(job) not in long])
+            others, batch = self.start_batch([job for job, _, _ in ready if id(job) not in long])
             return outcomes + others, batch
-        batch = self._encode(inputs, torch.tensor(rows, device=self.device), [job for job, _, _ in ready], lengths)
+        batch = self._encode_prompts(inputs, torch.tensor(rows, device=self.device), [job for job, _, _ in ready], lengths)
         return outcomes, batch
 
-    def _distinct(self, ready: list[Ready]) -> tuple[list[int], list[Ready]]:
+    def _distinct_prompts(self, ready: list[PreparedRow]) -> tuple[list[int], list[PreparedRow]]:
         """The number of each row's prompt, and the prompts: rows of one (the K captions of an image) share its encoding."""
         numbers: dict[Any, int] = {}
         rows = []
@@ -172,14 +176,14 @@ class Engine:
             rows.append(numbers.setdefault((text, *map(id, images)) if self.shares else row, len(numbers)))
         return rows, [ready[rows.index(number)] for number in range(len(numbers))]
 
-    def _render(self, request: Request) -> str:
-        if images_of(request) and not self.sees:
+    def _render_prompt(self, request: Request) -> str:
+        if request_images(request) and not self.sees:
             raise RecordError("the model does not see images; give --model one that does")
-        if any(token in text for token in self.placeholders for text in texts_of(request)):
+        if any(token in text for token in self.placeholders for text in request_text(request)):
             raise RecordError("the text holds an image placeholder of the model; take it out")
         return str(self.tokenizer.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=False))
 
-    def _inputs(self, prompts: list[Ready]) -> dict[str, torch.Tensor]:
+    def _model_inputs(self, prompts: list[PreparedRow]) -> dict[str, torch.Tensor]:
         """What the model takes, prompts padded on the left to one length of at least two."""
         texts, images = [text for _, text, _ in prompts], [image for _, _, shown in prompts for image in shown]
         if self.processor:
@@ -192,9 +196,11 @@ class Engine:
                 pad(batch["input_ids"], (1, 0)),
                 pad(batch["attention_mask"], (1, 0)),
             )
-        return {name: _to(value, self.device, self.lm.dtype) for name, value in batch.items()}
+        return {name: _move_to(value, self.device, self.lm.dtype) for name, value in batch.items()}
 
-    def _encode(self, inputs: dict[str, torch.Tensor], rows: torch.Tensor, jobs: list[Job], lengths: list[int]) -> Batch:
+    def _encode_prompts(
+        self, inputs: dict[str, torch.Tensor], rows: torch.Tensor, jobs: list[Job], lengths: list[int]
+    ) -> Batch:
         """The rows' first state: all of the prompts but their last token is encoded, once for all rows of each."""
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         cache = cpu_attention.new_cache() if self.small else DynamicCache(config=self.lm.config)
@@ -210,18 +216,25 @@ class Engine:
         return Batch(jobs, ids[rows], mask[rows], cache, lengths, [ids.shape[1]] * len(jobs), limits, extra)
 
     @torch.inference_mode()
-    def write(self, batch: Batch) -> list[Outcome]:
+    def generate_stride(self, batch: Batch) -> list[Outcome]:
         """Writes up to `STRIDE` tokens of every row. The rows that have ended leave the batch: these are returned."""
         width = batch.width
         config = GenerationConfig(
-            max_length=width + (min(STRIDE, batch.left, batch.until(self.context)) if self.shares else batch.left),
+            max_length=width
+            + (
+                min(TOKENS_PER_STRIDE, batch.max_tokens_left, batch.tokens_until_full(self.context))
+                if self.shares
+                else batch.max_tokens_left
+            ),
             do_sample=False,
-            eos_token_id=self.ends,
+            eos_token_id=self.end_tokens,
             pad_token_id=self.pad,
             return_dict_in_generate=True,
         )
-        chooser = choosers([job.request.seed for job in batch.jobs], batch.starts, batch.style, self.banned)
-        noting = Noting(chooser) if batch.jobs[0].request.sampling.logprobs else None
+        chooser = logits_processors(
+            [job.request.seed for job in batch.jobs], batch.starts, batch.sampling_style, self.banned
+        )
+        noting = LogprobRecorder(chooser) if batch.jobs[0].request.sampling.logprobs else None
         out = self.lm.generate(
             input_ids=batch.ids,
             attention_mask=batch.mask,
@@ -230,25 +243,25 @@ class Engine:
             logits_processor=LogitsProcessorList([noting]) if noting else chooser,
             **batch.extra,
         )
-        batch.append(out.sequences)
+        batch.append_tokens(out.sequences)
         if noting:
-            batch.add_logprobs(noting.columns, self.ends)
-        said = torch.isin(batch.ids[:, width:], torch.tensor(self.ends, device=self.device)).any(dim=1).tolist()
+            batch.add_logprobs(noting.columns, self.end_tokens)
+        said = torch.isin(batch.ids[:, width:], torch.tensor(self.end_tokens, device=self.device)).any(dim=1).tolist()
         full = [batch.width - start >= limit for start, limit in zip(batch.starts, batch.limits, strict=True)]
         ended = [row for row in range(len(batch)) if said[row] or full[row]]
-        outcomes: list[Outcome] = [(batch.jobs[row], self._completion(batch, row)) for row in ended]
+        outcomes: list[Outcome] = [(batch.jobs[row], self._make_completion(batch, row)) for row in ended]
         if ended:
-            batch.keep([row for row in range(len(batch)) if not (said[row] or full[row])])
+            batch.keep_rows([row for row in range(len(batch)) if not (said[row] or full[row])])
         return outcomes
 
-    def _completion(self, batch: Batch, row: int) -> Completion:
+    def _make_completion(self, batch: Batch, row: int) -> Completion:
         """The answer of a row, up to its first end token or its limit; padding after it is left out."""
         start = batch.starts[row]
         tokens = batch.ids[row, start : start + batch.limits[row]].tolist()
-        stop = next((place for place, token in enumerate(tokens) if token in self.ends), None)
+        stop = next((place for place, token in enumerate(tokens) if token in self.end_tokens), None)
         tokens = tokens if stop is None else tokens[: stop + 1]
         text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
-        if self._render(batch.jobs[row].request).rstrip().endswith(THINK_OPEN):  # the template opened it (QwQ, R1)
+        if self._render_prompt(batch.jobs[row].request).rstrip().endswith(THINK_OPEN):  # the template opened it (QwQ, R1)
             text = f"{THINK_OPEN}\n{text.lstrip()}"
         logprob = batch.logprobs[row] if batch.jobs[row].request.sampling.logprobs else None
         return Completion(text, len(tokens), "length" if stop is None else "stop", logprob)
@@ -262,7 +275,7 @@ def load_processor(path: str, config: Any) -> Any:
     return AutoProcessor.from_pretrained(path)
 
 
-def texts_of(request: Request) -> list[str]:
+def request_text(request: Request) -> list[str]:
     """The texts of a request's messages."""
     texts = []
     for message in request.messages:
@@ -271,28 +284,28 @@ def texts_of(request: Request) -> list[str]:
     return texts
 
 
-def images_of(request: Request) -> list[str]:
+def request_images(request: Request) -> list[str]:
     """The images of a request's messages, in order."""
     contents = [message["content"] for message in request.messages if isinstance(message["content"], list)]
     return [part["image"] for parts in contents for part in parts if part["type"] == "image"]
 
 
-def _dtype(model: Model, device: torch.device) -> torch.dtype:
+def _model_dtype(model: ModelRef, device: torch.device) -> torch.dtype:
     if device.type == "cpu":
         return cast(torch.dtype, getattr(torch, model.default("hf", "dtype", "float32")))
     return torch.bfloat16
 
 
-def _to(value: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+def _move_to(value: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     return value.to(device, dtype) if value.is_floating_point() else value.to(device)
 
 
-def _end_tokens(*given: int | list[int] | None) -> list[int]:
+def _find_end_tokens(*given: int | list[int] | None) -> list[int]:
     found = [token for part in given if part is not None for token in ([part] if isinstance(part, int) else part)]
     return sorted(set(found))
 
 
-def _never_said(processor: Any, config: Any, known: int, table: int) -> list[int]:
+def _banned_tokens(processor: Any, config: Any, known: int, table: int) -> list[int]:
     names = ("image_token_id", "video_token_id", "image_token_index", "start_image_token_id", "end_image_token_id")
     ids = [getattr(owner, name, None) for owner in (processor, config) for name in names if owner is not None]
     return sorted({token for token in ids if isinstance(token, int)} | set(range(known, table)))

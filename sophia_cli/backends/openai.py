@@ -8,25 +8,25 @@ import os
 from collections.abc import Iterator
 
 from sophia_cli.backends._openai.client import Client
-from sophia_cli.backends._openai.connect import connect
+from sophia_cli.backends._openai.connect import make_client
 from sophia_cli.errors import UsageError
 from sophia_cli.inference.backend_options import BackendOptions, check_base_url
 from sophia_cli.inference.types import Completion, Failure, Job
-from sophia_cli.models.aliases import Model
+from sophia_cli.models.aliases import ModelRef
 from sophia_cli.runtime.read_ahead import ReadAhead
 
 
 class Backend:
     """A client of the servers at `place.base_urls`, else at OPENAI_BASE_URL."""
 
-    def __init__(self, model: Model, place: BackendOptions):
+    def __init__(self, model: ModelRef, place: BackendOptions):
         self.model, self.place = model, place
-        self.urls = [url.rstrip("/") for url in place.base_urls or _urls_of_environment()]
+        self.urls = [url.rstrip("/") for url in place.base_urls or _environment_urls()]
         self.client: Client | None = None
 
     def stream(self, jobs: ReadAhead[Job]) -> Iterator[tuple[Job, Completion | Failure]]:
         """Completions as they come."""
-        self.client = connect(self.urls, self.model, self.place, "OPENAI_API_KEY")
+        self.client = make_client(self.urls, self.model, self.place, "OPENAI_API_KEY")
         yield from self.client.stream(jobs)
 
     def status(self) -> str:
@@ -37,7 +37,7 @@ class Backend:
         """Nothing: the servers are not ours to end."""
 
 
-def _urls_of_environment() -> list[str]:
+def _environment_urls() -> list[str]:
     url = os.environ.get("OPENAI_BASE_URL")
     if not url:
         raise UsageError("--backend openai: give --base-url, as in --base-url http://127.0.0.1:8000/v1")

@@ -7,36 +7,38 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from sophia_cli.backends._openai.client import Client
-from sophia_cli.backends._openai.connect import connect
+from sophia_cli.backends._openai.connect import make_client
 from sophia_cli.inference.backend_options import BackendOptions
 from sophia_cli.inference.types import Completion, Failure, Job
-from sophia_cli.models.aliases import Model
+from sophia_cli.models.aliases import ModelRef
 from sophia_cli.runtime.read_ahead import ReadAhead
-from sophia_cli.serving.vllm_server import Server, Servers
+from sophia_cli.serving.vllm_server import VLLMServer, VLLMServers
 
 
 class Backend:
     """The servers of one model and their client. The servers live from the first job to `close`."""
 
-    def __init__(self, model: Model, place: BackendOptions):
+    def __init__(self, model: ModelRef, place: BackendOptions):
         self.model, self.place = model, place
-        self.servers = Servers(model, replace(place.server_config, shared_disk=place.shared_disk))
+        self.servers = VLLMServers(model, replace(place.server_config, shared_disk=place.shared_disk))
         self.client: Client | None = None
 
     def stream(self, jobs: ReadAhead[Job]) -> Iterator[tuple[Job, Completion | Failure]]:
         """Starts the servers; then completions as they come. Raises SophiaError when they do not start, or all end."""
         try:
             self.servers.start()
-            self.client = connect([server.url for server in self.servers.each], self.model, self.place, "VLLM_API_KEY")
-            self.servers.watch(self._lost)
+            self.client = make_client(
+                [server.url for server in self.servers.replicas], self.model, self.place, "VLLM_API_KEY"
+            )
+            self.servers.watch_servers(self._on_server_ended)
             yield from self.client.stream(jobs)
         finally:
             self.servers.stop()
 
-    def _lost(self, server: Server, trouble: str) -> None:
+    def _on_server_ended(self, server: VLLMServer, trouble: str) -> None:
         """A server that has ended is asked for nothing more."""
         if self.client:
-            self.client.fleet.lose(server.url, trouble)
+            self.client.balancer.on_server_ended(server.url, trouble)
 
     def status(self) -> str:
         """Requests in flight, retries, and the health of the fleet."""

@@ -12,22 +12,22 @@ from typing import Any
 from sophia_cli.errors import RecordError
 from sophia_cli.records import OPTION_LETTERS, Record, need_text, where_of
 
-MEND = "the row differs from the public data set's; leave it out or mend it"
-CHOICE = "Solve the multiple-choice question and end with the letter of the right option in \\boxed{}."
-FREE = "Solve the problem and end with the final answer in \\boxed{}."
+FIX_HINT = "the row differs from the public data set's; leave it out or mend it"
+CHOICE_TYPE = "Solve the multiple-choice question and end with the letter of the right option in \\boxed{}."
+FREE_TYPE = "Solve the problem and end with the final answer in \\boxed{}."
 
 
-def text(row: Record, field: str, empty: bool = False) -> str:
+def text_field(row: Record, field: str, empty: bool = False) -> str:
     """The text of a field. Raises RecordError."""
-    return need_text(row, field, MEND, empty=empty)
+    return need_text(row, field, FIX_HINT, empty=empty)
 
 
-def fault(row: Mapping[str, Any], field: str, what: str) -> RecordError:
+def field_error(row: Mapping[str, Any], field: str, what: str) -> RecordError:
     """The error of a field, to be raised."""
-    return RecordError(f"{where_of(row)}: field `{field}` {what}; {MEND}")
+    return RecordError(f"{where_of(row)}: field `{field}` {what}; {FIX_HINT}")
 
 
-def options(row: Record, field: str = "options") -> list[str]:
+def option_list(row: Record, field: str = "options") -> list[str]:
     """A list of options: a list, or a text that holds one as Python writes it; none for an empty one. Raises RecordError."""
     given = row.get(field)
     if isinstance(given, str):
@@ -35,43 +35,43 @@ def options(row: Record, field: str = "options") -> list[str]:
         try:
             given = ast.literal_eval(given) if given.strip() else []
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            raise fault(row, field, "is a text that holds no list") from None
-        if _runs_on(written):
-            raise fault(row, field, "is a list without commas between its texts")
+            raise field_error(row, field, "is a text that holds no list") from None
+        if _has_adjacent_literals(written):
+            raise field_error(row, field, "is a list without commas between its texts")
     if given is None:
         return []
     if not isinstance(given, list | tuple) or any(isinstance(each, list | dict) or each is None for each in given):
-        raise fault(row, field, "is no list of options")
+        raise field_error(row, field, "is no list of options")
     return [str(each).strip() for each in given]
 
 
-def _runs_on(literal: str) -> bool:
+def _has_adjacent_literals(literal: str) -> bool:
     """Whether two texts of a literal stand side by side: Python makes one of them."""
     kinds = [token.type for token in tokenize.generate_tokens(io.StringIO(literal).readline) if token.type != tokenize.NL]
     return any(pair == (tokenize.STRING, tokenize.STRING) for pair in pairwise(kinds))
 
 
-def images(row: Record, fields: Iterable[str]) -> list[str]:
+def image_fields(row: Record, fields: Iterable[str]) -> list[str]:
     """The images in these fields, those that are there, in order. Raises RecordError when there is none."""
     names = list(fields)
     found = [row[name] for name in names if row.get(name) is not None]
     if not found:
-        raise fault(row, names[0], "holds no image")
+        raise field_error(row, names[0], "holds no image")
     if odd := [name for name in names if row.get(name) is not None and not isinstance(row[name], str)]:
-        raise fault(row, odd[0], "is no image")
+        raise field_error(row, odd[0], "is no image")
     return found
 
 
-def letter(row: Record, gold: str, choices: list[str], field: str = "answer") -> str:
+def gold_letter(row: Record, gold: str, choices: list[str], field: str = "answer") -> str:
     """The gold letter of a choice question. Raises RecordError when it names no option."""
     found = re.fullmatch(r"[(\s]*([A-Za-z])[).\s]*", gold)
     if not found or found[1].upper() not in OPTION_LETTERS[: len(choices)]:
         last = OPTION_LETTERS[len(choices) - 1] if choices else "none"
-        raise fault(row, field, f"is {gold!r}, and the options go from A to {last}")
+        raise field_error(row, field, f"is {gold!r}, and the options go from A to {last}")
     return found[1].upper()
 
 
-def number(row: Record, field: str) -> float | None:
+def number_field(row: Record, field: str) -> float | None:
     """A number, or a text that is one; None where there is none. Raises RecordError."""
     given = row.get(field)
     if given is None or given == "":
@@ -81,43 +81,43 @@ def number(row: Record, field: str) -> float | None:
     except (TypeError, ValueError):
         found = math.nan
     if not math.isfinite(found):
-        raise fault(row, field, f"is {given!r}, no number")
+        raise field_error(row, field, f"is {given!r}, no number")
     return found
 
 
-def identity(row: Record, field: str) -> str:
+def row_id(row: Record, field: str) -> str:
     """The id of a row, a text or a whole number. Raises RecordError."""
     given = row.get(field)
     if isinstance(given, bool) or not isinstance(given, int | str) or given == "":
-        raise fault(row, field, "is no id")
+        raise field_error(row, field, "is no id")
     return str(given)
 
 
-MARK = r"<image (\d+)>"
+IMAGE_TAG = r"<image (\d+)>"
 
 
-def numbered(row: Record, fields: Sequence[str], texts: Sequence[str]) -> tuple[list[str], list[str]]:
+def number_images(row: Record, fields: Sequence[str], texts: Sequence[str]) -> tuple[list[str], list[str]]:
     """The images that are there, and the texts with each mark (`<image 2>`: the second field) as its place among them.
 
     Raises RecordError when there is none, or a text names one that is not there.
     """
-    found, there = images(row, fields), [number for number, name in enumerate(fields, 1) if row.get(name) is not None]
-    for number in {int(mark) for text in texts for mark in re.findall(MARK, text)}:
+    found, there = image_fields(row, fields), [number for number, name in enumerate(fields, 1) if row.get(name) is not None]
+    for number in {int(mark) for text in texts for mark in re.findall(IMAGE_TAG, text)}:
         if number not in there:
             name = fields[number - 1] if 0 < number <= len(fields) else f"image_{number}"
-            raise fault(row, name, f"holds no image, and the question names <image {number}>")
+            raise field_error(row, name, f"holds no image, and the question names <image {number}>")
 
     def placed(mark: re.Match[str]) -> str:
         return f"<image {there.index(int(mark[1])) + 1}>"
 
-    return found, [re.sub(MARK, placed, text) for text in texts]
+    return found, [re.sub(IMAGE_TAG, placed, text) for text in texts]
 
 
-def named(pattern: str, question: str) -> str:
+def rename_tags(pattern: str, question: str) -> str:
     """The question with its own marks of images (a pattern whose group is the number) as `<image 1>`."""
     return re.sub(pattern, lambda mark: f"<image {int(mark[1])}>", question)
 
 
-def filled(fields: dict[str, Any]) -> dict[str, Any]:
+def filled_fields(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields that say something."""
     return {name: value for name, value in fields.items() if value is not None and value != "" and value != []}

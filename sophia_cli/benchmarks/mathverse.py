@@ -5,35 +5,35 @@ Golds carry units in LaTeX, and degree signs that went through a wrong encoding.
 
 from typing import Any
 
-from sophia_cli.benchmarks._fields import fault, filled, identity, images, text
+from sophia_cli.benchmarks._fields import field_error, filled_fields, image_fields, row_id, text_field
 from sophia_cli.records import Record
 
-HUB = "AI4Math/MathVerse"
-PARTS = ("testmini@testmini",)
-ID, IMAGES = "sample_index", ("image",)
-QUESTIONS = 788
-BY = ("subject", "subfield")
-JUDGED = True
+HUB_ID = "AI4Math/MathVerse"
+SPLITS = ("testmini@testmini",)
+ID_FIELD, IMAGE_FIELDS = "sample_index", ("image",)
+QUESTION_COUNT = 788
+CATEGORIES = ("subject", "subfield")
+LLM_JUDGED = True
 VERSION = "Vision Only"
 DEGREE = "掳"
 """What becomes of ° read as GBK."""
 
 
-def item(row: Record, part: str) -> dict[str, Any] | None:
+def make_item(row: Record, part: str) -> dict[str, Any] | None:
     """One question of the vision-only version; None for other versions."""
-    if text(row, "problem_version") != VERSION:
+    if text_field(row, "problem_version") != VERSION:
         return None
     about = row.get("metadata") or {}
     if not isinstance(about, dict):
-        raise fault(row, "metadata", "is no object")
-    gold = text(row, "answer").replace(DEGREE, "°")
-    choice = text(row, "question_type") == "multi-choice"
-    return filled(
+        raise field_error(row, "metadata", "is no object")
+    gold = text_field(row, "answer").replace(DEGREE, "°")
+    choice = text_field(row, "question_type") == "multi-choice"
+    return filled_fields(
         {
-            "id": identity(row, ID),
-            "cluster": identity(row, "problem_index"),
-            "image": images(row, IMAGES),
-            "question": text(row, "query_cot"),
+            "id": row_id(row, ID_FIELD),
+            "cluster": row_id(row, "problem_index"),
+            "image": image_fields(row, IMAGE_FIELDS),
+            "question": text_field(row, "query_cot"),
             "answer": ", ".join(gold.split()) if choice else gold.strip(),
             "answer_type": "multiple choice" if choice else None,
             "question_for_judge": row.get("question_for_eval"),

@@ -6,41 +6,54 @@ Options are often bare letters, for they are in the drawing. A gold may be met b
 import re
 from typing import Any
 
-from sophia_cli.benchmarks._fields import CHOICE, FREE, fault, filled, identity, images, letter, named, options, text
+from sophia_cli.benchmarks._fields import (
+    CHOICE_TYPE,
+    FREE_TYPE,
+    field_error,
+    filled_fields,
+    gold_letter,
+    image_fields,
+    option_list,
+    rename_tags,
+    row_id,
+    text_field,
+)
 from sophia_cli.records import OPTION_LETTERS, Record
 
-HUB = "MathLLMs/MathVision"
-PARTS = ("default@test",)
-ID, IMAGES = "id", ("decoded_image",)
-QUESTIONS = 3040
-BY = ("subject", "level", "geometry")
-JUDGED = False
-MARK = r"<image(\d+)>"
+HUB_ID = "MathLLMs/MathVision"
+SPLITS = ("default@test",)
+ID_FIELD, IMAGE_FIELDS = "id", ("decoded_image",)
+QUESTION_COUNT = 3040
+CATEGORIES = ("subject", "level", "geometry")
+LLM_JUDGED = False
+IMAGE_TAG = r"<image(\d+)>"
 FIGURE = r"(figure \1)"
 """What a mark becomes where one drawing holds several figures."""
 PLANE = {f"metric geometry - {what}" for what in ("angle", "area", "length")}
 
 
-def item(row: Record, part: str) -> dict[str, Any] | None:
+def make_item(row: Record, part: str) -> dict[str, Any] | None:
     """One problem; `geometry` is plane (three subjects) or solid, as in the paper's Table 3."""
-    choices, question, subject = options(row), text(row, "question"), row.get("subject")
-    marks = set(re.findall(MARK, question))
-    gold = text(row, "answer").strip()
+    choices, question, subject = option_list(row), text_field(row, "question"), row.get("subject")
+    marks = set(re.findall(IMAGE_TAG, question))
+    gold = text_field(row, "answer").strip()
     choices = (
-        list(OPTION_LETTERS[: len(choices)]) if not any(choices) else [re.sub(MARK, FIGURE, choice) for choice in choices]
+        list(OPTION_LETTERS[: len(choices)])
+        if not any(choices)
+        else [re.sub(IMAGE_TAG, FIGURE, choice) for choice in choices]
     )
     if choices and gold not in choices:
-        gold = letter(row, gold, choices)
+        gold = gold_letter(row, gold, choices)
     if not choices and not gold:
-        raise fault(row, "answer", "is empty")
+        raise field_error(row, "answer", "is empty")
     drawn = bool(choices) and choices == list(OPTION_LETTERS[: len(choices)])
-    return filled(
+    return filled_fields(
         {
-            "id": identity(row, ID),
-            "image": images(row, IMAGES),
-            "hint": CHOICE if choices else FREE,
+            "id": row_id(row, ID_FIELD),
+            "image": image_fields(row, IMAGE_FIELDS),
+            "hint": CHOICE_TYPE if choices else FREE_TYPE,
             # one drawing holds all figures: where several are named it comes first, and the marks stay words
-            "question": named(MARK, question) if marks == {"1"} else re.sub(MARK, FIGURE, question),
+            "question": rename_tags(IMAGE_TAG, question) if marks == {"1"} else re.sub(IMAGE_TAG, FIGURE, question),
             "choices": choices,
             "choices_shown": True if drawn else None,
             "answer": gold,

@@ -6,35 +6,43 @@ answer; here an answer is an option or it is not.
 
 from typing import Any
 
-from sophia_cli.benchmarks._fields import fault, filled, identity, images, number, options, text
+from sophia_cli.benchmarks._fields import (
+    field_error,
+    filled_fields,
+    image_fields,
+    number_field,
+    option_list,
+    row_id,
+    text_field,
+)
 from sophia_cli.records import OPTION_LETTERS, Record
 
-HUB = "AI4Math/MathVista"
-PARTS = ("default@testmini",)
-ID, IMAGES = "pid", ("decoded_image",)
-QUESTIONS = 1000
-BY = ("task", "skills")
-JUDGED = False
+HUB_ID = "AI4Math/MathVista"
+SPLITS = ("default@testmini",)
+ID_FIELD, IMAGE_FIELDS = "pid", ("decoded_image",)
+QUESTION_COUNT = 1000
+CATEGORIES = ("task", "skills")
+LLM_JUDGED = False
 
 
-def item(row: Record, part: str) -> dict[str, Any] | None:
+def make_item(row: Record, part: str) -> dict[str, Any] | None:
     """One question; a gold with decimals is compared after rounding to its `precision`, a whole number as it is."""
-    choices, answer, places = options(row, "choices"), text(row, "answer"), number(row, "precision")
+    choices, answer, places = option_list(row, "choices"), text_field(row, "answer"), number_field(row, "precision")
     about = row.get("metadata") or {}
     if not isinstance(about, dict):
-        raise fault(row, "metadata", "is no object")
+        raise field_error(row, "metadata", "is no object")
     gold: str | list[str] = answer.strip()
     if row.get("question_type") == "multi_choice" and not choices:
-        raise fault(row, "choices", "holds no options, and the question is to be answered by one")
+        raise field_error(row, "choices", "holds no options, and the question is to be answered by one")
     if choices and gold not in choices:
-        raise fault(row, "answer", f"is {answer!r}, none of the options")
+        raise field_error(row, "answer", f"is {answer!r}, none of the options")
     if choices.count(answer.strip()) > 1:  # two options say the same: either letter is right
         gold = [answer.strip(), *(letter for letter, choice in zip(OPTION_LETTERS, choices, strict=False) if choice == gold)]
-    return filled(
+    return filled_fields(
         {
-            "id": identity(row, ID),
-            "image": images(row, IMAGES),
-            "question": text(row, "query"),
+            "id": row_id(row, ID_FIELD),
+            "image": image_fields(row, IMAGE_FIELDS),
+            "question": text_field(row, "query"),
             "choices": choices,
             "choices_shown": True if choices else None,
             "answer": gold,

@@ -6,39 +6,49 @@ The official parser gives an unreadable answer a random option; here it is unrea
 import re
 from typing import Any
 
-from sophia_cli.benchmarks._fields import CHOICE, FREE, fault, filled, identity, letter, numbered, options, text
+from sophia_cli.benchmarks._fields import (
+    CHOICE_TYPE,
+    FREE_TYPE,
+    field_error,
+    filled_fields,
+    gold_letter,
+    number_images,
+    option_list,
+    row_id,
+    text_field,
+)
 from sophia_cli.records import Record
 
-HUB = "MMMU/MMMU"
+HUB_ID = "MMMU/MMMU"
 SUBJECTS = (
     "Accounting Agriculture Architecture_and_Engineering Art Art_Theory Basic_Medical_Science Biology Chemistry "
     "Clinical_Medicine Computer_Science Design Diagnostics_and_Laboratory_Medicine Economics Electronics "
     "Energy_and_Power Finance Geography History Literature Manage Marketing Materials Math Mechanical_Engineering Music "
     "Pharmacy Physics Psychology Public_Health Sociology"
 ).split()
-PARTS = tuple(f"{subject}@validation" for subject in SUBJECTS)
-ID, IMAGES = "id", tuple(f"image_{number}" for number in range(1, 8))
-QUESTIONS = 900
-BY = ("subject", "difficulty")
-JUDGED = True
+SPLITS = tuple(f"{subject}@validation" for subject in SUBJECTS)
+ID_FIELD, IMAGE_FIELDS = "id", tuple(f"image_{number}" for number in range(1, 8))
+QUESTION_COUNT = 900
+CATEGORIES = ("subject", "difficulty")
+LLM_JUDGED = True
 
 
-def item(row: Record, part: str) -> dict[str, Any] | None:
+def make_item(row: Record, part: str) -> dict[str, Any] | None:
     """One question; its subject is in its id, `validation_Accounting_1`."""
-    name, kind, gold = identity(row, ID), text(row, "question_type"), text(row, "answer")
-    choices = options(row)
+    name, kind, gold = row_id(row, ID_FIELD), text_field(row, "question_type"), text_field(row, "answer")
+    choices = option_list(row)
     if kind not in ("multiple-choice", "open"):
-        raise fault(row, "question_type", f"is {kind!r}, neither multiple-choice nor open")
+        raise field_error(row, "question_type", f"is {kind!r}, neither multiple-choice nor open")
     if kind == "multiple-choice":
-        answer: Any = letter(row, gold, choices)
+        answer: Any = gold_letter(row, gold, choices)
     else:
-        answer = _alternatives(row, gold)
-    found, (question, *choices) = numbered(row, IMAGES, [text(row, "question"), *choices])
-    return filled(
+        answer = _alternative_golds(row, gold)
+    found, (question, *choices) = number_images(row, IMAGE_FIELDS, [text_field(row, "question"), *choices])
+    return filled_fields(
         {
             "id": name,
             "image": found,
-            "hint": CHOICE if choices else FREE,
+            "hint": CHOICE_TYPE if choices else FREE_TYPE,
             "question": question,
             "choices": choices,
             "choices_shown": False if choices else None,
@@ -50,10 +60,10 @@ def item(row: Record, part: str) -> dict[str, Any] | None:
     )
 
 
-def _alternatives(row: Record, gold: str) -> str | list[str]:
+def _alternative_golds(row: Record, gold: str) -> str | list[str]:
     """The golds of a list of texts, which any of them meets; a list of numbers is one answer."""
     if not (gold.strip().startswith("[") and re.search(r"['\"]", gold)):
         return gold
-    if not all(golds := options(row, "answer")):
-        raise fault(row, "answer", "holds an empty answer")
+    if not all(golds := option_list(row, "answer")):
+        raise field_error(row, "answer", "holds an empty answer")
     return golds

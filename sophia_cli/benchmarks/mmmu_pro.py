@@ -2,31 +2,31 @@
 
 from typing import Any
 
-from sophia_cli.benchmarks._fields import filled, identity, images, letter, options, text
+from sophia_cli.benchmarks._fields import filled_fields, gold_letter, image_fields, option_list, row_id, text_field
 from sophia_cli.records import Record
 
-HUB = "MMMU/MMMU_Pro"
-PARTS = ("vision@test",)
-ID, IMAGES = "id", ("image",)
-QUESTIONS = 1730
-BY = ("subject",)
-JUDGED = False
+HUB_ID = "MMMU/MMMU_Pro"
+SPLITS = ("vision@test",)
+ID_FIELD, IMAGE_FIELDS = "id", ("image",)
+QUESTION_COUNT = 1730
+CATEGORIES = ("subject",)
+LLM_JUDGED = False
 QUESTION = (
     "Read the question and its options in the image, solve it, and end with the letter of the right option in \\boxed{}."
 )
 
 
-def item(row: Record, part: str) -> dict[str, Any] | None:
+def make_item(row: Record, part: str) -> dict[str, Any] | None:
     """One question; its options are for grading, the model sees them in the image alone."""
-    choices = options(row)
-    return filled(
+    choices = option_list(row)
+    return filled_fields(
         {
-            "id": identity(row, ID),
-            "image": images(row, IMAGES),
+            "id": row_id(row, ID_FIELD),
+            "image": image_fields(row, IMAGE_FIELDS),
             "question": QUESTION,
             "choices": choices,
             "choices_shown": True,
-            "answer": letter(row, text(row, "answer"), choices),
+            "answer": gold_letter(row, text_field(row, "answer"), choices),
             "subject": row.get("subject"),
         }
     )

@@ -7,38 +7,38 @@ judge says how many are, too (`--judge`), as the official one does.
 import re
 from typing import Any
 
-from sophia_cli.benchmarks._fields import CHOICE, FREE, fault, filled, identity, named, text
+from sophia_cli.benchmarks._fields import CHOICE_TYPE, FREE_TYPE, field_error, filled_fields, rename_tags, row_id, text_field
 from sophia_cli.records import Record
 
-HUB = "PeijieWang/MV-MATH"
-PARTS = ("*.json",)
-ID, IMAGES = "problem_id", ("input_image",)
-QUESTIONS = 2009
-BY = ("subject", "answer_kind", "difficulty", "image_relevance")
-JUDGED = True
+HUB_ID = "PeijieWang/MV-MATH"
+SPLITS = ("*.json",)
+ID_FIELD, IMAGE_FIELDS = "problem_id", ("input_image",)
+QUESTION_COUNT = 2009
+CATEGORIES = ("subject", "answer_kind", "difficulty", "image_relevance")
+LLM_JUDGED = True
 STEPS = "Solve all parts of the problem and end with their answers, in order, in one \\boxed{}."
-HINTS = {"choice": CHOICE, "single-step": FREE, "multi-step": STEPS}
-MARK = re.compile(r"<image_(\d+)>")
+HINTS = {"choice": CHOICE_TYPE, "single-step": FREE_TYPE, "multi-step": STEPS}
+IMAGE_TAG = re.compile(r"<image_(\d+)>")
 RELEVANCE = {"0": "independent", "1": "dependent"}
 
 
-def item(row: Record, part: str) -> dict[str, Any] | None:
+def make_item(row: Record, part: str) -> dict[str, Any] | None:
     """One problem; its images are files beside the JSON, its options stand in the question."""
-    kind, files = text(row, "answer_type"), row.get("input_image")
+    kind, files = text_field(row, "answer_type"), row.get("input_image")
     if kind not in HINTS:
-        raise fault(row, "answer_type", f"is {kind!r}, none of {', '.join(HINTS)}")
+        raise field_error(row, "answer_type", f"is {kind!r}, none of {', '.join(HINTS)}")
     if not isinstance(files, list) or not files or not all(isinstance(file, str) and file for file in files):
-        raise fault(row, "input_image", "is no list of image files")
-    question = text(row, "question")
-    if beyond := [mark[0] for mark in MARK.finditer(question) if not 0 < int(mark[1]) <= len(files)]:
-        raise fault(row, "question", f"names {beyond[0]}, and there are {len(files)} images")
-    return filled(
+        raise field_error(row, "input_image", "is no list of image files")
+    question = text_field(row, "question")
+    if beyond := [mark[0] for mark in IMAGE_TAG.finditer(question) if not 0 < int(mark[1]) <= len(files)]:
+        raise field_error(row, "question", f"names {beyond[0]}, and there are {len(files)} images")
+    return filled_fields(
         {
-            "id": identity(row, ID),
+            "id": row_id(row, ID_FIELD),
             "image": files,
             "hint": HINTS[kind],
-            "question": named(MARK.pattern, question),
-            "answer": text(row, "answer").strip(),
+            "question": rename_tags(IMAGE_TAG.pattern, question),
+            "answer": text_field(row, "answer").strip(),
             "answer_type": "multiple choice" if kind == "choice" else None,
             "answer_kind": kind,
             "in_parts": True if kind == "multi-step" else None,

@@ -8,20 +8,20 @@ import math
 import re
 from typing import Any
 
-from sophia_cli.benchmarks._fields import fault, filled, identity, images, options, text
+from sophia_cli.benchmarks._fields import field_error, filled_fields, image_fields, option_list, row_id, text_field
 from sophia_cli.records import Record
 
-HUB = "Hothan/OlympiadBench"
+HUB_ID = "Hothan/OlympiadBench"
 CONFIGS = (
     "OE_MM_maths_en_COMP OE_MM_maths_zh_CEE OE_MM_maths_zh_COMP OE_MM_physics_en_COMP OE_MM_physics_zh_CEE "
     "OE_TO_maths_en_COMP OE_TO_maths_zh_CEE OE_TO_maths_zh_COMP OE_TO_physics_en_COMP OE_TO_physics_zh_CEE"
 ).split()
-PARTS = tuple(f"{config}@train" for config in CONFIGS)
-ID, IMAGES = "id", tuple(f"image_{number}" for number in range(1, 10))
-QUESTIONS = 6728
-BY = ("images", "subject", "language", "subfield")
-JUDGED = False
-MARK = re.compile(r"<(?:img|image)_(\d+)>")
+SPLITS = tuple(f"{config}@train" for config in CONFIGS)
+ID_FIELD, IMAGE_FIELDS = "id", tuple(f"image_{number}" for number in range(1, 10))
+QUESTION_COUNT = 6728
+CATEGORIES = ("images", "subject", "language", "subfield")
+LLM_JUDGED = False
+IMAGE_TAG = re.compile(r"<(?:img|image)_(\d+)>")
 KINDS = {
     "en": {
         "Numerical": "a number",
@@ -50,28 +50,28 @@ WORDS = {
 }
 
 
-def item(row: Record, part: str) -> dict[str, Any] | None:
+def make_item(row: Record, part: str) -> dict[str, Any] | None:
     """One problem; what it builds on (`context`) comes before it, and images that it names are numbered as they come."""
     config = part.partition("@")[0]
     language = {"English": "en", "Chinese": "zh"}.get(str(row.get("language")), "zh" if "_zh_" in config else "en")
-    golds, several = options(row, "final_answer"), row.get("is_multiple_answer") is True
+    golds, several = option_list(row, "final_answer"), row.get("is_multiple_answer") is True
     if not golds or not all(golds):
-        raise fault(row, "final_answer", "is empty")
+        raise field_error(row, "final_answer", "is empty")
     if len(golds) > 1 and not several:
-        raise fault(row, "final_answer", f"holds {len(golds)} answers, and one is asked for")
-    drawn = "_MM_" in config or any(row.get(name) is not None for name in IMAGES)
-    found = images(row, IMAGES) if drawn else []
-    context = text(row, "context", empty=True) + "\n" if row.get("context") else ""
+        raise field_error(row, "final_answer", f"holds {len(golds)} answers, and one is asked for")
+    drawn = "_MM_" in config or any(row.get(name) is not None for name in IMAGE_FIELDS)
+    found = image_fields(row, IMAGE_FIELDS) if drawn else []
+    context = text_field(row, "context", empty=True) + "\n" if row.get("context") else ""
     kinds = [kind.strip() for kind in str(row.get("answer_type") or "").split(",") if kind.strip()]
-    return filled(
+    return filled_fields(
         {
-            "id": f"{config}-{identity(row, 'id')}",
+            "id": f"{config}-{row_id(row, 'id')}",
             "image": found,
-            "hint": _hint(language, kinds, several, row.get("unit")),
-            "question": _numbered(row, context + text(row, "question"), found),
+            "hint": _prompt_hint(language, kinds, several, row.get("unit")),
+            "question": _number_images(row, context + text_field(row, "question"), found),
             "answer": ", ".join(golds),
             "answer_type": kinds[0] if len(set(kinds)) == 1 and not several else None,
-            "tolerance": _tolerance(row, ", ".join(golds)),
+            "tolerance": _parse_tolerance(row, ", ".join(golds)),
             "unit": row.get("unit"),
             "language": language,
             "images": "with" if found else "without",
@@ -82,30 +82,30 @@ def item(row: Record, part: str) -> dict[str, Any] | None:
     )
 
 
-def _hint(language: str, kinds: list[str], several: bool, unit: Any) -> str:
+def _prompt_hint(language: str, kinds: list[str], several: bool, unit: Any) -> str:
     words, names = WORDS[language], KINDS[language]
     said = words["and"].join(dict.fromkeys(names.get(kind, kind) for kind in kinds))
     hint = words["task"] + (words["several" if several else "one"].format(kinds=said) if said else "")
     return hint + (words["unit"].format(unit=unit) if unit else "")
 
 
-def _numbered(row: Record, question: str, found: list[str]) -> str:
+def _number_images(row: Record, question: str, found: list[str]) -> str:
     """The marks of images as `<image 1>`, by their place among those there are: `<image_2>` is the second field, and
     `<img_3362>` stands for the images in the order of first mention. Raises RecordError.
     """
-    there = [number for number, name in enumerate(IMAGES, 1) if row.get(name) is not None]
-    marks = list(dict.fromkeys(mark[0] for mark in MARK.finditer(question)))
+    there = [number for number, name in enumerate(IMAGE_FIELDS, 1) if row.get(name) is not None]
+    marks = list(dict.fromkeys(mark[0] for mark in IMAGE_TAG.finditer(question)))
     fields = {mark: int(mark[len("<image_") : -1]) for mark in marks if mark.startswith("<image_")}
     if len(fields) == len(marks):
         order = {mark: there.index(number) + 1 if number in there else 0 for mark, number in fields.items()}
     else:
         order = {mark: place if place <= len(found) else 0 for place, mark in enumerate(marks, 1)}
     if missing := [mark for mark, place in order.items() if not place]:
-        raise fault(row, "question", f"names {missing[0]}, and there are {len(found)} images (fields {there})")
-    return MARK.sub(lambda mark: f"<image {order[mark[0]]}>", question)
+        raise field_error(row, "question", f"names {missing[0]}, and there are {len(found)} images (fields {there})")
+    return IMAGE_TAG.sub(lambda mark: f"<image {order[mark[0]]}>", question)
 
 
-def _tolerance(row: Record, gold: str) -> float | list[float | None] | None:
+def _parse_tolerance(row: Record, gold: str) -> float | list[float | None] | None:
     """`error`: one absolute tolerance, or one for each answer, `0.1,,0.2`. Raises RecordError."""
     given = row.get("error")
     if given is None or str(given).strip() == "":
@@ -113,11 +113,11 @@ def _tolerance(row: Record, gold: str) -> float | list[float | None] | None:
     try:
         parts = [float(part) if part.strip() else None for part in str(given).split(",")]
     except ValueError:
-        raise fault(row, "error", f"is {given!r}, no tolerance") from None
+        raise field_error(row, "error", f"is {given!r}, no tolerance") from None
     if any(part is not None and not 0 <= part < math.inf for part in parts):
-        raise fault(row, "error", f"is {given!r}, no tolerance")
+        raise field_error(row, "error", f"is {given!r}, no tolerance")
     if len(parts) > 1 and "\\pm" not in gold and len(parts) != (answers := _outer_commas(gold) + 1):
-        raise fault(row, "error", f"holds {len(parts)} tolerances, and there are {answers} answers")
+        raise field_error(row, "error", f"holds {len(parts)} tolerances, and there are {answers} answers")
     return parts[0] if len(parts) == 1 else parts
 
 

@@ -41,10 +41,10 @@ def decontaminate(
     ] = None,
 ) -> int:
     """Drop the items that overlap a benchmark, by words of the question and by what images look like; name each pair."""
-    from sophia_cli.decontamination.benchmark_index import Rules
+    from sophia_cli.decontamination.benchmark_index import OverlapRules
     from sophia_cli.steps import decontaminate as step
 
-    rules = Rules(ngram, min_overlap, max_hash_distance, match)
+    rules = OverlapRules(ngram, min_overlap, max_hash_distance, match)
     inputs = input_files(context, files)
     return step.run(step_options(context), inputs, against, rules, report, judge, backend_options(context))
 
@@ -80,10 +80,10 @@ def export(
     pairs: Annotated[int, typer.Option(min=1, help="trl-preference: most pairs of an item.")] = 1,
 ) -> int:
     """Write the kept trajectories, or preference pairs, as other trainers read them."""
-    from sophia_cli.exporters._records import Asked
+    from sophia_cli.exporters._records import ExportRequest
     from sophia_cli.steps import export as step
 
-    return step.run(step_options(context), input_files(context, files), Asked(to, images, model, alpha, keep, pairs))
+    return step.run(step_options(context), input_files(context, files), ExportRequest(to, images, model, alpha, keep, pairs))
 
 
 @o.takes(o.debugging)

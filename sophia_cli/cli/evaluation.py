@@ -94,19 +94,19 @@ def evaluate(
 ) -> int:
     """Ask held-out questions and measure how often the model is right."""
     from sophia_cli.errors import UsageError
-    from sophia_cli.evaluation.benchmark_items import benchmarks, own
+    from sophia_cli.evaluation.benchmark_items import own_benchmark, parse_benchmarks
     from sophia_cli.inference.types import SamplingParams
     from sophia_cli.steps import eval as step
 
     if data and bench:
         raise UsageError("--data and --bench: both say what to ask; give one of them")
-    asked = benchmarks(bench) if bench else [own(one_source(context, data))]
+    asked = parse_benchmarks(bench) if bench else [own_benchmark(one_source(context, data))]
     sampling = SamplingParams(temperature, top_p, max_tokens or 0)
-    told = step.Told(summary, model_card, tuple(by or ()), paper)
+    told = step.ReportOptions(summary, model_card, tuple(by or ()), paper)
     place = backend_options(context)
     elsewhere = place.with_servers(tuple(judge_base_url)) if judge_base_url else place
-    judging = step.Judging(judge, judge_all, elsewhere)
-    auditing = step.Auditing(audit, elsewhere, audit_size, labels_csv)
+    judging = step.JudgeOptions(judge, judge_all, elsewhere)
+    auditing = step.AuditOptions(audit, elsewhere, audit_size, labels_csv)
     return step.run(step_options(context), model, asked, n, sampling, prompt, hint, judging, auditing, told, place)
 
 

@@ -8,7 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from sophia_cli.inference.backend_options import BackendOptions
-    from sophia_cli.steps._common import Common
+    from sophia_cli.steps._common import StepOptions
 
 
 def input_files(context: typer.Context, files: list[str] | None) -> list[str]:
@@ -22,20 +22,20 @@ def one_source(context: typer.Context, source: str | None) -> str:
     return source if source else input_files(context, None)[0]
 
 
-def step_options(context: typer.Context) -> "Common":
+def step_options(context: typer.Context) -> "StepOptions":
     """The options that every step has, as they were given."""
-    from sophia_cli.steps._common import Common
+    from sophia_cli.steps._common import StepOptions
 
-    return Common(**{name: value for name, value in context.obj.items() if name in Common.__dataclass_fields__})
+    return StepOptions(**{name: value for name, value in context.obj.items() if name in StepOptions.__dataclass_fields__})
 
 
 def backend_options(context: typer.Context) -> "BackendOptions":
     """Where the model runs: how servers are reached, and how ours are started."""
     from sophia_cli.inference.backend_options import BackendOptions
-    from sophia_cli.serving.vllm_server import Setup
+    from sophia_cli.serving.vllm_server import ServerConfig
 
     given = context.obj
-    setup = Setup(given["gpus"], given["tensor_parallel"], given["server_options"], given["start_timeout"])
+    setup = ServerConfig(given["gpus"], given["tensor_parallel"], given["server_options"], given["start_timeout"])
     return BackendOptions(
         given["backend"],
         given["concurrency"],

@@ -22,10 +22,10 @@ def serve(
     ] = 0,
 ) -> int:
     """Start vLLM servers of a model and keep them until Ctrl-C; their addresses go to stdout."""
-    from sophia_cli.serving.vllm_server import Setup
+    from sophia_cli.serving.vllm_server import ServerConfig
     from sophia_cli.steps import serve as step
 
-    setup = Setup(gpus, tensor_parallel, server_options, start_timeout, shared_disk, host, port)
+    setup = ServerConfig(gpus, tensor_parallel, server_options, start_timeout, shared_disk, host, port)
     return step.run(model, setup)
 
 
@@ -34,4 +34,4 @@ def models() -> int:
     """List the aliases: what each stands for, and where it can run."""
     from sophia_cli.steps import list_models as step
 
-    return step.run()
+    return step.print_models()

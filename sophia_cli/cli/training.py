@@ -9,7 +9,7 @@ from sophia_cli.cli import options as o
 from sophia_cli.cli.inputs import input_files, step_options
 
 if TYPE_CHECKING:
-    from sophia_cli.training.launcher import Hardware
+    from sophia_cli.training.launcher import HardwareOptions
 
 
 @o.takes(o.what_trains, o.where_it_trains, o.every_step)
@@ -84,8 +84,8 @@ def train(
     """Train the model on the kept trajectories (Eq. 7); records that nobody propagated are propagated first."""
     from sophia_cli.steps import train as step
 
-    asked = step.Asked(batch_size, micro_batch_size, lr, epochs, max_tokens, alpha, keep, pairs)
-    fixed = {name: context.obj[name] for name in step.FIXED}
+    asked = step.TrainOverrides(batch_size, micro_batch_size, lr, epochs, max_tokens, alpha, keep, pairs)
+    fixed = {name: context.obj[name] for name in step.FIXED_OPTIONS}
     typed = (
         step_options(context),
         input_files(context, files),
@@ -96,13 +96,13 @@ def train(
         report_to,
         fixed,
     )
-    return step.run(step.Command(*typed))
+    return step.run(step.TrainRequest(*typed))
 
 
-def _hardware(context: typer.Context) -> "Hardware":
+def _hardware(context: typer.Context) -> "HardwareOptions":
     """What a model trains on."""
-    from sophia_cli.serving.gpus import chosen
-    from sophia_cli.training.launcher import Hardware
+    from sophia_cli.serving.gpus import select_gpus
+    from sophia_cli.training.launcher import HardwareOptions
 
     given = context.obj
-    return Hardware(chosen(given["gpus"]) if given["gpus"] else None, given["cpu_ranks"], given["hostfile"])
+    return HardwareOptions(select_gpus(given["gpus"]) if given["gpus"] else None, given["cpu_ranks"], given["hostfile"])

@@ -4,10 +4,10 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from sophia_cli.decontamination.image_hash import Looks, cache_file, looks_of
-from sophia_cli.decontamination.image_overlap import Images
-from sophia_cli.decontamination.overlap import Near
-from sophia_cli.decontamination.text_overlap import Texts
+from sophia_cli.decontamination.image_hash import ImageHashCache, cache_file, hash_images
+from sophia_cli.decontamination.image_overlap import ImageIndex
+from sophia_cli.decontamination.overlap import Overlap
+from sophia_cli.decontamination.text_overlap import TextIndex
 from sophia_cli.errors import InputError, RecordError
 from sophia_cli.io.images import shorten_reference
 from sophia_cli.records import Record, has_failed, image_list, where_of
@@ -19,7 +19,7 @@ from sophia_cli.sources.items import read_items
 STEP = "decontaminate"
 
 
-NEEDED = {
+REQUIRED_FIELDS = {
     "any": ("question", "image"),
     "both": ("question", "image"),
     "text": ("question",),
@@ -28,40 +28,40 @@ NEEDED = {
 """What is compared, by `--match`: of a benchmark's item one of them is enough for `any`, else all are needed."""
 
 
-PATIENCE_SECONDS = 600.0
+RECORD_TIMEOUT_SECONDS = 600.0
 """How long a worker may take over the images of one record: they may come from the network."""
 
 
 @dataclass(frozen=True)
-class Rules:
+class OverlapRules:
     """What an overlap is. run: words in a row; share: of the shorter question's words; distance: bits of 256."""
 
-    run: int = 8
-    share: float = 0.5
-    distance: int = 24
+    ngram: int = 8
+    min_overlap: float = 0.5
+    max_hash_distance: int = 24
     match: str = "any"
 
 
 @dataclass
-class Checked:
+class CheckedRecord:
     """A record, the overlaps of its item, why it could not be compared, and what a judge said of each pair of texts."""
 
     record: Record
-    texts: list[Near] = field(default_factory=list)
-    images: list[Near] = field(default_factory=list)
+    texts: list[Overlap] = field(default_factory=list)
+    images: list[Overlap] = field(default_factory=list)
     fault: str = ""
     verdicts: dict[int, str] = field(default_factory=dict)
 
-    def doubtful(self) -> list[Near]:
+    def uncertain(self) -> list[Overlap]:
         """The overlaps of words in which the questions are not one."""
         return [near for near in self.texts if not near.same]
 
-    def settle(self) -> None:
+    def extend_verdicts(self) -> None:
         """Where all that a judge was asked about are different, so are the lesser overlaps, which it was not asked about."""
         if set(self.verdicts.values()) == {"different"}:
-            self.verdicts.update({near.number: "different" for near in self.doubtful()})
+            self.verdicts.update({near.number: "different" for near in self.uncertain()})
 
-    def overlaps(self, match: str) -> list[Near]:
+    def overlaps(self, match: str) -> list[Overlap]:
         """The pairs for which it is dropped; those that a judge told apart are none."""
         if match == "both" and not self.images:
             return []
@@ -74,25 +74,25 @@ class Checked:
         return texts + self.images
 
 
-class Benchmark:
+class BenchmarkIndex:
     """The items of all benchmarks, by their words and by what their images look like.
 
     Raises InputError and UsageError for what cannot be read. An image that cannot be looked at is named and counted.
     """
 
-    def __init__(self, sources: list[str], rules: Rules):
+    def __init__(self, sources: list[str], rules: OverlapRules):
         self.rules, self.unreadable = rules, 0
         self.items = [(source, item) for source in sources for item in read_items(source, distinct=False)]
-        self.refuse_what_cannot_be_compared(sources)
-        self.looks, self.images = Looks(cache_file()), Images(rules.distance)
+        self.check_fields(sources)
+        self.hash_cache, self.images = ImageHashCache(cache_file()), ImageIndex(rules.max_hash_distance)
         questions = (str(item.get("question") or "") for _, item in self.items)
-        self.texts = Texts(questions if rules.match != "image" else (), rules.run, rules.share)
+        self.texts = TextIndex(questions if rules.match != "image" else (), rules.ngram, rules.min_overlap)
         if rules.match != "text":
-            self._look_at_images()
+            self._hash_images()
 
-    def refuse_what_cannot_be_compared(self, sources: list[str]) -> None:
+    def check_fields(self, sources: list[str]) -> None:
         """Raises InputError for a benchmark without items, or of whose items none has what is to be compared."""
-        needed = NEEDED[self.rules.match]
+        needed = REQUIRED_FIELDS[self.rules.match]
         wanted = f" {'or' if self.rules.match == 'any' else 'and'} ".join(f"`{name}`" for name in needed)
         enough = any if self.rules.match == "any" else all
         for source in sources:
@@ -105,53 +105,55 @@ class Benchmark:
                 log_line(f"{STEP}: {where_of(item)}: lacks {wanted} and is not compared")
             self.unreadable += len(bare)
 
-    def _look_at_images(self) -> None:
-        for number, (item, looks) in enumerate(self._looked(item for _, item in self.items)):
+    def _hash_images(self) -> None:
+        for number, (item, looks) in enumerate(self._with_hashes(item for _, item in self.items)):
             faults = [look for look in looks if isinstance(look, str)]
             for fault in [str(item["error"])] if has_failed(item) else faults:
                 log_line(f"{STEP}: {where_of(item)}: {fault}; this item's images are not compared")
                 self.unreadable += 1
             for look in looks:
                 if isinstance(look, bytes):
-                    self.images.add(number, look)
+                    self.images.add_hash(number, look)
 
-    def check(self, records: Iterable[Record]) -> Iterator[Checked]:
+    def check_records(self, records: Iterable[Record]) -> Iterator[CheckedRecord]:
         """The records in their order, with what they overlap. The same question and images are looked up once."""
-        texts: dict[int, list[Near]] = {}
-        images: dict[tuple[bytes, ...], list[Near]] = {}
+        texts: dict[int, list[Overlap]] = {}
+        images: dict[tuple[bytes, ...], list[Overlap]] = {}
         for record, looks in (
-            self._looked(records) if self.images.hashes else ((record, _faults(record)) for record in records)
+            self._with_hashes(records) if self.images.hashes else ((record, _image_faults(record)) for record in records)
         ):
             question = record.get("question") or ""
             fault = next((look for look in looks if isinstance(look, str)), "")
             if not isinstance(question, str):
                 fault = f"{where_of(record)}: field `question` is no text; mend it"
             if has_failed(record) or fault:
-                yield Checked(record, fault="" if has_failed(record) else fault)
+                yield CheckedRecord(record, fault="" if has_failed(record) else fault)
                 continue
             if (words := hash64(question)) not in texts:
-                texts[words] = self.texts.near(question)
+                texts[words] = self.texts.find_overlaps(question)
             seen = tuple(look for look in looks if isinstance(look, bytes))
             if seen and seen not in images:
-                images[seen] = self.images.near(seen)
-            yield Checked(record, texts[words], images.get(seen, []))
+                images[seen] = self.images.find_overlaps(seen)
+            yield CheckedRecord(record, texts[words], images.get(seen, []))
 
-    def _looked(self, records: Iterable[Record]) -> Iterator[tuple[Record, list[bytes | str]]]:
+    def _with_hashes(self, records: Iterable[Record]) -> Iterator[tuple[Record, list[bytes | str]]]:
         """The records in order, with the hash of each of their images, or why it has none; all cores make new ones."""
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        for record, made in ordered_map(looks_of, records, workers, self._missing, PATIENCE_SECONDS, _lost):
+        for record, made in ordered_map(
+            hash_images, records, workers, self._missing_images, RECORD_TIMEOUT_SECONDS, _lost_worker_faults
+        ):
             for reference, look in made.items():
                 if isinstance(look, bytes):
-                    self.looks.put(reference, look)
-            looks = [made.get(reference, self.looks.get(reference)) for reference in _images_of(record)]
+                    self.hash_cache.put_hash(reference, look)
+            looks = [made.get(reference, self.hash_cache.get_hash(reference)) for reference in _record_images(record)]
             changed = "its image changed while it was read; type the command again"
-            yield record, _faults(record) + [changed if look is None else look for look in looks]
+            yield record, _image_faults(record) + [changed if look is None else look for look in looks]
 
-    def _missing(self, record: Record) -> list[str]:
-        return [reference for reference in _images_of(record) if self.looks.get(reference) is None]
+    def _missing_images(self, record: Record) -> list[str]:
+        return [reference for reference in _record_images(record) if self.hash_cache.get_hash(reference) is None]
 
 
-def _images_of(record: Record) -> list[str]:
+def _record_images(record: Record) -> list[str]:
     """The images of a record; none where the field is bad (`_faults` tells)."""
     try:
         return [] if has_failed(record) else image_list(record)
@@ -159,7 +161,7 @@ def _images_of(record: Record) -> list[str]:
         return []
 
 
-def _faults(record: Record) -> list[bytes | str]:
+def _image_faults(record: Record) -> list[bytes | str]:
     """What is wrong with the field `image`."""
     try:
         image_list(record)
@@ -168,6 +170,8 @@ def _faults(record: Record) -> list[bytes | str]:
         return [str(error)]
 
 
-def _lost(record: Record, outcome: str) -> dict[str, bytes | str]:
+def _lost_worker_faults(record: Record, outcome: str) -> dict[str, bytes | str]:
     fault = "took too long to read" if outcome == "timeout" else "breaks what reads it"
-    return {reference: f"image {shorten_reference(reference)} {fault}; mend the file" for reference in _images_of(record)}
+    return {
+        reference: f"image {shorten_reference(reference)} {fault}; mend the file" for reference in _record_images(record)
+    }

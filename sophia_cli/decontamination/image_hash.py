@@ -21,12 +21,12 @@ from sophia_cli.runtime.progress import log_info
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SIDE = 16
+HASH_SIDE = 16
 """The hash has SIDE x SIDE bits."""
-FLAT = b""
+FLAT_HASH = b""
 
 
-def look_of(reference: str) -> bytes:
+def perceptual_hash(reference: str) -> bytes:
     """The perceptual hash of an image, 32 bytes; FLAT for one of a single colour, which looks like no other.
 
     Raises RecordError when it cannot be read or is no image.
@@ -37,14 +37,14 @@ def look_of(reference: str) -> bytes:
     data = image_bytes(reference)
     try:
         with Image.open(io.BytesIO(data)) as image:
-            grey = _grey(image)
+            grey = _to_gray(image)
             low, high = grey.getextrema()
-            return _packed(imagehash.phash(grey, hash_size=SIDE).hash) if low != high else FLAT
+            return _pack_bits(imagehash.phash(grey, hash_size=HASH_SIDE).hash) if low != high else FLAT_HASH
     except Exception as error:  # noqa: BLE001  (what PIL raises differs by format)
         raise RecordError(f"image {shorten_reference(reference)} cannot be opened ({error}); mend the file") from None
 
 
-def _grey(image: "Image") -> "Image":
+def _to_gray(image: "Image") -> "Image":
     """The image in 8 bits of grey; what is clear is white, as on a page."""
     from PIL import Image
 
@@ -59,13 +59,13 @@ def _grey(image: "Image") -> "Image":
     return image.convert("L")
 
 
-def _packed(bits: "object") -> bytes:
+def _pack_bits(bits: "object") -> bytes:
     import numpy as np
 
     return np.packbits(np.asarray(bits, dtype=bool)).tobytes()
 
 
-def name_of_image(reference: str) -> str:
+def image_key(reference: str) -> str:
     """What tells an image from another without a look at it: a file's path, size, times and inode, else the reference."""
     if reference.startswith(("data:", "http://", "https://")):
         return xxh3_128_hexdigest(reference.encode("utf-8", "surrogatepass"))
@@ -82,7 +82,7 @@ def cache_file() -> Path:
     return cache_dir() / "looks.sqlite"
 
 
-class Looks:
+class ImageHashCache:
     """Hashes that were made before, by the names of their images.
 
     A file that cannot be read or written costs time, no run: what is made then is held for this run alone.
@@ -97,24 +97,24 @@ class Looks:
             base.execute("CREATE TABLE IF NOT EXISTS looks (name TEXT PRIMARY KEY, look BLOB) WITHOUT ROWID")
             self.base = base
 
-    def get(self, reference: str) -> bytes | None:
+    def get_hash(self, reference: str) -> bytes | None:
         """The hash of an image, if it was made before."""
-        name = name_of_image(reference)
+        name = image_key(reference)
         if name in self.made:
             return self.made[name]
-        rows = self._ask("SELECT look FROM looks WHERE name = ?", name)
+        rows = self._query("SELECT look FROM looks WHERE name = ?", name)
         look = rows[0][0] if rows else None
-        return look if isinstance(look, bytes) and len(look) in (len(FLAT), SIDE * SIDE // 8) else None
+        return look if isinstance(look, bytes) and len(look) in (len(FLAT_HASH), HASH_SIDE * HASH_SIDE // 8) else None
 
-    def put(self, reference: str, look: bytes) -> None:
+    def put_hash(self, reference: str, look: bytes) -> None:
         """Keeps a hash."""
-        if not (name := name_of_image(reference)):
+        if not (name := image_key(reference)):
             return
-        self._ask("INSERT OR REPLACE INTO looks VALUES (?, ?)", name, look)
+        self._query("INSERT OR REPLACE INTO looks VALUES (?, ?)", name, look)
         if self.base is None:
             self.made[name] = look
 
-    def _ask(self, question: str, *values: Any) -> list[Any]:
+    def _query(self, question: str, *values: Any) -> list[Any]:
         with self.lock:
             try:
                 return self.base.execute(question, values).fetchall() if self.base else []
@@ -124,13 +124,13 @@ class Looks:
                 return []
 
 
-def looks_of(references: list[str]) -> dict[str, bytes | str]:
+def hash_images(references: list[str]) -> dict[str, bytes | str]:
     """The hash of each image, or in one line why there is none. What a worker does."""
-    return {reference: _look_or_fault(reference) for reference in references}
+    return {reference: _hash_or_fault(reference) for reference in references}
 
 
-def _look_or_fault(reference: str) -> bytes | str:
+def _hash_or_fault(reference: str) -> bytes | str:
     try:
-        return look_of(reference)
+        return perceptual_hash(reference)
     except RecordError as error:
         return str(error)

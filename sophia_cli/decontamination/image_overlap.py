@@ -5,10 +5,10 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from sophia_cli.decontamination.overlap import Near
+from sophia_cli.decontamination.overlap import Overlap
 
 
-class Images:
+class ImageIndex:
     """The perceptual hashes of a benchmark's images, and which of them an image looks like."""
 
     def __init__(self, distance: int):
@@ -17,14 +17,14 @@ class Images:
         self.hashes: list[bytes] = []
         self.table: npt.NDArray[np.uint64] | None = None
 
-    def add(self, number: int, name: bytes) -> None:
+    def add_hash(self, number: int, name: bytes) -> None:
         """The hash of an image of the benchmark's item `number`; an empty one looks like nothing."""
         if not name:
             return
         self.numbers.append(number)
         self.hashes.append(name)
 
-    def near(self, names: Iterable[bytes]) -> list[Near]:
+    def find_overlaps(self, names: Iterable[bytes]) -> list[Overlap]:
         """The items that one of these hashes is near to, the nearest first, each once."""
         if self.table is None:
             self.table = np.frombuffer(b"".join(self.hashes), dtype=np.uint64).reshape(len(self.hashes), -1)
@@ -34,4 +34,6 @@ class Images:
             for place in np.flatnonzero(bits <= self.distance).tolist():
                 number = self.numbers[place]
                 found[number] = min(int(bits[place]), found.get(number, 1 << 30))
-        return [Near(number, distance=bits) for number, bits in sorted(found.items(), key=lambda each: (each[1], each[0]))]
+        return [
+            Overlap(number, distance=bits) for number, bits in sorted(found.items(), key=lambda each: (each[1], each[0]))
+        ]

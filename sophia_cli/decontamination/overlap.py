@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Near:
+class Overlap:
     """An overlap with the benchmark's item of this number.
 
     share: of the shorter question's words that are covered; same: whether the questions are one; distance: bits of two

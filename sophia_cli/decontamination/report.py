@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from sophia_cli.decontamination.benchmark_index import STEP, Benchmark, Checked, Rules
-from sophia_cli.decontamination.overlap import Near
+from sophia_cli.decontamination.benchmark_index import STEP, BenchmarkIndex, CheckedRecord, OverlapRules
+from sophia_cli.decontamination.overlap import Overlap
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.io.compression import open_appender
 from sophia_cli.io.jsonl import to_line
@@ -14,23 +14,23 @@ from sophia_cli.records import Record, where_of
 from sophia_cli.rewards.table import hash64
 from sophia_cli.runtime.progress import log_info
 
-MOST_TOLD = 100
+MAX_REPORTED = 100
 """Pairs of one item that are named."""
 
 
-MANY = 0.2
+MANY_DROPPED = 0.2
 """The share of records that are dropped by their text alone above which that is remarked on."""
 
 
-class Report:
+class OverlapReport:
     """Names every pair, each once: a line on stderr, and a record in a file if there is one."""
 
-    def __init__(self, file: Path | None, benchmark: Benchmark):
+    def __init__(self, file: Path | None, benchmark: BenchmarkIndex):
         self.file, self.benchmark = file, benchmark
         self.stream: IO[bytes] | None = None
-        self.told: set[int] = set()
+        self.reported: set[int] = set()
 
-    def __enter__(self) -> "Report":
+    def __enter__(self) -> "OverlapReport":
         if self.file:
             try:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -44,21 +44,21 @@ class Report:
             with suppress(OSError):  # a full disk was told of when a line was flushed
                 self.stream.close()
 
-    def tell(self, each: Checked, pairs: list[Near]) -> None:
+    def report_record(self, each: CheckedRecord, pairs: list[Overlap]) -> None:
         """The pairs for which an item is dropped, and those that a judge told apart. Raises SophiaError on a full disk."""
         record = each.record
         apart = [near for near in each.texts if each.verdicts.get(near.number) == "different"]
         item = hash64(f"{record.get('id')}\0{record.get('question')}\0{record.get('image')}")
-        if not (pairs or apart) or item in self.told:
+        if not (pairs or apart) or item in self.reported:
             return
-        self.told.add(item)
+        self.reported.add(item)
         name = where_of(record) if record.get("id") is None else str(record["id"])
-        for near in [*pairs, *apart][:MOST_TOLD]:
-            self._tell_pair(name, record, near, bool(pairs), each.verdicts.get(near.number))
-        if len(pairs) + len(apart) > MOST_TOLD:
-            log_info(f"{STEP}: {name}: {len(pairs) + len(apart) - MOST_TOLD} more pairs")
+        for near in [*pairs, *apart][:MAX_REPORTED]:
+            self._report_pair(name, record, near, bool(pairs), each.verdicts.get(near.number))
+        if len(pairs) + len(apart) > MAX_REPORTED:
+            log_info(f"{STEP}: {name}: {len(pairs) + len(apart) - MAX_REPORTED} more pairs")
 
-    def _tell_pair(self, name: str, record: Record, near: Near, dropped: bool, verdict: str | None) -> None:
+    def _report_pair(self, name: str, record: Record, near: Overlap, dropped: bool, verdict: str | None) -> None:
         source, other = self.benchmark.items[near.number]
         by = "image" if near.share is None else "text"
         how = f"{near.distance} of 256 bits differ" if near.share is None else f"{near.share:.0%} of the words"
@@ -70,9 +70,9 @@ class Report:
             "against": source, "against_id": other["id"], "against_question": other.get("question"),
             "against_image": other.get("image"),
         }  # fmt: skip
-        self._write(to_line(fields))
+        self._write_line(to_line(fields))
 
-    def _write(self, line: bytes) -> None:
+    def _write_line(self, line: bytes) -> None:
         if self.stream:
             try:
                 self.stream.write(line)
@@ -82,7 +82,7 @@ class Report:
 
 
 @dataclass
-class Tally:
+class DropCounts:
     """How many records were dropped, and by what."""
 
     records: int = 0
@@ -91,7 +91,7 @@ class Tally:
     by_image: int = 0
     by_both: int = 0
 
-    def note(self, pairs: list[Near]) -> None:
+    def count_pairs(self, pairs: list[Overlap]) -> None:
         """One more record, and the pairs for which it is dropped."""
         texts, images = any(near.share is not None for near in pairs), any(near.share is None for near in pairs)
         self.records += 1
@@ -100,14 +100,14 @@ class Tally:
         self.by_text += texts and not images
         self.by_image += images and not texts
 
-    def report(self) -> dict[str, Any]:
+    def to_manifest(self) -> dict[str, Any]:
         """For the manifest."""
         return {"dropped": vars(self)}
 
-    def line(self, rules: Rules) -> str:
+    def summary_line(self, rules: OverlapRules) -> str:
         """`decontaminate: 12 of 400 records dropped (…)`."""
         parts = f"{self.by_text} by text, {self.by_image} by image, {self.by_both} by both"
         hint = ""
-        if rules.match == "any" and self.by_text > self.records * MANY:
+        if rules.match == "any" and self.by_text > self.records * MANY_DROPPED:
             hint = "; many by text alone: if questions are made from templates, --match both asks for the image, too"
         return f"{STEP}: {self.dropped} of {self.records} records dropped ({parts}){hint}"

@@ -10,33 +10,33 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 
-from sophia_cli.decontamination.overlap import Near
+from sophia_cli.decontamination.overlap import Overlap
 
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
-_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
+CJK_RANGES = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+_WORD = re.compile(rf"[{CJK_RANGES}]|[^\W_{CJK_RANGES}]+")
 _SIGN = r"[+*/^<>=±×÷≤≥≠√]|(?<![^\W\d_])-|-(?![^\W\d_])"
 """Signs of arithmetic; a hyphen between letters is none."""
 _WORD_OR_SIGN = re.compile(f"{_WORD.pattern}|{_SIGN}")
 _MARK = re.compile(r"<image(?:\s*\d+)?>", re.IGNORECASE)
-MOST_HOLDERS = 100
+MAX_HOLDERS = 100
 """Questions of a benchmark that are looked at for one run of words: where more hold it, they are much alike."""
 
 
-def words_of(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """The words of a text, without what differs between two copies of it."""
-    return _WORD.findall(_plain(text))
+    return _WORD.findall(_normalize(text))
 
 
-def exactly(text: str) -> tuple[str, ...]:
+def words_and_signs(text: str) -> tuple[str, ...]:
     """The words of a text and the signs between them: f(-2) is not f(2), though it has its words."""
-    return tuple(_WORD_OR_SIGN.findall(_plain(text).replace("\u2212", "-")))
+    return tuple(_WORD_OR_SIGN.findall(_normalize(text).replace("\u2212", "-")))
 
 
-def _plain(text: str) -> str:
+def _normalize(text: str) -> str:
     return unicodedata.normalize("NFKC", _MARK.sub(" ", text)).casefold()
 
 
-class Texts:
+class TextIndex:
     """The questions of a benchmark, and which of them a question overlaps with."""
 
     def __init__(self, questions: Iterable[str], run: int, share: float):
@@ -45,39 +45,41 @@ class Texts:
         self.whole: dict[int, list[int]] = defaultdict(list)
         self.holders: dict[int, list[int]] = defaultdict(list)
         for number, question in enumerate(questions):
-            words = words_of(question)
+            words = split_words(question)
             self.lengths.append(len(words))
             if words:
-                self.whole[hash(exactly(question))].append(number)
-            for name in set(self._runs(words)):
+                self.whole[hash(words_and_signs(question))].append(number)
+            for name in set(self._ngram_hashes(words)):
                 self.holders[name].append(number)
 
-    def near(self, question: str) -> list[Near]:
+    def find_overlaps(self, question: str) -> list[Overlap]:
         """The overlaps of a question: the same questions first, then those that share most, of like length first."""
-        words = words_of(question)
-        same = set(self.whole.get(hash(exactly(question)), ()) if words else ())
+        words = split_words(question)
+        same = set(self.whole.get(hash(words_and_signs(question)), ()) if words else ())
         found = dict.fromkeys(same, 1.0)
         covered: dict[int, list[int]] = defaultdict(list)
-        for place, name in enumerate(self._runs(words)):
-            for number in self.holders.get(name, ())[:MOST_HOLDERS]:
+        for place, name in enumerate(self._ngram_hashes(words)):
+            for number in self.holders.get(name, ())[:MAX_HOLDERS]:
                 covered[number].append(place)
         for number, places in covered.items():
-            shared = _covered(places, self.run)
+            shared = _covered_words(places, self.run)
             share = min(1.0, shared / min(len(words), self.lengths[number]))
             if share >= self.share:
                 found[number] = max(share, found.get(number, 0.0))
-        nears = [Near(number, share=share, same=number in same) for number, share in found.items()]
-        return sorted(nears, key=lambda near: (not near.same, -(near.share or 0), self._unlike(near, words), near.number))
+        nears = [Overlap(number, share=share, same=number in same) for number, share in found.items()]
+        return sorted(
+            nears, key=lambda near: (not near.same, -(near.share or 0), self._length_difference(near, words), near.number)
+        )
 
-    def _unlike(self, near: Near, words: list[str]) -> int:
+    def _length_difference(self, near: Overlap, words: list[str]) -> int:
         return abs(self.lengths[near.number] - len(words))
 
-    def _runs(self, words: list[str]) -> list[int]:
+    def _ngram_hashes(self, words: list[str]) -> list[int]:
         """A hash of each run of n words, in order."""
         return [hash(tuple(words[start : start + self.run])) for start in range(len(words) - self.run + 1)]
 
 
-def _covered(places: list[int], run: int) -> int:
+def _covered_words(places: list[int], run: int) -> int:
     """How many words the runs that begin at these places, which ascend, cover together."""
     total, end = 0, 0
     for place in places:

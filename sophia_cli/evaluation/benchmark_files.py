@@ -12,109 +12,109 @@ from sophia_cli.records import Record
 from sophia_cli.runtime.progress import log_line
 from sophia_cli.sources.items import read_rows
 
-SUFFIXES = (".parquet", ".jsonl")
-IMAGES = "images"
+TABLE_SUFFIXES = (".parquet", ".jsonl")
+IMAGE_FIELDS = "images"
 """The folder that a row's images may lie in, when it names them alone."""
 
 
-def parts_of(kind: ModuleType, name: str, place: str | None) -> list[str]:
+def find_splits(kind: ModuleType, name: str, place: str | None) -> list[str]:
     """The parts to read, each `config@split`, or a pattern of JSON files. Of one file, the part that it is named after.
 
     Says which parts a folder does not hold. Raises UsageError for a file that may be of several.
     """
     if place is None:
-        return list(kind.PARTS)
+        return list(kind.SPLITS)
     path = Path(place)
     if path.is_file():
-        return [_part_of(kind, name, path)]
-    if "@" not in kind.PARTS[0]:
-        return list(kind.PARTS)
-    held = [part for part in kind.PARTS if _files_of(path, part)] or _configured(kind, path)
-    if len(held) < len(kind.PARTS):
-        left = ", ".join(part for part in kind.PARTS if part not in held)
-        log_line(f"eval: {place} holds {len(held)} of {len(kind.PARTS)} parts of {name}; left out: {left}")
+        return [_file_split(kind, name, path)]
+    if "@" not in kind.SPLITS[0]:
+        return list(kind.SPLITS)
+    held = [part for part in kind.SPLITS if _split_files(path, part)] or _card_splits(kind, path)
+    if len(held) < len(kind.SPLITS):
+        left = ", ".join(part for part in kind.SPLITS if part not in held)
+        log_line(f"eval: {place} holds {len(held)} of {len(kind.SPLITS)} parts of {name}; left out: {left}")
     return held
 
 
-def _part_of(kind: ModuleType, name: str, file: Path) -> str:
+def _file_split(kind: ModuleType, name: str, file: Path) -> str:
     """The part that a file is named after, or its folder; empty for none of several."""
-    named = [part for part in kind.PARTS if file.stem in part.split("@")]
+    named = [part for part in kind.SPLITS if file.stem in part.split("@")]
     if len(named) > 1:
         named = [part for part in named if file.resolve().parent.name == part.partition("@")[0]]
         if not named:
             several = f"may be of several parts of {name}"
-            raise UsageError(f"{file}: {several}; name it or its folder after one: {', '.join(kind.PARTS)}")
-    return (named or (kind.PARTS if len(kind.PARTS) == 1 else ("",)))[0]
+            raise UsageError(f"{file}: {several}; name it or its folder after one: {', '.join(kind.SPLITS)}")
+    return (named or (kind.SPLITS if len(kind.SPLITS) == 1 else ("",)))[0]
 
 
-def _configured(kind: ModuleType, folder: Path) -> list[str]:
+def _card_splits(kind: ModuleType, folder: Path) -> list[str]:
     """The parts whose configs the folder's card names, as `datasets` reads it. Raises InputError when there are none."""
     from datasets import get_dataset_config_names
 
     try:
         names = get_dataset_config_names(str(folder))
     except Exception as error:  # noqa: BLE001  (whatever it does not find)
-        raise InputError(f"{folder}: holds no rows ({type(error).__name__}); give a copy of {kind.HUB}") from None
-    if found := [part for part in kind.PARTS if part.partition("@")[0] in names]:
+        raise InputError(f"{folder}: holds no rows ({type(error).__name__}); give a copy of {kind.HUB_ID}") from None
+    if found := [part for part in kind.SPLITS if part.partition("@")[0] in names]:
         return found
-    raise InputError(f"{folder}: holds none of the parts of {kind.HUB}, {', '.join(kind.PARTS)}; give a copy of it")
+    raise InputError(f"{folder}: holds none of the parts of {kind.HUB_ID}, {', '.join(kind.SPLITS)}; give a copy of it")
 
 
-def rows_of(kind: ModuleType, place: str | None, part: str) -> Iterator[Record]:
+def read_split(kind: ModuleType, place: str | None, part: str) -> Iterator[Record]:
     """The rows of a part, images as paths or data URIs. Raises UsageError, InputError."""
     if place is None:
-        return read_rows(f"hf:{kind.HUB}:{part}") if "@" in part else _matching(kind, _downloaded(kind.HUB), part)
+        return read_rows(f"hf:{kind.HUB_ID}:{part}") if "@" in part else _matching_rows(kind, _download(kind.HUB_ID), part)
     folder = Path(place)
     if folder.is_file():
-        return _beside(kind, _json_rows(folder), folder.parent)
+        return _resolve_images(kind, _json_rows(folder), folder.parent)
     if "@" not in part:
-        return _matching(kind, folder, part)
-    if files := _files_of(folder, part):
-        return chain.from_iterable(_beside(kind, _json_rows(file), folder) for file in files)
+        return _matching_rows(kind, folder, part)
+    if files := _split_files(folder, part):
+        return chain.from_iterable(_resolve_images(kind, _json_rows(file), folder) for file in files)
     return read_rows(f"hf:{folder}:{part}")
 
 
-def _files_of(folder: Path, part: str) -> list[Path]:
+def _split_files(folder: Path, part: str) -> list[Path]:
     """The files of a part in a folder that has some for each: `SPLIT.parquet`, or as the hub names them,
     `SPLIT-00000-of-00002.parquet`; beside each other, in `data`, or in a folder named after the config.
     """
     config, _, split = part.partition("@")
     for within in (config, "", "data"):
-        for pattern in [f"{split}{suffix}" for suffix in SUFFIXES] + [f"{split}-*-of-*.parquet"]:
+        for pattern in [f"{split}{suffix}" for suffix in TABLE_SUFFIXES] + [f"{split}-*-of-*.parquet"]:
             if files := sorted(file for file in (folder / within).glob(pattern) if file.is_file()):
                 return files
     return []
 
 
-def _matching(kind: ModuleType, folder: Path, pattern: str) -> Iterator[Record]:
+def _matching_rows(kind: ModuleType, folder: Path, pattern: str) -> Iterator[Record]:
     """The rows of the JSON files in a folder, however deep."""
     files = sorted(file for suffix in ("", "l") for file in folder.rglob(pattern + suffix))
     if not files:
         raise InputError(f"{folder}: holds no {pattern}; give the folder that the data set was downloaded to")
     for file in files:
-        yield from _beside(kind, _json_rows(file), folder)
+        yield from _resolve_images(kind, _json_rows(file), folder)
 
 
-def _beside(kind: ModuleType, rows: Iterator[Record], folder: Path) -> Iterator[Record]:
+def _resolve_images(kind: ModuleType, rows: Iterator[Record], folder: Path) -> Iterator[Record]:
     """Rows whose images are files of the benchmark's folder."""
     for row in rows:
-        for name in kind.IMAGES:
+        for name in kind.IMAGE_FIELDS:
             if isinstance(row.get(name), list):
-                row[name] = [_within(folder, image) for image in row[name]]
+                row[name] = [_image_path(folder, image) for image in row[name]]
             elif name in row:
-                row[name] = _within(folder, row[name])
+                row[name] = _image_path(folder, row[name])
         yield row
 
 
-def _within(folder: Path, image: Any) -> Any:
+def _image_path(folder: Path, image: Any) -> Any:
     """The path of an image that a row names as it lies in the folder, or in its `images`; others stay."""
     if not isinstance(image, str) or not image or image.startswith(("data:", "http://", "https://", "file://")):
         return image
-    inner = folder / IMAGES / image
+    inner = folder / IMAGE_FIELDS / image
     return str(inner if inner.is_file() else folder / image)
 
 
-def _downloaded(hub: str) -> Path:
+def _download(hub: str) -> Path:
     """The folder of a repository on the hub, downloaded whole: images are files of it, too. Raises InputError."""
     from huggingface_hub import snapshot_download
 

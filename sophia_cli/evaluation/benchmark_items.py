@@ -12,14 +12,14 @@ from types import ModuleType
 
 from sophia_cli import registry
 from sophia_cli.errors import RecordError, UsageError
-from sophia_cli.evaluation.benchmark_files import parts_of, rows_of
+from sophia_cli.evaluation.benchmark_files import find_splits, read_split
 from sophia_cli.io.images import to_cached_file
 from sophia_cli.records import Record, where_of
 from sophia_cli.sources.items import count_items, read_items
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class EvalBenchmark:
     """One that is asked: its name in the records, its file of `benchmarks/`, and where its rows are; None: on the hub.
 
     A source of the user's own has no file, and is the place itself. prefixed: its name is put before its ids, as those of
@@ -28,39 +28,39 @@ class Benchmark:
 
     name: str
     kind: ModuleType | None
-    place: str | None
+    source: str | None
     prefixed: bool = True
 
     @property
-    def by(self) -> Sequence[str]:
+    def category_fields(self) -> Sequence[str]:
         """The fields of its categories."""
-        return tuple(self.kind.BY) if self.kind else ()
+        return tuple(self.kind.CATEGORIES) if self.kind else ()
 
     @property
-    def judged(self) -> bool:
+    def is_llm_judged(self) -> bool:
         """Whether the paper had a model judge its answers."""
-        return bool(self.kind and self.kind.JUDGED)
+        return bool(self.kind and self.kind.LLM_JUDGED)
 
-    def count(self) -> int | None:
+    def count_questions(self) -> int | None:
         """How many questions it has, where that is known beforehand."""
         if self.kind is None:
-            return count_items(str(self.place))
-        return int(self.kind.QUESTIONS) if self.place is None else None
+            return count_items(str(self.source))
+        return int(self.kind.QUESTION_COUNT) if self.source is None else None
 
-    def items(self) -> Iterator[Record]:
+    def read_items(self) -> Iterator[Record]:
         """Its questions, each with an `id` and `benchmark`; one that cannot be asked, or whose id comes again, has `error`.
 
         Raises UsageError, InputError when its rows cannot be read.
         """
         if self.kind is None:
-            for own in read_items(str(self.place)):
+            for own in read_items(str(self.source)):
                 name = f"{self.name}/{own['id']}" if self.prefixed else own["id"]
                 yield Record({**own, "id": name, "benchmark": self.name}, where_of(own))
             return
         seen: dict[str, str] = {}
-        for part in parts_of(self.kind, self.name, self.place):
-            for row in rows_of(self.kind, self.place, part):
-                item = _item(self.kind, self.name, row, part)
+        for part in find_splits(self.kind, self.name, self.source):
+            for row in read_split(self.kind, self.source, part):
+                item = _make_item(self.kind, self.name, row, part)
                 if item is None:
                     continue
                 where = where_of(row)
@@ -71,7 +71,7 @@ class Benchmark:
                 yield item
 
 
-def benchmarks(names: str) -> list[Benchmark]:
+def parse_benchmarks(names: str) -> list[EvalBenchmark]:
     """The benchmarks of a list with commas. Raises UsageError for what is neither one nor a source."""
     found = []
     for given in names.split(","):
@@ -79,9 +79,9 @@ def benchmarks(names: str) -> list[Benchmark]:
         if name in registry.names("benchmarks"):
             if place and not Path(place).exists():
                 raise UsageError(f"--bench {given}: no such file or folder; give the rows of {name}")
-            found.append(Benchmark(name, registry.find("benchmarks", name), place or None))
+            found.append(EvalBenchmark(name, registry.find("benchmarks", name), place or None))
         elif name and (Path(name).exists() or name.startswith("hf:")):
-            found.append(own(name, prefixed=True))
+            found.append(own_benchmark(name, prefixed=True))
         else:
             known = ", ".join(registry.names("benchmarks"))
             raise UsageError(
@@ -92,23 +92,23 @@ def benchmarks(names: str) -> list[Benchmark]:
     return found
 
 
-def own(source: str, prefixed: bool = False) -> Benchmark:
+def own_benchmark(source: str, prefixed: bool = False) -> EvalBenchmark:
     """A source of the user's own as a benchmark, named after its file."""
-    return Benchmark(Path(source).name if Path(source).exists() else source, None, source, prefixed)
+    return EvalBenchmark(Path(source).name if Path(source).exists() else source, None, source, prefixed)
 
 
-def _item(kind: ModuleType, name: str, row: Record, part: str) -> Record | None:
+def _make_item(kind: ModuleType, name: str, row: Record, part: str) -> Record | None:
     """The item of a row, its images as files; with `error` where it cannot be one; None for a row of another task."""
     where = where_of(row)
     try:
-        fields = kind.item(row, part)
+        fields = kind.make_item(row, part)
         if fields is None:
             return None
         if "image" in fields:
             fields["image"] = [to_cached_file(image) for image in fields["image"]]
     except RecordError as error:
-        given = row.get(kind.ID)
+        given = row.get(kind.ID_FIELD)
         own = str(given) if isinstance(given, int | str) and given != "" else where
-        own = f"{part}/{own}" if len(kind.PARTS) > 1 and part else own  # ids may be those of another part, too
+        own = f"{part}/{own}" if len(kind.SPLITS) > 1 and part else own  # ids may be those of another part, too
         return Record({"id": f"{name}/{own}", "benchmark": name, "error": str(error)}, where)
     return Record({**fields, "id": f"{name}/{fields['id']}", "benchmark": name}, where)

@@ -6,20 +6,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sophia_cli.evaluation import statistics
-from sophia_cli.evaluation.majority_vote import vote_of
+from sophia_cli.evaluation.majority_vote import vote_key
 from sophia_cli.evaluation.statistics import Clusters, Vote
 from sophia_cli.records import THINK_CLOSE, THINK_OPEN, Record, choices_of, has_failed
 
-UNREADABLE = ("no_answer", "truncated")
+UNREADABLE_VERDICTS = ("no_answer", "truncated")
 """Verdicts on a response that holds no final answer."""
-SAID = ("correct", "wrong")
+READABLE_VERDICTS = ("correct", "wrong")
 """Verdicts of a judge that count."""
-RIGHT = "right"
+CORRECT_VOTE = "right"
 """The vote of every right answer, however it is written."""
 
 
 @dataclass
-class Question:
+class QuestionSamples:
     """The graded samples of one question: votes, what it is a variant of, and its categories."""
 
     cluster: str
@@ -32,18 +32,18 @@ class Question:
 
 
 @dataclass
-class Tally:
+class BenchmarkMetrics:
     """The samples of one benchmark. by: the fields of its categories."""
 
     by: Sequence[str] = ()
-    questions: dict[str, Question] = field(default_factory=dict)
+    questions: dict[str, QuestionSamples] = field(default_factory=dict)
     asked_ids: set[str] = field(default_factory=set)
     verdicts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    twice: dict[tuple[bool, bool], int] = field(default_factory=lambda: defaultdict(int))
+    verdict_pairs: dict[tuple[bool, bool], int] = field(default_factory=lambda: defaultdict(int))
     asked: int = 0
     unsure: int = 0
     ungraded: int = 0
-    unread: int = 0
+    unparsed: int = 0
     cut: int = 0
     extracted: int = 0
     parts: list[float] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Tally:
     thinking: int = 0
     failed: int = 0
 
-    def add(self, record: Record) -> None:
+    def add_record(self, record: Record) -> None:
         """Takes one record of `eval`."""
         self.asked_ids.add(str(record.get("id")))
         if has_failed(record):
@@ -61,25 +61,25 @@ class Tally:
         self.tokens += record["response_tokens"]
         self.thinking += record["response"].lstrip().startswith(THINK_OPEN) and THINK_CLOSE in record["response"]
         by_rules, judged = record.get("rules_verdict", record["verdict"]), record.get("judge_verdict")
-        self.unread += by_rules in UNREADABLE
+        self.unparsed += by_rules in UNREADABLE_VERDICTS
         self.cut += by_rules == "truncated"
         self.extracted += "extracted_by" in record
         if record.get("judge_parts"):
             self.parts.append(record["judge_parts_right"] / record["judge_parts"])
-        self.unsure += judged is not None and judged not in SAID
+        self.unsure += judged is not None and judged not in READABLE_VERDICTS
         self.ungraded += record["reward"] is None
         if record["reward"] is None:
             return
-        self.asked += judged in SAID
-        self.twice[by_rules == "correct", record["verdict"] == "correct"] += 1
+        self.asked += judged in READABLE_VERDICTS
+        self.verdict_pairs[by_rules == "correct", record["verdict"] == "correct"] += 1
         name = str(record["id"])
         if name not in self.questions:
-            groups = {by: _values(record[by]) for by in self.by if record.get(by) not in (None, "", [])}
+            groups = {by: _category_values(record[by]) for by in self.by if record.get(by) not in (None, "", [])}
             cluster = record.get("cluster")
-            self.questions[name] = Question(name if cluster is None else str(cluster), groups)
-        self.questions[name].votes.append((_vote(record), float(record["reward"])))
+            self.questions[name] = QuestionSamples(name if cluster is None else str(cluster), groups)
+        self.questions[name].votes.append((_record_vote(record), float(record["reward"])))
 
-    def figures(self) -> dict[str, Any]:
+    def to_figures(self) -> dict[str, Any]:
         """What is told of them; shares in [0, 1], null where nothing was graded.
 
         accuracy: the mean over graded samples (pass@1), unreadable answers wrong; ci95 and standard_error: `statistics.py`,
@@ -94,13 +94,13 @@ class Tally:
         not asked, or gave no verdict (judged: how often one did). unsure: how often the judge gave none. ungraded: samples
         of which nobody could tell; they are in no mean.
         """
-        samples, clusters = sum(self.verdicts.values()), self._clusters(self.questions.values())
+        samples, clusters = sum(self.verdicts.values()), self._score_clusters(self.questions.values())
         told: dict[str, Any] = {
-            **_accuracy(clusters),
+            **_accuracy_figures(clusters),
             "standard_error": statistics.clustered_error(clusters) if clusters else None,
             "questions": len(self.questions),
             "asked": len(self.asked_ids),
-            "unreadable": self.unread / samples if samples else None,
+            "unreadable": self.unparsed / samples if samples else None,
             "truncated": self.cut / samples if samples else None,
             "thinking": self.thinking / samples if samples else None,
             "mean_tokens": self.tokens / samples if samples else None,
@@ -108,7 +108,7 @@ class Tally:
             "ungraded": self.ungraded,
             "verdicts": {name: count for name, count in sorted(self.verdicts.items()) if count},
         }
-        if several := self._of_several():
+        if several := self._sample_figures():
             told |= several
         if len(clusters) < len(self.questions):
             told["worst_case"] = self._worst_case()
@@ -117,20 +117,22 @@ class Tally:
         if self.parts:
             told["parts"] = {"n": len(self.parts), "right": sum(self.parts) / len(self.parts)}
         if self.asked:
-            told["rules_and_judge"] = self._both_verdicts()
+            told["rules_and_judge"] = self._verdict_figures()
         if self.unsure:
             told["unsure"] = self.unsure
-        if groups := {by: self._group(by) for by in self.by if any(by in one.groups for one in self.questions.values())}:
+        if groups := {
+            by: self._group_figures(by) for by in self.by if any(by in one.groups for one in self.questions.values())
+        }:
             told["by"] = groups
         return told
 
-    def _clusters(self, questions: Iterable[Question]) -> Clusters:
+    def _score_clusters(self, questions: Iterable[QuestionSamples]) -> Clusters:
         found: dict[str, list[float]] = defaultdict(list)
         for question in questions:
             found[question.cluster] += question.scores
         return list(found.values())
 
-    def _of_several(self) -> dict[str, Any]:
+    def _sample_figures(self) -> dict[str, Any]:
         """pass@k and maj@k for k = 1, 2, 4, … and all: over the questions that have so many graded samples."""
         most = max((len(question.votes) for question in self.questions.values()), default=0)
         if most < 2:
@@ -147,31 +149,31 @@ class Tally:
     def _worst_case(self) -> float:
         worst: dict[str, float] = {}
         for question in self.questions.values():
-            mean = statistics.mean_of([question.scores])
+            mean = statistics.mean_score([question.scores])
             worst[question.cluster] = min(mean, worst.get(question.cluster, mean))
         return sum(worst.values()) / len(worst)
 
-    def _both_verdicts(self) -> dict[str, float]:
-        count = sum(self.twice.values())
+    def _verdict_figures(self) -> dict[str, float]:
+        count = sum(self.verdict_pairs.values())
         shares = {
-            "rules": self.twice[True, False] + self.twice[True, True],
-            "judge": self.twice[False, True] + self.twice[True, True],
-            "both": self.twice[True, True],
-            "either": count - self.twice[False, False],
+            "rules": self.verdict_pairs[True, False] + self.verdict_pairs[True, True],
+            "judge": self.verdict_pairs[False, True] + self.verdict_pairs[True, True],
+            "both": self.verdict_pairs[True, True],
+            "either": count - self.verdict_pairs[False, False],
         }
         return {"n": count, "judged": self.asked, **{name: found / count for name, found in shares.items()}}
 
-    def _group(self, by: str) -> dict[str, dict[str, Any]]:
-        members: dict[str, list[Question]] = defaultdict(list)
+    def _group_figures(self, by: str) -> dict[str, dict[str, Any]]:
+        members: dict[str, list[QuestionSamples]] = defaultdict(list)
         for question in self.questions.values():
             for value in question.groups.get(by, ()):
                 members[value].append(question)
-        return {value: _accuracy(self._clusters(members[value])) for value in sorted(members)}
+        return {value: _accuracy_figures(self._score_clusters(members[value])) for value in sorted(members)}
 
 
-def summarised(model: str, tallies: Mapping[str, Tally]) -> dict[str, Any]:
+def run_figures(model: str, tallies: Mapping[str, BenchmarkMetrics]) -> dict[str, Any]:
     """The figures of a whole run: of its one benchmark, or of each and the mean of their accuracies."""
-    each = [{"benchmark": name, **tally.figures()} for name, tally in tallies.items()]
+    each = [{"benchmark": name, **tally.to_figures()} for name, tally in tallies.items()]
     if len(each) == 1:
         return {"model": model, **each[0]}
     graded = [one for one in each if one["accuracy"] is not None]
@@ -180,39 +182,39 @@ def summarised(model: str, tallies: Mapping[str, Tally]) -> dict[str, Any]:
         "model": model,
         "benchmark": ",".join(tallies),
         "accuracy": sum(means) / len(means) if whole else None,
-        "ci95": list(statistics.mean_interval(means, *_each(graded, "ci95", "standard_error"))) if whole else None,
+        "ci95": list(statistics.mean_interval(means, *_each_benchmark(graded, "ci95", "standard_error"))) if whole else None,
         "n": sum(one["n"] for one in each),
-        "unreadable": _mean([one["unreadable"] for one in each]),
+        "unreadable": _mean_of_benchmarks([one["unreadable"] for one in each]),
         "failed": sum(one["failed"] for one in each),
         "benchmarks": each,
     }
 
 
-def _each(found: Sequence[Mapping[str, Any]], *names: str) -> list[list[Any]]:
+def _each_benchmark(found: Sequence[Mapping[str, Any]], *names: str) -> list[list[Any]]:
     return [[one[name] for one in found] for name in names]
 
 
-def _mean(shares: Sequence[float | None]) -> float | None:
+def _mean_of_benchmarks(shares: Sequence[float | None]) -> float | None:
     known = [share for share in shares if share is not None]
     return sum(known) / len(known) if len(known) == len(shares) else None
 
 
-def _accuracy(clusters: Clusters) -> dict[str, Any]:
+def _accuracy_figures(clusters: Clusters) -> dict[str, Any]:
     if not clusters:
         return {"accuracy": None, "ci95": None, "n": 0}
     return {
-        "accuracy": statistics.mean_of(clusters),
-        "ci95": list(statistics.interval(clusters)),
+        "accuracy": statistics.mean_score(clusters),
+        "ci95": list(statistics.clustered_interval(clusters)),
         "n": sum(map(len, clusters)),
     }
 
 
-def _vote(record: Mapping[str, Any]) -> str | None:
+def _record_vote(record: Mapping[str, Any]) -> str | None:
     """What an answer counts as: right, an option, a number, a text; None where there is none."""
     if record["reward"] == 1.0:
-        return RIGHT
-    return None if record.get("extracted") is None else vote_of(str(record["extracted"]), choices_of(record))
+        return CORRECT_VOTE
+    return None if record.get("extracted") is None else vote_key(str(record["extracted"]), choices_of(record))
 
 
-def _values(value: Any) -> list[str]:
+def _category_values(value: Any) -> list[str]:
     return [str(each) for each in value] if isinstance(value, list) else [str(value)]

@@ -7,33 +7,35 @@ from rich.table import Table
 
 from sophia_cli import registry
 
-MEANS: dict[str, dict[str, float]] = {
+PAPER_MEANS: dict[str, dict[str, float]] = {
     "InternVL3.0-38B": {"base": 47.01, "MPO": 49.51, "GRPO": 50.98, "SOPHIA": 55.51, "SOPHIA+GRPO": 57.28},
     "InternVL2.5-38B": {"base": 43.09, "MPO": 47.74, "SOPHIA": 54.03},
     "InternVL3.0-8B": {"base": 37.55, "MPO": 43.41, "SOPHIA": 44.71},
     "InternVL2.5-8B": {"base": 32.70, "MPO": 36.45, "SOPHIA": 36.33},
 }
-NOISE = 0.7
+NOISE_POINTS = 0.7
 """Percentage points: at half of the answers right the mean of the eight has a standard error of 0.48."""
 
 
-def rows(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
+def comparison_rows(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(model, training, mean of the eight) of the paper, and the run's own where it is of all eight, whole."""
-    found = [(model, method, f"{mean:.2f}") for model, means in MEANS.items() for method, mean in means.items()]
+    found = [(model, method, f"{mean:.2f}") for model, means in PAPER_MEANS.items() for method, mean in means.items()]
     asked = {one["benchmark"]: one["asked"] for one in figures.get("benchmarks", ())}
-    eight = {name: registry.find("benchmarks", name).QUESTIONS for name in registry.names("benchmarks")}
+    eight = {name: registry.find("benchmarks", name).QUESTION_COUNT for name in registry.names("benchmarks")}
     whole = asked.keys() == eight.keys() and all(asked[name] >= eight[name] for name in eight)
     if whole and figures["accuracy"] is not None:
         found.append((str(figures["model"]), "this run", f"{100 * figures['accuracy']:.2f}"))
     return found
 
 
-def table(figures: dict[str, Any]) -> Table:
+def comparison_table(figures: dict[str, Any]) -> Table:
     """`rows`, for a terminal."""
-    made = Table(title="the paper, mean of its eight benchmarks, pass@1 in %", caption=f"less than {NOISE} apart is noise")
+    made = Table(
+        title="the paper, mean of its eight benchmarks, pass@1 in %", caption=f"less than {NOISE_POINTS} apart is noise"
+    )
     for heading in ("model", "training"):
         made.add_column(heading)
     made.add_column("mean of 8", justify="right")
-    for row in rows(figures):
+    for row in comparison_rows(figures):
         made.add_row(*map(escape, row))
     return made

@@ -10,43 +10,51 @@ from rich.table import Table
 from sophia_cli.errors import SophiaError
 from sophia_cli.evaluation.audit import FAULTS
 
-NONE = "–"
-WORDS = ("benchmark", "by", "category", "fault")
+NO_VALUE = "–"
+COLUMN_NAMES = ("benchmark", "by", "category", "fault")
 """Columns that are read from the left."""
 
 
-def tables(figures: dict[str, Any]) -> list[Table]:
+def report_tables(figures: dict[str, Any]) -> list[Table]:
     """Of all benchmarks: scores, how answers were, several samples of a question; and one of the categories of each."""
     title = str(figures["model"]) if "benchmarks" in figures else f"{figures['model']} on {figures['benchmark']}"
-    made = [_table(title if not place else "", *cells) for place, cells in enumerate(overview(figures))]
-    return made + [_table(title, *cells) for title, cells in categories(figures)]
+    made = [_make_table(title if not place else "", *cells) for place, cells in enumerate(overview_tables(figures))]
+    return made + [_make_table(title, *cells) for title, cells in category_tables(figures)]
 
 
 def audit_table(figures: dict[str, Any]) -> Table:
     """The shares of faults that an audit has found."""
-    return _table(f"audit by {figures['audit']['judge']}", *audit_of(figures))
+    return _make_table(f"audit by {figures['audit']['judge']}", *audit_rows(figures))
 
 
-def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def _make_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(title=escape(title))
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in WORDS else "right")
+        table.add_column(heading, justify="left" if heading in COLUMN_NAMES else "right")
     for row in rows:
         table.add_row(*map(escape, row))
     return table
 
 
-def overview(figures: dict[str, Any]) -> list[tuple[list[str], list[list[str]]]]:
+def overview_tables(figures: dict[str, Any]) -> list[tuple[list[str], list[list[str]]]]:
     """Headings and cells of each table: a row for each benchmark, and their mean; what no benchmark has is left out."""
     each = figures.get("benchmarks", [figures])
-    parts = [_scores, _answers, _samples] if len(each) > 1 else [lambda one: _scores(one) | _answers(one), _samples]
+    parts = (
+        [_score_cells, _answer_cells, _sample_cells]
+        if len(each) > 1
+        else [lambda one: _score_cells(one) | _answer_cells(one), _sample_cells]
+    )
     found = []
     for part in parts:
         rows = [{"benchmark": str(one["benchmark"]), **part(one)} for one in each]
-        if part is _scores:
-            mean = {"benchmark": "mean", "accuracy": percent(figures["accuracy"]), "95% interval": between(figures["ci95"])}
+        if part is _score_cells:
+            mean = {
+                "benchmark": "mean",
+                "accuracy": format_percent(figures["accuracy"]),
+                "95% interval": format_interval(figures["ci95"]),
+            }
             counts = {"graded": f"{figures['n']:,}", "failed": f"{figures['failed']:,}"}
-            rows.append(mean | counts | {"unreadable": percent(figures["unreadable"])})
+            rows.append(mean | counts | {"unreadable": format_percent(figures["unreadable"])})
         headings = list(dict.fromkeys(name for row in rows for name in row))
         if len(headings) > 1:
             shown = headings if len(each) > 1 else headings[1:]
@@ -54,49 +62,55 @@ def overview(figures: dict[str, Any]) -> list[tuple[list[str], list[list[str]]]]
     return found
 
 
-def _scores(one: dict[str, Any]) -> dict[str, str]:
+def _score_cells(one: dict[str, Any]) -> dict[str, str]:
     return {
-        "accuracy": percent(one["accuracy"]),
-        "95% interval": between(one["ci95"]),
+        "accuracy": format_percent(one["accuracy"]),
+        "95% interval": format_interval(one["ci95"]),
         "graded": f"{one['n']:,}",
-        "unreadable": percent(one["unreadable"]),
+        "unreadable": format_percent(one["unreadable"]),
         "failed": f"{one['failed']:,}",
     } | ({"could not tell": f"{one['ungraded']:,}"} if one["ungraded"] else {})
 
 
-def _answers(one: dict[str, Any]) -> dict[str, str]:
-    extracted = {"extracted": percent(one["extracted"])} if "extracted" in one else {}
+def _answer_cells(one: dict[str, Any]) -> dict[str, str]:
+    extracted = {"extracted": format_percent(one["extracted"])} if "extracted" in one else {}
     return extracted | {
-        "cut off": percent(one["truncated"]),
-        "thinks": percent(one["thinking"]),
-        "tokens": NONE if one["mean_tokens"] is None else f"{one['mean_tokens']:,.0f}",
+        "cut off": format_percent(one["truncated"]),
+        "thinks": format_percent(one["thinking"]),
+        "tokens": NO_VALUE if one["mean_tokens"] is None else f"{one['mean_tokens']:,.0f}",
     }
 
 
-def _samples(one: dict[str, Any]) -> dict[str, str]:
+def _sample_cells(one: dict[str, Any]) -> dict[str, str]:
     found = {
-        f"{heading}@{k}": percent(share)
+        f"{heading}@{k}": format_percent(share)
         for name, heading in (("pass_at", "pass"), ("maj_at", "maj"))
         for k, share in one.get(name, {}).items()
         if k != "1"
     }
     if "worst_case" in one:
-        found["worst case"] = percent(one["worst_case"])
+        found["worst case"] = format_percent(one["worst_case"])
     if "parts" in one:
-        found["parts"] = percent(one["parts"]["right"])
+        found["parts"] = format_percent(one["parts"]["right"])
     if twice := one.get("rules_and_judge"):
-        found |= {name: percent(twice[name]) for name in ("rules", "judge", "both", "either")}
+        found |= {name: format_percent(twice[name]) for name in ("rules", "judge", "both", "either")}
     if "unsure" in one:
         found["judge unsure"] = f"{one['unsure']:,}"
     return found
 
 
-def categories(figures: dict[str, Any]) -> list[tuple[str, tuple[list[str], list[list[str]]]]]:
+def category_tables(figures: dict[str, Any]) -> list[tuple[str, tuple[list[str], list[list[str]]]]]:
     """(title, headings and cells) of the categories of each benchmark."""
     found = []
     for one in figures.get("benchmarks", [figures]):
         rows = [
-            [by if first else "", value, percent(group["accuracy"]), between(group["ci95"]), f"{group['n']:,}"]
+            [
+                by if first else "",
+                value,
+                format_percent(group["accuracy"]),
+                format_interval(group["ci95"]),
+                f"{group['n']:,}",
+            ]
             for by, groups in one.get("by", {}).items()
             for first, (value, group) in zip([True] + [False] * len(groups), groups.items(), strict=False)
         ]
@@ -105,41 +119,47 @@ def categories(figures: dict[str, Any]) -> list[tuple[str, tuple[list[str], list
     return found
 
 
-def audit_of(figures: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def audit_rows(figures: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Headings and cells of the shares of faults."""
     found = {fault: figures["audit"][fault] for fault in FAULTS}
-    rows = [[FAULTS[name], percent(one["share"]), between(one["ci95"]), str(one["labelled"])] for name, one in found.items()]
+    rows = [
+        [FAULTS[name], format_percent(one["share"]), format_interval(one["ci95"]), str(one["labelled"])]
+        for name, one in found.items()
+    ]
     return ["fault", "share", "95% interval", "labelled"], rows
 
 
-def percent(share: float | None) -> str:
-    return NONE if share is None else f"{100 * share:.1f}%"
+def format_percent(share: float | None) -> str:
+    return NO_VALUE if share is None else f"{100 * share:.1f}%"
 
 
-def between(bounds: Sequence[float] | None) -> str:
-    return NONE if bounds is None else f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}%"
+def format_interval(bounds: Sequence[float] | None) -> str:
+    return NO_VALUE if bounds is None else f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}%"
 
 
-def write_card(file: Path, figures: dict[str, Any], paper: Sequence[Sequence[str]]) -> None:
+def write_model_card(file: Path, figures: dict[str, Any], paper: Sequence[Sequence[str]]) -> None:
     """The tables in Markdown, and how the samples were made. Raises SophiaError when they cannot be written."""
     settings = figures["settings"]
     asked = f"n = {settings['n']}, temperature {settings['temperature']}, top-p {settings['top_p']}, seed {settings['seed']}"
     judge = f"rules, and by {settings['judge']['model']}" if "judge" in settings else "rules"
     parts = [f"## Evaluation of {figures['model']}", f"{asked}, at most {settings['max_tokens']:,} tokens an answer."]
     parts.append(f"Judged by {judge}. System prompt: {' '.join(settings['system'].split())}")
-    parts += [_markdown(*cells) for cells in overview(figures)]
-    for title, cells in categories(figures):
-        parts += [f"### {title}", _markdown(*cells)]
+    parts += [_markdown_table(*cells) for cells in overview_tables(figures)]
+    for title, cells in category_tables(figures):
+        parts += [f"### {title}", _markdown_table(*cells)]
     if "audit" in figures:
-        parts += [f"### Audit by {figures['audit']['judge']}", _markdown(*audit_of(figures))]
+        parts += [f"### Audit by {figures['audit']['judge']}", _markdown_table(*audit_rows(figures))]
     if paper:
-        parts += ["### The paper, mean of its eight benchmarks (%)", _markdown(["model", "training", "mean of 8"], paper)]
+        parts += [
+            "### The paper, mean of its eight benchmarks (%)",
+            _markdown_table(["model", "training", "mean of 8"], paper),
+        ]
     try:
         file.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     except OSError as error:
         raise SophiaError(f"{file}: cannot be written ({error.strerror}); choose another file with --model-card") from None
 
 
-def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -21,20 +21,20 @@ LEVEL = 0.95
 Z95 = NORMAL.inv_cdf(0.5 + LEVEL / 2)
 ROUNDING = 1e-12
 """A standard error below this is none: scores that are the same but for their last bits."""
-FEW = 14
+EXACT_LIMIT = 14
 """Clusters that differ, at most, of which every way to swap the two runs is looked at."""
-MOST_DRAWS = 5000
+MAX_DRAWS = 5000
 """Subsets of the samples of a question that maj@k looks at; drawn where there are more."""
 
 
-def mean_of(clusters: Clusters) -> float:
+def mean_score(clusters: Clusters) -> float:
     """The mean over all scores, each counted once."""
     return math.fsum(score for scores in clusters for score in scores) / sum(map(len, clusters))
 
 
 def clustered_error(clusters: Clusters) -> float | None:
     """The standard error of `mean_of`: √(C/(C−1) · Σ_c (Σ_i (s_ic − mean))²) / n; None for a single cluster."""
-    count, mean = len(clusters), mean_of(clusters)
+    count, mean = len(clusters), mean_score(clusters)
     if count < 2:
         return None
     squares = math.fsum(math.fsum(score - mean for score in scores) ** 2 for scores in clusters)
@@ -42,18 +42,18 @@ def clustered_error(clusters: Clusters) -> float | None:
     return error if error > ROUNDING else 0.0
 
 
-def interval(clusters: Clusters) -> tuple[float, float]:
+def clustered_interval(clusters: Clusters) -> tuple[float, float]:
     """The 95% interval of a mean of scores in [0, 1]: ± 1.96 clustered standard errors, cut to [0, 1].
 
     Wilson's over the clusters where no spread is seen: that all agree is no certainty.
     """
-    mean, count, error = mean_of(clusters), len(clusters), clustered_error(clusters)
+    mean, count, error = mean_score(clusters), len(clusters), clustered_error(clusters)
     if error:
         return max(0.0, mean - Z95 * error), min(1.0, mean + Z95 * error)
-    return wilson(mean * count, count)
+    return wilson_interval(mean * count, count)
 
 
-def wilson(right: float, count: int) -> tuple[float, float]:
+def wilson_interval(right: float, count: int) -> tuple[float, float]:
     """Wilson's 95% interval of a share."""
     mean = right / count
     centre = mean + Z95**2 / (2 * count)
@@ -88,15 +88,15 @@ def maj_at_k(votes: Sequence[Vote], k: int, seed: int = 0) -> float:
 
     Of answers that are as frequent as each other each wins as often as the others.
     """
-    if math.comb(len(votes), k) <= MOST_DRAWS:
+    if math.comb(len(votes), k) <= MAX_DRAWS:
         drawn = [list(subset) for subset in combinations(votes, k)]
     else:
         random = Random(seed)
-        drawn = [random.sample(list(votes), k) for _ in range(MOST_DRAWS)]
-    return math.fsum(map(_majority, drawn)) / len(drawn)
+        drawn = [random.sample(list(votes), k) for _ in range(MAX_DRAWS)]
+    return math.fsum(map(_majority_vote, drawn)) / len(drawn)
 
 
-def _majority(votes: list[Vote]) -> float:
+def _majority_vote(votes: list[Vote]) -> float:
     counts = Counter(answer for answer, _ in votes if answer is not None)
     if not counts:
         return 0.0
@@ -107,7 +107,7 @@ def _majority(votes: list[Vote]) -> float:
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedDifference:
     """How much better one run is than another, in [−1, 1]: the mean difference, its 95% interval, p of there being none."""
 
     difference: float
@@ -115,7 +115,7 @@ class Paired:
     p: float
 
 
-def paired(benchmarks: Sequence[Clusters]) -> Paired:
+def paired_difference(benchmarks: Sequence[Clusters]) -> PairedDifference:
     """Of the differences between two runs, question by question, those of a cluster together, benchmark by benchmark.
 
     Each benchmark counts alike, and they are independent of each other. The interval: ± 1.96 clustered standard errors;
@@ -124,7 +124,7 @@ def paired(benchmarks: Sequence[Clusters]) -> Paired:
     ways to swap the two runs, cluster by cluster, that come out as far apart or farther; else of mean over standard error,
     normal.
     """
-    means, count = [mean_of(clusters) for clusters in benchmarks], len(benchmarks)
+    means, count = [mean_score(clusters) for clusters in benchmarks], len(benchmarks)
     difference = math.fsum(means) / count
     widths, errors, shares = [], [], []
     for clusters in benchmarks:
@@ -136,12 +136,12 @@ def paired(benchmarks: Sequence[Clusters]) -> Paired:
     width = math.hypot(*widths) / count
     bounds = max(-1.0, difference - width), min(1.0, difference + width)
     moved = [share for share in shares if abs(share) > ROUNDING]
-    if len(moved) <= FEW:
-        return Paired(difference, bounds, _swapped(moved))
-    return Paired(difference, bounds, 2 * NORMAL.cdf(-abs(difference) / math.hypot(*errors)))
+    if len(moved) <= EXACT_LIMIT:
+        return PairedDifference(difference, bounds, _sign_flip_share(moved))
+    return PairedDifference(difference, bounds, 2 * NORMAL.cdf(-abs(difference) / math.hypot(*errors)))
 
 
-def _swapped(shares: Sequence[float]) -> float:
+def _sign_flip_share(shares: Sequence[float]) -> float:
     """The share of all choices of signs whose sum is as far from 0 as this one, or farther."""
     sums = [0.0]
     for share in shares:
@@ -149,7 +149,7 @@ def _swapped(shares: Sequence[float]) -> float:
     return sum(abs(total) >= abs(math.fsum(shares)) - ROUNDING for total in sums) / len(sums)
 
 
-def kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
+def cohen_kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
     """Cohen's κ of two people's labels: (agreed − by chance) / (1 − by chance); None where both gave one label alone."""
     count = len(pairs)
     agreed = sum(one == other for one, other in pairs) / count

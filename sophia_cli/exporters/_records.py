@@ -12,20 +12,20 @@ from urllib.request import url2pathname
 
 from sophia_cli import registry
 from sophia_cli.errors import RecordError
-from sophia_cli.exporters._base import Example
+from sophia_cli.exporters._base import ExportExample
 from sophia_cli.io.counter import RecordCounter
 from sophia_cli.io.images import checked_image_bytes, data_uri, shorten_reference
 from sophia_cli.io.parquet import stored_image
 from sophia_cli.io.rereadable import InputFiles, RereadableInputs
 from sophia_cli.io.shards import Shard
-from sophia_cli.models.aliases import resolve
+from sophia_cli.models.aliases import resolve_model
 from sophia_cli.prompts import load_prompt, question_text
 from sophia_cli.records import Record, has_failed, image_list, need_text, record_name, where_of
 from sophia_cli.rewards.preference_pairs import preference_pairs
 from sophia_cli.rewards.training_set import load_weighted, selection_rule, unique_items
 from sophia_cli.rewards.trajectory import SelectionRule
 from sophia_cli.runtime.progress import log_line
-from sophia_cli.training.examples import system_for, weight_of
+from sophia_cli.training.examples import record_weight, system_prompt
 
 STEP = "export"
 
@@ -35,7 +35,7 @@ Pair = tuple[Record, Record | None]
 
 
 @dataclass(frozen=True)
-class Asked:
+class ExportRequest:
     """What the user asked for. model: whose prompts, and who is asked; None: the paper's prompts."""
 
     to: str
@@ -51,11 +51,11 @@ class Asked:
 
     @property
     def embed(self) -> bool:
-        return bool(self.exporter.EMBED) if self.images is None else self.images == "embed"
+        return bool(self.exporter.EMBEDS_IMAGES) if self.images is None else self.images == "embed"
 
 
 @dataclass(frozen=True)
-class Take:
+class ReadOptions:
     """Which records are read: the shard, the limit, the seed that draws pairs. quiet: say nothing of what was done."""
 
     shard: Shard
@@ -64,40 +64,42 @@ class Take:
     quiet: bool
 
 
-class Examples:
+class ExampleSource:
     """The examples to export, in the order of the records."""
 
-    def __init__(self, files: list[tuple[str, str]], asked: Asked, take: Take):
-        self.source, self.asked, self.take = InputFiles(files), asked, take
+    def __init__(self, files: list[tuple[str, str]], asked: ExportRequest, take: ReadOptions):
+        self.source, self.request, self.read_options = InputFiles(files), asked, take
         known = asked.model is not None and asked.to != "openai-batch"
-        self.style = resolve(asked.model).prompts if asked.model is not None and known else "full"
+        self.style = resolve_model(asked.model).prompt_style if asked.model is not None and known else "full"
 
-    def records(self, counter: RecordCounter) -> Iterator[Pair]:
+    def kept_records(self, counter: RecordCounter) -> Iterator[Pair]:
         """The records that go out, each with its fellow; `counter` counts the records read or kept."""
-        exporter, take = self.asked.exporter, self.take
-        if exporter.OF == "pairs":
-            rule = replace(selection_rule(self.asked.alpha, self.asked.keep) or SelectionRule(), seed=take.seed)
+        exporter, take = self.request.exporter, self.read_options
+        if exporter.SOURCE_KIND == "pairs":
+            rule = replace(selection_rule(self.request.alpha, self.request.keep) or SelectionRule(), seed=take.seed)
             lines = RereadableInputs([path for _, path in self.source.files])
-            yield from islice(preference_pairs(lines, rule, self.asked.pairs, take.shard, counter), take.limit)
+            yield from islice(preference_pairs(lines, rule, self.request.pairs, take.shard, counter), take.limit)
             return
-        kept = unique_items(self.source) if self.are_items else self._kept()
+        kept = unique_items(self.source) if self.are_items else self._load_kept()
         yield from ((record, None) for record in counter.count_records(take.shard.take(kept, take.limit)))
 
     @cached_property
     def are_items(self) -> bool:
         """Whether items go out, not trajectories."""
-        of = self.asked.exporter.OF
+        of = self.request.exporter.SOURCE_KIND
         return bool(
             of == "items" or (of == "any" and not any("trajectory" in record for record in self.source.read_records()))
         )
 
-    def _kept(self) -> Iterator[Record]:
+    def _load_kept(self) -> Iterator[Record]:
         def tell(text: str) -> None:
-            log_line(text, self.take.quiet)
+            log_line(text, self.read_options.quiet)
 
-        return load_weighted(self.source, selection_rule(self.asked.alpha, self.asked.keep), lambda record: None, STEP, tell)
+        return load_weighted(
+            self.source, selection_rule(self.request.alpha, self.request.keep), lambda record: None, STEP, tell
+        )
 
-    def name_failures(self) -> int:
+    def log_failures(self) -> int:
         """Names the records on which an earlier step failed, none of which goes out; returns how many."""
         count = 0
         for record in self.source.read_records():
@@ -106,23 +108,23 @@ class Examples:
                 log_line(f"{STEP}: {record_name(record)} left out, it failed before: {record['error']}")
         return count
 
-    def example(self, record: Record, fellow: Record | None, table: bool, look: bool = True) -> Example:
+    def make_example(self, record: Record, fellow: Record | None, table: bool, look: bool = True) -> ExportExample:
         """One example. look: read its images, too. Raises RecordError."""
         answer = None if self.are_items else need_text(record, "trajectory", "`sophia reason` writes it")
         rejected = need_text(fellow, "trajectory", "`sophia reason` writes it") if fellow is not None else None
-        return Example(
+        return ExportExample(
             record=record,
             name=str(record["id"]) if answer is None else record_name(record),
-            system=load_prompt("slow_thinking", self.style) if answer is None else system_for(answer, self.style),
+            system=load_prompt("slow_thinking", self.style) if answer is None else system_prompt(answer, self.style),
             user=question_text(record),
-            images=[self._image(record, image, table) for image in image_list(record)] if look else [],
+            images=[self._image_reference(record, image, table) for image in image_list(record)] if look else [],
             answer=answer,
-            weight=weight_of(record) if "weight" in record else 1.0,
+            weight=record_weight(record) if "weight" in record else 1.0,
             rejected=rejected,
-            model=self.asked.model or "",
+            model=self.request.model or "",
         )
 
-    def _image(self, record: Record, reference: str, table: bool) -> Any:
+    def _image_reference(self, record: Record, reference: str, table: bool) -> Any:
         """An image of a record as it goes out. Raises RecordError when it is not there."""
         if reference.startswith("file://"):
             reference = url2pathname(urlsplit(reference).path)
@@ -132,7 +134,9 @@ class Examples:
                 raise RecordError(f"{where_of(record)}: {fault}; mend the path or the file")
             reference = os.path.abspath(reference)
         if table:
-            return stored_image(reference, self.asked.embed)
+            return stored_image(reference, self.request.embed)
         return (
-            data_uri(checked_image_bytes(reference)) if self.asked.embed and not reference.startswith("data:") else reference
+            data_uri(checked_image_bytes(reference))
+            if self.request.embed and not reference.startswith("data:")
+            else reference
         )

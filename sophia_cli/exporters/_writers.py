@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from sophia_cli.errors import RecordError
-from sophia_cli.exporters._records import Examples
+from sophia_cli.exporters._records import ExampleSource
 from sophia_cli.io.counter import RecordCounter
 from sophia_cli.io.images import image_bytes, image_format
 from sophia_cli.io.jsonl import read_records, to_line
@@ -19,32 +19,32 @@ from sophia_cli.records import Record, record_name
 from sophia_cli.runtime.progress import Progress, log_line
 
 
-class Rows:
+class TableRows:
     """The rows of a table, gone through twice: the records that go out are put aside, without their images."""
 
-    def __init__(self, make: Examples, table: bool, aside: Path):
-        self.make, self.table, self.aside, self.count = make, table, aside, 0
+    def __init__(self, make: ExampleSource, table: bool, aside: Path):
+        self.examples, self.table, self.spool, self.count = make, table, aside, 0
 
-    def gather(self, counter: RecordCounter) -> None:
+    def spool_records(self, counter: RecordCounter) -> None:
         """Puts the records aside, each with the place that errors name."""
-        with spooling(), self.aside.open("wb") as file:
-            for record, _ in self.make.records(counter):
+        with spooling(), self.spool.open("wb") as file:
+            for record, _ in self.examples.kept_records(counter):
                 file.write(to_line({"where": record.where, "record": record}))
                 self.count += 1
 
-    def plain(self) -> Iterator[dict[str, Any]]:
+    def rows_without_images(self) -> Iterator[dict[str, Any]]:
         """The rows without images, for the types of their columns; what cannot be a row is left out."""
-        for record in self._records():
+        for record in self._spooled_records():
             try:
-                yield self._row(record, look=False)
+                yield self._make_row(record, look=False)
             except RecordError:
                 continue
 
-    def made(self, progress: Progress, types: dict[str, str] | None) -> Iterator[dict[str, Any]]:
+    def export_rows(self, progress: Progress, types: dict[str, str] | None) -> Iterator[dict[str, Any]]:
         """The rows, of a table those of these types; what cannot be one is named and counted."""
-        for record in self._records():
+        for record in self._spooled_records():
             try:
-                row = self._row(record, look=True)
+                row = self._make_row(record, look=True)
                 row = check_unicode(row) if types is None else typed_row(row, types)
             except RecordError as error:
                 log_line(f"{record_name(record)} failed: {error}")
@@ -53,33 +53,35 @@ class Rows:
             progress.count_record()
             yield row
 
-    def _row(self, record: Record, look: bool) -> dict[str, Any]:
-        row: dict[str, Any] = self.make.asked.exporter.fields(self.make.example(record, None, self.table, look))
+    def _make_row(self, record: Record, look: bool) -> dict[str, Any]:
+        row: dict[str, Any] = self.examples.request.exporter.row_fields(
+            self.examples.make_example(record, None, self.table, look)
+        )
         return row
 
-    def _records(self) -> Iterator[Record]:
-        return (Record(aside["record"], aside["where"]) for aside in read_records([str(self.aside)]))
+    def _spooled_records(self) -> Iterator[Record]:
+        return (Record(aside["record"], aside["where"]) for aside in read_records([str(self.spool)]))
 
 
-def _write(exporter: ModuleType, rows: Rows, progress: Progress, draft: Path) -> None:
-    if exporter.FORM == "folder":
+def write_draft(exporter: ModuleType, rows: TableRows, progress: Progress, draft: Path) -> None:
+    if exporter.OUTPUT_KIND == "folder":
         draft.mkdir()
-        with (draft / exporter.FILE).open("wb") as file:
-            for row in rows.made(progress, None):
-                file.write(to_line({**row, "images": [_as_file_of(draft, image) for image in row["images"]]}))
-        for name, content in exporter.BESIDE.items():
+        with (draft / exporter.FILE_NAME).open("wb") as file:
+            for row in rows.export_rows(progress, None):
+                file.write(to_line({**row, "images": [_save_embedded_image(draft, image) for image in row["images"]]}))
+        for name, content in exporter.EXTRA_FILES.items():
             (draft / name).write_text(json.dumps(content, indent=2) + "\n")
         return
-    types = column_types(rows.plain(), exporter.SHAPED)
-    if exporter.FORM == "table":
-        write_parquet(rows.made(progress, types), types, draft)
+    types = column_types(rows.rows_without_images(), exporter.TYPED_COLUMNS)
+    if exporter.OUTPUT_KIND == "table":
+        write_parquet(rows.export_rows(progress, types), types, draft)
         return
     draft.mkdir()
-    write_parquet_folder(rows.made(progress, types), types, draft)
+    write_parquet_folder(rows.export_rows(progress, types), types, draft)
     (draft / "README.md").write_text(dataset_card(types))
 
 
-def _as_file_of(folder: Path, image: str) -> str:
+def _save_embedded_image(folder: Path, image: str) -> str:
     """An image by its path; one that is embedded becomes a file of the folder, named by its bytes."""
     if not image.startswith("data:"):
         return image
@@ -90,7 +92,7 @@ def _as_file_of(folder: Path, image: str) -> str:
     return str(file.relative_to(folder))
 
 
-def _remove(path: Path) -> None:
+def remove_path(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
     else:

@@ -1,7 +1,7 @@
 """A folder fit for the hub: parquet of bounded size with embedded images, and a card. `load_dataset(FOLDER)` reads it."""
 
-from sophia_cli.exporters._base import every_column
+from sophia_cli.exporters._base import conversation_columns
 
-FORM, OF, EMBED = "hub", "trajectories", True
-SHAPED = ("images", "messages")
-fields = every_column
+OUTPUT_KIND, SOURCE_KIND, EMBEDS_IMAGES = "hub", "trajectories", True
+TYPED_COLUMNS = ("images", "messages")
+row_fields = conversation_columns

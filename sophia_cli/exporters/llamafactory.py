@@ -8,16 +8,16 @@ weights: they go out as a column that it passes over.
 from typing import Any
 
 from sophia_cli.errors import RecordError
-from sophia_cli.exporters._base import Example, assistant
+from sophia_cli.exporters._base import ExportExample, assistant_turn
 from sophia_cli.io.images import shorten_reference
 from sophia_cli.records import where_of
 
-FORM, OF, EMBED = "folder", "trajectories", False
-FILE = "sophia.jsonl"
-BESIDE = {
+OUTPUT_KIND, SOURCE_KIND, EMBEDS_IMAGES = "folder", "trajectories", False
+FILE_NAME = "sophia.jsonl"
+EXTRA_FILES = {
     "dataset_info.json": {
         "sophia": {
-            "file_name": FILE,
+            "file_name": FILE_NAME,
             "formatting": "sharegpt",
             "columns": {"messages": "messages", "images": "images"},
             "tags": {
@@ -32,11 +32,11 @@ BESIDE = {
 }
 
 
-def fields(example: Example) -> dict[str, Any]:
+def row_fields(example: ExportExample) -> dict[str, Any]:
     """One conversation. Raises RecordError for an image that is no file."""
     if url := next((image for image in example.images if image.startswith(("http://", "https://"))), None):
         raise RecordError(
             f"{where_of(example.record)}: image {shorten_reference(url)} is no file; export with --images embed"
         )
-    messages = [*example.marked_chat, assistant(example.answer)]
+    messages = [*example.prompt_with_placeholders, assistant_turn(example.answer)]
     return {"messages": messages, "images": example.images, "weight": example.weight}

@@ -7,14 +7,14 @@ disk of ours; `--images path` leaves URLs as they are and names what is none.
 from typing import Any
 
 from sophia_cli.errors import RecordError
-from sophia_cli.exporters._base import Example
+from sophia_cli.exporters._base import ExportExample
 from sophia_cli.io.images import shorten_reference
 from sophia_cli.records import where_of
 
-FORM, OF, EMBED = "lines", "items", True
+OUTPUT_KIND, SOURCE_KIND, EMBEDS_IMAGES = "lines", "items", True
 
 
-def fields(example: Example) -> dict[str, Any]:
+def row_fields(example: ExportExample) -> dict[str, Any]:
     """One request. Raises RecordError for an image that a provider could not read."""
     for image in example.images:
         if not image.startswith(("http://", "https://", "data:")):
@@ -23,5 +23,5 @@ def fields(example: Example) -> dict[str, Any]:
             )
     images = [{"type": "image_url", "image_url": {"url": image}} for image in example.images]
     user = {"role": "user", "content": [*images, {"type": "text", "text": example.user}]}
-    body = {"model": example.model, "messages": [*example.chat[:-1], user]}
+    body = {"model": example.model, "messages": [*example.prompt_messages[:-1], user]}
     return {"custom_id": example.name, "method": "POST", "url": "/v1/chat/completions", "body": body}

@@ -1,7 +1,7 @@
 """One parquet file with embedded images: every column of the records, images as `datasets` knows them, `messages`."""
 
-from sophia_cli.exporters._base import every_column
+from sophia_cli.exporters._base import conversation_columns
 
-FORM, OF, EMBED = "table", "trajectories", True
-SHAPED = ("images", "messages")
-fields = every_column
+OUTPUT_KIND, SOURCE_KIND, EMBEDS_IMAGES = "table", "trajectories", True
+TYPED_COLUMNS = ("images", "messages")
+row_fields = conversation_columns

@@ -6,12 +6,12 @@ https://swift.readthedocs.io/en/latest/Customization/Custom-dataset.html; it rea
 
 from typing import Any
 
-from sophia_cli.exporters._base import Example, assistant
+from sophia_cli.exporters._base import ExportExample, assistant_turn
 
-FORM, OF, EMBED = "lines", "trajectories", False
+OUTPUT_KIND, SOURCE_KIND, EMBEDS_IMAGES = "lines", "trajectories", False
 
 
-def fields(example: Example) -> dict[str, Any]:
+def row_fields(example: ExportExample) -> dict[str, Any]:
     """One conversation."""
-    messages = [*example.marked_chat, assistant(example.answer, loss_scale=example.weight)]
+    messages = [*example.prompt_with_placeholders, assistant_turn(example.answer, loss_scale=example.weight)]
     return {"messages": messages, "images": example.images}

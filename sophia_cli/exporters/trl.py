@@ -6,12 +6,12 @@ first user's text. Its SFTTrainer knows no weights: the column is for those who 
 
 from typing import Any
 
-from sophia_cli.exporters._base import Example, assistant
+from sophia_cli.exporters._base import ExportExample, assistant_turn
 
-FORM, OF, EMBED = "lines", "trajectories", False
+OUTPUT_KIND, SOURCE_KIND, EMBEDS_IMAGES = "lines", "trajectories", False
 
 
-def fields(example: Example) -> dict[str, Any]:
+def row_fields(example: ExportExample) -> dict[str, Any]:
     """One conversation."""
-    messages = [*example.chat, assistant(example.answer)]
+    messages = [*example.prompt_messages, assistant_turn(example.answer)]
     return {"id": example.name, "messages": messages, "images": example.images, "weight": example.weight}

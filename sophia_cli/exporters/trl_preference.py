@@ -5,17 +5,17 @@ https://huggingface.co/docs/trl/dataset_formats: conversational preference with 
 
 from typing import Any
 
-from sophia_cli.exporters._base import Example, assistant
+from sophia_cli.exporters._base import ExportExample, assistant_turn
 
-FORM, OF, EMBED = "lines", "pairs", False
+OUTPUT_KIND, SOURCE_KIND, EMBEDS_IMAGES = "lines", "pairs", False
 
 
-def fields(example: Example) -> dict[str, Any]:
+def row_fields(example: ExportExample) -> dict[str, Any]:
     """One pair: a right trajectory and a wrong one."""
-    chosen, rejected = [assistant(example.answer)], [assistant(example.rejected)]
+    chosen, rejected = [assistant_turn(example.answer)], [assistant_turn(example.rejected)]
     return {
         "id": example.name,
-        "prompt": example.chat,
+        "prompt": example.prompt_messages,
         "chosen": chosen,
         "rejected": rejected,
         "images": example.images,

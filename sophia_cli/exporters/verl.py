@@ -7,20 +7,20 @@ RL columns go out alone.
 
 from typing import Any
 
-from sophia_cli.exporters._base import Example, assistant
+from sophia_cli.exporters._base import ExportExample, assistant_turn
 
-FORM, OF, EMBED = "table", "any", True
-BY_PATH = False
-SHAPED = ("prompt", "images", "reward_model", "extra_info", "messages")
+OUTPUT_KIND, SOURCE_KIND, EMBEDS_IMAGES = "table", "any", True
+ALLOWS_PATHS = False
+TYPED_COLUMNS = ("prompt", "images", "reward_model", "extra_info", "messages")
 
 
-def fields(example: Example) -> dict[str, Any]:
+def row_fields(example: ExportExample) -> dict[str, Any]:
     """One row. `ground_truth` is the first of the accepted answers; all of them stand in `extra_info`."""
     gold = example.record.get("answer")
     answers = [str(each) for each in (gold if isinstance(gold, list) else [gold]) if each is not None]
     row = {
         "data_source": "sophia",
-        "prompt": example.marked_chat,
+        "prompt": example.prompt_with_placeholders,
         "images": example.images,
         "ability": "visual_reasoning",
         "reward_model": {"style": "rule", "ground_truth": answers[0] if answers else ""},
@@ -33,4 +33,4 @@ def fields(example: Example) -> dict[str, Any]:
     }
     if example.answer is None:
         return row
-    return {**row, "messages": [*example.marked_chat, assistant(example.answer)], "weight": example.weight}
+    return {**row, "messages": [*example.prompt_with_placeholders, assistant_turn(example.answer)], "weight": example.weight}

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 from sophia_cli import registry
 from sophia_cli.errors import UsageError
 from sophia_cli.inference.types import Backend, Completion, Failure, Job
-from sophia_cli.models.aliases import Model, resolve
+from sophia_cli.models.aliases import ModelRef, resolve_model
 from sophia_cli.runtime.read_ahead import ReadAhead
-from sophia_cli.serving.vllm_server import Setup, can_serve
+from sophia_cli.serving.vllm_server import ServerConfig, can_serve
 
 
 @dataclass(frozen=True)
@@ -28,31 +28,31 @@ class BackendOptions:
     timeout: float | None = None
     retries: int = 8
     shared_disk: bool = False
-    server_config: Setup = field(default_factory=Setup)
+    server_config: ServerConfig = field(default_factory=ServerConfig)
 
     def with_servers(self, base_urls: tuple[str, ...]) -> "BackendOptions":
         """The servers at these addresses instead, reached in the same way."""
-        return replace(self, name="openai", base_urls=base_urls, server_config=Setup())
+        return replace(self, name="openai", base_urls=base_urls, server_config=ServerConfig())
 
-    def resolve_model(self, name: str) -> Model:
+    def resolve_model(self, name: str) -> ModelRef:
         """The model of this name: an alias, a folder or a hub id; with `openai` any name. Raises UsageError."""
         try:
-            return resolve(name)
+            return resolve_model(name)
         except UsageError:
             if self.name == "openai" or (self.base_urls and not self.name):
-                return Model(name, name)
+                return ModelRef(name, name)
             raise
 
-    def backend_name(self, model: Model) -> str:
+    def backend_name(self, model: ModelRef) -> str:
         """The backend's name: as typed; else `openai` with an address, `vllm` with one of its options, or where it and a GPU
         are there and the model is not an embedded one; else `hf`."""
         if self.name or self.base_urls:
             return self.name or "openai"
-        if self.server_config.named or ("hf" not in model.defaults and can_serve()):
+        if self.server_config.given_options or ("hf" not in model.defaults and can_serve()):
             return "vllm"
         return "hf"
 
-    def make_backend(self, model: Model) -> "LazyBackend":
+    def make_backend(self, model: ModelRef) -> "LazyBackend":
         """The backend, which does nothing before its first job. Raises UsageError for an unknown name or an unfit option."""
         kind = self.backend_name(model)
         if kind not in registry.names("backends"):
@@ -63,8 +63,10 @@ class BackendOptions:
             check_base_url(url)
         if self.base_urls and kind != "openai":
             raise UsageError(f"--base-url: is for --backend openai; {kind} runs the model itself")
-        if self.server_config.named and kind != "vllm":
-            raise UsageError(f"{self.server_config.named[0]}: is for --backend vllm, which starts servers; this is {kind}")
+        if self.server_config.given_options and kind != "vllm":
+            raise UsageError(
+                f"{self.server_config.given_options[0]}: is for --backend vllm, which starts servers; this is {kind}"
+            )
         return LazyBackend(kind, self, model)
 
 
@@ -88,7 +90,7 @@ class LazyBackend:
     To be used as a context: however the step ends, what the backend has started is ended.
     """
 
-    def __init__(self, kind: str, place: BackendOptions, model: Model):
+    def __init__(self, kind: str, place: BackendOptions, model: ModelRef):
         self.backend_name, self.options, self.model = kind, place, model
         self.loaded: Backend | None = None
 

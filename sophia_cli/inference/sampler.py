@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from sophia_cli.inference.types import Backend, Completion, EmptyResponse, Failure, Job, Request, SamplingParams
 from sophia_cli.io.images import shorten_reference
-from sophia_cli.models.aliases import Model
+from sophia_cli.models.aliases import ModelRef
 from sophia_cli.records import Record, error_record
 from sophia_cli.runtime.progress import log_line
 from sophia_cli.runtime.read_ahead import Channel, ReadAhead
@@ -159,7 +159,7 @@ class _AnswerCache(Generic[T]):
 
 
 def show_plan(
-    step: str, jobs: Iterator[Job | Record], model: Model, sampling: SamplingParams, counts: dict[str, int]
+    step: str, jobs: Iterator[Job | Record], model: ModelRef, sampling: SamplingParams, counts: dict[str, int]
 ) -> int:
     """`--dry-run`: the first full request and the plan, on stderr. Returns the exit code."""
     job = next((job for job in jobs if isinstance(job, Job)), None)

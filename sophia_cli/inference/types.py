@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
-from sophia_cli.models.aliases import Model
+from sophia_cli.models.aliases import ModelRef
 from sophia_cli.records import Record
 from sophia_cli.runtime.read_ahead import ReadAhead
 
@@ -21,7 +21,7 @@ class SamplingParams:
     max_tokens: int = 0
     logprobs: bool = False
 
-    def with_defaults(self, model: Model, step: str, longest: int) -> "SamplingParams":
+    def with_defaults(self, model: ModelRef, step: str, longest: int) -> "SamplingParams":
         """With `max_tokens` from the model's folder, else `longest`, when the user gave none."""
         return replace(self, max_tokens=self.max_tokens or int(model.default(step, "max_tokens", longest)))
 

@@ -10,14 +10,14 @@ from typing import Any
 from sophia_cli.inference.backend_options import BackendOptions, LazyBackend
 from sophia_cli.inference.sampler import complete_in_order
 from sophia_cli.inference.types import Completion, Failure, Job, Request, SamplingParams
-from sophia_cli.judge import prompts_and_parsing as judging
+from sophia_cli.judge import prompts_and_parsing
 from sophia_cli.prompts import load_prompt
 from sophia_cli.records import Record, has_failed, sample_seed, where_of
-from sophia_cli.verifier.types import REWARDS, Verify
+from sophia_cli.verifier.types import REWARDS, VerifyFunction
 
 
 @dataclass(frozen=True)
-class Judge:
+class AnswerJudge:
     """Who is asked, and with what prompt and sampling. parts_prompt: about answers of several parts.
 
     extract_prompt: what a response gives as its answer.
@@ -31,23 +31,25 @@ class Judge:
     parts_prompt: str = ""
     extract_prompt: str = ""
 
-    def question(self, record: Mapping[str, Any], extracted: str | None) -> str:
+    def make_question(self, record: Mapping[str, Any], extracted: str | None) -> str:
         """What it is asked about a record's answer, as the rules extracted it; None: they found none."""
-        return judging.question(record, extracted, self.parts_prompt if in_parts(record) else self.prompt)
+        return prompts_and_parsing.judge_question(
+            record, extracted, self.parts_prompt if is_multi_part(record) else self.prompt
+        )
 
 
-def judge_of(
+def make_judge(
     name: str, everything: bool, seed: int, place: BackendOptions, prompt: str = "judge"
-) -> tuple[Judge, dict[str, Any]]:
+) -> tuple[AnswerJudge, dict[str, Any]]:
     """The judge, and what of it makes the records what they are. everything: it is asked about more than rules left open.
 
     prompt: the name of what it is asked.
     """
     model = place.resolve_model(name)
     prompt, parts_prompt, extract_prompt = (
-        load_prompt(each, model.prompts) for each in (prompt, "judge_steps", "judge_extract")
+        load_prompt(each, model.prompt_style) for each in (prompt, "judge_steps", "judge_extract")
     )
-    sampling = SamplingParams(temperature=0.0).with_defaults(model, "judge", judging.LONGEST)
+    sampling = SamplingParams(temperature=0.0).with_defaults(model, "judge", prompts_and_parsing.MAX_JUDGE_TOKENS)
     settings = {
         "judge": model.identity,
         "judge_prompt": prompt,
@@ -55,21 +57,21 @@ def judge_of(
         "judge_all": everything,
         "judge_sampling": sampling.manifest_settings(),
     }
-    return Judge(place.make_backend(model), name, prompt, sampling, seed, parts_prompt, extract_prompt), settings
+    return AnswerJudge(place.make_backend(model), name, prompt, sampling, seed, parts_prompt, extract_prompt), settings
 
 
-def in_parts(record: Mapping[str, Any]) -> bool:
+def is_multi_part(record: Mapping[str, Any]) -> bool:
     """Whether the record's answer has several parts, of which a judge is to say how many are right."""
     return record.get("in_parts") is True
 
 
-def _verdict_of(parts: tuple[int, int] | None) -> str:
+def _parts_verdict(parts: tuple[int, int] | None) -> str:
     """Right where all parts are."""
     return "ungradable" if parts is None else "correct" if parts[0] == parts[1] else "wrong"
 
 
-def by_judge(
-    records: Iterable[Record], judge: Judge, asks: Callable[[Record], bool], rules: Verify | None = None
+def apply_judge(
+    records: Iterable[Record], judge: AnswerJudge, asks: Callable[[Record], bool], rules: VerifyFunction | None = None
 ) -> Iterator[Record]:
     """The records in their order; of those that the judge is asked about, each with both verdicts.
 
@@ -80,12 +82,12 @@ def by_judge(
     """
 
     def job(record: Record) -> Job | None:
-        if has_failed(record) or not (record["extracted"] or judging.said(record)):
+        if has_failed(record) or not (record["extracted"] or prompts_and_parsing.final_text(record)):
             return None  # nobody can judge nothing
         if asks(record):
-            text = judge.question(record, record["extracted"])
+            text = judge.make_question(record, record["extracted"])
         elif rules and record["verdict"] == "no_answer":
-            text = judging.reading(record, judge.extract_prompt)
+            text = prompts_and_parsing.extraction_question(record, judge.extract_prompt)
         else:
             return None
         request = Request([{"role": "user", "content": text}], judge.sampling, sample_seed(judge.seed, text, 0))
@@ -95,25 +97,25 @@ def by_judge(
         if outcome is None:
             return record
         if isinstance(outcome, Failure):
-            fields = _failure(outcome)
+            fields = _judge_failure(outcome)
         elif rules and not asks(record):
-            fields = _extracted(record, outcome.text, judge, rules)
+            fields = _extracted_record(record, outcome.text, judge, rules)
         else:
-            fields = _judged(record, outcome.text, judge)
+            fields = _judged_record(record, outcome.text, judge)
         return Record({**record, **fields}, where_of(record))
 
     return complete_in_order(records, job, judge.backend, finish)
 
 
-def _failure(outcome: Failure) -> dict[str, Any]:
+def _judge_failure(outcome: Failure) -> dict[str, Any]:
     said = f"the judge failed: {outcome.error}"
     return {"verdict": "error", "reward": None, "verified_by": "judge", "error": said}
 
 
-def _judged(record: Record, said: str, judge: Judge) -> dict[str, Any]:
+def _judged_record(record: Record, said: str, judge: AnswerJudge) -> dict[str, Any]:
     """The judge's verdict, beside that of the rules."""
-    parts = judging.read_parts(said) if in_parts(record) else None
-    verdict = _verdict_of(parts) if in_parts(record) else judging.read_verdict(said)
+    parts = prompts_and_parsing.parse_parts(said) if is_multi_part(record) else None
+    verdict = _parts_verdict(parts) if is_multi_part(record) else prompts_and_parsing.parse_verdict(said)
     fields = {"rules_verdict": record["verdict"], "judge_verdict": verdict, "judge_model": judge.name}
     if parts:
         fields |= {"judge_parts_right": parts[0], "judge_parts": parts[1]}
@@ -122,9 +124,9 @@ def _judged(record: Record, said: str, judge: Judge) -> dict[str, Any]:
     return fields
 
 
-def _extracted(record: Record, said: str, judge: Judge, rules: Verify) -> dict[str, Any]:
+def _extracted_record(record: Record, said: str, judge: AnswerJudge, rules: VerifyFunction) -> dict[str, Any]:
     """The rules' verdict on the answer that the judge read off the response; none where it read none."""
-    answer = judging.read_answer(said)
+    answer = prompts_and_parsing.parse_answer(said)
     if answer is None:
         return {}
     verdict = rules(answer if "\\boxed" in answer else f"\\boxed{{{answer}}}", record)

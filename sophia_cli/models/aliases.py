@@ -18,7 +18,7 @@ from typing import Any
 
 from sophia_cli.errors import UsageError
 
-EMBEDDED = Path(__file__).parent.parent / "world" / "models"
+EMBEDDED_DIR = Path(__file__).parent.parent / "world" / "models"
 DEFAULTS_FILE = "sophia.json"
 
 
@@ -32,8 +32,8 @@ class Alias:
 
 
 ALIASES = {
-    "tiny-vlm": Alias(str(EMBEDDED / "tiny-vlm"), True, "embedded; any CPU"),
-    "tiny-reasoner": Alias(str(EMBEDDED / "tiny-reasoner"), False, "embedded; any CPU"),
+    "tiny-vlm": Alias(str(EMBEDDED_DIR / "tiny-vlm"), True, "embedded; any CPU"),
+    "tiny-reasoner": Alias(str(EMBEDDED_DIR / "tiny-reasoner"), False, "embedded; any CPU"),
     "internvl2.5-8b": Alias("OpenGVLab/InternVL2_5-8B-MPO-hf", True, "one GPU of 24 GB"),
     "internvl2.5-38b": Alias("OpenGVLab/InternVL2_5-38B-MPO-hf", True, "two GPUs of 80 GB"),
     "internvl3-8b": Alias("OpenGVLab/InternVL3-8B-hf", True, "one GPU of 24 GB"),
@@ -48,7 +48,7 @@ ALIASES = {
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelRef:
     """A model as the user named it, where its files are, and the defaults that its folder carries (`sophia.json`)."""
 
     name: str
@@ -56,7 +56,7 @@ class Model:
     defaults: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def prompts(self) -> str:
+    def prompt_style(self) -> str:
         """The style of prompts that the model was trained with: a folder of `prompts/`."""
         return str(self.defaults.get("prompts", "full"))
 
@@ -74,7 +74,7 @@ class Model:
         for file in sorted(folder.iterdir()):
             if file.is_file() and file.name != "README.md":
                 digest.update(f"{file.name}:{file.stat().st_size}:".encode())
-                digest.update(_ends(file))
+                digest.update(_file_ends(file))
         return {"model": self.name, "path": None, "fingerprint": digest.hexdigest()[:16]}
 
     def default(self, step: str, option: str, otherwise: Any) -> Any:
@@ -82,7 +82,7 @@ class Model:
         return self.defaults.get(step, {}).get(option, otherwise)
 
 
-def _ends(file: Path, size: int = 1 << 20) -> bytes:
+def _file_ends(file: Path, size: int = 1 << 20) -> bytes:
     """The first and the last megabyte of a file."""
     with file.open("rb") as stream:
         first = stream.read(size)
@@ -90,15 +90,15 @@ def _ends(file: Path, size: int = 1 << 20) -> bytes:
         return first + stream.read(size)
 
 
-def user_file() -> Path:
+def user_alias_file() -> Path:
     """Where the user's aliases are looked for."""
     config = Path(os.path.expanduser(os.environ.get("XDG_CONFIG_HOME") or "~/.config"))  # no home: a path that is not there
     return Path(os.environ.get("SOPHIA_ALIASES") or config / "sophia" / "aliases.toml")
 
 
-def aliases() -> dict[str, Alias]:
+def load_aliases() -> dict[str, Alias]:
     """All aliases, the user's own over the built-in ones. Raises UsageError when the user's file cannot be read."""
-    path = user_file()
+    path = user_alias_file()
     try:
         if not path.exists():
             return ALIASES
@@ -112,9 +112,9 @@ def aliases() -> dict[str, Alias]:
     return ALIASES | own
 
 
-def resolve(name: str) -> Model:
+def resolve_model(name: str) -> ModelRef:
     """The model that an alias, a folder or a hub id (`org/name`) stands for. Raises UsageError for anything else."""
-    known = aliases()
+    known = load_aliases()
     path = known[name].target if name in known else name
     folder = Path(path).expanduser()
     if folder.is_dir():
@@ -123,16 +123,16 @@ def resolve(name: str) -> Model:
             raise UsageError(f"{name}: the folder holds LoRA adapters, no model; {mend}")
         if not (folder / "config.json").exists():
             raise UsageError(f"{name}: the folder holds no config.json; give a folder that a model was saved to")
-        return Model(name, str(folder), _defaults(folder / DEFAULTS_FILE))
+        return ModelRef(name, str(folder), _load_defaults(folder / DEFAULTS_FILE))
     hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~"))
     if name in known or hub_id:
-        return Model(name, path)
+        return ModelRef(name, path)
     close = difflib.get_close_matches(name, known, n=1)
     guess = f"did you mean {close[0]}? " if close else ""
     raise UsageError(f"{name}: no such model; {guess}`sophia models` lists the aliases, or give a folder or a hub id")
 
 
-def _defaults(path: Path) -> dict[str, Any]:
+def _load_defaults(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:

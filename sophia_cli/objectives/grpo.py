@@ -11,16 +11,16 @@ from typing import Any
 
 from sophia_cli.errors import RecordError, SophiaError
 from sophia_cli.io.images import open_image
-from sophia_cli.training.collator import Encoder, Left, unlike_before
+from sophia_cli.training.collator import Encoder, SkippedExample, rows_changed_error
 from sophia_cli.training.config import has_vllm
-from sophia_cli.training.examples import Row
-from sophia_cli.training.run_state import Plan, batches_of
+from sophia_cli.training.examples import TrainExample
+from sophia_cli.training.run_state import TrainPlan, update_batches
 from sophia_cli.verifier import verify
 
-READS = "questions"
+DATA_KIND = "questions"
 DEFAULTS = {"batch_size": 64, "lr": 5e-7}
 """The paper's, in questions."""
-TELLS = {
+METRIC_NAMES = {
     "reward": "reward",
     "frac_reward_zero_std": "groups_left_out",
     "completions/mean_length": "length",
@@ -29,7 +29,7 @@ TELLS = {
 }
 
 
-def trainer(plan: Plan, policy: Any, encoder: Encoder, arguments: dict[str, Any]) -> Any:
+def make_trainer(plan: TrainPlan, policy: Any, encoder: Encoder, arguments: dict[str, Any]) -> Any:
     """TRL's trainer over the plan's questions. arguments: of any of its trainers."""
     from datasets import Dataset
     from trl.trainer.grpo_config import GRPOConfig
@@ -50,25 +50,25 @@ def trainer(plan: Plan, policy: Any, encoder: Encoder, arguments: dict[str, Any]
         try:
             images = [[open_image(image) for image in row.images] for row in rows]
         except RecordError as error:
-            raise SophiaError(unlike_before(rows, Left(str(error)))) from None
-        return {"prompt": [_prompt(row) for row in rows], "images": images, "item": [row.item for row in rows]}
+            raise SophiaError(rows_changed_error(rows, SkippedExample(str(error)))) from None
+        return {"prompt": [_prompt_messages(row) for row in rows], "images": images, "item": [row.item for row in rows]}
 
     def reward(completions: list[Any], completion_ids: list[Any], item: list[Any], **_: Any) -> list[float | None]:
         judged = zip(completions, completion_ids, item, strict=True)
         return [verify(text[-1]["content"], gold, truncated=cut_off(ids)).reward for text, ids, gold in judged]
 
     def cut_off(ids: Any) -> bool:
-        return len(ids) >= plan.settings.max_tokens and ids[-1] not in made.eos_token_ids
+        return len(ids) >= plan.config.max_tokens and ids[-1] not in made.eos_token_ids
 
-    order = [row for batch in batches_of(plan) for row in batch]  # laid out here: TRL's own begins anew after a kill
+    order = [row for batch in update_batches(plan) for row in batch]  # laid out here: TRL's own begins anew after a kill
     made = Trainer(
         model=policy,
         reward_funcs=reward,
         args=GRPOConfig(
             **arguments,
             shuffle_dataset=False,
-            num_generations=plan.settings.rollouts,
-            max_completion_length=plan.settings.max_tokens,
+            num_generations=plan.config.rollouts,
+            max_completion_length=plan.config.max_tokens,
             loss_type="dapo",  # every token of an update weighs alike
             use_vllm=has_vllm() and not arguments["use_cpu"],
             vllm_mode="colocate",
@@ -79,7 +79,7 @@ def trainer(plan: Plan, policy: Any, encoder: Encoder, arguments: dict[str, Any]
     return made
 
 
-def _prompt(row: Row) -> list[dict[str, Any]]:
+def _prompt_messages(row: TrainExample) -> list[dict[str, Any]]:
     """The chat before the answer, with places for its images, which TRL fills."""
     chat = []
     for message in row.messages:

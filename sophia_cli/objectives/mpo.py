@@ -13,21 +13,26 @@ from typing import Any
 import torch
 
 from sophia_cli.errors import SophiaError
-from sophia_cli.training.collator import IGNORED, Encoder, Left, unlike_before
-from sophia_cli.training.run_state import Plan, batches_of
+from sophia_cli.training.collator import IGNORE_INDEX, Encoder, SkippedExample, rows_changed_error
+from sophia_cli.training.run_state import TrainPlan, update_batches
 
-READS = "pairs"
+DATA_KIND = "pairs"
 DEFAULTS = {"batch_size": 256, "lr": 5e-6}
 """Those of its own paper."""
-LOSSES = {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0}
-SFT = list(LOSSES).index("sft")
+LOSS_WEIGHTS = {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0}
+SFT_WEIGHT = list(LOSS_WEIGHTS).index("sft")
 BETA = 0.1
 REFERENCE = "ref"
 """A copy of new adapters, which TRL keeps to compare with. The policy without adapters is the same, and needs no saving."""
-TELLS = {"rewards/accuracies": "preferred", "rewards/margins": "margin", "logps/chosen": "right", "logps/rejected": "wrong"}
+METRIC_NAMES = {
+    "rewards/accuracies": "preferred",
+    "rewards/margins": "margin",
+    "logps/chosen": "right",
+    "logps/rejected": "wrong",
+}
 
 
-def trainer(plan: Plan, policy: Any, encoder: Encoder, arguments: dict[str, Any]) -> Any:
+def make_trainer(plan: TrainPlan, policy: Any, encoder: Encoder, arguments: dict[str, Any]) -> Any:
     """TRL's trainer over the plan's pairs. arguments: of any of its trainers."""
     from datasets import Dataset
     from trl.trainer.dpo_config import DPOConfig
@@ -45,22 +50,22 @@ def trainer(plan: Plan, policy: Any, encoder: Encoder, arguments: dict[str, Any]
             return batches, items
 
         def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
-            self.loss_weights[SFT] = LOSSES["sft"] * inputs.pop("share", 1.0)
+            self.loss_weights[SFT_WEIGHT] = LOSS_WEIGHTS["sft"] * inputs.pop("share", 1.0)
             return super()._compute_loss(model, inputs, return_outputs)  # type: ignore[no-untyped-call]
 
-    order = [row for batch in batches_of(plan) for row in batch]
+    order = [row for batch in update_batches(plan) for row in batch]
     rows = [{"row": row, "images": []} for row in order]  # "images": TRL leaves the tokens to us
     made = Trainer(
         model=policy,
         args=DPOConfig(
             **arguments,
             beta=BETA,
-            loss_type=list(LOSSES),
-            loss_weights=list(LOSSES.values()),
+            loss_type=list(LOSS_WEIGHTS),
+            loss_weights=list(LOSS_WEIGHTS.values()),
             max_length=None,
             train_sampling_strategy="sequential",
         ),
-        data_collator=_Pairs(plan, encoder),
+        data_collator=_PairCollator(plan, encoder),
         train_dataset=Dataset.from_list(rows),
         processing_class=encoder.processor,
     )
@@ -75,18 +80,18 @@ def _right_tokens(batch: dict[str, torch.Tensor]) -> torch.Tensor:
     return right.sum()
 
 
-class _Pairs:
+class _PairCollator:
     """Batches as `DPOTrainer` takes them: P right answers, then P wrong ones."""
 
-    def __init__(self, plan: Plan, encoder: Encoder):
+    def __init__(self, plan: TrainPlan, encoder: Encoder):
         self.plan, self.encoder = plan, encoder
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         rows = [self.plan.rows[example["row"]].row for example in examples]
         try:
             batch = self.encoder.collate([*rows, *(replace(row, answer=str(row.rejected)) for row in rows)], sees=True)
-        except Left as reason:
-            raise SophiaError(unlike_before(rows, reason)) from None
-        completion_mask = (batch.pop("labels") != IGNORED).long()
-        del batch["weights"], batch["behaviour"]
+        except SkippedExample as reason:
+            raise SophiaError(rows_changed_error(rows, reason)) from None
+        completion_mask = (batch.pop("labels") != IGNORE_INDEX).long()
+        del batch["weights"], batch["behavior_logp"]
         return {**batch, "completion_mask": completion_mask}

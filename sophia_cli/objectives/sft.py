@@ -2,11 +2,11 @@
 
 import torch
 
-from sophia_cli.training.loss_inputs import Scored
+from sophia_cli.training.loss_inputs import LossInputs
 
-READS, PLAIN = "trajectories", True
+DATA_KIND, ACCEPTS_PLAIN_ROWS = "trajectories", True
 
 
-def loss(scored: Scored) -> torch.Tensor:
+def loss(scored: LossInputs) -> torch.Tensor:
     """The loss of one micro-batch, a scalar; weights play no part."""
-    return -scored.sums_B.sum() / scored.denominator
+    return -scored.logp_sums_B.sum() / scored.denominator

@@ -8,11 +8,11 @@ weights; so the sum over micro-batches and ranks does not depend on how the batc
 
 import torch
 
-from sophia_cli.training.loss_inputs import Scored
+from sophia_cli.training.loss_inputs import LossInputs
 
-READS = "trajectories"
+DATA_KIND = "trajectories"
 
 
-def loss(scored: Scored) -> torch.Tensor:
+def loss(scored: LossInputs) -> torch.Tensor:
     """The loss of one micro-batch, a scalar."""
-    return -(scored.weights_B * scored.sums_B).sum() / scored.denominator
+    return -(scored.weights_B * scored.logp_sums_B).sum() / scored.denominator

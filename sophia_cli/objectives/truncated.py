@@ -9,19 +9,19 @@ trajectory alone. Where µ was not stored (rows of other data, too), ρ_i is 1.
 
 import torch
 
-from sophia_cli.training.loss_inputs import Scored
+from sophia_cli.training.loss_inputs import LossInputs
 
-READS, NEEDS_BEHAVIOUR = "trajectories", True
-MOST = 2.0
+DATA_KIND, NEEDS_BEHAVIOR = "trajectories", True
+MAX_RATIO = 2.0
 
 
-def ratios(scored: Scored) -> torch.Tensor:
+def truncated_ratios(scored: LossInputs) -> torch.Tensor:
     """ρ of each trajectory, B."""
     tokens_B = scored.mask_BT.sum(dim=1).clamp(min=1)
-    logs_B = (scored.sums_B - scored.behaviour_B) / tokens_B
-    return logs_B.nan_to_num(nan=0.0).exp().clamp(max=MOST).detach()
+    logs_B = (scored.logp_sums_B - scored.behavior_logp_B) / tokens_B
+    return logs_B.nan_to_num(nan=0.0).exp().clamp(max=MAX_RATIO).detach()
 
 
-def loss(scored: Scored) -> torch.Tensor:
+def loss(scored: LossInputs) -> torch.Tensor:
     """The loss of one micro-batch, a scalar."""
-    return -(scored.weights_B * ratios(scored) * scored.sums_B).sum() / scored.denominator
+    return -(scored.weights_B * truncated_ratios(scored) * scored.logp_sums_B).sum() / scored.denominator

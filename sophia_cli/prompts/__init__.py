@@ -12,12 +12,12 @@ from typing import Any
 from sophia_cli.errors import UsageError
 from sophia_cli.records import OPTION_LETTERS, choices_of, need_text
 
-FOLDER = Path(__file__).parent
+PROMPT_DIR = Path(__file__).parent
 
 
 def load_prompt(name: str, style: str = "full") -> str:
     """The prompt `name` (caption, reason, slow_thinking) in the given style, without the final line break."""
-    return (FOLDER / style / f"{name}.txt").read_text(encoding="utf-8").rstrip("\n")
+    return (PROMPT_DIR / style / f"{name}.txt").read_text(encoding="utf-8").rstrip("\n")
 
 
 def chosen_prompt(file: Path | None, name: str, style: str, blanks: tuple[str, ...] = ()) -> str:
@@ -34,7 +34,7 @@ def chosen_prompt(file: Path | None, name: str, style: str, blanks: tuple[str, .
         raise UsageError(f"--prompt {file}: cannot be read ({error}); give a text file") from None
 
 
-def fill(template: str, values: Mapping[str, str]) -> str:
+def fill_template(template: str, values: Mapping[str, str]) -> str:
     """Replace each `{name}` that is a key of `values`; other braces stay, and filled-in text is not searched again."""
     pattern = "|".join(re.escape(f"{{{name}}}") for name in values)
     return re.sub(pattern, lambda match: values[match.group()[1:-1]], template)
@@ -55,9 +55,9 @@ def question_text(item: Mapping[str, Any]) -> str:
             re.search(rf"(^|[\s(（]){re.escape(letter)}[.):：．）]", item["question"])
             for letter in OPTION_LETTERS[: len(choices)]
         )
-    return "\n".join(lines if shown else [*lines, *lettered(choices)])
+    return "\n".join(lines if shown else [*lines, *lettered_choices(choices)])
 
 
-def lettered(choices: list[str]) -> list[str]:
+def lettered_choices(choices: list[str]) -> list[str]:
     """The options as they are written out: `A. 12`."""
     return [f"{letter}. {choice}" for letter, choice in zip(OPTION_LETTERS, choices, strict=False)]

@@ -7,26 +7,26 @@ import subprocess
 
 from sophia_cli.errors import UsageError
 
-ASK_SECONDS = 30.0
-A_GPU = re.compile(r"\d+|(?:GPU|MIG)-.+")
+NVIDIA_SMI_SECONDS = 30.0
+GPU_PATTERN = re.compile(r"\d+|(?:GPU|MIG)-.+")
 
 
-def visible() -> list[str]:
+def visible_gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; else all that nvidia-smi lists; maybe none.
 
     As CUDA reads it: the list ends at the first entry that names no GPU, such as -1. Raises UsageError for one named twice.
     """
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is None:
-        return [line.strip() for line in _nvidia_smi("--query-gpu=index")]
-    entries = itertools.takewhile(A_GPU.fullmatch, (entry.strip() for entry in named.split(",")))
+        return [line.strip() for line in _query_nvidia_smi("--query-gpu=index")]
+    entries = itertools.takewhile(GPU_PATTERN.fullmatch, (entry.strip() for entry in named.split(",")))
     found = list(entries)
     if len(set(found)) < len(found):
         raise UsageError(f"CUDA_VISIBLE_DEVICES {named}: names a GPU twice")
     return found
 
 
-def chosen(text: str) -> list[str]:
+def select_gpus(text: str) -> list[str]:
     """The GPUs that `--gpus 0-3,6` means: places in the list of visible ones, as everywhere in CUDA.
 
     Where nothing is known of GPUs (another vendor's), the numbers are taken as they are. Raises UsageError.
@@ -39,7 +39,7 @@ def chosen(text: str) -> list[str]:
         numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
     if not numbers or len(set(numbers)) < len(numbers):
         raise UsageError(f"--gpus {text}: names no GPU, or one of them twice; write it as in 0-3 or 0,2")
-    known = visible()
+    known = visible_gpus()
     if not known and "CUDA_VISIBLE_DEVICES" not in os.environ:
         return [str(number) for number in numbers]
     if max(numbers) >= len(known):
@@ -48,7 +48,7 @@ def chosen(text: str) -> list[str]:
     return [known[number] for number in numbers]
 
 
-def split(gpus: list[str], tensor_parallel: int) -> list[list[str]]:
+def split_replicas(gpus: list[str], tensor_parallel: int) -> list[list[str]]:
     """The GPUs of each replica; one replica without any where there are none. Raises UsageError when they do not divide."""
     if not gpus:
         return [[]]
@@ -57,22 +57,22 @@ def split(gpus: list[str], tensor_parallel: int) -> list[list[str]]:
     return [gpus[first : first + tensor_parallel] for first in range(0, len(gpus), tensor_parallel)]
 
 
-def holders(gpus: list[str]) -> list[str]:
+def gpu_holders(gpus: list[str]) -> list[str]:
     """`GPU 2: 71200 of 81559 MiB are held by process 4711 (python -m vllm…)`, for each of these GPUs that is held."""
     found = []
-    for line in _nvidia_smi("--query-gpu=index,uuid,memory.used,memory.total"):
+    for line in _query_nvidia_smi("--query-gpu=index,uuid,memory.used,memory.total"):
         index, uuid, used, total = (cell.strip() for cell in line.split(","))
         if gpus and index not in gpus and uuid not in gpus:
             continue
-        apps = [cells.split(",") for cells in _nvidia_smi("--query-compute-apps=gpu_uuid,pid,used_memory")]
+        apps = [cells.split(",") for cells in _query_nvidia_smi("--query-compute-apps=gpu_uuid,pid,used_memory")]
         processes = [pid.strip() for owner, pid, _ in apps if owner.strip() == uuid]
         if processes:
-            named = ", ".join(f"{pid} ({_command_of(pid)})" for pid in processes)
+            named = ", ".join(f"{pid} ({_process_command(pid)})" for pid in processes)
             found.append(f"GPU {index}: {used} of {total} MiB are held by process {named}")
     return found
 
 
-def _command_of(pid: str) -> str:
+def _process_command(pid: str) -> str:
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             words = file.read().replace(b"\0", b" ").decode("utf-8", "replace").strip()
@@ -81,11 +81,11 @@ def _command_of(pid: str) -> str:
     return words[:80] or "not visible from here"
 
 
-def _nvidia_smi(query: str) -> list[str]:
+def _query_nvidia_smi(query: str) -> list[str]:
     """The lines that nvidia-smi answers; none where it is missing or fails."""
     command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=ASK_SECONDS, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
     return [line for line in done.stdout.splitlines() if line.strip()]

@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-LOOK_SECONDS = 0.1
+POLL_SECONDS = 0.1
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -29,11 +29,11 @@ def main(grace: float, command: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     try:
-        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_guard)
+        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent)
     except OSError as error:
         print(f"{command[0]}: cannot be started ({error.strerror})", flush=True)
         return 127
-    while server.poll() is None and not told and not _owner_is_gone(LOOK_SECONDS):
+    while server.poll() is None and not told and not _owner_is_gone(POLL_SECONDS):
         pass
     if server.poll() is None:
         _signal_group(server.pid, signal.SIGTERM)
@@ -42,7 +42,7 @@ def main(grace: float, command: list[str]) -> int:
         except subprocess.TimeoutExpired:
             _signal_group(server.pid, signal.SIGKILL)
     code = server.wait()
-    _kill_the_rest(server.pid)
+    kill_descendants(server.pid)
     return code if code >= 0 else 128 - code
 
 
@@ -52,7 +52,7 @@ def _owner_is_gone(seconds: float) -> bool:
     return bool(readable) and os.read(0, 1) == b""
 
 
-def _die_with_guard() -> None:
+def _die_with_parent() -> None:
     """Should the guard itself be killed, the server is, too; nobody is left then to wait for a deaf one."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -67,10 +67,10 @@ def _signal_group(group: int, number: int) -> None:
         os.killpg(group, number)
 
 
-def _kill_the_rest(group: int) -> None:
+def kill_descendants(group: int) -> None:
     """Kills what the server left behind, until nothing is left: its group, and orphans that have become our children."""
     _signal_group(group, signal.SIGKILL)
-    while left := _descendants():
+    while left := list_descendants():
         for process in left:
             try:
                 os.kill(process, signal.SIGKILL)
@@ -81,10 +81,10 @@ def _kill_the_rest(group: int) -> None:
                 pass
         except ChildProcessError:
             return
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
-def _descendants() -> list[int]:
+def list_descendants() -> list[int]:
     """All processes below this one, as /proc shows them."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):

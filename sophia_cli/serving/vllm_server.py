@@ -18,33 +18,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sophia_cli.errors import SophiaError, UsageError
-from sophia_cli.models.aliases import Model
+from sophia_cli.models.aliases import ModelRef
 from sophia_cli.runtime.progress import log_info, log_line
 from sophia_cli.serving import gpus, supervisor
 from sophia_cli.serving.ports import free_port
 
-PATIENCE_SECONDS = 1800.0
+START_TIMEOUT_SECONDS = 1800.0
 GRACE_SECONDS = 10.0
 """Between SIGTERM and SIGKILL."""
-LOOK_SECONDS = 0.25
+POLL_SECONDS = 0.25
 TAIL_LINES = 30
-STARTS = 3
+MAX_STARTS = 3
 """Ports that are tried, should another process take one between our look and the server's."""
-SERVE_IT = "start such a server yourself and give its --base-url"
-OURS = {
+INSTALL_HINT = "start such a server yourself and give its --base-url"
+RESERVED_OPTIONS = {
     "--port": "`sophia serve --port` has it; the vllm backend takes a free one",
     "--host": "`sophia serve --host` has it",
     "--api-key": "set VLLM_API_KEY, which stands in no log",
-    "--uds": SERVE_IT,
-    "--root-path": SERVE_IT,
+    "--uds": INSTALL_HINT,
+    "--root-path": INSTALL_HINT,
 }
 PORT_TAKEN = "address already in use"
-EVERYWHERE = ("0.0.0.0", "::")
-ENTRY = "vllm.entrypoints.openai.api_server"
+ANY_HOST = ("0.0.0.0", "::")
+SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 
 
 @dataclass(frozen=True)
-class Setup:
+class ServerConfig:
     """How servers are started.
 
     gpus: as `--gpus` has it; None takes all that are visible. options: more of vLLM's own, as typed. patience: seconds until
@@ -54,33 +54,37 @@ class Setup:
     gpus: str | None = None
     tensor_parallel: int = 1
     options: str = ""
-    patience: float = PATIENCE_SECONDS
+    start_timeout: float = START_TIMEOUT_SECONDS
     shared_disk: bool = False
     host: str = "127.0.0.1"
     port: int = 0
 
     @property
-    def named(self) -> list[str]:
+    def given_options(self) -> list[str]:
         """The options among them that were given: no backend but vllm heeds them."""
-        given = {"--gpus": self.gpus, "--server-options": self.options, "--start-timeout": self.patience != PATIENCE_SECONDS}
+        given = {
+            "--gpus": self.gpus,
+            "--server-options": self.options,
+            "--start-timeout": self.start_timeout != START_TIMEOUT_SECONDS,
+        }
         given["--tensor-parallel"] = self.tensor_parallel != 1
         return [name for name, value in given.items() if value]
 
     def replicas(self) -> list[list[str]]:
         """The GPUs of each replica. Raises UsageError."""
-        found = gpus.visible() if self.gpus is None else gpus.chosen(self.gpus)
-        return gpus.split(found, self.tensor_parallel)
+        found = gpus.visible_gpus() if self.gpus is None else gpus.select_gpus(self.gpus)
+        return gpus.split_replicas(found, self.tensor_parallel)
 
 
 def can_serve() -> bool:
     """Whether vLLM and a GPU are there."""
-    return bool(importlib.util.find_spec("vllm") or shutil.which("vllm")) and bool(gpus.visible())
+    return bool(importlib.util.find_spec("vllm") or shutil.which("vllm")) and bool(gpus.visible_gpus())
 
 
 def vllm_command() -> list[str]:
     """What runs vLLM's server: this Python if it has vLLM, else the one beside the `vllm` on PATH. Raises UsageError."""
     if importlib.util.find_spec("vllm"):
-        return [sys.executable, "-m", ENTRY]
+        return [sys.executable, "-m", SERVER_MODULE]
     script = shutil.which("vllm")
     if script is None:
         raise UsageError(
@@ -88,67 +92,67 @@ def vllm_command() -> list[str]:
             "or give --base-url of a server that runs"
         )
     python = Path(script).resolve().parent / "python"
-    return [str(python), "-m", ENTRY] if python.exists() else [script, "serve"]
+    return [str(python), "-m", SERVER_MODULE] if python.exists() else [script, "serve"]
 
 
 @dataclass
-class Server:
+class VLLMServer:
     """One replica: where it answers, its log, and its guard. mark: a name of the model by which we know our own server."""
 
-    model: Model
-    setup: Setup
+    model: ModelRef
+    config: ServerConfig
     number: int
     gpus: list[str]
     port: int = 0
     log: Path = Path()
     supervisor: "subprocess.Popen[bytes] | None" = None
-    well: bool = False
+    ready: bool = False
     starts: int = 0
-    mark: str = field(default_factory=lambda: f"sophia-{secrets.token_hex(4)}")
+    served_alias: str = field(default_factory=lambda: f"sophia-{secrets.token_hex(4)}")
 
     @property
     def url(self) -> str:
         """Where clients find it, those on other machines included when it listens to all."""
-        host = socket.gethostname() if self.setup.host in EVERYWHERE else self.setup.host
-        return f"http://{bracketed(host)}:{self.port}/v1"
+        host = socket.gethostname() if self.config.host in ANY_HOST else self.config.host
+        return f"http://{bracket_ipv6(host)}:{self.port}/v1"
 
     def start(self) -> None:
         """Starts the server on a free port, or on the one that was asked for."""
         self.starts += 1
-        self.port = free_port(self.setup.host, self.setup.port and self.setup.port + self.number)
+        self.port = free_port(self.config.host, self.config.port and self.config.port + self.number)
         self.log = log_file(self.model, self.port)
         environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1"}  # nothing phones home
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
         else:
             environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # two servers would be bound to the same cores
-        command = [sys.executable, "-I", str(Path(supervisor.__file__)), str(GRACE_SECONDS), *self.command()]
+        command = [sys.executable, "-I", str(Path(supervisor.__file__)), str(GRACE_SECONDS), *self.command_line()]
         with self.log.open("wb") as log:
             log.write(f"{shlex.join(command[4:])}\n".encode())
             log.flush()
-            self.guard = subprocess.Popen(
+            self.supervisor_process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
             )
 
-    def command(self) -> list[str]:
+    def command_line(self) -> list[str]:
         """The server's command line; what the user gives comes last and so wins."""
-        names = dict.fromkeys((self.model.name, self.model.path, self.mark))
+        names = dict.fromkeys((self.model.name, self.model.path, self.served_alias))
         command = [*vllm_command(), "--model", self.model.path, "--served-model-name", *names]
-        command += ["--host", self.setup.host, "--port", str(self.port), "--disable-uvicorn-access-log"]
-        if self.setup.tensor_parallel > 1:
-            command += ["--tensor-parallel-size", str(self.setup.tensor_parallel)]
-        if self.setup.shared_disk:
+        command += ["--host", self.config.host, "--port", str(self.port), "--disable-uvicorn-access-log"]
+        if self.config.tensor_parallel > 1:
+            command += ["--tensor-parallel-size", str(self.config.tensor_parallel)]
+        if self.config.shared_disk:
             command += ["--allowed-local-media-path", "/"]
-        return [*command, *words(self.model.default("vllm", "options", "")), *words(self.setup.options)]
+        return [*command, *split_options(self.model.default("vllm", "options", "")), *split_options(self.config.options)]
 
-    def ended(self) -> int | None:
+    def exit_code(self) -> int | None:
         """Its exit code, if it has ended."""
-        return self.guard.poll() if self.guard else None
+        return self.supervisor_process.poll() if self.supervisor_process else None
 
-    def answers(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether it says that it is well, and it is ours, not another's on the same port."""
-        host = "localhost" if self.setup.host in EVERYWHERE else self.setup.host
-        address = f"http://{bracketed(host)}:{self.port}"
+        host = "localhost" if self.config.host in ANY_HOST else self.config.host
+        address = f"http://{bracket_ipv6(host)}:{self.port}"
         key = os.environ.get("VLLM_API_KEY")
         headers = {"Authorization": f"Bearer {key.strip()}"} if key else {}
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -156,50 +160,52 @@ class Server:
             with direct.open(f"{address}/health", timeout=5):
                 pass
             with direct.open(urllib.request.Request(f"{address}/v1/models", headers=headers), timeout=5) as answer:
-                return self.mark.encode() in answer.read(1 << 20)
+                return self.served_alias.encode() in answer.read(1 << 20)
         except (OSError, ValueError, http.client.HTTPException):
             return False
 
-    def tail(self) -> str:
+    def log_tail(self) -> str:
         """The last lines of its log."""
         with self.log.open("rb") as log:
             log.seek(max(0, self.log.stat().st_size - 100_000))
             lines = log.read().decode("utf-8", "replace").splitlines()
         return "\n".join(lines[-TAIL_LINES:])
 
-    def where(self) -> str:
+    def location_text(self) -> str:
         return f"GPU {','.join(self.gpus)}" if self.gpus else "the CPU"
 
 
 @dataclass
-class Servers:
+class VLLMServers:
     """All replicas of one model. `stop` may be called from any thread, at any time, and more than once."""
 
-    model: Model
-    setup: Setup
-    each: list[Server] = field(default_factory=list)
+    model: ModelRef
+    config: ServerConfig
+    replicas: list[VLLMServer] = field(default_factory=list)
     stopped: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self) -> None:
         """Starts every replica and waits until all are well. Raises SophiaError when one ends or takes too long."""
-        self.each = [Server(self.model, self.setup, number, part) for number, part in enumerate(self.setup.replicas())]
+        self.replicas = [
+            VLLMServer(self.model, self.config, number, part) for number, part in enumerate(self.config.replicas())
+        ]
         began = time.monotonic()
-        for server in self.each:
-            self._start(server)
-        logs = ", ".join(str(server.log) for server in self.each)
-        places = ", ".join(server.where() for server in self.each)
-        log_info(f"{self.model.name}: starting {len(self.each)} vLLM on {places}; log {logs}")
-        while not all(server.well for server in self.each):
-            for server in self.each:
-                server.well = server.well or self._look(server)
-            if time.monotonic() - began > self.setup.patience:
-                slow = next(server for server in self.each if not server.well)
-                self._fail(slow, f"is not well after {self.setup.patience:.0f} s (--start-timeout)")
-            time.sleep(LOOK_SECONDS)
+        for server in self.replicas:
+            self._start_server(server)
+        logs = ", ".join(str(server.log) for server in self.replicas)
+        places = ", ".join(server.location_text() for server in self.replicas)
+        log_info(f"{self.model.name}: starting {len(self.replicas)} vLLM on {places}; log {logs}")
+        while not all(server.ready for server in self.replicas):
+            for server in self.replicas:
+                server.ready = server.ready or self._poll_server(server)
+            if time.monotonic() - began > self.config.start_timeout:
+                slow = next(server for server in self.replicas if not server.ready)
+                self._fail_start(slow, f"is not well after {self.config.start_timeout:.0f} s (--start-timeout)")
+            time.sleep(POLL_SECONDS)
         log_info(f"{self.model.name}: ready after {time.monotonic() - began:.0f} s")
 
-    def _start(self, server: Server) -> None:
+    def _start_server(self, server: VLLMServer) -> None:
         with self.lock:
             if self.stopped:
                 raise SophiaError(f"{self.model.name}: ended while its servers were starting")
@@ -208,37 +214,37 @@ class Servers:
             except OSError as error:
                 raise SophiaError(f"{self.model.name}: its server cannot be started ({error.strerror or error})") from None
 
-    def _look(self, server: Server) -> bool:
+    def _poll_server(self, server: VLLMServer) -> bool:
         """Whether a server is well by now; one whose port was taken is started on another."""
-        code = server.ended()
+        code = server.exit_code()
         if code is None:
-            return server.answers()
-        if PORT_TAKEN in server.tail().casefold() and server.starts < STARTS and not self.setup.port:
-            self._start(server)
+            return server.is_ready()
+        if PORT_TAKEN in server.log_tail().casefold() and server.starts < MAX_STARTS and not self.config.port:
+            self._start_server(server)
             return False
-        self._fail(server, f"ended with code {code} before it was ready")
+        self._fail_start(server, f"ended with code {code} before it was ready")
         return False
 
-    def _fail(self, server: Server, what: str) -> None:
+    def _fail_start(self, server: VLLMServer, what: str) -> None:
         """Ends all and raises SophiaError, with the end of the log above it and who holds its GPUs."""
         if not self.stopped:
-            log_line(server.tail())
-        held = "; ".join(gpus.holders(server.gpus)) if server.ended() is not None else ""
+            log_line(server.log_tail())
+        held = "; ".join(gpus.gpu_holders(server.gpus)) if server.exit_code() is not None else ""
         self.stop()
         raise SophiaError(
-            f"{self.model.name}: the server on {server.where()} {what}; its log is {server.log}"
+            f"{self.model.name}: the server on {server.location_text()} {what}; its log is {server.log}"
             + (f"; {held}: end it, or name others with --gpus" if held else "")
         )
 
-    def ended(self) -> list[Server]:
+    def ended_servers(self) -> list[VLLMServer]:
         """Those that have ended though nobody told them to."""
-        return [] if self.stopped else [server for server in self.each if server.ended() is not None]
+        return [] if self.stopped else [server for server in self.replicas if server.exit_code() is not None]
 
     def stop(self) -> None:
         """Ends all of them and waits until they are gone, `GRACE_SECONDS` and a little at most."""
         with self.lock:
             self.stopped = True
-            guards = [server.guard for server in self.each if server.guard]
+            guards = [server.supervisor_process for server in self.replicas if server.supervisor_process]
         for process in guards:
             if process.stdin:
                 process.stdin.close()
@@ -249,22 +255,22 @@ class Servers:
             except subprocess.TimeoutExpired:
                 log_line(f"{self.model.name}: server {process.pid} does not end; it is being killed")
 
-    def watch(self, told: Callable[[Server, str], None]) -> None:
+    def watch_servers(self, told: Callable[[VLLMServer, str], None]) -> None:
         """Looks, in a thread of its own, after servers that end by themselves, and tells of each once."""
 
         def look() -> None:
             known: set[int] = set()
             while not self.stopped:
-                for server in self.ended():
+                for server in self.ended_servers():
                     if server.number not in known and not self.stopped:
                         known.add(server.number)
-                        told(server, f"the server ended with code {server.ended()}; its log is {server.log}")
-                time.sleep(LOOK_SECONDS)
+                        told(server, f"the server ended with code {server.exit_code()}; its log is {server.log}")
+                time.sleep(POLL_SECONDS)
 
         threading.Thread(target=look, daemon=True).start()
 
 
-def words(options: str) -> list[str]:
+def split_options(options: str) -> list[str]:
     """Options as a shell would split them. Raises UsageError, for those that are ours to give or hold a secret, too."""
     try:
         given = shlex.split(options)
@@ -272,16 +278,18 @@ def words(options: str) -> list[str]:
         raise UsageError(f"--server-options {options}: {error}; quote it as for a shell") from None
     for word in given:
         option = word.partition("=")[0].replace("_", "-")
-        if option in OURS or option.startswith("--ssl-"):
-            raise UsageError(f"--server-options: {option} is not for you to give here; {OURS.get(option, SERVE_IT)}")
+        if option in RESERVED_OPTIONS or option.startswith("--ssl-"):
+            raise UsageError(
+                f"--server-options: {option} is not for you to give here; {RESERVED_OPTIONS.get(option, INSTALL_HINT)}"
+            )
     return given
 
 
-def bracketed(host: str) -> str:
+def bracket_ipv6(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def log_file(model: Model, port: int) -> Path:
+def log_file(model: ModelRef, port: int) -> Path:
     """Where a server's log goes: `$XDG_STATE_HOME/sophia/MODEL-HOST-PORT-PID.log`, ~/.local/state by default."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", model.name).strip("-") or "model"
     folder = os.environ.get("XDG_STATE_HOME") or "~/.local/state"

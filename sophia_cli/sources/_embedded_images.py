@@ -7,7 +7,7 @@ from sophia_cli.io.images import data_uri
 from sophia_cli.records import Record
 
 
-def without_decoding(data: Any) -> Iterator[dict[str, Any]]:
+def read_undecoded(data: Any) -> Iterator[dict[str, Any]]:
     """Rows with images left as the bytes or paths they were stored as."""
     from datasets import Image
 
@@ -23,7 +23,7 @@ def merge_images(rows: Iterable[dict[str, Any]], where: str, merged: bool) -> It
     merged: where there is no `image`, all image columns become it.
     """
     for number, row in enumerate(rows, 1):
-        fields = {name: _reference(value) for name, value in row.items()}
+        fields = {name: _image_reference(value) for name, value in row.items()}
         if not merged:
             yield Record(fields, f"{where}:{number}")
             continue
@@ -44,9 +44,9 @@ def _are_images(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(map(_is_image, value))
 
 
-def _reference(value: Any) -> Any:
+def _image_reference(value: Any) -> Any:
     if _are_images(value):
-        return [_reference(part) for part in value]
+        return [_image_reference(part) for part in value]
     if isinstance(value, dict) and _is_image(value):
         return data_uri(value["bytes"]) if value["bytes"] is not None else value["path"]
     return value

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sophia_cli.errors import InputError, UsageError
 from sophia_cli.records import Record
-from sophia_cli.sources._embedded_images import merge_images, without_decoding
+from sophia_cli.sources._embedded_images import merge_images, read_undecoded
 
 
 def read_datasets_folder(folder: Path, merged: bool) -> Iterator[Record]:
@@ -20,4 +20,4 @@ def read_datasets_folder(folder: Path, merged: bool) -> Iterator[Record]:
         raise UsageError(
             f"{folder}: holds the splits {', '.join(loaded)}; give one of them, as in {folder}/{next(iter(loaded))}"
         )
-    yield from merge_images(without_decoding(loaded), str(folder), merged)
+    yield from merge_images(read_undecoded(loaded), str(folder), merged)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from sophia_cli.errors import InputError, UsageError
 from sophia_cli.records import Record
-from sophia_cli.sources._embedded_images import merge_images, without_decoding
+from sophia_cli.sources._embedded_images import merge_images, read_undecoded
 
 
 def read_hub(name: str, merged: bool) -> Iterator[Record]:
@@ -21,4 +21,4 @@ def read_hub(name: str, merged: bool) -> Iterator[Record]:
         raise InputError(
             f"hf:{name}: cannot be loaded ({type(error).__name__}: {error}); check name, config, split and network"
         ) from None
-    yield from merge_images(without_decoding(data), f"hf:{name}", merged)
+    yield from merge_images(read_undecoded(data), f"hf:{name}", merged)

@@ -9,21 +9,21 @@ from sophia_cli.errors import InputError
 from sophia_cli.io.jsonl import parse_records
 from sophia_cli.records import Record
 
-LAYOUT = "a folder needs metadata.jsonl or metadata.csv with `file_name`, `question` and `answer`"
+LAYOUT_HINT = "a folder needs metadata.jsonl or metadata.csv with `file_name`, `question` and `answer`"
 
 
 def read_image_folder(folder: Path) -> Iterator[Record]:
     if (folder / "metadata.jsonl").exists():
         path = folder / "metadata.jsonl"
         with path.open("rb") as stream:
-            yield from _with_images(parse_records(stream, str(path)), folder)
+            yield from _resolve_file_names(parse_records(stream, str(path)), folder)
     elif (folder / "metadata.csv").exists():
-        yield from _with_images(_csv(folder / "metadata.csv"), folder)
+        yield from _resolve_file_names(_read_csv(folder / "metadata.csv"), folder)
     else:
-        raise InputError(f"{folder}: no metadata.jsonl in it; {LAYOUT}")
+        raise InputError(f"{folder}: no metadata.jsonl in it; {LAYOUT_HINT}")
 
 
-def _csv(path: Path) -> Iterator[Record]:
+def _read_csv(path: Path) -> Iterator[Record]:
     """Rows of a CSV file; `choices` is a JSON list there."""
     with path.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.DictReader(stream)
@@ -40,7 +40,7 @@ def _csv(path: Path) -> Iterator[Record]:
             raise InputError(f"{path}:{reader.line_num}: cannot be read ({error}); mend the line") from None
 
 
-def _with_images(rows: Iterable[Record], folder: Path) -> Iterator[Record]:
+def _resolve_file_names(rows: Iterable[Record], folder: Path) -> Iterator[Record]:
     """`file_name`, relative to the folder, becomes `image`, relative to the working directory."""
     for row in rows:
         name = row.get("file_name")

@@ -9,7 +9,7 @@ from sophia_cli.io.jsonl import read_records
 from sophia_cli.records import Record, image_list, item_id, where_of
 from sophia_cli.sources.datasets_folder import read_datasets_folder
 from sophia_cli.sources.hub import read_hub
-from sophia_cli.sources.image_folder import LAYOUT, read_image_folder
+from sophia_cli.sources.image_folder import LAYOUT_HINT, read_image_folder
 from sophia_cli.sources.parquet import read_parquet
 
 
@@ -20,7 +20,7 @@ def read_items(source: str, distinct: bool = True) -> Iterator[Record]:
     where they are to be `distinct`.
     """
     seen: dict[str, str] = {}
-    for row in _rows(source):
+    for row in _source_rows(source):
         try:
             item = with_id(row)
         except RecordError as error:
@@ -49,10 +49,10 @@ def read_rows(source: str) -> Iterator[Record]:
 
     A data set of the hub is downloaded first, and kept: a benchmark is asked again. Raises UsageError, InputError.
     """
-    return _rows(source, merged=False)
+    return _source_rows(source, merged=False)
 
 
-def _rows(source: str, merged: bool = True) -> Iterator[Record]:
+def _source_rows(source: str, merged: bool = True) -> Iterator[Record]:
     path = Path(source)
     if source == "-":
         return read_records(["-"])
@@ -68,7 +68,7 @@ def _rows(source: str, merged: bool = True) -> Iterator[Record]:
         return read_parquet(path, merged)
     if {".jsonl", ".json"} & set(path.suffixes):
         return read_records([source])
-    raise UsageError(f"{source}: not a source; {LAYOUT}, a file ends in .jsonl or .parquet")
+    raise UsageError(f"{source}: not a source; {LAYOUT_HINT}, a file ends in .jsonl or .parquet")
 
 
 def with_id(row: Record) -> Record:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # most steps run no model
 
 
 @dataclass(frozen=True)
-class Common:
+class StepOptions:
     """The options that every step has."""
 
     out: Path | None = None
@@ -25,12 +25,12 @@ class Common:
     force: bool = False
 
     @property
-    def part(self) -> Shard:
+    def parsed_shard(self) -> Shard:
         return Shard.parse(self.shard)
 
-    def expected(self, rows: int | None, each: int) -> int | None:
+    def expected_records(self, rows: int | None, each: int) -> int | None:
         """How many records a step will write for so many rows of its source, when that is known."""
         if rows is None:
             return None
-        mine = len(range(self.part.index, rows, self.part.count))
+        mine = len(range(self.parsed_shard.index, rows, self.parsed_shard.count))
         return each * (mine if self.limit is None else min(mine, self.limit))

@@ -16,7 +16,7 @@ from sophia_cli.io.record_writer import RecordWriter, ResumeFilter
 from sophia_cli.io.stdio import claim_stdout
 from sophia_cli.records import Record, has_failed, record_name
 from sophia_cli.runtime.progress import Progress, log_line, set_quiet
-from sophia_cli.steps._common import Common
+from sophia_cli.steps._common import StepOptions
 
 if TYPE_CHECKING:  # most steps run no model
     from sophia_cli.inference.backend_options import LazyBackend
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # most steps run no model
 def run_step(
     step: str,
     key: str,
-    common: Common,
+    common: StepOptions,
     settings: dict[str, Any],
     produce: Callable[[RecordWriter, RecordCounter], Iterator[Record] | Iterator[Record | bytes]],
     total: int | None = None,
@@ -51,7 +51,7 @@ def run_step(
     """
     if common.out and common.tee:
         raise UsageError("-o and --tee are two ways to write one file; give one of them")
-    part = common.part
+    part = common.parsed_shard
     file = common.out or common.tee
     check_output_file(file, inputs or [])
     identity = {**settings, "seed": common.seed, "shard": str(part), **({"inputs": inputs} if anew else {})}

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from sophia_cli.errors import InputError
-from sophia_cli.evaluation.audit import FAULTS, agreement, hidden
-from sophia_cli.evaluation.report import NONE, percent
+from sophia_cli.evaluation.audit import FAULTS, judge_labels_file, label_agreement
+from sophia_cli.evaluation.report import NO_VALUE, format_percent
 from sophia_cli.io.jsonl import write_json
 from sophia_cli.io.paths import check_side_files
 from sophia_cli.runtime.progress import stderr_console
@@ -13,17 +13,17 @@ from sophia_cli.runtime.progress import stderr_console
 
 def run(sheet: Path, summary_file: Path | None) -> int:
     """`sophia agreement`: reads the sheet and the judge's labels beside it, shows how far they agree. The exit code."""
-    check_side_files([summary_file], [str(sheet), str(hidden(sheet))])
-    figures = agreement(sheet)
+    check_side_files([summary_file], [str(sheet), str(judge_labels_file(sheet))])
+    figures = label_agreement(sheet)
     if not any(found["n"] for found in figures.values()):
         raise InputError(f"{sheet}: no answer is labelled by both; write yes or no under {' and '.join(FAULTS)}")
-    show(figures)
+    print_agreement(figures)
     if summary_file:
         write_json(summary_file, figures)
     return 0
 
 
-def show(figures: dict[str, Any]) -> None:
+def print_agreement(figures: dict[str, Any]) -> None:
     """The agreement as a table on stderr."""
     from rich.table import Table
 
@@ -31,7 +31,7 @@ def show(figures: dict[str, Any]) -> None:
     for heading in ("fault", "answers", "person", "judge", "agreed", "κ"):
         table.add_column(heading, justify="left" if heading == "fault" else "right")
     for fault, found in figures.items():
-        kappa = NONE if found["kappa"] is None else f"{found['kappa']:.2f}"
-        cells = [percent(found[name]) for name in ("person", "judge", "agreed")]
+        kappa = NO_VALUE if found["kappa"] is None else f"{found['kappa']:.2f}"
+        cells = [format_percent(found[name]) for name in ("person", "judge", "agreed")]
         table.add_row(FAULTS[fault], str(found["n"]), *cells, kappa)
     stderr_console().print(table)

@@ -16,16 +16,16 @@ from sophia_cli.io.record_writer import RecordWriter
 from sophia_cli.prompts import chosen_prompt
 from sophia_cli.records import STEP_FIELDS, Record, caption_id, error_record, has_failed, image_list, sample_seed, where_of
 from sophia_cli.sources.items import count_items, read_items
-from sophia_cli.steps._common import Common
+from sophia_cli.steps._common import StepOptions
 from sophia_cli.steps._runner import run_step
 
-STEP, KEY = "caption", "caption_id"
-LONGEST = 32768
+STEP, ID_FIELD = "caption", "caption_id"
+DEFAULT_MAX_TOKENS = 32768
 """The paper's longest caption, in tokens."""
 
 
 def run(
-    common: Common,
+    common: StepOptions,
     source: str,
     model: str,
     k: int,
@@ -36,31 +36,35 @@ def run(
     """`sophia caption`: reads the source, samples with the model, writes records. Returns the exit code."""
     chosen = place.resolve_model(model)
     backend = place.make_backend(chosen)
-    sampling = sampling.with_defaults(chosen, STEP, LONGEST)
-    prompt = chosen_prompt(prompt_file, STEP, chosen.prompts)
-    items = common.part.take(read_items(source), common.limit)
+    sampling = sampling.with_defaults(chosen, STEP, DEFAULT_MAX_TOKENS)
+    prompt = chosen_prompt(prompt_file, STEP, chosen.prompt_style)
+    items = common.parsed_shard.take(read_items(source), common.limit)
     if common.dry_run:
         return show_plan(
-            STEP, _jobs(items, prompt, k, sampling, common.seed, RecordWriter(KEY, None)), chosen, sampling, {"K": k}
+            STEP,
+            _make_jobs(items, prompt, k, sampling, common.seed, RecordWriter(ID_FIELD, None)),
+            chosen,
+            sampling,
+            {"K": k},
         )
     settings = {**chosen.identity, "prompt": prompt, "k": k, **sampling.manifest_settings()}
 
     def produce(output: RecordWriter, counter: RecordCounter) -> Iterator[Record]:
-        return caption(counter.count_records(items), backend, model, prompt, k, sampling, common.seed, output)
+        return sample_captions(counter.count_records(items), backend, model, prompt, k, sampling, common.seed, output)
 
     return run_step(
         STEP,
-        KEY,
+        ID_FIELD,
         common,
         settings,
         produce,
-        total=common.expected(count_items(source), k),
+        total=common.expected_records(count_items(source), k),
         tokens_field="caption_tokens",
         backend=backend,
     )
 
 
-def caption(
+def sample_captions(
     items: Iterable[Record],
     backend: Backend,
     model: str,
@@ -82,10 +86,10 @@ def caption(
         }
         return Record({**job.record, **fields}, where_of(job.record))
 
-    return sample_records(_jobs(items, prompt, k, sampling, seed, output), backend, finish)
+    return sample_records(_make_jobs(items, prompt, k, sampling, seed, output), backend, finish)
 
 
-def _jobs(
+def _make_jobs(
     items: Iterable[Record], prompt: str, k: int, sampling: SamplingParams, seed: int, output: RecordWriter
 ) -> Iterator[Job | Record]:
     for item in items:
@@ -96,15 +100,15 @@ def _jobs(
                 raise RecordError(item["error"])
             messages = description_request(item, prompt)
         except RecordError as error:
-            yield from (error_record(item, str(error), _ids(item, number, k)) for number in range(k))
+            yield from (error_record(item, str(error), _record_ids(item, number, k)) for number in range(k))
             continue
         for number in range(k):
-            ids = _ids(item, number, k)
+            ids = _record_ids(item, number, k)
             if not output.skip_finished(ids["caption_id"]):
                 yield Job(item, ids, Request(messages, sampling, sample_seed(seed, item["id"], number)))
 
 
-def _ids(item: Record, number: int, k: int) -> dict[str, Any]:
+def _record_ids(item: Record, number: int, k: int) -> dict[str, Any]:
     return {"caption_id": caption_id(item["id"], number), "caption_count": k}
 
 

@@ -15,7 +15,7 @@ import orjson
 
 from sophia_cli.errors import InputError, RecordError
 from sophia_cli.evaluation import statistics
-from sophia_cli.evaluation.report import percent
+from sophia_cli.evaluation.report import format_percent
 from sophia_cli.io.jsonl import read_records, to_line, write_json
 from sophia_cli.io.paths import check_side_files
 from sophia_cli.io.stdio import claim_stdout
@@ -27,31 +27,31 @@ MEAN = "mean"
 
 
 @dataclass
-class Answered:
+class GradedQuestion:
     """The graded samples of one question in one run. asked: question and gold answer, to tell it from another of its id."""
 
     benchmark: str
     cluster: str
-    asked: str
+    question_key: str
     scores: list[float] = field(default_factory=list)
 
     @property
-    def mean(self) -> float:
+    def mean_score(self) -> float:
         return sum(self.scores) / len(self.scores)
 
 
 @dataclass(frozen=True)
-class Pair:
+class QuestionPair:
     """One question in both runs."""
 
     id: str
-    one: Answered
-    other: Answered
+    first: GradedQuestion
+    second: GradedQuestion
 
     @property
     def difference(self) -> float:
         """How much better the second run is."""
-        return self.other.mean - self.one.mean
+        return self.second.mean_score - self.first.mean_score
 
 
 def run(one: str, other: str, summary_file: Path | None, quiet: bool) -> int:
@@ -59,12 +59,12 @@ def run(one: str, other: str, summary_file: Path | None, quiet: bool) -> int:
     check_side_files([summary_file], [one, other])
     files, left = (one, other), (Counter[str](), Counter[str]())
     try:
-        runs = [answered(read_records([file]), without) for file, without in zip(files, left, strict=True)]
+        runs = [graded_questions(read_records([file]), without) for file, without in zip(files, left, strict=True)]
     except RecordError as error:
         raise InputError(str(error)) from None
-    pairs = paired_up(files, *runs)
+    pairs = pair_questions(files, *runs)
     stdout = claim_stdout()
-    for flipped in flips(pairs):
+    for flipped in flipped_questions(pairs):
         stdout.write(to_line(flipped))
     stdout.flush()
     only = [len(run) - len(pairs) for run in runs]
@@ -74,35 +74,37 @@ def run(one: str, other: str, summary_file: Path | None, quiet: bool) -> int:
         for why, count in without.items():
             log_line(f"compare: {count:,} samples of {file} {why}; they are left out", quiet)
     counts = {"only_in_one": only, "left_out": [dict(without) for without in left]}
-    figures = {"runs": list(files), **counts, "compared": compared(pairs)}
+    figures = {"runs": list(files), **counts, "compared": comparison_figures(pairs)}
     if not quiet:
-        show(figures)
+        print_comparison(figures)
     if summary_file:
         write_json(summary_file, figures)
     return 0
 
 
-def paired_up(files: tuple[str, str], one: dict[str, Answered], other: dict[str, Answered]) -> list[Pair]:
+def pair_questions(
+    files: tuple[str, str], one: dict[str, GradedQuestion], other: dict[str, GradedQuestion]
+) -> list[QuestionPair]:
     """The questions that both runs have graded samples of.
 
     Raises InputError when there are none, and where one id is of two questions.
     """
-    pairs = [Pair(name, one[name], other[name]) for name in one if name in other]
+    pairs = [QuestionPair(name, one[name], other[name]) for name in one if name in other]
     both = " and ".join(files)
     if not pairs:
         raise InputError(f"{both}: have no graded question in common; give two runs of the same benchmark")
     for pair in pairs:
-        if (pair.one.benchmark, pair.one.asked) != (pair.other.benchmark, pair.other.asked):
+        if (pair.first.benchmark, pair.first.question_key) != (pair.second.benchmark, pair.second.question_key):
             raise InputError(f"{both}: {pair.id} is another question in each; give two runs of the same questions")
     return pairs
 
 
-def answered(records: Iterable[Record], left: Counter[str]) -> dict[str, Answered]:
+def graded_questions(records: Iterable[Record], left: Counter[str]) -> dict[str, GradedQuestion]:
     """The graded questions of a run, by id; `left` counts the samples that have no grade, by cause.
 
     Raises RecordError for what is not `eval`'s, InputError for a sample twice.
     """
-    found: dict[str, Answered] = {}
+    found: dict[str, GradedQuestion] = {}
     seen: dict[str, str] = {}
     for record in records:
         if has_failed(record):
@@ -119,37 +121,42 @@ def answered(records: Iterable[Record], left: Counter[str]) -> dict[str, Answere
             asked = orjson.dumps([record.get("question"), record.get("answer")]).decode("utf-8", "replace")
             benchmark, cluster = str(record.get("benchmark", "?")), record.get("cluster")
             cluster = name if cluster is None else str(cluster)
-            found.setdefault(name, Answered(benchmark, cluster, asked)).scores.append(score)
+            found.setdefault(name, GradedQuestion(benchmark, cluster, asked)).scores.append(score)
     return found
 
 
-def flips(pairs: Iterable[Pair]) -> Iterator[dict[str, Any]]:
+def flipped_questions(pairs: Iterable[QuestionPair]) -> Iterator[dict[str, Any]]:
     """The questions of which the runs do not score the same."""
     for pair in pairs:
         if pair.difference:
-            yield {"id": pair.id, "benchmark": pair.one.benchmark, "one": pair.one.mean, "other": pair.other.mean}
+            yield {
+                "id": pair.id,
+                "benchmark": pair.first.benchmark,
+                "one": pair.first.mean_score,
+                "other": pair.second.mean_score,
+            }
 
 
-def compared(pairs: list[Pair]) -> dict[str, dict[str, Any]]:
+def comparison_figures(pairs: list[QuestionPair]) -> dict[str, dict[str, Any]]:
     """The figures of each benchmark, and where there are several, of the means over them, as `eval` has it."""
-    groups: dict[str, list[Pair]] = defaultdict(list)
+    groups: dict[str, list[QuestionPair]] = defaultdict(list)
     for pair in pairs:
-        groups[pair.one.benchmark].append(pair)
-    found = {name: _figures([members]) for name, members in groups.items()}
-    return found if len(found) == 1 else {**found, MEAN: _figures(list(groups.values()))}
+        groups[pair.first.benchmark].append(pair)
+    found = {name: _benchmark_figures([members]) for name, members in groups.items()}
+    return found if len(found) == 1 else {**found, MEAN: _benchmark_figures(list(groups.values()))}
 
 
-def _figures(benchmarks: list[list[Pair]]) -> dict[str, Any]:
+def _benchmark_figures(benchmarks: list[list[QuestionPair]]) -> dict[str, Any]:
     """Accuracies as means over questions, the second minus the first with 95% interval and p, and who wins how often.
 
     Of several benchmarks, every one counts alike.
     """
     of_all = [pair for pairs in benchmarks for pair in pairs]
-    found = statistics.paired([_differences(pairs) for pairs in benchmarks])
+    found = statistics.paired_difference([_cluster_differences(pairs) for pairs in benchmarks])
     return {
         "questions": len(of_all),
-        "one": _mean([_mean([pair.one.mean for pair in pairs]) for pairs in benchmarks]),
-        "other": _mean([_mean([pair.other.mean for pair in pairs]) for pairs in benchmarks]),
+        "one": _mean_score([_mean_score([pair.first.mean_score for pair in pairs]) for pairs in benchmarks]),
+        "other": _mean_score([_mean_score([pair.second.mean_score for pair in pairs]) for pairs in benchmarks]),
         "difference": found.difference,
         "ci95": list(found.ci95),
         "p": found.p,
@@ -158,19 +165,19 @@ def _figures(benchmarks: list[list[Pair]]) -> dict[str, Any]:
     }
 
 
-def _mean(values: list[float]) -> float:
+def _mean_score(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def _differences(pairs: list[Pair]) -> list[list[float]]:
+def _cluster_differences(pairs: list[QuestionPair]) -> list[list[float]]:
     """Of one benchmark, those of a cluster together."""
     clusters: dict[str, list[float]] = defaultdict(list)
     for pair in pairs:
-        clusters[pair.one.cluster].append(pair.difference)
+        clusters[pair.first.cluster].append(pair.difference)
     return list(clusters.values())
 
 
-def show(figures: Mapping[str, Any]) -> None:
+def print_comparison(figures: Mapping[str, Any]) -> None:
     """The comparison as a table on stderr."""
     from rich.markup import escape
     from rich.table import Table
@@ -181,7 +188,7 @@ def show(figures: Mapping[str, Any]) -> None:
         table.add_column(heading, justify="left" if heading == "benchmark" else "right")
     for name, found in figures["compared"].items():
         low, high = found["ci95"]
-        cells = [percent(found["one"]), percent(found["other"]), f"{100 * found['difference']:+.1f}"]
+        cells = [format_percent(found["one"]), format_percent(found["other"]), f"{100 * found['difference']:+.1f}"]
         cells += [f"{100 * low:+.1f}…{100 * high:+.1f}", "<0.001" if found["p"] < 0.001 else f"{found['p']:.3f}"]
         table.add_row(escape(name), *cells, f"{found['wins']:,}", f"{found['losses']:,}")
     stderr_console().print(table)

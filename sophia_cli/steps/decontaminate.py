@@ -7,68 +7,76 @@ by what images look like, too. Every pair is named; what stays goes out as it ca
 from collections.abc import Iterator
 from pathlib import Path
 
-from sophia_cli.decontamination.benchmark_index import NEEDED, STEP, Benchmark, Rules
-from sophia_cli.decontamination.report import Report, Tally
+from sophia_cli.decontamination.benchmark_index import REQUIRED_FIELDS, STEP, BenchmarkIndex, OverlapRules
+from sophia_cli.decontamination.report import DropCounts, OverlapReport
 from sophia_cli.errors import UsageError
 from sophia_cli.inference.backend_options import BackendOptions
 from sophia_cli.io.counter import RecordCounter
 from sophia_cli.io.jsonl import read_records
 from sophia_cli.io.paths import check_side_files
 from sophia_cli.io.record_writer import RecordWriter
-from sophia_cli.judge.same_problem import _judge, by_judge
+from sophia_cli.judge.same_problem import apply_same_problem_judge, make_same_problem_judge
 from sophia_cli.records import Record, error_record
 from sophia_cli.runtime.progress import log_line
-from sophia_cli.steps._common import Common
+from sophia_cli.steps._common import StepOptions
 from sophia_cli.steps._runner import run_step
 
 
 def run(
-    common: Common,
+    common: StepOptions,
     files: list[str],
     against: list[str],
-    rules: Rules,
+    rules: OverlapRules,
     report: Path | None,
     judge_model: str | None,
     place: BackendOptions,
 ) -> int:
     """`sophia decontaminate`: reads records, passes on those that overlap no benchmark. Returns the exit code."""
-    if rules.match not in NEEDED:
-        raise UsageError(f"--match {rules.match}: choose from {', '.join(NEEDED)}")
+    if rules.match not in REQUIRED_FIELDS:
+        raise UsageError(f"--match {rules.match}: choose from {', '.join(REQUIRED_FIELDS)}")
     if "-" in files and "-" in against:
         raise UsageError("--against -: stdin holds the records already; give the benchmark as a file")
-    _refuse_report(report, common, [*files, *against])
-    judge, judged_by = (None, {}) if judge_model is None else _judge(judge_model, common.seed, place)
-    benchmark = Benchmark(against, rules)
+    _check_report_file(report, common, [*files, *against])
+    judge, judged_by = (None, {}) if judge_model is None else make_same_problem_judge(judge_model, common.seed, place)
+    benchmark = BenchmarkIndex(against, rules)
     if common.dry_run:
         log_line(f"{STEP}: {rules}, against {len(benchmark.items)} items of {', '.join(against)}; nothing read")
         return 0
-    tally = Tally()
+    tally = DropCounts()
     settings = {**vars(rules), "against": against, **judged_by}
 
     def produce(output: RecordWriter, counter: RecordCounter) -> Iterator[Record]:
-        records = counter.count_records(common.part.take(read_records(files), common.limit))
-        checked = benchmark.check(records)
-        with Report(report, benchmark) as told:
-            for each in checked if judge is None else by_judge(checked, judge, benchmark):
+        records = counter.count_records(common.parsed_shard.take(read_records(files), common.limit))
+        checked = benchmark.check_records(records)
+        with OverlapReport(report, benchmark) as told:
+            for each in checked if judge is None else apply_same_problem_judge(checked, judge, benchmark):
                 if each.fault:
                     yield error_record(each.record, each.fault, {})
                     continue
                 pairs = each.overlaps(rules.match)
-                told.tell(each, pairs)
-                tally.note(pairs)
+                told.report_record(each, pairs)
+                tally.count_pairs(pairs)
                 if not pairs:
                     yield each.record
         output.failed += benchmark.unreadable
 
     backend = judge.backend if judge else None
     code = run_step(
-        STEP, "id", common, settings, produce, inputs=[*files, *against], anew=True, backend=backend, report=tally.report
+        STEP,
+        "id",
+        common,
+        settings,
+        produce,
+        inputs=[*files, *against],
+        anew=True,
+        backend=backend,
+        report=tally.to_manifest,
     )
-    log_line(tally.line(rules), common.quiet)
+    log_line(tally.summary_line(rules), common.quiet)
     return code
 
 
-def _refuse_report(report: Path | None, common: Common, inputs: list[str]) -> None:
+def _check_report_file(report: Path | None, common: StepOptions, inputs: list[str]) -> None:
     """Raises UsageError where the report would be written over what is read, or over what is left."""
     check_side_files([report], inputs, (common.out, common.tee))
     if report and any(Path(source).is_dir() and Path(source).resolve() in report.resolve().parents for source in inputs):

@@ -14,9 +14,9 @@ from typing import Any
 
 from sophia_cli.errors import SOME_FAILED, RecordError, UsageError
 from sophia_cli.evaluation import audit, paper_results, report
-from sophia_cli.evaluation.audit import Draw
-from sophia_cli.evaluation.benchmark_items import Benchmark
-from sophia_cli.evaluation.metrics import Tally, summarised
+from sophia_cli.evaluation.audit import AuditSample
+from sophia_cli.evaluation.benchmark_items import EvalBenchmark
+from sophia_cli.evaluation.metrics import BenchmarkMetrics, run_figures
 from sophia_cli.inference.backend_options import BackendOptions
 from sophia_cli.inference.sampler import sample_records, show_plan
 from sophia_cli.inference.types import Backend, Completion, Job, Request, SamplingParams
@@ -24,7 +24,7 @@ from sophia_cli.io.counter import RecordCounter
 from sophia_cli.io.jsonl import write_json
 from sophia_cli.io.paths import check_side_files
 from sophia_cli.io.record_writer import RecordWriter
-from sophia_cli.judge.answer_judge import Judge, by_judge, in_parts, judge_of
+from sophia_cli.judge.answer_judge import AnswerJudge, apply_judge, is_multi_part, make_judge
 from sophia_cli.prompts import chosen_prompt, question_text
 from sophia_cli.records import (
     JUDGE_FIELDS,
@@ -38,18 +38,18 @@ from sophia_cli.records import (
     where_of,
 )
 from sophia_cli.runtime.progress import log_line, stderr_console
-from sophia_cli.steps._common import Common
+from sophia_cli.steps._common import StepOptions
 from sophia_cli.steps._runner import run_step
-from sophia_cli.verifier.types import Verify
+from sophia_cli.verifier.types import VerifyFunction
 
-STEP, KEY = "eval", "sample_id"
-LONGEST = 16384
+STEP, ID_FIELD = "eval", "sample_id"
+DEFAULT_MAX_TOKENS = 16384
 """The paper's longest answer at evaluation, in tokens."""
-MARK = re.compile(r"<image (\d+)>")
+IMAGE_TAG = re.compile(r"<image (\d+)>")
 
 
 @dataclass(frozen=True)
-class Asking:
+class PromptConfig:
     """How questions are asked: the system prompt, n samples of each, how they are sampled; a hint instead of their own."""
 
     system: str
@@ -60,129 +60,129 @@ class Asking:
 
 
 @dataclass(frozen=True)
-class Judging:
+class JudgeOptions:
     """Who judges (`--judge`; None: rules alone), where it runs, and whether it is asked about everything."""
 
-    name: str | None
+    model: str | None
     everything: bool
-    place: BackendOptions
+    backend_options: BackendOptions
 
-    def settled(self, seed: int) -> tuple[Judge | None, dict[str, Any]]:
+    def build_judge(self, seed: int) -> tuple[AnswerJudge | None, dict[str, Any]]:
         """The judge, and what of it makes the records what they are. Raises UsageError."""
-        if self.name is None:
+        if self.model is None:
             if self.everything:
                 raise UsageError("--judge-all: says what to ask a judge about; name one with --judge MODEL")
             return None, {}
-        judge, settings = judge_of(self.name, self.everything, seed, self.place)
+        judge, settings = make_judge(self.model, self.everything, seed, self.backend_options)
         return judge, settings | {"judge_extract_prompt": judge.extract_prompt}
 
 
 @dataclass(frozen=True)
-class Auditing:
+class AuditOptions:
     """Who audits answers (`--audit`; None: nobody), where it runs, how many, and the sheet for a person."""
 
-    name: str | None
-    place: BackendOptions
+    model: str | None
+    backend_options: BackendOptions
     size: int
-    sheet: Path | None
+    labels_csv: Path | None
 
-    def settled(self, seed: int) -> Judge | None:
+    def build_auditor(self, seed: int) -> AnswerJudge | None:
         """The judge of the audit. Raises UsageError."""
-        if self.name is None:
-            if self.sheet:
+        if self.model is None:
+            if self.labels_csv:
                 raise UsageError("--labels-csv: is of an audit; name who audits with --audit MODEL")
             return None
-        return judge_of(self.name, True, seed, self.place, prompt="audit")[0]
+        return make_judge(self.model, True, seed, self.backend_options, prompt="audit")[0]
 
 
 @dataclass(frozen=True)
-class Told:
+class ReportOptions:
     """Where the figures go, and what goes with them: a JSON file, a Markdown file, more categories, the paper's rows."""
 
     summary: Path | None = None
-    card: Path | None = None
+    model_card: Path | None = None
     by: tuple[str, ...] = ()
     paper: bool = False
 
 
 def run(
-    common: Common,
+    common: StepOptions,
     model: str,
-    asked: list[Benchmark],
+    asked: list[EvalBenchmark],
     n: int,
     sampling: SamplingParams,
     prompt: Path | None,
     hint: str | None,
-    judging: Judging,
-    auditing: Auditing,
-    told: Told,
+    judging: JudgeOptions,
+    auditing: AuditOptions,
+    told: ReportOptions,
     place: BackendOptions,
 ) -> int:
     """`sophia eval`: asks, judges, writes records, and prints the accuracy on stderr. Returns the exit code."""
     chosen = place.resolve_model(model)
     backend = place.make_backend(chosen)
-    system = chosen_prompt(prompt, "slow_thinking", chosen.prompts)
-    asking = Asking(system, n, sampling.with_defaults(chosen, STEP, LONGEST), common.seed, hint)
-    items = common.part.take(chain.from_iterable(benchmark.items() for benchmark in asked), common.limit)
+    system = chosen_prompt(prompt, "slow_thinking", chosen.prompt_style)
+    asking = PromptConfig(system, n, sampling.with_defaults(chosen, STEP, DEFAULT_MAX_TOKENS), common.seed, hint)
+    items = common.parsed_shard.take(chain.from_iterable(benchmark.read_items() for benchmark in asked), common.limit)
     if common.dry_run:
-        return show_plan(STEP, _jobs(items, asking, RecordWriter(KEY, None)), chosen, asking.sampling, {"n": n})
-    sources, sheet = [benchmark.place for benchmark in asked if benchmark.place], auditing.sheet
-    beside = (told.summary, told.card, sheet, sheet and audit.hidden(sheet))
+        return show_plan(STEP, _make_jobs(items, asking, RecordWriter(ID_FIELD, None)), chosen, asking.sampling, {"n": n})
+    sources, sheet = [benchmark.source for benchmark in asked if benchmark.source], auditing.labels_csv
+    beside = (told.summary, told.model_card, sheet, sheet and audit.judge_labels_file(sheet))
     check_side_files(beside, sources, (common.out, common.tee))
     if sheet and not common.force:
-        audit.refuse_labelled(sheet)
-    judge, judged_by = judging.settled(common.seed)
-    auditor, drawn = auditing.settled(common.seed), Draw(auditing.size, common.seed)
-    judged = frozenset(benchmark.name for benchmark in asked if benchmark.judged or judging.everything)
+        audit.check_not_labeled(sheet)
+    judge, judged_by = judging.build_judge(common.seed)
+    auditor, drawn = auditing.build_auditor(common.seed), AuditSample(auditing.size, common.seed)
+    judged = frozenset(benchmark.name for benchmark in asked if benchmark.is_llm_judged or judging.everything)
     if judge is None and judged:
         log_line(
             f"eval: the paper had a model judge {', '.join(sorted(judged))}; here rules do (--judge MODEL)", common.quiet
         )
-    settings = {**chosen.identity, **_settings(asked, asking), **judged_by}
+    settings = {**chosen.identity, **_identity_settings(asked, asking), **judged_by}
     from sophia_cli.verifier import verify
 
-    tallies = {benchmark.name: Tally((*benchmark.by, *told.by)) for benchmark in asked}
+    tallies = {benchmark.name: BenchmarkMetrics((*benchmark.category_fields, *told.by)) for benchmark in asked}
 
     def asks(record: Record) -> bool:
         """The judge is asked about what rules left open, and where the paper asked one; what was cut off holds no answer."""
         return record["reward"] is None or (record["benchmark"] in judged and record["verdict"] != "truncated")
 
     def produce(output: RecordWriter, counter: RecordCounter) -> Iterator[Record]:
-        records = evaluate(counter.count_records(items), backend, verify, asking, output)
-        return records if judge is None else by_judge(records, judge, asks, verify)
+        records = sample_answers(counter.count_records(items), backend, verify, asking, output)
+        return records if judge is None else apply_judge(records, judge, asks, verify)
 
     def observe(record: Record) -> None:
-        tallies[record["benchmark"]].add(record)
+        tallies[record["benchmark"]].add_record(record)
         if auditor:
-            drawn.add(record)
+            drawn.add_record(record)
 
     with judge.backend if judge else contextlib.nullcontext():
         code = run_step(
             STEP,
-            KEY,
+            ID_FIELD,
             common,
             settings,
             produce,
-            common.expected(_questions(asked), n),
+            common.expected_records(_question_count(asked), n),
             tokens_field="response_tokens",
             observe=observe,
             backend=backend,
             inputs=sources,
         )
-    figures: dict[str, Any] = {**summarised(model, tallies), "settings": {**settings, "seed": common.seed}}
-    _tell(figures, told, common.quiet)
+    figures: dict[str, Any] = {**run_figures(model, tallies), "settings": {**settings, "seed": common.seed}}
+    _print_report(figures, told, common.quiet)
     if auditor is None:
         return code
-    figures["audit"], failures = _audit(auditor, drawn.records, auditing.sheet)
+    figures["audit"], failures = _run_audit(auditor, drawn.drawn_records, auditing.labels_csv)
     if not common.quiet:
         stderr_console().print(report.audit_table(figures))
-    _write(figures, told)
+    _write_report(figures, told)
     return code or (SOME_FAILED if failures else 0)
 
 
-def _settings(asked: list[Benchmark], asking: Asking) -> dict[str, Any]:
+def _identity_settings(asked: list[EvalBenchmark], asking: PromptConfig) -> dict[str, Any]:
     """What of the questions and of how they are asked makes the records what they are."""
-    data = ",".join(benchmark.place or benchmark.name for benchmark in asked)
+    data = ",".join(benchmark.source or benchmark.name for benchmark in asked)
     found = {"data": data, "system": asking.system, "n": asking.n, **asking.sampling.manifest_settings()}
     if asking.hint is not None:
         found["hint"] = asking.hint
@@ -191,53 +191,56 @@ def _settings(asked: list[Benchmark], asking: Asking) -> dict[str, Any]:
     return found
 
 
-def _questions(asked: list[Benchmark]) -> int | None:
+def _question_count(asked: list[EvalBenchmark]) -> int | None:
     """How many questions all have, where that is known beforehand."""
-    counts = [benchmark.count() for benchmark in asked]
+    counts = [benchmark.count_questions() for benchmark in asked]
     return None if None in counts else sum(count for count in counts if count is not None)
 
 
-def _audit(auditor: Judge, records: list[Record], sheet: Path | None) -> tuple[dict[str, Any], int]:
+def _run_audit(auditor: AnswerJudge, records: list[Record], sheet: Path | None) -> tuple[dict[str, Any], int]:
     """The shares of faults that the auditor finds in the answers drawn, and how often it failed.
 
     The sheet is for a person who labels the same.
     """
     with auditor.backend:
-        said = list(audit.audited(records, auditor))
+        said = list(audit.audit_records(records, auditor))
     lost = [each for each in said if has_failed(each)]
     for each in lost:
         log_line(f"eval: {record_name(each)} is not audited: {each['error']}")
     labels = {str(each["sample_id"]): {fault: each.get(fault) for fault in audit.FAULTS} for each in said}
     if sheet:
-        audit.write_sheet(sheet, records, labels)
+        audit.write_labels_csv(sheet, records, labels)
         log_line(f"eval: {len(records)} answers are in {sheet}: fill in yes or no, then `sophia agreement {sheet}`")
-    return {"judge": auditor.name, **audit.shares(labels.values())}, len(lost)
+    return {"judge": auditor.name, **audit.fault_shares(labels.values())}, len(lost)
 
 
-def _tell(figures: dict[str, Any], told: Told, quiet: bool) -> None:
+def _print_report(figures: dict[str, Any], told: ReportOptions, quiet: bool) -> None:
     if not quiet:
-        for table in report.tables(figures):
+        for table in report.report_tables(figures):
             stderr_console().print(table)
         if told.paper:
-            stderr_console().print(paper_results.table(figures))
-    _write(figures, told)
+            stderr_console().print(paper_results.comparison_table(figures))
+    _write_report(figures, told)
 
 
-def _write(figures: dict[str, Any], told: Told) -> None:
+def _write_report(figures: dict[str, Any], told: ReportOptions) -> None:
     if told.summary:
-        write_json(told.summary, {**figures, "paper": paper_results.MEANS} if told.paper else figures)
-    if told.card:
-        report.write_card(told.card, figures, paper_results.rows(figures) if told.paper else [])
+        write_json(told.summary, {**figures, "paper": paper_results.PAPER_MEANS} if told.paper else figures)
+    if told.model_card:
+        report.write_model_card(told.model_card, figures, paper_results.comparison_rows(figures) if told.paper else [])
 
 
-def evaluate(
-    items: Iterable[Record], backend: Backend, verify: Verify, asking: Asking, output: RecordWriter
+def sample_answers(
+    items: Iterable[Record], backend: Backend, verify: VerifyFunction, asking: PromptConfig, output: RecordWriter
 ) -> Iterator[Record]:
     """n records a question, each with one answer and its verdict by rules."""
 
     def finish(job: Job, completion: Completion) -> Record:
         verdict = verify(completion.text, job.record, truncated=completion.finish_reason == "length")
-        if in_parts(job.record) and verdict.verdict in ("correct", "wrong"):  # rules compare the whole alone: if only what
+        if is_multi_part(job.record) and verdict.verdict in (
+            "correct",
+            "wrong",
+        ):  # rules compare the whole alone: if only what
             verdict = replace(verdict, verdict="ungradable", verified_by="several parts")  # is right counted, all would be
         fields: dict[str, Any] = {
             **job.ids,
@@ -252,10 +255,10 @@ def evaluate(
         asked = {name: value for name, value in job.record.items() if name not in JUDGE_FIELDS}  # of an earlier run
         return Record({**asked, **fields}, where_of(job.record))
 
-    return sample_records(_jobs(items, asking, output), backend, finish, keeps_empty=True)
+    return sample_records(_make_jobs(items, asking, output), backend, finish, keeps_empty=True)
 
 
-def _jobs(items: Iterable[Record], asking: Asking, output: RecordWriter) -> Iterator[Job | Record]:
+def _make_jobs(items: Iterable[Record], asking: PromptConfig, output: RecordWriter) -> Iterator[Job | Record]:
     for item in items:
         ids = [{"sample_id": sample_id(item["id"], number)} for number in range(asking.n)]
         try:
@@ -279,15 +282,15 @@ def answer_request(item: Record, system: str, hint: str | None = None) -> list[d
     if item.get("answer") is None:
         raise RecordError(f"{where_of(item)}: field `answer` is missing; give the gold answer in the source")
     images = image_list(item)
-    named = {int(number) for number in MARK.findall(text)} & set(range(1, len(images) + 1))
-    content = [_image(image) for number, image in enumerate(images, 1) if number not in named]
-    for place, piece in enumerate(MARK.split(text)):
+    named = {int(number) for number in IMAGE_TAG.findall(text)} & set(range(1, len(images) + 1))
+    content = [_image_part(image) for number, image in enumerate(images, 1) if number not in named]
+    for place, piece in enumerate(IMAGE_TAG.split(text)):
         if place % 2 and int(piece) in named:
-            content.append(_image(images[int(piece) - 1]))
+            content.append(_image_part(images[int(piece) - 1]))
         elif piece := f"<image {piece}>" if place % 2 else piece:
             content.append({"type": "text", "text": piece})
     return [{"role": "system", "content": system}, {"role": "user", "content": content}]
 
 
-def _image(reference: str) -> dict[str, Any]:
+def _image_part(reference: str) -> dict[str, Any]:
     return {"type": "image", "image": reference}

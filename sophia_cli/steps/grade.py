@@ -13,18 +13,18 @@ from sophia_cli.inference.backend_options import BackendOptions
 from sophia_cli.io.counter import RecordCounter
 from sophia_cli.io.jsonl import read_records
 from sophia_cli.io.record_writer import RecordWriter
-from sophia_cli.judge.answer_judge import Judge, by_judge, judge_of
+from sophia_cli.judge.answer_judge import AnswerJudge, apply_judge, make_judge
 from sophia_cli.records import Record, has_failed, need_text, record_name, where_of
 from sophia_cli.runtime.progress import log_line
 from sophia_cli.runtime.worker_pool import ordered_map
-from sophia_cli.steps._common import Common
+from sophia_cli.steps._common import StepOptions
 from sophia_cli.steps._runner import run_step
 from sophia_cli.verifier.caption_leak import mentions_caption
 from sophia_cli.verifier.types import Verdict
 
-STEP, KEY = "grade", "trajectory_id"
+STEP, ID_FIELD = "grade", "trajectory_id"
 MADE_BY = "`sophia reason` writes it"
-PATIENCE = 60.0
+EXTRA_WAIT_SECONDS = 60.0
 """Seconds beyond the limit of algebra after which a worker that says nothing is replaced: it may be starting up."""
 ITEM_FIELDS = ("answer", "choices", "answer_type", "tolerance", "precision", "unit", "language")
 TASK_FIELDS = ("error", "trajectory_id", "trajectory", "finish_reason", *ITEM_FIELDS)
@@ -32,7 +32,7 @@ TASK_FIELDS = ("error", "trajectory_id", "trajectory", "finish_reason", *ITEM_FI
 
 
 def run(
-    common: Common,
+    common: StepOptions,
     files: list[str],
     workers: int,
     seconds: float,
@@ -43,81 +43,81 @@ def run(
     """`sophia grade`: reads trajectories, judges them, writes records in their order. Returns the exit code."""
     if judge_all and judge_model is None:
         raise UsageError("--judge-all: says what to ask a judge about; name one with --judge MODEL")
-    judge, settings = (None, {}) if judge_model is None else judge_of(judge_model, judge_all, common.seed, place)
-    records = common.part.take(read_records(files), common.limit)
+    judge, settings = (None, {}) if judge_model is None else make_judge(judge_model, judge_all, common.seed, place)
+    records = common.parsed_shard.take(read_records(files), common.limit)
     if common.dry_run:
         return _show_plan(next(records, None), workers, seconds, judge, judge_all)
 
     def produce(output: RecordWriter, counter: RecordCounter) -> Iterator[Record]:
-        return grade(counter.count_records(records), workers, seconds, output, judge, judge_all)
+        return grade_records(counter.count_records(records), workers, seconds, output, judge, judge_all)
 
     backend = judge.backend if judge else None
-    return run_step(STEP, KEY, common, settings, produce, inputs=files, ordered=True, backend=backend)
+    return run_step(STEP, ID_FIELD, common, settings, produce, inputs=files, ordered=True, backend=backend)
 
 
-def _show_plan(first: Record | None, workers: int, seconds: float, judge: Judge | None, judge_all: bool) -> int:
+def _show_plan(first: Record | None, workers: int, seconds: float, judge: AnswerJudge | None, judge_all: bool) -> int:
     name = "nothing to grade" if first is None else f"first {record_name(first)}"
     log_line(f"grade: {workers} workers, {seconds} s for algebra on one answer, {name}")
     if judge and first is not None:
         log_line(f"--- judge {judge.name}, {judge.sampling}, asked about {'all' if judge_all else 'what rules left open'}")
-        log_line(judge.question(first, None))
+        log_line(judge.make_question(first, None))
     return 0
 
 
-def grade(
+def grade_records(
     records: Iterable[Record],
     workers: int,
     seconds: float,
     output: RecordWriter,
-    judge: Judge | None = None,
+    judge: AnswerJudge | None = None,
     judge_all: bool = False,
 ) -> Iterator[Record]:
     """The records in their order, each with its verdict; those that `output` has done already are left out."""
-    todo = (record for record in records if not output.skip_finished(str(record.get(KEY, ""))))
-    judged_by_rules = by_rules(todo, workers, seconds)
+    todo = (record for record in records if not output.skip_finished(str(record.get(ID_FIELD, ""))))
+    judged_by_rules = grade_by_rules(todo, workers, seconds)
     if judge is None:
         return judged_by_rules
-    return by_judge(judged_by_rules, judge, partial(asked_about, everything=judge_all))
+    return apply_judge(judged_by_rules, judge, partial(needs_judge, everything=judge_all))
 
 
-def by_rules(records: Iterable[Record], workers: int, seconds: float) -> Iterator[Record]:
+def grade_by_rules(records: Iterable[Record], workers: int, seconds: float) -> Iterator[Record]:
     """The records with the fields of `grade`, in their order. One worker needs no process but that of algebra."""
-    work = partial(fields_of, seconds=seconds)
+    work = partial(grade_fields, seconds=seconds)
     if workers <= 1:
         pairs: Iterator[tuple[Record, dict[str, Any]]] = ((record, work(record)) for record in records)
     else:
-        pairs = ordered_map(work, records, workers, _task, seconds + PATIENCE, _lost)
+        pairs = ordered_map(work, records, workers, _grading_task, seconds + EXTRA_WAIT_SECONDS, _lost_worker_fields)
     for record, fields in pairs:
         yield Record({**record, **fields}, where_of(record))
 
 
-def _task(record: Record) -> Record:
+def _grading_task(record: Record) -> Record:
     return Record({field: record[field] for field in TASK_FIELDS if field in record}, where_of(record))
 
 
-def _lost(record: Record, outcome: str) -> dict[str, Any]:
+def _lost_worker_fields(record: Record, outcome: str) -> dict[str, Any]:
     """The fields of a record whose worker died under it, or said nothing for too long."""
-    return _fields(Verdict(outcome, None, "worker lost"), mentions_caption(str(record.get("trajectory", ""))))
+    return _verdict_fields(Verdict(outcome, None, "worker lost"), mentions_caption(str(record.get("trajectory", ""))))
 
 
-def fields_of(record: Record, seconds: float) -> dict[str, Any]:
+def grade_fields(record: Record, seconds: float) -> dict[str, Any]:
     """The fields that `grade` adds. A record that failed before gets verdict `error` and reward null."""
     from sophia_cli.verifier import verify
 
     if has_failed(record):
-        return _fields(Verdict("error", None, "an earlier step failed"), None)
+        return _verdict_fields(Verdict("error", None, "an earlier step failed"), None)
     try:
-        need_text(record, KEY, MADE_BY)
+        need_text(record, ID_FIELD, MADE_BY)
         trajectory = need_text(record, "trajectory", MADE_BY, empty=True)
         if record.get("answer") is None:
             raise RecordError(f"{where_of(record)}: field `answer` is missing; give the gold answer in the source")
         verdict = verify(trajectory, record, truncated=record.get("finish_reason") == "length", seconds=seconds)
     except RecordError as error:
-        return {**_fields(Verdict("error", None, "unreadable record"), None), "error": str(error)}
-    return _fields(verdict, mentions_caption(trajectory))
+        return {**_verdict_fields(Verdict("error", None, "unreadable record"), None), "error": str(error)}
+    return _verdict_fields(verdict, mentions_caption(trajectory))
 
 
-def _fields(verdict: Verdict, mentions: bool | None) -> dict[str, Any]:
+def _verdict_fields(verdict: Verdict, mentions: bool | None) -> dict[str, Any]:
     return {
         "extracted": verdict.extracted,
         "verdict": verdict.verdict,
@@ -127,7 +127,7 @@ def _fields(verdict: Verdict, mentions: bool | None) -> dict[str, Any]:
     }
 
 
-def asked_about(record: Record, everything: bool) -> bool:
+def needs_judge(record: Record, everything: bool) -> bool:
     """Whether a judge is asked: about what rules left open, or about all. Raises InputError where that cannot be undone."""
     if everything and record.get("stop_alpha") is not None:
         raise InputError(

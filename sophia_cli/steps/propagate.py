@@ -22,13 +22,13 @@ from sophia_cli.rewards.loading import decode_lines, load_table, make_lookup
 from sophia_cli.rewards.table import FAILED, NOT_TRAJECTORY, PROPAGATED, TrajectoryTable
 from sophia_cli.rewards.trajectory import SelectionRule, decode_checked
 from sophia_cli.runtime.progress import log_line
-from sophia_cli.steps._common import Common
+from sophia_cli.steps._common import StepOptions
 from sophia_cli.steps._runner import run_step
 
 SELECTIONS = ("shortest", "random", "all")
 
 
-def run(common: Common, files: list[str], rule: SelectionRule, only_selected: bool, only_unsolved: bool) -> int:
+def run(common: StepOptions, files: list[str], rule: SelectionRule, only_selected: bool, only_unsolved: bool) -> int:
     """`sophia propagate`: reads graded records, writes them with rewards and weights. Returns the exit code."""
     if only_selected and only_unsolved:
         raise UsageError("--selected and --unsolved ask for different records; give one of them")
@@ -43,12 +43,12 @@ def run(common: Common, files: list[str], rule: SelectionRule, only_selected: bo
     key = "caption_id" if emit == "unsolved" else "trajectory_id"
 
     def produce(output: RecordWriter, counter: RecordCounter) -> Iterator[Record | bytes]:
-        return propagate(RereadableInputs(files), rule, common.part, common.limit, emit, output, counter)
+        return propagate_records(RereadableInputs(files), rule, common.parsed_shard, common.limit, emit, output, counter)
 
     return run_step("propagate", key, common, {**asdict(rule), "emit": emit}, produce, inputs=files, anew=True)
 
 
-def propagate(
+def propagate_records(
     lines: RereadableInputs,
     rule: SelectionRule,
     part: Shard,
@@ -64,7 +64,7 @@ def propagate(
     """
     ledger = TrajectoryTable(rule)
     if lines.from_pipe and emit != "unsolved":
-        yield from _as_they_come(lines, ledger, part, limit, emit, output, counter)
+        yield from _propagate_stream(lines, ledger, part, limit, emit, output, counter)
         return
     bad = dict(load_table(lines, ledger, counter))
     import numpy as np  # only now, so that those who read start at once
@@ -74,17 +74,17 @@ def propagate(
     mine = rows_in_shard(ledger, part, limit)
     if emit != "all":
         odd = mine & (as_numpy(ledger.marks) & (NOT_TRAJECTORY | FAILED) != 0)
-        _name_failures(lines, ledger, np.flatnonzero(odd).tolist(), bad, output)
+        _log_failures(lines, ledger, np.flatnonzero(odd).tolist(), bad, output)
     choice = select_trajectories(ledger, mine, make_lookup(lines, ledger))
     if emit == "unsolved":
-        yield from _captions(lines, [ledger.offsets[row] for row in np.flatnonzero(mine & ~choice.solved)])
+        yield from _unsolved_captions(lines, [ledger.offsets[row] for row in np.flatnonzero(mine & ~choice.solved)])
         return
     rows = np.flatnonzero(mine & choice.selected if emit == "selected" else mine)
     rewards, kept = choice.rewards[rows].tolist(), choice.selected[rows].tolist()
-    yield from _annotated(lines, ledger, rows.tolist(), rewards, kept, bad)
+    yield from _annotate_lines(lines, ledger, rows.tolist(), rewards, kept, bad)
 
 
-def _as_they_come(
+def _propagate_stream(
     lines: RereadableInputs,
     ledger: TrajectoryTable,
     part: Shard,
@@ -101,7 +101,7 @@ def _as_they_come(
         out = [(row, reward, state == SELECTED) for row, state, reward in arriving.pop_ready() if state in wanted]
         if out:
             rows, rewards, kept = map(list, zip(*out, strict=True))
-            yield from _annotated(lines, ledger, rows, rewards, kept, bad)
+            yield from _annotate_lines(lines, ledger, rows, rewards, kept, bad)
 
     arriving = StreamingSelector(ledger, make_lookup(lines, ledger), part, limit)
     bad: dict[int, str] = {}
@@ -116,25 +116,25 @@ def _as_they_come(
             ledger.add_rows([row], [place], [content])
         arriving.add_last_row()
         if emit != "all" and arriving.states[-1] == PASS_THROUGH:  # no trajectory, or one that failed
-            _name_failures(lines, ledger, [len(ledger) - 1], bad, output)
+            _log_failures(lines, ledger, [len(ledger) - 1], bad, output)
         yield from leaving()
     arriving.finish_input()
     yield from leaving()
 
 
-def _name_failures(
+def _log_failures(
     lines: RereadableInputs, ledger: TrajectoryTable, rows: list[int], bad: dict[int, str], output: RecordWriter
 ) -> None:
     """Names those of these rows that failed, and would go out if all did; an earlier step's failure is none of this step."""
     for row, line in zip(rows, lines.lines_at(ledger.offsets[row] for row in rows), strict=True):
         record = parse_record(line, bad.get(row, ""))
         if row in bad:
-            output.log_failure(_with_error(record))
+            output.log_failure(_error_fields(record))
         elif has_failed(record):
             log_line(f"propagate: {record_name(record)} is left out, it failed before: {record['error']}")
 
 
-def _annotated(
+def _annotate_lines(
     lines: RereadableInputs,
     ledger: TrajectoryTable,
     rows: list[int],
@@ -150,7 +150,7 @@ def _annotated(
     for row, line, reward, selected in zip(rows, found, rewards, kept, strict=True):
         if ledger.marks[row] & (NOT_TRAJECTORY | FAILED):
             record = parse_record(line, bad.get(row, ""))
-            yield _with_error(record) if row in bad else record
+            yield _error_fields(record) if row in bad else record
             continue
         if xxh3_64_intdigest(line) != ledger.contents[row]:
             raise file_changed_error(", ".join(lines.paths))
@@ -161,7 +161,7 @@ def _annotated(
             yield line.removeprefix(BOM_UTF8).rstrip()[:-1] + b"," + orjson.dumps(fields)[1:] + b"\n"
 
 
-def _with_error(record: Record) -> Record:
+def _error_fields(record: Record) -> Record:
     """A record of which no facts can be read, with the reason."""
     try:
         decode_checked(record)
@@ -170,7 +170,7 @@ def _with_error(record: Record) -> Record:
     raise file_changed_error(record.where)
 
 
-def _captions(lines: RereadableInputs, places: list[int]) -> Iterator[Record]:
+def _unsolved_captions(lines: RereadableInputs, places: list[int]) -> Iterator[Record]:
     """The captions of unsolved items, once each, as `caption` wrote them."""
     seen = set()
     for line in lines.lines_at(places):

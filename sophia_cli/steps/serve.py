@@ -10,24 +10,24 @@ import orjson
 
 from sophia_cli.errors import INTERRUPTED, SophiaError
 from sophia_cli.io.stdio import claim_stdout
-from sophia_cli.models.aliases import resolve
+from sophia_cli.models.aliases import resolve_model
 from sophia_cli.runtime.progress import log_line
-from sophia_cli.serving.vllm_server import LOOK_SECONDS, Servers, Setup
+from sophia_cli.serving.vllm_server import POLL_SECONDS, ServerConfig, VLLMServers
 
 
-def run(model: str, setup: Setup) -> int:
+def run(model: str, setup: ServerConfig) -> int:
     """Starts the servers and stays while one of them lives. Raises SophiaError when they do not start, or all have ended."""
-    servers = Servers(resolve(model), setup)
+    servers = VLLMServers(resolve_model(model), setup)
     stdout = claim_stdout()
     try:
         servers.start()
-        for server in servers.each:
+        for server in servers.replicas:
             line = {"model": model, "base_url": server.url, "gpus": server.gpus, "log": str(server.log)}
             stdout.write(orjson.dumps(line) + b"\n")
         stdout.flush()
-        urls = " ".join(f"--base-url {server.url}" for server in servers.each)
+        urls = " ".join(f"--base-url {server.url}" for server in servers.replicas)
         log_line(f"{model}: serving until Ctrl-C; give the steps {urls}")
-        _stay(servers)
+        _wait_for_servers(servers)
     except KeyboardInterrupt:
         log_line(f"{model}: the servers are being ended")
         return INTERRUPTED
@@ -36,15 +36,15 @@ def run(model: str, setup: Setup) -> int:
     raise SophiaError(f"{model}: all servers have ended; their logs are named above")
 
 
-def _stay(servers: Servers) -> None:
+def _wait_for_servers(servers: VLLMServers) -> None:
     """Returns when no server is left; names each that ends."""
     named: set[int] = set()
-    while len(named) < len(servers.each):
-        for server in servers.ended():
+    while len(named) < len(servers.replicas):
+        for server in servers.ended_servers():
             if server.number not in named:
                 named.add(server.number)
-                log_line(server.tail())
+                log_line(server.log_tail())
                 log_line(
-                    f"{server.model.name}: the server at {server.url} ended with code {server.ended()}; log {server.log}"
+                    f"{server.model.name}: the server at {server.url} ended with code {server.exit_code()}; log {server.log}"
                 )
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)

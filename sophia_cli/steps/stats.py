@@ -12,8 +12,8 @@ import msgspec
 from rich.console import Console
 from xxhash import xxh3_64_intdigest
 
-from sophia_cli.analysis.charts import show
-from sophia_cli.analysis.dataset_stats import KEPT, UNKNOWN, Columns, Seen, measure, repeated
+from sophia_cli.analysis.charts import print_figures
+from sophia_cli.analysis.dataset_stats import SELECTED, UNKNOWN, StatsFields, StatsTable, compute_figures, repeat_counts
 from sophia_cli.errors import SOME_FAILED, InputError, RecordError, SophiaError, UsageError
 from sophia_cli.io.jsonl import load_json, parse_record, to_line
 from sophia_cli.io.rereadable import RereadableInputs
@@ -26,10 +26,10 @@ from sophia_cli.rewards.trajectory import SelectionRule, Trajectory, decode_chec
 from sophia_cli.runtime.progress import Progress, log_line
 
 NO_LABEL = "(none)"
-MOST_LABELS = 1000
-TEXTS = frozenset(("caption", "trajectory"))
+MAX_LABELS = 1000
+TEXT_FIELDS = frozenset(("caption", "trajectory"))
 """Fields of `Seen` that stay as they are written."""
-_SEEN = msgspec.json.Decoder(Seen).decode
+_SEEN = msgspec.json.Decoder(StatsFields).decode
 Labels = Callable[[bytes], list[str]]
 
 
@@ -38,13 +38,13 @@ def run(files: list[str], by: list[str], alpha: float | None, keep: int | None, 
     rule = SelectionRule(
         alpha=SelectionRule.alpha if alpha is None else alpha, keep=SelectionRule.keep if keep is None else keep
     )
-    lines, columns, stdout = RereadableInputs(files), Columns(rule, by), claim_stdout()
-    failed, unreadable = fill(columns, lines, Progress("stats", quiet=quiet))
-    refuse_odd_labels(columns)
-    look = make_lookup(lines, columns.ledger)
-    choice = choice_of(columns, look, given=alpha is not None or keep is not None)
-    figures = {"failed": failed, "unreadable": unreadable, "alpha": rule.alpha, **report(columns, choice, look)}
-    text = to_line(figures) if as_json else shown(figures, stdout.isatty())
+    lines, columns, stdout = RereadableInputs(files), StatsTable(rule, by), claim_stdout()
+    failed, unreadable = fill_table(columns, lines, Progress("stats", quiet=quiet))
+    check_labels(columns)
+    look = make_lookup(lines, columns.table)
+    choice = make_selection(columns, look, given=alpha is not None or keep is not None)
+    figures = {"failed": failed, "unreadable": unreadable, "alpha": rule.alpha, **all_figures(columns, choice, look)}
+    text = to_line(figures) if as_json else render_figures(figures, stdout.isatty())
     try:
         stdout.write(text)
         stdout.flush()
@@ -55,73 +55,73 @@ def run(files: list[str], by: list[str], alpha: float | None, keep: int | None, 
     return SOME_FAILED if unreadable else 0
 
 
-def shown(figures: dict[str, Any], colours: bool) -> bytes:
+def render_figures(figures: dict[str, Any], colours: bool) -> bytes:
     """The tables and bars, as wide as the terminal."""
     console = Console(file=io.StringIO(), force_terminal=colours, highlight=False)
     with console.capture() as captured:
-        show(figures, console)
+        print_figures(figures, console)
     return captured.get().encode("utf-8", "replace")
 
 
-def fill(columns: Columns, lines: RereadableInputs, progress: Progress) -> tuple[int, int]:
+def fill_table(columns: StatsTable, lines: RereadableInputs, progress: Progress) -> tuple[int, int]:
     """Notes every record; returns how many carry `error`, and how many have a field that cannot be read, which it names.
 
     Raises InputError for a line that is no JSON object.
     """
     failed = unreadable = 0
-    labels = labels_of(list(columns.labels))
+    labels = label_reader(list(columns.labels))
     numbered = ((source.name, *found) for source in lines.iter_files() for found in source.read_lines())
     with progress.display():
         for name, place, number, line in numbered:
             if line.isspace():
                 continue
             try:
-                facts, seen = read(line, f"{name}:{number}")
+                facts, seen = read_line(line, f"{name}:{number}")
             except RecordError as error:
                 log_line(f"stats: {error}")
                 unreadable += 1
                 progress.count_record(failed=True)
                 continue
-            columns.add(facts, xxh3_64_intdigest(line), place, seen, labels(line))
+            columns.add_record(facts, xxh3_64_intdigest(line), place, seen, labels(line))
             failure = has_failed(facts) if isinstance(facts, Record) else facts.error is not None
             failed += failure
             progress.count_record(failed=failure)
-    columns.settle()
+    columns.flush_rows()
     return failed, unreadable
 
 
-def read(line: bytes, where: str) -> tuple[Trajectory | Record, Seen]:
+def read_line(line: bytes, where: str) -> tuple[Trajectory | Record, StatsFields]:
     """The facts of a line and what else is measured. Raises InputError where it is no JSON object, RecordError."""
     try:
         if facts := decode_fast(line):
-            return without_stop(facts, seen := _SEEN(line)), seen
+            return ignore_early_stop(facts, seen := _SEEN(line)), seen
     except msgspec.MsgspecError:
         pass
-    return with_care(parse_record(line, where))
+    return read_checked(parse_record(line, where))
 
 
-def without_stop(facts: Trajectory, seen: Seen) -> Trajectory:
+def ignore_early_stop(facts: Trajectory, seen: StatsFields) -> Trajectory:
     """Of a record that says itself whether it was selected, nobody asks what else its sampling could serve."""
     stopped = seen.selected is not None and (facts.stop_alpha is not None or facts.stop_length is not None)
     return msgspec.structs.replace(facts, stop_alpha=None, stop_length=None) if stopped else facts
 
 
-def with_care(record: Record) -> tuple[Trajectory | Record, Seen]:
+def read_checked(record: Record) -> tuple[Trajectory | Record, StatsFields]:
     """The same of any record; one that is no trajectory stands for itself. Raises RecordError that names the field."""
     try:
-        seen = msgspec.convert({name: value for name, value in record.items() if name not in TEXTS}, Seen)
+        seen = msgspec.convert({name: value for name, value in record.items() if name not in TEXT_FIELDS}, StatsFields)
     except msgspec.ValidationError as error:
         fault, _, place = str(error).partition(" - at `$.")
         raise RecordError(f"{record.where}: field `{place.strip('`')}`: {fault}; mend it, or make the file again") from None
-    for name in TEXTS & record.keys():
+    for name in TEXT_FIELDS & record.keys():
         setattr(seen, name, msgspec.Raw(to_line(record[name]).strip()))
     if "trajectory_id" in record:
-        return without_stop(decode_checked(Record({"reward": None, **record}, record.where)), seen), seen
+        return ignore_early_stop(decode_checked(Record({"reward": None, **record}, record.where)), seen), seen
     name = record.get("id") or f"{record.get('image')} {record.get('question')}"
     return Record({**record, "id": str(name)}, record.where), seen
 
 
-def labels_of(by: list[str]) -> Labels:
+def label_reader(by: list[str]) -> Labels:
     """A function from a line to its values in the columns `by`, as texts."""
     if not by:
         return lambda line: []
@@ -142,43 +142,43 @@ def _label(value: Any) -> str:
     return NO_LABEL if value is None else value if isinstance(value, str) else to_line(value).decode().strip()
 
 
-def refuse_odd_labels(columns: Columns) -> None:
+def check_labels(columns: StatsTable) -> None:
     """Raises UsageError for a column that no record has, and for one with as many values as an id has."""
     for name, codes in columns.labels.items():
-        if len(codes) > MOST_LABELS:
+        if len(codes) > MAX_LABELS:
             raise UsageError(
-                f"--by {name}: has {len(codes):,} values, and {MOST_LABELS:,} at most make a table; name another"
+                f"--by {name}: has {len(codes):,} values, and {MAX_LABELS:,} at most make a table; name another"
             )
         if list(codes) == [NO_LABEL]:
             raise UsageError(f"--by {name}: no record has a value in that field; name one that they have")
 
 
-def choice_of(columns: Columns, look: RecordLookup, given: bool) -> Selection:
+def make_selection(columns: StatsTable, look: RecordLookup, given: bool) -> Selection:
     """What is selected: as the records say (`selected`), else by Eq. 5 and 6, each trajectory once.
 
     given: the user gave a rule. Raises UsageError where the records have one, InputError where only some of them do.
     """
-    rows = columns.trajectories()
-    kept = as_numpy(columns.kept)
+    rows = columns.trajectory_rows()
+    kept = as_numpy(columns.selected_states)
     unknown = kept[rows] == UNKNOWN
     if unknown.all():
-        return select_trajectories(columns.ledger, columns.sampled(), look)
+        return select_trajectories(columns.table, columns.sampled_rows(), look)
     if unknown.any():
         raise InputError("some records carry `selected` and some do not; run `sophia propagate` over all of them")
     if given:
         raise UsageError("--alpha and --keep go with records that carry no `selected`; these do, leave the options out")
-    selected = rows & (kept == KEPT)
+    selected = rows & (kept == SELECTED)
     return Selection(as_numpy(columns.rewards), selected, selected)
 
 
-def report(columns: Columns, choice: Selection, look: RecordLookup) -> dict[str, Any]:
+def all_figures(columns: StatsTable, choice: Selection, look: RecordLookup) -> dict[str, Any]:
     """All figures, those of each value of the columns asked for under `by`."""
-    everything = as_numpy(columns.ledger.offsets) >= 0
-    figures = measure(columns, choice, everything)
-    figures["repeated"] = repeated(columns, look)
+    everything = as_numpy(columns.table.offsets) >= 0
+    figures = compute_figures(columns, choice, everything)
+    figures["repeated"] = repeat_counts(columns, look)
     figures["by"] = {
         name: {
-            label: measure(columns, choice, as_numpy(columns.groups[name]) == code, whole=False)
+            label: compute_figures(columns, choice, as_numpy(columns.groups[name]) == code, whole=False)
             for label, code in codes.items()
         }
         for name, codes in columns.labels.items()

@@ -18,30 +18,30 @@ from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.io.jsonl import to_line
 from sophia_cli.io.manifest import Manifest
 from sophia_cli.io.stdio import claim_stdout
-from sophia_cli.models.aliases import Model, resolve
+from sophia_cli.models.aliases import ModelRef, resolve_model
 from sophia_cli.rewards.training_set import LogFunction, selection_rule
 from sophia_cli.rewards.trajectory import SelectionRule
 from sophia_cli.runtime.progress import Progress, log_line
-from sophia_cli.steps._common import Common
-from sophia_cli.training.config import Settings
-from sophia_cli.training.dataset import Data, read_pairs, read_questions, read_trajectories, split_mix
-from sophia_cli.training.distributed import World
+from sophia_cli.steps._common import StepOptions
+from sophia_cli.training.config import TrainConfig
+from sophia_cli.training.dataset import TrainingData, read_pairs, read_questions, read_trajectories, split_mix
+from sophia_cli.training.distributed import DistributedContext
 from sophia_cli.training.launcher import (
-    Hardware,
-    follow,
-    hosts,
-    joined,
-    launch,
-    leading,
-    processes,
-    refuse_what_is_not_there,
+    HardwareOptions,
+    check_hardware,
+    follow_main,
+    joined_context,
+    launch_processes,
+    leading_others,
+    process_count,
+    read_hostfile,
 )
-from sophia_cli.training.run_state import Plan, may_replace
-from sophia_cli.training.trackers import refuse_unknown, reporter
+from sophia_cli.training.run_state import TrainPlan, may_replace_model
+from sophia_cli.training.trackers import check_tracker, make_tracker
 
 
 @dataclass(frozen=True)
-class Asked:
+class TrainOverrides:
     """Options whose default is the model's own (`sophia.json`) or the paper's; None where the user gave none."""
 
     batch_size: int | None
@@ -54,94 +54,101 @@ class Asked:
     pairs: int = 1
 
 
-NORMALISATIONS = ("tokens", "trajectories")
-PAPER = {"batch_size": 512, "micro_batch_size": 1, "lr": 2e-5, "epochs": 1.0, "max_tokens": 16384}
-FIXED = {field.name for field in fields(Settings)} - {*PAPER, "seed"}
+NORMALIZATIONS = ("tokens", "trajectories")
+PAPER_DEFAULTS = {"batch_size": 512, "micro_batch_size": 1, "lr": 2e-5, "epochs": 1.0, "max_tokens": 16384}
+FIXED_OPTIONS = {field.name for field in fields(TrainConfig)} - {*PAPER_DEFAULTS, "seed"}
 """Options whose default is the same for all models."""
 
 
 @dataclass(frozen=True)
-class Command:
+class TrainRequest:
     """What the user typed: files to learn from and to mix in, the model, how and where it trains."""
 
-    common: Common
+    options: StepOptions
     files: list[str]
     model: str
     mixes: list[str]
-    asked: Asked
-    hardware: Hardware
+    overrides: TrainOverrides
+    hardware: HardwareOptions
     report_to: str
     fixed: dict[str, Any]
 
     @property
     def out(self) -> Path:
         """The folder that the name means, where it is a link, or `.`."""
-        out = self.common.out or Path("runs/out")
+        out = self.options.out or Path("runs/out")
         return out if out.name and not out.is_symlink() else Path(os.path.realpath(out))
 
 
-def run(command: Command) -> int:
+def run(command: TrainRequest) -> int:
     """`sophia train`: reads rows, trains, saves to the folder; metrics go to stdout. Returns the exit code."""
-    common, hardware, out = command.common, command.hardware, command.out
-    world = joined(hardware)
-    if world and not world.leads:
-        return 0 if common.dry_run else follow(out, world)
+    common, hardware, out = command.options, command.hardware, command.out
+    world = joined_context(hardware)
+    if world and not world.is_main:
+        return 0 if common.dry_run else follow_main(out, world)
     stdout = claim_stdout()
     if hardware.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(hardware.gpus)
     if common.dry_run:
-        _planned(command, world)
+        _make_plan(command, world)
         return 0
-    with leading(world) as ready:  # from here on, the others are told of what is refused
-        plan, count = _planned(command, world)
-        plan.begin(common.force)
+    with leading_others(world) as ready:  # from here on, the others are told of what is refused
+        plan, count = _make_plan(command, world)
+        plan.open_work_dir(common.force)
         from sophia_cli.training import checkpoints
 
-        checkpoints.last(plan.draft, count)  # refused here, by one, if it was written by other many
+        checkpoints.last_checkpoint(plan.work_dir, count)  # refused here, by one, if it was written by other many
         ready()
-    asked = command.asked
+    asked = command.overrides
     chosen = {"alpha": asked.alpha, "keep": asked.keep, "pairs": asked.pairs}
-    part = {"shard": str(common.part), "limit": common.limit}
+    part = {"shard": str(common.parsed_shard), "limit": common.limit}
     read = {"inputs": command.files, "mix": command.mixes, **chosen, **part}
-    manifest = Manifest(out, "train", {**asdict(plan.settings), **plan.model.identity, **read})
-    metrics = Metrics(stdout, reporter(command.report_to, out, asdict(plan.settings)))
-    _train(plan, world, hardware, count, metrics, Progress("train", quiet=common.quiet, unit="steps"))
-    left, tokens = sum(plan.left.values()), sum(sized.tokens for sized in plan.rows)
+    manifest = Manifest(out, "train", {**asdict(plan.config), **plan.model.identity, **read})
+    metrics = MetricsWriter(stdout, make_tracker(command.report_to, out, asdict(plan.config)))
+    _run_training(plan, world, hardware, count, metrics, Progress("train", quiet=common.quiet, unit="steps"))
+    left, tokens = sum(plan.skipped.values()), sum(sized.tokens for sized in plan.rows)
     counts = {"in": len(plan.rows) + left, "out": len(plan.rows), "failed": left}
     manifest.save(finished=True, counts=counts, tokens=tokens)
     return 0
 
 
-def _planned(command: Command, world: World | None) -> tuple[Plan, int]:
+def _make_plan(command: TrainRequest, world: DistributedContext | None) -> tuple[TrainPlan, int]:
     """The plan, shown, and how many processes are to train. Raises UsageError before rows are read, InputError."""
-    common, files, mixes, asked, out = command.common, command.files, command.mixes, command.asked, command.out
-    refuse_what_is_not_there(command.hardware)
-    chosen = resolve(command.model)
-    settings = _settings(chosen, asked, command.fixed, common.seed)
-    _refuse_what_does_nothing(settings, asked, mixes)
-    refuse_unknown(command.report_to)
+    common, files, mixes, asked, out = command.options, command.files, command.mixes, command.overrides, command.out
+    check_hardware(command.hardware)
+    chosen = resolve_model(command.model)
+    settings = _make_config(chosen, asked, command.fixed, common.seed)
+    _check_unused_options(settings, asked, mixes)
+    check_tracker(command.report_to)
     if not common.dry_run:
-        _prepare(out, chosen, [*files, *(split_mix(mix)[0] for mix in mixes)], common.force)
-    count = world.size if world else processes(command.hardware)
-    _refuse_to_share_rows(settings, chosen, command.hardware, count)
+        check_output_dir(out, chosen, [*files, *(split_mix(mix)[0] for mix in mixes)], common.force)
+    count = world.size if world else process_count(command.hardware)
+    _check_sequence_parallel(settings, chosen, command.hardware, count)
 
     def tell(text: str) -> None:
         log_line(text, common.quiet)
 
-    from sophia_cli.training.preflight import preflight, refuse_unfit
+    from sophia_cli.training.preflight import check_rows, check_trl_limits
 
-    data = _read(files, mixes, asked, settings, chosen, common, tell)
-    empty = Plan([], data.left, chosen, settings, out)
-    plan = preflight(empty, data.rows, count, bool(command.hardware.cpu_ranks), tell, common.quiet)
-    refuse_unfit(plan, count)
+    data = _read_rows(files, mixes, asked, settings, chosen, common, tell)
+    empty = TrainPlan([], data.left, chosen, settings, out)
+    plan = check_rows(empty, data.rows, count, bool(command.hardware.cpu_ranks), tell, common.quiet)
+    check_trl_limits(plan, count)
     return plan, count
 
 
-def _train(plan: Plan, world: World | None, hardware: Hardware, count: int, metrics: "Metrics", progress: Progress) -> None:
+def _run_training(
+    plan: TrainPlan,
+    world: DistributedContext | None,
+    hardware: HardwareOptions,
+    count: int,
+    metrics: "MetricsWriter",
+    progress: Progress,
+) -> None:
     """The run itself, in this process, or in others that it starts."""
 
     def emit(fields: dict[str, Any]) -> None:
-        metrics.write(fields)
+        metrics.write_metrics(fields)
         if "loss" in fields:
             progress.total, loss = fields["steps"], fields["loss"]
             progress.status = lambda: f"loss {loss:.4f}"
@@ -153,18 +160,18 @@ def _train(plan: Plan, world: World | None, hardware: Hardware, count: int, metr
 
     with progress.display():
         if world or (count == 1 and not hardware.hostfile):
-            from sophia_cli.training.train import learn
+            from sophia_cli.training.train import train_model
 
-            learn(plan, world or World(cpu=bool(hardware.cpu_ranks)), emit)
+            train_model(plan, world or DistributedContext(cpu=bool(hardware.cpu_ranks)), emit)
         else:
-            launch(plan, hardware, count, emit)
-    shutil.rmtree(plan.draft, ignore_errors=True)
-    metrics.settle()
+            launch_processes(plan, hardware, count, emit)
+    shutil.rmtree(plan.work_dir, ignore_errors=True)
+    metrics.raise_write_error()
 
 
-def _refuse_what_does_nothing(settings: Settings, asked: Asked, mixes: list[str]) -> None:
+def _check_unused_options(settings: TrainConfig, asked: TrainOverrides, mixes: list[str]) -> None:
     """Raises UsageError for options that play no part in what the objective learns from."""
-    name, reads = f"--objective {settings.objective}", registry.find("objectives", settings.objective).READS
+    name, reads = f"--objective {settings.objective}", registry.find("objectives", settings.objective).DATA_KIND
     if reads == "questions" and (asked.alpha is not None or asked.keep is not None):
         raise UsageError(f"--alpha and --keep: {name} learns from questions; leave them out")
     if reads != "trajectories" and settings.normalize_by != "tokens":
@@ -173,82 +180,94 @@ def _refuse_what_does_nothing(settings: Settings, asked: Asked, mixes: list[str]
         raise UsageError(f"--mix: {name} learns from {reads} alone; leave it out")
     if reads != "pairs" and asked.pairs != 1:
         raise UsageError(f"--pairs: {name} learns from {reads}; leave it out")
-    if reads != "questions" and (asked.max_tokens is not None or settings.rollouts != Settings.rollouts):
+    if reads != "questions" and (asked.max_tokens is not None or settings.rollouts != TrainConfig.rollouts):
         raise UsageError(f"--rollouts and --max-tokens: {name} learns from answers that are there; leave them out")
     if settings.merge_lora and not settings.lora_rank:
         raise UsageError("--merge-lora: there are no adapters to merge; add --lora-rank, or leave it out")
 
 
-def _refuse_to_share_rows(settings: Settings, model: Model, hardware: Hardware, count: int) -> None:
+def _check_sequence_parallel(settings: TrainConfig, model: ModelRef, hardware: HardwareOptions, count: int) -> None:
     """Raises UsageError where `--sequence-parallel` cannot be had: by processes, objective, or the model's attention."""
     ways = settings.sequence_parallel
     if ways == 1:
         return
-    if registry.find("objectives", settings.objective).READS != "trajectories":
+    if registry.find("objectives", settings.objective).DATA_KIND != "trajectories":
         raise UsageError(f"--sequence-parallel: --objective {settings.objective} takes rows whole; leave it out")
     from transformers import AutoConfig
 
-    from sophia_cli.training.sequence_parallel import refuse_unfit_heads
+    from sophia_cli.training.sequence_parallel import check_heads
 
-    refuse_unfit_heads(AutoConfig.from_pretrained(model.path).get_text_config(), ways)
+    check_heads(AutoConfig.from_pretrained(model.path).get_text_config(), ways)
     if count % ways:
         raise UsageError(
             f"--sequence-parallel {ways}: {count} process{'es' * (count > 1)} cannot be dealt into groups of {ways}; change "
             "one of them (--gpus, --cpu-ranks)"
         )
-    apart = [name for name, slots in hosts(hardware.hostfile) if slots % ways] if hardware.hostfile else []
+    apart = [name for name, slots in read_hostfile(hardware.hostfile) if slots % ways] if hardware.hostfile else []
     if apart:
         raise UsageError(f"--sequence-parallel {ways}: the slots of {apart[0]} are no multiple, a group would span machines")
 
 
-def _read(
-    files: list[str], mixes: list[str], asked: Asked, settings: Settings, model: Model, common: Common, tell: LogFunction
-) -> Data:
+def _read_rows(
+    files: list[str],
+    mixes: list[str],
+    asked: TrainOverrides,
+    settings: TrainConfig,
+    model: ModelRef,
+    common: StepOptions,
+    tell: LogFunction,
+) -> TrainingData:
     """The rows that the objective learns from. Raises UsageError, InputError."""
     objective, rule = registry.find("objectives", settings.objective), selection_rule(asked.alpha, asked.keep)
-    if objective.READS == "pairs":
+    if objective.DATA_KIND == "pairs":
         return read_pairs(
-            files, replace(rule or SelectionRule(), seed=common.seed), asked.pairs, model, tell, common.part, common.limit
+            files,
+            replace(rule or SelectionRule(), seed=common.seed),
+            asked.pairs,
+            model,
+            tell,
+            common.parsed_shard,
+            common.limit,
         )
-    if objective.READS == "questions":
-        return read_questions(files, model, common.part, common.limit)
-    plain = getattr(objective, "PLAIN", False)
-    data = read_trajectories(files, mixes, rule, model, common.seed, tell, plain, common.part, common.limit)
-    if getattr(objective, "NEEDS_BEHAVIOUR", False) and all(row.behaviour is None for row in data.rows):
+    if objective.DATA_KIND == "questions":
+        return read_questions(files, model, common.parsed_shard, common.limit)
+    plain = getattr(objective, "ACCEPTS_PLAIN_ROWS", False)
+    data = read_trajectories(files, mixes, rule, model, common.seed, tell, plain, common.parsed_shard, common.limit)
+    if getattr(objective, "NEEDS_BEHAVIOR", False) and all(row.behavior_logp is None for row in data.rows):
         needs = f"--objective {settings.objective} needs log µ"
         raise UsageError(f"{needs}, and no record carries it; sample with `reason --logprobs`")
     return data
 
 
-def _settings(model: Model, asked: Asked, fixed: dict[str, Any], seed: int) -> Settings:
+def _make_config(model: ModelRef, asked: TrainOverrides, fixed: dict[str, Any], seed: int) -> TrainConfig:
     """The run's settings, defaults filled in: the model's own, else the paper's. Raises UsageError."""
     own = getattr(registry.find("objectives", fixed["objective"]), "DEFAULTS", {})
-    section, usual = fixed["objective"] if own else "train", PAPER | own
-    given = {name: getattr(asked, name) for name in PAPER}
+    section, usual = fixed["objective"] if own else "train", PAPER_DEFAULTS | own
+    given = {name: getattr(asked, name) for name in PAPER_DEFAULTS}
     given = {name: model.default(section, name, usual[name]) if value is None else value for name, value in given.items()}
-    settings = Settings(**given, **fixed, seed=seed % 2**32)
+    settings = TrainConfig(**given, **fixed, seed=seed % 2**32)
     if settings.deepspeed != "auto":
-        from sophia_cli.training.deepspeed_config import config_of
+        from sophia_cli.training.deepspeed_config import load_config
 
-        config_of(settings, World(cpu=True))  # refused now rather than when all rows are read
+        load_config(settings, DistributedContext(cpu=True))  # refused now rather than when all rows are read
     if odd := [name for name, value in given.items() if not 0 <= value < math.inf or (name == "epochs" and value == 0)]:
         raise UsageError(f"--{odd[0].replace('_', '-')} {given[odd[0]]}: give a positive number")
-    if settings.normalize_by not in NORMALISATIONS:
-        raise UsageError(f"--normalize-by {settings.normalize_by}: choose from {', '.join(NORMALISATIONS)}")
+    if settings.normalize_by not in NORMALIZATIONS:
+        raise UsageError(f"--normalize-by {settings.normalize_by}: choose from {', '.join(NORMALIZATIONS)}")
     beside = settings.train_vision or settings.train_projector
     if settings.lora_rank and beside and not settings.merge_lora:
         raise UsageError("--lora-rank with --train-vision or --train-projector: adapters hold neither; add --merge-lora")
     return settings
 
 
-class Metrics:
+class MetricsWriter:
     """Writes metrics to stdout, and tells a tracker; a reader that went away, or a full disk, must not cost the training."""
 
     def __init__(self, stdout: IO[bytes], report: Callable[[dict[str, Any]], None]):
         self.stdout, self.report = stdout, report
         self.fault: OSError | None = None
 
-    def write(self, fields: dict[str, Any]) -> None:
+    def write_metrics(self, fields: dict[str, Any]) -> None:
         if "loss" in fields:
             self.report(fields)
         if self.fault is None:
@@ -258,7 +277,7 @@ class Metrics:
             except OSError as error:
                 self.fault = error
 
-    def settle(self) -> None:
+    def raise_write_error(self) -> None:
         """Raises what went wrong, once the model is saved."""
         if isinstance(self.fault, BrokenPipeError):
             raise self.fault
@@ -266,11 +285,11 @@ class Metrics:
             raise SophiaError(f"stdout: metrics could not be written ({self.fault.strerror}); the model is saved")
 
 
-def _prepare(out: Path, model: Model, inputs: list[str], force: bool) -> None:
+def check_output_dir(out: Path, model: ModelRef, inputs: list[str], force: bool) -> None:
     """Makes sure, before any work, that the model can be saved, and that nothing else is lost by it. Raises UsageError."""
     if out.exists() and not out.is_dir() or os.path.ismount(out):
         raise UsageError(f"{out}: is a file or a mount point; choose a folder with -o")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (force or may_replace(out)):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (force or may_replace_model(out)):
         raise UsageError(f"{out} exists and is not empty; choose another folder with -o, or --force to replace it")
     replaced = out.resolve()
     for name in (model.path, *inputs, "."):

@@ -6,9 +6,9 @@ from typing import Any
 
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.io.jsonl import to_line
-from sophia_cli.world.drawing import draw
-from sophia_cli.world.questions import Question, ask
-from sophia_cli.world.scenes import DIFFICULTIES, Scene, describe, draw_scene, world_fold
+from sophia_cli.world.drawing import draw_image
+from sophia_cli.world.questions import WorldQuestion, ask_question
+from sophia_cli.world.scenes import DIFFICULTIES, Scene, describe_scene, draw_scene, world_fold
 
 
 def draw_world(folder: Path, n: int, seed: int, difficulty: str, force: bool) -> None:
@@ -32,17 +32,17 @@ def draw_world(folder: Path, n: int, seed: int, difficulty: str, force: bool) ->
         raise SophiaError(f"{folder}: cannot be written ({error.strerror}); make room or choose another place") from None
 
 
-def item_of(number: int, seed: int, difficulty: str) -> tuple[Scene, Question]:
+def make_item(number: int, seed: int, difficulty: str) -> tuple[Scene, WorldQuestion]:
     """The scene and the question of the world's `number`-th item."""
     rng = Random(f"world/{seed}/{difficulty}/{number}")
     scene = draw_scene(rng, world_fold(seed), DIFFICULTIES[difficulty])
-    return scene, ask(scene, rng)
+    return scene, ask_question(scene, rng)
 
 
 def _draw_item(folder: Path, number: int, seed: int, difficulty: str) -> dict[str, Any]:
-    scene, question = item_of(number, seed, difficulty)
+    scene, question = make_item(number, seed, difficulty)
     name = f"{number:06d}.png"
-    draw(scene, DIFFICULTIES[difficulty].grain, f"world/{seed}/{difficulty}/{number}").save(folder / name)
+    draw_image(scene, DIFFICULTIES[difficulty].grain, f"world/{seed}/{difficulty}/{number}").save(folder / name)
     return {
         "file_name": name,
         "id": f"w{seed}-{number:06d}" if difficulty == "medium" else f"w{seed}-{difficulty}-{number:06d}",
@@ -52,10 +52,10 @@ def _draw_item(folder: Path, number: int, seed: int, difficulty: str) -> dict[st
         "answer_type": question.answer_type,
         "language": question.language,
         "kind": question.kind,
-        **_truth(scene),
+        **_scene_truth(scene),
     }
 
 
-def _truth(scene: Scene) -> dict[str, Any]:
+def _scene_truth(scene: Scene) -> dict[str, Any]:
     """What the world knows of the scene, for measuring captions; no step shows it to a model."""
-    return {"shapes": len(scene), "description": describe(scene)}
+    return {"shapes": len(scene), "description": describe_scene(scene)}

@@ -11,15 +11,15 @@ import torch.distributed as dist
 
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.io.jsonl import write_json
-from sophia_cli.training.distributed import World
+from sophia_cli.training.distributed import DistributedContext
 from sophia_cli.training.engines import Engine
 
-MARK = "whole.json"
+COMPLETE_MARK = "whole.json"
 
 
-def last(draft: Path, processes: int) -> tuple[int, Path] | None:
+def last_checkpoint(draft: Path, processes: int) -> tuple[int, Path] | None:
     """Steps done and folder of the last whole checkpoint. Raises UsageError where another number wrote it."""
-    marks = [(json.loads(mark.read_text()), mark.parent) for mark in draft.glob(f"*/{MARK}")]
+    marks = [(json.loads(mark.read_text()), mark.parent) for mark in draft.glob(f"*/{COMPLETE_MARK}")]
     if not marks:
         return None
     mark, folder = max(marks, key=lambda pair: int(pair[0]["step"]))
@@ -31,21 +31,21 @@ def last(draft: Path, processes: int) -> tuple[int, Path] | None:
     return int(mark["step"]), folder
 
 
-def save(engine: Engine, draft: Path, step: int, world: World) -> None:
+def save_checkpoint(engine: Engine, draft: Path, step: int, world: DistributedContext) -> None:
     """Writes a checkpoint, and deletes the one before when it is whole. Every process calls it. Raises SophiaError."""
     folder = draft / f"step-{step}"
     try:
-        engine.save(folder)
-        _meet()
-        if world.leads:
-            mark(folder, step, world)
+        engine.save_state(folder)
+        _wait_for_all()
+        if world.is_main:
+            mark_complete(folder, step, world)
     except (OSError, RuntimeError, SophiaError) as error:  # torch's writer raises RuntimeError where the disk is full
         shutil.rmtree(folder, ignore_errors=True)
-        raise unwritten(folder, error) from None
-    _meet()
+        raise write_error(folder, error) from None
+    _wait_for_all()
 
 
-def unwritten(folder: Path, error: Exception) -> SophiaError:
+def write_error(folder: Path, error: Exception) -> SophiaError:
     """What to say of a checkpoint that could not be written."""
     reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
     if "inline_container" in reason:  # how torch's writer says that not all of it was taken
@@ -53,14 +53,14 @@ def unwritten(folder: Path, error: Exception) -> SophiaError:
     return SophiaError(f"{folder}: cannot be written ({reason}); any before it stands: make room and type the command again")
 
 
-def mark(folder: Path, step: int, world: World) -> None:
+def mark_complete(folder: Path, step: int, world: DistributedContext) -> None:
     """Marks a checkpoint as whole, and deletes every other one, half ones, too."""
-    write_json(folder / MARK, {"step": step, "processes": world.size})
+    write_json(folder / COMPLETE_MARK, {"step": step, "processes": world.size})
     for other in folder.parent.glob(f"{folder.name.partition('-')[0]}-*"):
         if other != folder:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def _meet() -> None:
+def _wait_for_all() -> None:
     if dist.is_initialized():
         dist.barrier()

@@ -11,45 +11,45 @@ from PIL import Image
 from sophia_cli.errors import RecordError
 from sophia_cli.io.images import open_image
 from sophia_cli.records import THINK_CLOSE, THINK_OPEN
-from sophia_cli.training.examples import Row, tags_balance, texts_of
+from sophia_cli.training.examples import TrainExample, row_texts, tags_balance
 
-IGNORED = -100
+IGNORE_INDEX = -100
 """The label of a token that is not supervised."""
-BLANK = 56
+BLANK_IMAGE_SIZE = 56
 """Pixels each way of a blank image: a whole patch of any family, after merging."""
 
 
 @dataclass(frozen=True)
-class Example:
+class TokenizedExample:
     """One row in tokens: ids and labels (T each), the processor's other inputs, and the weight.
 
-    by_token: inputs with a value for each token (T). behaviour: log µ of the whole answer, NaN where it is not known.
+    by_token: inputs with a value for each token (T). behavior_logp: log µ of the whole answer, NaN where it is not known.
     """
 
     input_ids: torch.Tensor
     labels: torch.Tensor
     by_token: dict[str, torch.Tensor]
     weight: float
-    behaviour: float
+    behavior_logp: float
 
     @property
-    def supervised(self) -> int:
+    def supervised_tokens(self) -> int:
         """Tokens that the row is trained on."""
-        return int((self.labels != IGNORED).sum())
+        return int((self.labels != IGNORE_INDEX).sum())
 
 
-class Left(Exception):
+class SkippedExample(Exception):
     """Why a row is left out whole: its cause, in words that can be counted, and more of this one."""
 
     def __init__(self, cause: str, more: str = ""):
         super().__init__(cause, more)
-        self.cause, self.more = cause, more
+        self.cause, self.detail = cause, more
 
     def __str__(self) -> str:
-        return f"{self.cause}: {self.more}" if self.more else self.cause
+        return f"{self.cause}: {self.detail}" if self.detail else self.cause
 
 
-def unlike_before(rows: list[Row], reason: Left) -> str:
+def rows_changed_error(rows: list[TrainExample], reason: SkippedExample) -> str:
     """What to say of rows that could be trained on when the run was planned, and now cannot."""
     names = ", ".join(row.name for row in rows)
     return f"{names}: {reason}, unlike before the training; mend it and type the command again"
@@ -62,28 +62,28 @@ class Encoder:
         self.processor, self.tokenizer, self.max_length = processor, processor.tokenizer, max_length
         names = ("image_token", "start_image_token", "end_image_token", "video_token")
         self.placeholders = {token for name in names if isinstance(token := getattr(processor, name, None), str)}
-        self.controls = set(self.tokenizer.all_special_tokens) - self.placeholders
-        self.end = _end_of_turn(self.tokenizer)
+        self.control_tokens = set(self.tokenizer.all_special_tokens) - self.placeholders
+        self.end_token = _end_of_turn(self.tokenizer)
         if self.tokenizer.pad_token_id is None:  # what stands in the padding is attended to by nobody
-            self.tokenizer.pad_token_id = self.end
+            self.tokenizer.pad_token_id = self.end_token
 
-    def encode(self, row: Row) -> Example:
+    def encode_row(self, row: TrainExample) -> TokenizedExample:
         """The row in tokens. Raises Left with the cause when it cannot be trained on whole."""
-        ((example,), _) = self.encode_all([row])
+        ((example,), _) = self.encode_rows([row])
         return example
 
-    def encode_all(self, rows: list[Row]) -> tuple[list[Example], dict[str, torch.Tensor]]:
+    def encode_rows(self, rows: list[TrainExample]) -> tuple[list[TokenizedExample], dict[str, torch.Tensor]]:
         """The rows in tokens, and the processor's inputs for all their images, in order.
 
         One call of the processor for all: it costs as much for one row as for several. Raises Left with the cause when one
         cannot be trained on whole.
         """
         for row in rows:
-            self._check_texts(row)
+            self._check_control_tokens(row)
         try:
             images = [open_image(image) for row in rows for image in row.images]
         except RecordError as error:
-            raise Left("image does not open", str(error)) from error
+            raise SkippedExample("image does not open", str(error)) from error
         prompts = [
             self.tokenizer.apply_chat_template(row.messages, add_generation_prompt=True, tokenize=False) for row in rows
         ]
@@ -91,75 +91,75 @@ class Encoder:
         try:
             inputs = self.processor(images=images or None, text=list(prompts), return_tensors="pt", **several)
         except ValueError as error:  # Qwen's refuses very narrow images, say
-            raise Left("the processor refuses it", str(error)) from error
-        answers = [_after(prompt, row.answer) for prompt, row in zip(prompts, rows, strict=True)]
+            raise SkippedExample("the processor refuses it", str(error)) from error
+        answers = [answer_after_prompt(prompt, row.answer) for prompt, row in zip(prompts, rows, strict=True)]
         answer_ids = self.tokenizer(answers, add_special_tokens=False)["input_ids"]
-        by_token, by_image = _others(inputs)
+        by_token, by_image = _other_inputs(inputs)
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         examples = []
         for place, (row, length, answer) in enumerate(zip(rows, lengths, answer_ids, strict=True)):
             prompt_ids = inputs["input_ids"][place, :length]
             others = {name: values[place, :length] for name, values in by_token.items()}
-            end = [] if row.item is not None else [*answer, self.end]  # a question is answered by the policy
-            examples.append(self._example(row, prompt_ids, others, torch.tensor(end, dtype=torch.long)))
+            end = [] if row.item is not None else [*answer, self.end_token]  # a question is answered by the policy
+            examples.append(self._make_example(row, prompt_ids, others, torch.tensor(end, dtype=torch.long)))
         return examples, by_image
 
-    def _example(
-        self, row: Row, prompt_ids: torch.Tensor, by_token: dict[str, torch.Tensor], answer_ids: torch.Tensor
-    ) -> Example:
+    def _make_example(
+        self, row: TrainExample, prompt_ids: torch.Tensor, by_token: dict[str, torch.Tensor], answer_ids: torch.Tensor
+    ) -> TokenizedExample:
         total = len(prompt_ids) + len(answer_ids)
         if total > self.max_length:
-            raise Left("too long")
-        labels = torch.cat([torch.full_like(prompt_ids, IGNORED), answer_ids])
-        behaviour = math.nan if row.behaviour is None else row.behaviour
-        whole = {name: _padded(values, total, 0) for name, values in by_token.items()}
-        return Example(torch.cat([prompt_ids, answer_ids]), labels, whole, row.weight, behaviour)
+            raise SkippedExample("too long")
+        labels = torch.cat([torch.full_like(prompt_ids, IGNORE_INDEX), answer_ids])
+        behavior_logp = math.nan if row.behavior_logp is None else row.behavior_logp
+        whole = {name: _pad_right(values, total, 0) for name, values in by_token.items()}
+        return TokenizedExample(torch.cat([prompt_ids, answer_ids]), labels, whole, row.weight, behavior_logp)
 
-    def _check_texts(self, row: Row) -> None:
-        texts = list(texts_of(row))
+    def _check_control_tokens(self, row: TrainExample) -> None:
+        texts = list(row_texts(row))
         if any(token in text for token in self.placeholders for text in texts):
-            raise Left("image placeholder in the text")
-        if any(token in text for token in self.controls for text in texts):
-            raise Left("control token in the text")
+            raise SkippedExample("image placeholder in the text")
+        if any(token in text for token in self.control_tokens for text in texts):
+            raise SkippedExample("control token in the text")
         if not row.answer.strip() and row.item is None:
-            raise Left("empty answer")
+            raise SkippedExample("empty answer")
         if not tags_balance(row.answer):
-            raise Left("unbalanced thinking tags")
+            raise SkippedExample("unbalanced thinking tags")
 
-    def collate(self, rows: list[Row], sees: bool = False, filler: bool = False) -> dict[str, torch.Tensor]:
-        """A batch, padded on the right: input_ids, attention_mask, labels (B x T), weights and behaviour (B), images if any.
+    def collate(self, rows: list[TrainExample], sees: bool = False, filler: bool = False) -> dict[str, torch.Tensor]:
+        """A batch, padded on the right: input_ids, attention_mask, labels (B x T), weights and behavior_logp (B), images if any.
 
         sees: a batch without images gets a blank one, behind the end of a row, which sees only what is before it: the vision
         tower then runs in every process, and those that share its weights (ZeRO-3) wait for nobody. filler: nothing is
         supervised.
         """
-        examples, by_image = self.encode_all(rows)
+        examples, by_image = self.encode_rows(rows)
         if sees and not by_image:
-            examples[0], by_image = self._with_blank(examples[0]), self.blank[2]
+            examples[0], by_image = self._with_blank_image(examples[0]), self.blank_image[2]
         longest = max(len(example.input_ids) for example in examples)
-        labels = torch.stack([_padded(example.labels, longest, IGNORED) for example in examples])
+        labels = torch.stack([_pad_right(example.labels, longest, IGNORE_INDEX) for example in examples])
         rows_ids = [example.input_ids for example in examples]
         batch = {
-            "input_ids": torch.stack([_padded(ids, longest, self.tokenizer.pad_token_id) for ids in rows_ids]),
-            "attention_mask": torch.stack([_padded(torch.ones_like(ids), longest, 0) for ids in rows_ids]),
-            "labels": torch.full_like(labels, IGNORED) if filler else labels,
+            "input_ids": torch.stack([_pad_right(ids, longest, self.tokenizer.pad_token_id) for ids in rows_ids]),
+            "attention_mask": torch.stack([_pad_right(torch.ones_like(ids), longest, 0) for ids in rows_ids]),
+            "labels": torch.full_like(labels, IGNORE_INDEX) if filler else labels,
             "weights": torch.tensor([example.weight for example in examples]),
-            "behaviour": torch.tensor([example.behaviour for example in examples], dtype=torch.float64),
+            "behavior_logp": torch.tensor([example.behavior_logp for example in examples], dtype=torch.float64),
         }
         for name in {name for example in examples for name in example.by_token}:
             nothing = torch.zeros(0, dtype=torch.long)
-            batch[name] = torch.stack([_padded(example.by_token.get(name, nothing), longest, 0) for example in examples])
+            batch[name] = torch.stack([_pad_right(example.by_token.get(name, nothing), longest, 0) for example in examples])
         return {**batch, **by_image}
 
-    def _with_blank(self, example: Example) -> Example:
+    def _with_blank_image(self, example: TokenizedExample) -> TokenizedExample:
         """The example with the tokens of a blank image behind its end, where nothing that counts sees them."""
-        ids, by_token, _ = self.blank
+        ids, by_token, _ = self.blank_image
         names = {*example.by_token, *by_token}
         none = torch.zeros_like(example.input_ids)
         return replace(
             example,
             input_ids=torch.cat([example.input_ids, ids]),
-            labels=torch.cat([example.labels, torch.full_like(ids, IGNORED)]),
+            labels=torch.cat([example.labels, torch.full_like(ids, IGNORE_INDEX)]),
             by_token={
                 name: torch.cat([example.by_token.get(name, none), by_token.get(name, torch.zeros_like(ids))])
                 for name in names
@@ -167,18 +167,20 @@ class Encoder:
         )
 
     @cached_property
-    def blank(self) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    def blank_image(self) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """A blank image: the ids of its tokens, and the processor's other inputs, by token and by image."""
         turn = [{"role": "user", "content": [{"type": "image"}]}]
         text = self.tokenizer.apply_chat_template(turn, tokenize=False)
-        inputs = self.processor(images=[Image.new("RGB", (BLANK, BLANK))], text=[text], return_tensors="pt")
+        inputs = self.processor(
+            images=[Image.new("RGB", (BLANK_IMAGE_SIZE, BLANK_IMAGE_SIZE))], text=[text], return_tensors="pt"
+        )
         ids = inputs["input_ids"][0]
         places = ids == self.processor.image_token_id
-        by_token, by_image = _others(inputs)
+        by_token, by_image = _other_inputs(inputs)
         return ids[places], {name: values[0][places] for name, values in by_token.items()}, by_image
 
 
-def _after(prompt: str, answer: str) -> str:
+def answer_after_prompt(prompt: str, answer: str) -> str:
     """What of an answer follows the prompt. Where a template opens the thinking, an answer without any closes it at once."""
     if not prompt.rstrip().endswith(THINK_OPEN):
         return answer
@@ -188,7 +190,7 @@ def _after(prompt: str, answer: str) -> str:
     return thinking.removeprefix(THINK_OPEN).lstrip("\n")
 
 
-def _others(inputs: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def _other_inputs(inputs: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """A processor's inputs beside ids and mask: those with a value for each token, and those of the images."""
     shape = inputs["input_ids"].shape
     others = {name: values for name, values in inputs.items() if name not in ("input_ids", "attention_mask")}
@@ -196,7 +198,7 @@ def _others(inputs: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tenso
     return by_token, {name: values for name, values in others.items() if name not in by_token}
 
 
-def _padded(values: torch.Tensor, length: int, fill: int) -> torch.Tensor:
+def _pad_right(values: torch.Tensor, length: int, fill: int) -> torch.Tensor:
     return torch.nn.functional.pad(values, (0, length - len(values)), value=fill)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainConfig:
     """What makes the trained model what it is. Batch size is global: all accumulation steps and ranks.
 
     deepspeed: zero1, zero2, zero3, zero3-offload, a JSON file, none, or auto, which is settled before training.
@@ -45,15 +45,15 @@ def has_vllm() -> bool:
 
 def has_flash_attention() -> bool:
     """Whether FlashAttention is installed and can be loaded: a build for another torch cannot."""
-    return _loads("flash_attn")
+    return _can_import("flash_attn")
 
 
 def has_liger() -> bool:
     """Whether Liger's kernels are installed and can be loaded, with a Triton that compiles them."""
-    return _loads("liger_kernel.transformers.functional")
+    return _can_import("liger_kernel.transformers.functional")
 
 
-def _loads(name: str) -> bool:
+def _can_import(name: str) -> bool:
     if importlib.util.find_spec(name.partition(".")[0]) is None:
         return False
     try:

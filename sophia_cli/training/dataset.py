@@ -1,6 +1,6 @@
 """What a policy learns from, read from files: weighted trajectories (Eq. 6), pairs of a right and a wrong one, or questions.
 
-Which of the three an objective reads, it says itself (`READS`).
+Which of the three an objective reads, it says itself (`DATA_KIND`).
 """
 
 import tempfile
@@ -12,27 +12,27 @@ from pathlib import Path
 from typing import TypeVar
 
 from sophia_cli.errors import RecordError, UsageError
-from sophia_cli.io.counter import RecordCounter as Counted
+from sophia_cli.io.counter import RecordCounter
 from sophia_cli.io.jsonl import read_records
 from sophia_cli.io.rereadable import InputFiles, RereadableInputs, copy_pipes
 from sophia_cli.io.shards import Shard
-from sophia_cli.models.aliases import Model
+from sophia_cli.models.aliases import ModelRef
 from sophia_cli.records import Record, record_name, where_of
 from sophia_cli.rewards.preference_pairs import preference_pairs
 from sophia_cli.rewards.training_set import LogFunction, load_weighted, unique_items, without_errors
 from sophia_cli.rewards.trajectory import SelectionRule
 from sophia_cli.runtime.progress import log_line
-from sophia_cli.training.examples import Row, draw_rows, mixed_row, pair_row, question_row, trajectory_row
+from sophia_cli.training.examples import TrainExample, draw_rows, mixed_row, pair_row, question_row, trajectory_row
 
-WHOLE = Shard()
+FULL_RATIO = Shard()
 T = TypeVar("T", Record, tuple[Record, Record])
 
 
 @dataclass
-class Data:
+class TrainingData:
     """The rows to train on, and what was left out: how many by cause."""
 
-    rows: list[Row]
+    rows: list[TrainExample]
     left: Counter[str]
 
 
@@ -40,13 +40,13 @@ def read_trajectories(
     files: list[str],
     mixes: list[str],
     rule: SelectionRule | None,
-    model: Model,
+    model: ModelRef,
     seed: int,
     tell: LogFunction,
     plain: bool = False,
-    part: Shard = WHOLE,
+    part: Shard = FULL_RATIO,
     limit: int | None = None,
-) -> Data:
+) -> TrainingData:
     """The rows of the graded files, weighted by Eq. 6, and of the files mixed in.
 
     plain: files without trajectories hold chats, captions, or questions and answers, as `--mix` takes them (the warm-up).
@@ -66,19 +66,21 @@ def read_trajectories(
         if warms_up and rule is not None:
             raise UsageError("--alpha and --keep choose trajectories, and there are none; leave them out")
         if warms_up:
-            rows = _rows(
+            rows = _make_rows(
                 part.take(without_errors(source.read_records(), lost), limit),
-                lambda record: mixed_row(record, model.prompts),
+                lambda record: mixed_row(record, model.prompt_style),
                 left,
             )
         else:
             kept = load_weighted(source, rule, lost, "train", tell)
-            rows = _rows(part.take(kept, limit), lambda record: trajectory_row(record, model.prompts), left)
+            rows = _make_rows(part.take(kept, limit), lambda record: trajectory_row(record, model.prompt_style), left)
     rows = [replace(row, source=", ".join(files)) for row in rows]
     base = len(rows)
     for mix in mixes:
         file, ratio = split_mix(mix)
-        read = _rows(without_errors(read_records([file]), lost), lambda record: mixed_row(record, model.prompts), left)
+        read = _make_rows(
+            without_errors(read_records([file]), lost), lambda record: mixed_row(record, model.prompt_style), left
+        )
         drawn = [replace(row, source=file) for row in draw_rows(read, ratio, base, seed)]
         fewer = (
             f"; {ratio:g} for each of {base} trajectories were asked for"
@@ -88,13 +90,13 @@ def read_trajectories(
         tell(f"train: {len(drawn)} of {len(read)} rows of {file} mixed in{fewer}")
         rows += drawn
     if not warms_up:
-        _tell_of_the_assumption(rows[:base], tell)
-    return Data(rows, left)
+        _log_ratio_notice(rows[:base], tell)
+    return TrainingData(rows, left)
 
 
 def read_pairs(
-    files: list[str], rule: SelectionRule, per_item: int, model: Model, tell: LogFunction, part: Shard, limit: int | None
-) -> Data:
+    files: list[str], rule: SelectionRule, per_item: int, model: ModelRef, tell: LogFunction, part: Shard, limit: int | None
+) -> TrainingData:
     """A row for each pair of a right trajectory and a wrong one of the same item (pairs.py). Raises InputError.
 
     part: of the items; limit: of the pairs.
@@ -102,22 +104,22 @@ def read_pairs(
     left: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="sophia-") as folder:
         lines = RereadableInputs([path for _, path in copy_pipes(files, folder)])
-        pairs = islice(preference_pairs(lines, rule, per_item, part, Counted()), limit)
-        rows = _rows(pairs, lambda pair: pair_row(*pair, model.prompts), left)
+        pairs = islice(preference_pairs(lines, rule, per_item, part, RecordCounter()), limit)
+        rows = _make_rows(pairs, lambda pair: pair_row(*pair, model.prompt_style), left)
     tell(f"train: {len(rows)} pairs of a right and a wrong trajectory")
-    return Data([replace(row, source=", ".join(files)) for row in rows], left)
+    return TrainingData([replace(row, source=", ".join(files)) for row in rows], left)
 
 
-def read_questions(files: list[str], model: Model, part: Shard, limit: int | None) -> Data:
+def read_questions(files: list[str], model: ModelRef, part: Shard, limit: int | None) -> TrainingData:
     """A row for each item, whatever else its records hold. Raises InputError for two items of one id."""
     left: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="sophia-") as folder:
         items = part.take(unique_items(InputFiles(copy_pipes(files, folder))), limit)
-        rows = _rows(items, lambda item: question_row(gradable(item), model.prompts), left)
-    return Data([replace(row, source=", ".join(files)) for row in rows], left)
+        rows = _make_rows(items, lambda item: question_row(check_gradable(item), model.prompt_style), left)
+    return TrainingData([replace(row, source=", ".join(files)) for row in rows], left)
 
 
-def gradable(item: Record) -> Record:
+def check_gradable(item: Record) -> Record:
     """The item. Raises RecordError where its own answer, given as an answer, cannot be told right from wrong."""
     from sophia_cli.verifier import verify
 
@@ -127,9 +129,9 @@ def gradable(item: Record) -> Record:
     return item
 
 
-def _tell_of_the_assumption(trajectories: list[Row], tell: LogFunction) -> None:
+def _log_ratio_notice(trajectories: list[TrainExample], tell: LogFunction) -> None:
     """Says whether Lemma A.3's assumption can be looked at: whether sampling stored log µ."""
-    known = sum(row.behaviour is not None for row in trajectories)
+    known = sum(row.behavior_logp is not None for row in trajectories)
     if known:
         tell(f"train: {known} of {len(trajectories)} trajectories carry log µ; log π − log µ is in the metrics (Lemma A.3)")
     elif trajectories:
@@ -150,7 +152,7 @@ def split_mix(mix: str) -> tuple[str, float | None]:
     return file, share
 
 
-def _rows(found: Iterable[T], make: Callable[[T], Row], left: Counter[str]) -> list[Row]:
+def _make_rows(found: Iterable[T], make: Callable[[T], TrainExample], left: Counter[str]) -> list[TrainExample]:
     """The rows; what gives none is named, whatever else is to be quiet."""
     rows = []
     for each in found:
@@ -158,9 +160,9 @@ def _rows(found: Iterable[T], make: Callable[[T], Row], left: Counter[str]) -> l
             rows.append(make(each))
         except RecordError as error:
             left["unreadable record"] += 1
-            log_line(f"train: {_name(each)} left out: {error}")
+            log_line(f"train: {_row_name(each)} left out: {error}")
     return rows
 
 
-def _name(found: Record | tuple[Record, Record]) -> str:
+def _row_name(found: Record | tuple[Record, Record]) -> str:
     return record_name(found[0] if isinstance(found, tuple) else found)

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 
 from sophia_cli.errors import UsageError
-from sophia_cli.training.config import Settings
-from sophia_cli.training.distributed import World
+from sophia_cli.training.config import TrainConfig
+from sophia_cli.training.distributed import DistributedContext
 
-CONFIGS = Path(__file__).parent / "deepspeed"
+CONFIG_DIR = Path(__file__).parent / "deepspeed"
 
 
-GIVEN = (
+OPTION_KEYS = (
     "optimizer",
     "scheduler",
     "fp16",
@@ -27,25 +27,25 @@ GIVEN = (
 """What of DeepSpeed's configuration the command gives, and a file may not."""
 
 
-def config_of(settings: Settings, world: World) -> dict[str, Any] | None:
+def load_config(settings: TrainConfig, world: DistributedContext) -> dict[str, Any] | None:
     """DeepSpeed's configuration, complete; None for `--deepspeed none`. Raises UsageError for a file that does not serve."""
     if settings.deepspeed == "none":
         return None
-    path = CONFIGS / f"{settings.deepspeed}.json"
+    path = CONFIG_DIR / f"{settings.deepspeed}.json"
     path = path if path.is_file() else Path(settings.deepspeed)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         if (stage := config["zero_optimization"]["stage"]) not in (1, 2, 3):
             raise ValueError(f"stage {stage!r} is none of 1, 2, 3")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        choices = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.json")))
+        choices = ", ".join(sorted(file.stem for file in CONFIG_DIR.glob("*.json")))
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         mend = f"choose {choices}, none, or a JSON file that has zero_optimization.stage"
         raise UsageError(f"--deepspeed {settings.deepspeed}: {reason}; {mend}") from None
-    if unfit := [name for name in GIVEN if _settles(config.get(name))]:
+    if unfit := [name for name in OPTION_KEYS if _sets_value(config.get(name))]:
         raise UsageError(f"{path}: `{unfit[0]}` is not for the file to give; delete it, `sophia train` has options for it")
     return {
-        **{name: value for name, value in config.items() if name not in GIVEN and value != "auto"},
+        **{name: value for name, value in config.items() if name not in OPTION_KEYS and value != "auto"},
         "bf16": {"enabled": torch.cuda.is_available() and not world.cpu},
         "gradient_clipping": settings.max_grad_norm,
         "zero_allow_untested_optimizer": True,
@@ -58,12 +58,12 @@ def config_of(settings: Settings, world: World) -> dict[str, Any] | None:
     }
 
 
-def _settles(value: Any) -> bool:
+def _sets_value(value: Any) -> bool:
     """Whether a configuration's value says something: it is there, not "auto", and no section that is "auto" or off."""
     return value not in (None, "auto") and not (isinstance(value, dict) and value.get("enabled") in (False, "auto"))
 
 
-def spread_when_read(config: dict[str, Any]) -> Any:
+def zero3_init(config: dict[str, Any]) -> Any:
     """Under ZeRO-3, transformers spreads weights over the processes as it reads them, while what this returns lives."""
     from transformers.integrations import HfDeepSpeedConfig
 

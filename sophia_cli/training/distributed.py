@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class World:
+class DistributedContext:
     """The processes that train together. cpu: they train on CPUs, though there may be GPUs."""
 
     rank: int = 0
@@ -13,6 +13,6 @@ class World:
     cpu: bool = False
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that speaks and writes for all."""
         return self.rank == 0

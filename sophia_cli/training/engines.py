@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 
 from sophia_cli.errors import SophiaError
-from sophia_cli.training.config import Settings
-from sophia_cli.training.distributed import World
-from sophia_cli.training.rendezvous import device_of
+from sophia_cli.training.config import TrainConfig
+from sophia_cli.training.distributed import DistributedContext
+from sophia_cli.training.rendezvous import process_device
 
 
 class Engine(Protocol):
@@ -23,26 +23,26 @@ class Engine(Protocol):
     model: Any
     device: torch.device
 
-    def begin(self, last: bool) -> None:
+    def start_forward(self, last: bool) -> None:
         """To be called before each forward pass; `last`: it is the step's last."""
 
     def backward(self, loss: torch.Tensor) -> None:
         """Adds a micro-batch's gradients."""
 
-    def step(self, rate: float) -> float:
+    def take_step(self, rate: float) -> float:
         """Takes the step at this learning rate; returns the norm of the gradients before they were cut."""
 
-    def save(self, folder: Path) -> None:
+    def save_state(self, folder: Path) -> None:
         """Writes weights that train and the optimizer's state; every process calls it."""
 
-    def load(self, folder: Path) -> None:
+    def load_state(self, folder: Path) -> None:
         """Reads what `save` wrote, with as many processes."""
 
-    def weights(self) -> dict[str, torch.Tensor] | None:
+    def gather_weights(self) -> dict[str, torch.Tensor] | None:
         """All weights, whole, in the process that leads; None in the others."""
 
 
-def optimizer_of(policy: Any, settings: Settings, device: torch.device) -> torch.optim.Optimizer:
+def make_optimizer(policy: Any, settings: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
     """AdamW over what trains; matrices decay, vectors (norms, biases) do not."""
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     matrices = [parameter for parameter in trained if len(getattr(parameter, "ds_shape", parameter.shape)) > 1]
@@ -52,46 +52,46 @@ def optimizer_of(policy: Any, settings: Settings, device: torch.device) -> torch
     return torch.optim.AdamW(filled, lr=settings.lr, fused=device.type == "cuda")
 
 
-class Plain:
+class DDPEngine:
     """Each process holds all weights; on GPUs it computes in bf16 and keeps the weights in fp32."""
 
-    def __init__(self, policy: Any, settings: Settings, world: World):
-        self.device = device_of(world)
+    def __init__(self, policy: Any, settings: TrainConfig, world: DistributedContext):
+        self.device = process_device(world)
         self.policy = policy.to(self.device)
-        self.optimizer = optimizer_of(policy, settings, self.device)
-        self.largest_norm = settings.max_grad_norm
+        self.optimizer = make_optimizer(policy, settings, self.device)
+        self.max_grad_norm = settings.max_grad_norm
         self.model: Any = _Autocast(self.policy) if self.device.type == "cuda" else self.policy
         if world.size > 1:
             self.model = torch.nn.parallel.DistributedDataParallel(self.model)
 
-    def begin(self, last: bool) -> None:
+    def start_forward(self, last: bool) -> None:
         if isinstance(self.model, torch.nn.parallel.DistributedDataParallel):
             self.model.require_backward_grad_sync = last  # gradients travel once a step
 
     def backward(self, loss: torch.Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
 
-    def step(self, rate: float) -> float:
+    def take_step(self, rate: float) -> float:
         training = [p for p in self.policy.parameters() if p.requires_grad]
-        norm = torch.nn.utils.clip_grad_norm_(training, self.largest_norm or math.inf)
+        norm = torch.nn.utils.clip_grad_norm_(training, self.max_grad_norm or math.inf)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
         return float(norm)
 
-    def save(self, folder: Path) -> None:
+    def save_state(self, folder: Path) -> None:
         if not dist.is_initialized() or dist.get_rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)
             trained = {name: value for name, value in self.policy.named_parameters() if value.requires_grad}
             torch.save({"weights": trained, "optimizer": self.optimizer.state_dict()}, folder / "state.pt")
 
-    def load(self, folder: Path) -> None:
+    def load_state(self, folder: Path) -> None:
         state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
         self.policy.load_state_dict(state["weights"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def weights(self) -> dict[str, torch.Tensor] | None:
+    def gather_weights(self) -> dict[str, torch.Tensor] | None:
         return self.policy.state_dict() if not dist.is_initialized() or dist.get_rank() == 0 else None
 
 
@@ -107,39 +107,39 @@ class _Autocast(torch.nn.Module):
             return self.policy(**inputs)
 
 
-class DeepSpeed:
+class DeepSpeedEngine:
     """Optimizer states, gradients and weights are spread over the processes, by the stage."""
 
-    def __init__(self, policy: Any, settings: Settings, world: World, config: dict[str, Any]):
+    def __init__(self, policy: Any, settings: TrainConfig, world: DistributedContext, config: dict[str, Any]):
         import deepspeed
 
-        self.device = device_of(world)
+        self.device = process_device(world)
         self.stage = config["zero_optimization"]["stage"]
         self.model, self.optimizer, _, _ = deepspeed.initialize(
-            model=policy, optimizer=optimizer_of(policy, settings, self.device), config=config
+            model=policy, optimizer=make_optimizer(policy, settings, self.device), config=config
         )
 
-    def begin(self, last: bool) -> None:
+    def start_forward(self, last: bool) -> None:
         self.model.set_gradient_accumulation_boundary(last)
 
     def backward(self, loss: torch.Tensor) -> None:
         self.model.backward(loss, scale_wrt_gas=False)
 
-    def step(self, rate: float) -> float:
+    def take_step(self, rate: float) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.step()
         return float(self.model.get_global_grad_norm())
 
-    def save(self, folder: Path) -> None:
+    def save_state(self, folder: Path) -> None:
         self.model.save_checkpoint(str(folder), tag="state", exclude_frozen_parameters=True, save_latest=False)
 
-    def load(self, folder: Path) -> None:
+    def load_state(self, folder: Path) -> None:
         path, _ = self.model.load_checkpoint(str(folder), tag="state", load_module_strict=False)
         if path is None:
             raise SophiaError(f"{folder}: DeepSpeed cannot read it; was its configuration changed? --force begins anew")
 
-    def weights(self) -> dict[str, torch.Tensor] | None:
+    def gather_weights(self) -> dict[str, torch.Tensor] | None:
         if self.stage == 3:
             return self.model._zero3_consolidated_16bit_state_dict()  # type: ignore[no-any-return]
         return self.model.module.state_dict() if dist.get_rank() == 0 else None

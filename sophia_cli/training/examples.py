@@ -26,10 +26,10 @@ from sophia_cli.records import (
 
 
 @dataclass(frozen=True)
-class Row:
+class TrainExample:
     """One training example. `messages` is the chat before the answer; images stand in it in order.
 
-    behaviour: log µ of the answer, None where sampling did not store it. source: the file it is from, for the plan.
+    behavior_logp: log µ of the answer, None where sampling did not store it. source: the file it is from, for the plan.
     rejected: of a pair, the wrong answer. item: of a question that the policy is to answer itself, and that has no answer
     here, what a grader needs.
     """
@@ -38,7 +38,7 @@ class Row:
     messages: list[dict[str, Any]]
     answer: str
     weight: float
-    behaviour: float | None = None
+    behavior_logp: float | None = None
     source: str = ""
     rejected: str | None = None
     item: dict[str, Any] | None = None
@@ -49,33 +49,33 @@ class Row:
         return [part["image"] for parts in contents for part in parts if part["type"] == "image"]
 
 
-def trajectory_row(record: Record, style: str) -> Row:
+def trajectory_row(record: Record, style: str) -> TrainExample:
     """A graded trajectory with its weight (Eq. 6). Raises RecordError."""
     answer = need_text(record, "trajectory", "`sophia reason` writes it")
     need_text(record, "question", "the source must give it")
-    chat = asked(question_text(record), image_list(record), answer, style)
-    behaviour = need_number(record, "trajectory_logprob") if record.get("trajectory_logprob") is not None else None
-    return Row(record_name(record), chat, answer, weight_of(record), behaviour)
+    chat = prompt_messages(question_text(record), image_list(record), answer, style)
+    behavior_logp = need_number(record, "trajectory_logprob") if record.get("trajectory_logprob") is not None else None
+    return TrainExample(record_name(record), chat, answer, record_weight(record), behavior_logp)
 
 
-def pair_row(right: Record, wrong: Record, style: str) -> Row:
+def pair_row(right: Record, wrong: Record, style: str) -> TrainExample:
     """A right trajectory and a wrong one of the same item. Raises RecordError."""
     row = trajectory_row(Record({**right, "weight": 1.0}, right.where), style)
     name = f"{row.name} rather than {record_name(wrong)}"
-    return replace(row, name=name, rejected=need_text(wrong, "trajectory", "`sophia reason` writes it"), behaviour=None)
+    return replace(row, name=name, rejected=need_text(wrong, "trajectory", "`sophia reason` writes it"), behavior_logp=None)
 
 
-def question_row(record: Record, style: str) -> Row:
+def question_row(record: Record, style: str) -> TrainExample:
     """A question that the policy answers itself, under the slow-thinking prompt. Raises RecordError."""
     need_text(record, "question", "the source must give it")
     if record.get("answer") is None:
         raise RecordError(f"{where_of(record)}: field `answer` is missing; nothing else tells right from wrong")
     item = {name: record[name] for name in ("answer", *GRADING_FIELDS) if record.get(name) is not None}
-    chat = asked(question_text(record), image_list(record), THINK_OPEN, style)
-    return Row(str(record["id"]), chat, "", 1.0, item=item)
+    chat = prompt_messages(question_text(record), image_list(record), THINK_OPEN, style)
+    return TrainExample(str(record["id"]), chat, "", 1.0, item=item)
 
 
-def weight_of(record: Record) -> float:
+def record_weight(record: Record) -> float:
     """The finite number in `weight`. Raises RecordError."""
     weight = record.get("weight")
     if isinstance(weight, int | float) and not isinstance(weight, bool) and math.isfinite(weight):
@@ -83,7 +83,7 @@ def weight_of(record: Record) -> float:
     raise RecordError(f"{where_of(record)}: field `weight` is not a number; `sophia propagate` writes it")
 
 
-def mixed_row(record: Record, style: str) -> Row:
+def mixed_row(record: Record, style: str) -> TrainExample:
     """A row of other data: a chat (`messages`, optional `images`), a description (`caption`), or question and answer.
 
     A record that has a trajectory beside its caption gives the caption: of kept records, the descriptions that earned
@@ -93,13 +93,20 @@ def mixed_row(record: Record, style: str) -> Row:
         return _chat_row(record, style)
     if "caption" in record:
         answer = need_text(record, "caption", "`sophia caption` writes it")
-        return Row(record_name(record), asked(load_prompt("caption", style), _images_of(record), answer, style), answer, 1.0)
+        return TrainExample(
+            record_name(record),
+            prompt_messages(load_prompt("caption", style), _row_images(record), answer, style),
+            answer,
+            1.0,
+        )
     answer = need_text(record, "answer", "a mixed-in row needs `messages`, `caption`, or `question` and `answer`")
     need_text(record, "question", "a mixed-in row needs `messages`, `caption`, or `question` and `answer`")
-    return Row(record_name(record), asked(question_text(record), _images_of(record), answer, style), answer, 1.0)
+    return TrainExample(
+        record_name(record), prompt_messages(question_text(record), _row_images(record), answer, style), answer, 1.0
+    )
 
 
-def _images_of(record: Record) -> list[str]:
+def _row_images(record: Record) -> list[str]:
     """The images of a row of other data, in `image` or `images`. Raises RecordError."""
     images = record.get("images") or image_list(record)
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
@@ -107,38 +114,38 @@ def _images_of(record: Record) -> list[str]:
     return images
 
 
-def asked(text: str, images: list[str], answer: str, style: str) -> list[dict[str, Any]]:
+def prompt_messages(text: str, images: list[str], answer: str, style: str) -> list[dict[str, Any]]:
     """The chat before an answer: the system prompt that the answer calls for, the images, the text."""
     content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
     user = [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
-    return [*_system(answer, style), *user]
+    return [*_system_message(answer, style), *user]
 
 
-def system_for(answer: str, style: str) -> str:
+def system_prompt(answer: str, style: str) -> str:
     """The system prompt that an answer calls for: the slow-thinking one when it thinks, else none (method.md, settings)."""
     return load_prompt("slow_thinking", style) if THINK_OPEN in answer else ""
 
 
-def _system(answer: str, style: str) -> list[dict[str, Any]]:
-    prompt = system_for(answer, style)
+def _system_message(answer: str, style: str) -> list[dict[str, Any]]:
+    prompt = system_prompt(answer, style)
     return [{"role": "system", "content": prompt}] if prompt else []
 
 
-def _chat_row(record: Record, style: str) -> Row:
+def _chat_row(record: Record, style: str) -> TrainExample:
     """TRL-style `messages` whose last one is the assistant's; `images` fill the image parts, or lead the first turn."""
-    messages, images = record["messages"], _images_of(record)
+    messages, images = record["messages"], _row_images(record)
     if not _is_chat(messages):
         raise RecordError(f"{where_of(record)}: field `messages` is not a chat that ends with the assistant's text; mend it")
-    answer, left = _text_of(messages[-1]["content"]), iter(images)
-    chat = [{"role": message["role"], "content": _with_images(message["content"], left)} for message in messages[:-1]]
+    answer, left = _content_text(messages[-1]["content"]), iter(images)
+    chat = [{"role": message["role"], "content": _place_images(message["content"], left)} for message in messages[:-1]]
     leading = [{"type": "image", "image": image} for image in left]
     first = next(message for message in chat if message["role"] == "user")
     if leading:
         text = first["content"] if isinstance(first["content"], list) else [{"type": "text", "text": first["content"]}]
         first["content"] = [*leading, *text]
     if not any(message["role"] == "system" for message in chat):
-        chat = [*_system(answer, style), *chat]
-    return Row(record_name(record), chat, answer, 1.0)
+        chat = [*_system_message(answer, style), *chat]
+    return TrainExample(record_name(record), chat, answer, 1.0)
 
 
 def _is_chat(messages: Any) -> bool:
@@ -147,12 +154,12 @@ def _is_chat(messages: Any) -> bool:
         return False
     roles = [turn.get("role") for turn in messages]
     contents = [turn.get("content") for turn in messages]
-    whole = all(isinstance(c, str) or (isinstance(c, list) and all(map(_is_part, c))) for c in contents)
+    whole = all(isinstance(c, str) or (isinstance(c, list) and all(map(_is_content_part, c))) for c in contents)
     named = all(role in ("system", "user", "assistant") for role in roles)
-    return whole and named and "user" in roles[:-1] and roles[-1] == "assistant" and bool(_text_of(contents[-1]))
+    return whole and named and "user" in roles[:-1] and roles[-1] == "assistant" and bool(_content_text(contents[-1]))
 
 
-def _with_images(content: Any, images: Iterator[Any]) -> Any:
+def _place_images(content: Any, images: Iterator[Any]) -> Any:
     if isinstance(content, str):
         return content
     parts: list[dict[str, Any]] = []
@@ -166,7 +173,7 @@ def _with_images(content: Any, images: Iterator[Any]) -> Any:
     return parts
 
 
-def _is_part(part: Any) -> bool:
+def _is_content_part(part: Any) -> bool:
     """Whether a part of a turn is text or an image, in one of the ways that chats have them."""
     if not isinstance(part, dict):
         return False
@@ -176,7 +183,7 @@ def _is_part(part: Any) -> bool:
     return kinds.get(str(part.get("type")), False)
 
 
-def _text_of(content: Any) -> str:
+def _content_text(content: Any) -> str:
     return content if isinstance(content, str) else "".join(str(part.get("text", "")) for part in content)
 
 
@@ -186,7 +193,7 @@ def tags_balance(answer: str) -> bool:
     return opens == closes and opens <= 1 and answer.find(THINK_OPEN) <= answer.find(THINK_CLOSE)
 
 
-def draw_rows(rows: list[Row], ratio: float | None, base: int, seed: int) -> list[Row]:
+def draw_rows(rows: list[TrainExample], ratio: float | None, base: int, seed: int) -> list[TrainExample]:
     """The rows of one `--mix` file: all of them, or `ratio` × `base` of them drawn by the seed."""
     if ratio is None:
         return rows
@@ -194,7 +201,7 @@ def draw_rows(rows: list[Row], ratio: float | None, base: int, seed: int) -> lis
     return Random(f"mix/{seed}").sample(rows, wanted) if wanted <= len(rows) else rows
 
 
-def texts_of(row: Row) -> Iterable[str]:
+def row_texts(row: TrainExample) -> Iterable[str]:
     """Every text of a row, for the search for control tokens."""
     for message in row.messages:
         content = message["content"]

@@ -12,38 +12,38 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from sophia_cli.training.distributed import World
+from sophia_cli.training.distributed import DistributedContext
 
 
-class Ratios:
+class LogRatios:
     """Gathers log π_θ(y) − log µ(y) of one update's trajectories."""
 
     def __init__(self) -> None:
-        self.found: list[tuple[float, float]] = []
+        self.log_ratios: list[tuple[float, float]] = []
 
-    def add(self, logps_BT: torch.Tensor, mask_BT: torch.Tensor, behaviour_B: torch.Tensor) -> None:
+    def add_batch(self, logps_BT: torch.Tensor, mask_BT: torch.Tensor, behavior_logp_B: torch.Tensor) -> None:
         """The trajectories of a micro-batch; those without log µ(y), NaN, are passed over."""
-        known = ~behaviour_B.isnan()
+        known = ~behavior_logp_B.isnan()
         if known.any():
-            totals = (logps_BT * mask_BT).sum(dim=1).double()[known] - behaviour_B[known]
+            totals = (logps_BT * mask_BT).sum(dim=1).double()[known] - behavior_logp_B[known]
             tokens = mask_BT.sum(dim=1)[known]
-            self.found += zip(totals.tolist(), (totals / tokens).tolist(), strict=True)
+            self.log_ratios += zip(totals.tolist(), (totals / tokens).tolist(), strict=True)
 
-    def told(self, world: World) -> dict[str, Any]:
+    def log_ratio_stats(self, world: DistributedContext) -> dict[str, Any]:
         """Mean, deviation, least and most over all processes, in total and per token; nothing where none is known."""
-        found = self.found
+        found = self.log_ratios
         if world.size > 1:
             gathered: list[Any] = [None] * world.size
             dist.all_gather_object(gathered, found)
             found = [pair for part in gathered for pair in part]
-        self.found = []
+        self.log_ratios = []
         if not found:
             return {}
         totals, each = zip(*found, strict=True)
-        return {"log_ratio": spread(totals), "log_ratio_per_token": spread(each)}
+        return {"log_ratio": summary_stats(totals), "log_ratio_per_token": summary_stats(each)}
 
 
-def spread(values: tuple[float, ...]) -> dict[str, float]:
+def summary_stats(values: tuple[float, ...]) -> dict[str, float]:
     """Mean, standard deviation, least and most."""
     ordered = sorted(values)  # a sum in one order, however the rows were shared out
     mean = math.fsum(ordered) / len(ordered)
@@ -51,13 +51,13 @@ def spread(values: tuple[float, ...]) -> dict[str, float]:
     return {"mean": mean, "std": deviation, "min": ordered[0], "max": ordered[-1], "n": len(ordered)}
 
 
-def pooled(updates: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def pool_stats(updates: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """The spreads of many updates as those of all their trajectories together; nothing where none is known."""
     known = [told for told in updates if "log_ratio" in told]
-    return {name: _joined([told[name] for told in known]) for name in ("log_ratio", "log_ratio_per_token") if known}
+    return {name: _merge_stats([told[name] for told in known]) for name in ("log_ratio", "log_ratio_per_token") if known}
 
 
-def _joined(parts: list[dict[str, float]]) -> dict[str, float]:
+def _merge_stats(parts: list[dict[str, float]]) -> dict[str, float]:
     count = sum(part["n"] for part in parts)
     mean = math.fsum(part["n"] * part["mean"] for part in parts) / count
     square = math.fsum(part["n"] * (part["std"] ** 2 + (part["mean"] - mean) ** 2) for part in parts) / count

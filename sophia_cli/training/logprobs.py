@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from sophia_cli.training import liger_logprobs
-from sophia_cli.training.collator import IGNORED
-from sophia_cli.training.packing import packed, padded
-from sophia_cli.training.sequence_parallel import Ulysses
+from sophia_cli.training.collator import IGNORE_INDEX
+from sophia_cli.training.packing import pack_batch, unpack_values
+from sophia_cli.training.sequence_parallel import SequenceParallel
 
-BLOCK = 1 << 27
+BLOCK_LOGITS = 1 << 27
 """Logits that are in memory at once, at most."""
 
 
@@ -24,7 +24,7 @@ class _LogProbabilities(torch.autograd.Function):
     def forward(ctx: Any, hidden_SD: torch.Tensor, weight_VD: torch.Tensor, targets_S: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(hidden_SD, weight_VD, targets_S)
         logps_S = torch.empty(len(hidden_SD), dtype=torch.float32, device=hidden_SD.device)
-        for rows in _blocks(hidden_SD, weight_VD):
+        for rows in _logit_blocks(hidden_SD, weight_VD):
             logits = _logits(hidden_SD[rows], weight_VD)
             logps_S[rows] = logits.gather(1, targets_S[rows, None])[:, 0] - logits.logsumexp(1)
         return logps_S
@@ -35,7 +35,7 @@ class _LogProbabilities(torch.autograd.Function):
         hidden_SD, weight_VD, targets_S = ctx.saved_tensors
         by_hidden = torch.empty_like(hidden_SD) if ctx.needs_input_grad[0] else None
         by_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        for rows in _blocks(hidden_SD, weight_VD):
+        for rows in _logit_blocks(hidden_SD, weight_VD):
             by_logits = _logits(hidden_SD[rows], weight_VD).softmax(1).neg_()
             by_logits.scatter_add_(1, targets_S[rows, None], torch.ones_like(by_logits[:, :1]))
             by_logits = by_logits.mul_(gradients[0][rows, None]).to(hidden_SD.dtype)
@@ -46,8 +46,8 @@ class _LogProbabilities(torch.autograd.Function):
         return by_hidden, None if by_weight is None else by_weight.to(weight_VD.dtype), None
 
 
-def _blocks(hidden_SD: torch.Tensor, weight_VD: torch.Tensor) -> list[slice]:
-    each = max(1, BLOCK // len(weight_VD))
+def _logit_blocks(hidden_SD: torch.Tensor, weight_VD: torch.Tensor) -> list[slice]:
+    each = max(1, BLOCK_LOGITS // len(weight_VD))
     return [slice(begin, begin + each) for begin in range(0, len(hidden_SD), each)]
 
 
@@ -63,7 +63,7 @@ def log_probabilities(
     Of as many places as have a next label. fused: by Liger's kernel (kernels.py).
     """
     targets = labels_BT[:, 1:]
-    mask = targets != IGNORED
+    mask = targets != IGNORE_INDEX
     hidden_SD = hidden_BTD[:, : targets.shape[1]][mask]
     if torch.is_autocast_enabled(hidden_SD.device.type):
         hidden_SD = hidden_SD.to(torch.get_autocast_dtype(hidden_SD.device.type))
@@ -72,7 +72,7 @@ def log_probabilities(
     return torch.zeros(targets.shape, dtype=logps_S.dtype, device=logps_S.device).masked_scatter(mask, logps_S)
 
 
-class Scorer:
+class LogprobHead:
     """Has a policy's own last layer give log-probabilities in place of logits.
 
     Its own, so that whoever gathers that layer's weights around its call (ZeRO-3) still does. packs: rows go through the
@@ -80,23 +80,23 @@ class Scorer:
     are dealt out to several processes (ulysses.py).
     """
 
-    def __init__(self, policy: Any, packs: bool, fused: bool = False, ulysses: Ulysses | None = None):
+    def __init__(self, policy: Any, packs: bool, fused: bool = False, ulysses: SequenceParallel | None = None):
         self.policy, self.packs, self.ulysses, head = policy, packs, ulysses, policy.get_output_embeddings()
         self.labels_BT = torch.empty(0, 0)
         head.forward = lambda hidden_BTD: log_probabilities(hidden_BTD, head.weight, self.labels_BT, fused)
 
-    def score(self, model: Any, inputs: dict[str, torch.Tensor], labels_BT: torch.Tensor) -> torch.Tensor:
+    def score_batch(self, model: Any, inputs: dict[str, torch.Tensor], labels_BT: torch.Tensor) -> torch.Tensor:
         """`log_probabilities` of a batch by `model`: the policy, or what an engine has wrapped it in."""
         if self.ulysses:
-            part = self._score(model, inputs, self.ulysses.labels(labels_BT))
-            return self.ulysses.whole(part, labels_BT.shape[1] - 1)
+            part = self._score_batch(model, inputs, self.ulysses.slice_labels(labels_BT))
+            return self.ulysses.gather_logps(part, labels_BT.shape[1] - 1)
         if not self.packs or len(labels_BT) == 1:
-            return self._score(model, inputs, labels_BT)
+            return self._score_batch(model, inputs, labels_BT)
         kept_BT = inputs["attention_mask"].bool()
-        logps_S = self._score(model, packed(inputs, kept_BT, self.policy), labels_BT[kept_BT][None])[0]
-        return padded(torch.nn.functional.pad(logps_S, (1, 0)), kept_BT)[:, 1:]
+        logps_S = self._score_batch(model, pack_batch(inputs, kept_BT, self.policy), labels_BT[kept_BT][None])[0]
+        return unpack_values(torch.nn.functional.pad(logps_S, (1, 0)), kept_BT)[:, 1:]
 
-    def _score(self, model: Any, inputs: dict[str, torch.Tensor], labels_BT: torch.Tensor) -> torch.Tensor:
+    def _score_batch(self, model: Any, inputs: dict[str, torch.Tensor], labels_BT: torch.Tensor) -> torch.Tensor:
         self.labels_BT = labels_BT
         logps: torch.Tensor = model(**inputs, use_cache=False).logits
         return logps

@@ -4,14 +4,14 @@ from typing import Any
 
 import torch
 
-from sophia_cli.models.families import part_of
-from sophia_cli.training.config import Settings
+from sophia_cli.models.families import model_part
+from sophia_cli.training.config import TrainConfig
 
-SCALE = 2
+LORA_ALPHA_RATIO = 2
 """alpha / rank: how much the adapters' product counts."""
 
 
-def with_lora(policy: Any, family: Any, settings: Settings) -> Any:
+def add_lora(policy: Any, family: Any, settings: TrainConfig) -> Any:
     """The policy with adapters of `settings.lora_rank`; what was to be trained beside the language model still is."""
     from peft import LoraConfig, get_peft_model
 
@@ -19,11 +19,11 @@ def with_lora(policy: Any, family: Any, settings: Settings) -> Any:
     layers = [
         name
         for name, module in policy.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not head and part_of(f"{name}.", family) == "language"
+        if isinstance(module, torch.nn.Linear) and module is not head and model_part(f"{name}.", family) == "language"
     ]
-    trained = [name for name, p in policy.named_parameters() if p.requires_grad and part_of(name, family) != "language"]
+    trained = [name for name, p in policy.named_parameters() if p.requires_grad and model_part(name, family) != "language"]
     config = LoraConfig(
-        r=settings.lora_rank, lora_alpha=SCALE * settings.lora_rank, target_modules=layers, task_type="CAUSAL_LM"
+        r=settings.lora_rank, lora_alpha=LORA_ALPHA_RATIO * settings.lora_rank, target_modules=layers, task_type="CAUSAL_LM"
     )
     adapted = get_peft_model(policy, config)
     for name, parameter in adapted.get_base_model().named_parameters():

@@ -6,27 +6,27 @@ from typing import Any
 
 from sophia_cli.errors import SophiaError
 from sophia_cli.io.jsonl import load_json, to_line
-from sophia_cli.training.distributed import World
+from sophia_cli.training.distributed import DistributedContext
 
-Emit = Callable[[dict[str, Any]], None]
+EmitFunction = Callable[[dict[str, Any]], None]
 """Told of each update."""
-CURVE, PICTURE = "metrics.jsonl", "curve.png"
-MOST_DOTS = 40
+METRICS_FILE, PLOT_FILE = "metrics.jsonl", "curve.png"
+MAX_POINTS = 40
 
 
-class Curve:
+class MetricsLog:
     """The updates of a run so far. past: those up to `first`; what was written beyond is of updates that are done again."""
 
-    def __init__(self, draft: Path, first: int, world: World):
-        self.file, self.leads = draft / CURVE, world.leads
-        lines = self.file.read_bytes().splitlines() if self.leads and self.file.exists() else []
+    def __init__(self, draft: Path, first: int, world: DistributedContext):
+        self.file, self.is_main = draft / METRICS_FILE, world.is_main
+        lines = self.file.read_bytes().splitlines() if self.is_main and self.file.exists() else []
         self.past: list[dict[str, Any]] = [load_json(line) for line in lines[:first]]
-        if self.leads:
+        if self.is_main:
             self.file.write_bytes(b"".join(map(to_line, self.past)))
 
-    def add(self, told: dict[str, Any]) -> None:
+    def add_update(self, told: dict[str, Any]) -> None:
         """One update more. Raises SophiaError."""
-        if self.leads:
+        if self.is_main:
             try:
                 with self.file.open("ab") as file:
                     file.write(to_line(told))
@@ -35,7 +35,7 @@ class Curve:
                 raise SophiaError(f"{self.file}: cannot be written ({error.strerror}); {mend}") from None
 
 
-def draw(told: list[dict[str, Any]], file: Path) -> None:
+def draw_curves(told: list[dict[str, Any]], file: Path) -> None:
     """Loss and learning rate over the updates, as a PNG."""
     from matplotlib.figure import Figure
 
@@ -43,7 +43,7 @@ def draw(told: list[dict[str, Any]], file: Path) -> None:
     figure = Figure(figsize=(8, 3), layout="constrained")
     for place, (name, title) in enumerate((("loss", "loss"), ("learning_rate", "learning rate")), 1):
         axes = figure.add_subplot(1, 2, place)
-        axes.plot(steps, [row[name] for row in told], marker="." if len(told) < MOST_DOTS else "")
+        axes.plot(steps, [row[name] for row in told], marker="." if len(told) < MAX_POINTS else "")
         axes.set(xlabel="update", title=title)
         axes.grid(alpha=0.3)
     figure.savefig(file, dpi=120)

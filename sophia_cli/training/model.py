@@ -6,76 +6,78 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from sophia_cli import registry
-from sophia_cli.models.families import part_of
+from sophia_cli.models.families import model_part
 from sophia_cli.training.collator import Encoder
 from sophia_cli.training.config import has_flash_attention
-from sophia_cli.training.lora import with_lora
-from sophia_cli.training.run_state import Plan
+from sophia_cli.training.lora import add_lora
+from sophia_cli.training.run_state import TrainPlan
 
 
-def encoder_of(plan: Plan) -> Encoder:
+def make_encoder(plan: TrainPlan) -> Encoder:
     """What turns the plan's rows into tokens."""
-    family = family_of(AutoConfig.from_pretrained(plan.model.path))
-    return Encoder(family.load_processor(plan.model.path), context_of(plan))
+    family = find_family(AutoConfig.from_pretrained(plan.model.path))
+    return Encoder(family.load_processor(plan.model.path), context_length(plan))
 
 
-def context_of(plan: Plan) -> int:
+def context_length(plan: TrainPlan) -> int:
     """The longest row in tokens that the model and `--max-length` take."""
     text = AutoConfig.from_pretrained(plan.model.path).get_text_config()
-    return min(plan.settings.max_length, int(getattr(text, "max_position_embeddings", 0) or plan.settings.max_length))
+    return min(plan.config.max_length, int(getattr(text, "max_position_embeddings", 0) or plan.config.max_length))
 
 
-def family_of(config: Any) -> Any:
+def find_family(config: Any) -> Any:
     """The file of `families/` for a model's config."""
     return registry.find("families", str(config.model_type).replace("_", "-"))
 
 
-def load_policy(plan: Plan, device: torch.device, bf16: bool) -> Any:
+def load_policy(plan: TrainPlan, device: torch.device, bf16: bool) -> Any:
     """The policy, ready to be trained: what is frozen does not move.
 
     With FlashAttention where that is installed, in bf16; not in TRL's trainers, whose reference model has another kernel.
     Where processes share rows, else with PyTorch's, whatever its config says: others are not causal without a mask.
     """
     dtype = torch.bfloat16 if bf16 else torch.float32
-    flash = bf16 and plan.reads == "trajectories" and has_flash_attention()
-    shares = {"text_config": "sdpa"} if plan.settings.sequence_parallel > 1 else None
+    flash = bf16 and plan.data_kind == "trajectories" and has_flash_attention()
+    shares = {"text_config": "sdpa"} if plan.config.sequence_parallel > 1 else None
     attention = {"text_config": "flash_attention_2"} if flash else shares
     policy = AutoModelForImageTextToText.from_pretrained(plan.model.path, dtype=dtype, attn_implementation=attention)
     if device.type == "cuda":
         policy.gradient_checkpointing_enable({"use_reentrant": False})
     policy.train()
-    return trainable(policy, plan)
+    return set_trainable(policy, plan)
 
 
-def warm_up(policy: Any, encoder: Encoder, plan: Plan, device: torch.device, config: dict[str, Any] | None) -> None:
+def warm_up_model(
+    policy: Any, encoder: Encoder, plan: TrainPlan, device: torch.device, config: dict[str, Any] | None
+) -> None:
     """A forward pass whose result nobody takes. On CPUs, about once in a hundred processes, the first pass through a decoder
     layer gave other last bits than all passes after it; no run is to begin with that one. config: DeepSpeed's.
     """
     if device.type != "cpu" or (config is not None and config["zero_optimization"]["stage"] == 3):
         return
     inputs = encoder.collate([sized.row for sized in plan.rows[:2]])
-    inputs = {name: values for name, values in inputs.items() if name not in ("labels", "weights", "behaviour")}
+    inputs = {name: values for name, values in inputs.items() if name not in ("labels", "weights", "behavior_logp")}
     with torch.no_grad():
         policy(**inputs, logits_to_keep=1)
 
 
-def trainable(policy: Any, plan: Plan) -> Any:
+def set_trainable(policy: Any, plan: TrainPlan) -> Any:
     """Only the language backbone trains, and what is asked for beside it; with `--lora-rank`, adapters of it."""
-    settings, family = plan.settings, family_of(policy.config)
+    settings, family = plan.config, find_family(policy.config)
     trained = {"language": True, "vision": settings.train_vision, "projector": settings.train_projector}
     for name, parameter in policy.named_parameters():
-        parameter.requires_grad = trained[part_of(name, family)]
-    return with_lora(policy, family, settings) if settings.lora_rank else policy
+        parameter.requires_grad = trained[model_part(name, family)]
+    return add_lora(policy, family, settings) if settings.lora_rank else policy
 
 
-def language_of(policy: Any) -> Any:
+def language_model(policy: Any) -> Any:
     """The policy's language model: what takes embeddings, of text and images, and gives hidden states."""
     return next(module for name, module in policy.named_modules() if name.endswith("language_model"))
 
 
-def counts(plan: Plan) -> tuple[int, int]:
+def parameter_counts(plan: TrainPlan) -> tuple[int, int]:
     """How many weights the policy has, and how many of them train; nothing is read but its config."""
     with torch.device("meta"):
         policy = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(plan.model.path))
-    parameters = list(trainable(policy, plan).parameters())
+    parameters = list(set_trainable(policy, plan).parameters())
     return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)

@@ -6,13 +6,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from sophia_cli import __version__
-from sophia_cli.training.metrics_log import PICTURE
-from sophia_cli.training.run_state import Plan
+from sophia_cli.training.metrics_log import PLOT_FILE
+from sophia_cli.training.run_state import TrainPlan
 
-LIBRARIES = ("torch", "transformers", "deepspeed", "trl", "peft")
+LISTED_LIBRARIES = ("torch", "transformers", "deepspeed", "trl", "peft")
 
 
-METHODS = {
+METHOD_NAMES = {
     "sophia": "semi-off-policy reinforcement learning (SOPHIA, arXiv 2507.16814, Eq. 7)",
     "truncated": "semi-off-policy reinforcement learning with truncated importance ratios (arXiv 2507.16814, Eq. 3)",
     "sft": "supervised fine-tuning, all weights 1",
@@ -21,25 +21,25 @@ METHODS = {
 }
 
 
-def card(plan: Plan, steps: int) -> str:
+def model_card(plan: TrainPlan, steps: int) -> str:
     """The model card: what was trained, on what, how."""
-    model, settings = plan.model, plan.settings
-    causes = "".join(f"- left out, {cause}: {count}\n" for cause, count in sorted(plan.left.items()))
-    unused = () if plan.reads == "questions" else ("rollouts", "max_tokens")
+    model, settings = plan.model, plan.config
+    causes = "".join(f"- left out, {cause}: {count}\n" for cause, count in sorted(plan.skipped.items()))
+    unused = () if plan.data_kind == "questions" else ("rollouts", "max_tokens")
     listed = "".join(f"| {name} | {value} |\n" for name, value in asdict(settings).items() if name not in unused)
     base = f"base_model: {model.path}\n" if not Path(model.path).is_dir() else ""
     still = [] if settings.train_vision else ["vision tower"]
     still += [] if settings.train_projector else ["projector"]
     unchanged = f"; {' and '.join(still)} {'are' if len(still) > 1 else 'is'} unchanged" if still else ""
-    by = METHODS.get(settings.objective, f"objective `{settings.objective}`")
+    by = METHOD_NAMES.get(settings.objective, f"objective `{settings.objective}`")
     sources = Counter(sized.row.source for sized in plan.rows)
     data = "".join(f"- {count:,} rows of {name}\n" for name, count in sources.items())
     tokens = sum(sized.tokens for sized in plan.rows)
-    versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+    versions = ", ".join(f"{name} {version(name)}" for name in LISTED_LIBRARIES)
     return (
         f"---\n{base}library_name: transformers\npipeline_tag: image-text-to-text\ntags: [sophia]\n---\n"
         f"# {model.name}, trained with sophia {__version__}\n\n"
         f"Trained with `sophia train` from `{model.name}` by {by}: the language backbone learnt from {len(plan.rows):,} "
         f"rows ({tokens:,} tokens) in {steps:,} steps{unchanged}.\n\n"
-        f"![loss and learning rate]({PICTURE})\n\n{data}{causes}\n| setting | value |\n|---|---|\n{listed}\n{versions}\n"
+        f"![loss and learning rate]({PLOT_FILE})\n\n{data}{causes}\n| setting | value |\n|---|---|\n{listed}\n{versions}\n"
     )

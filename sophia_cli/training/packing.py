@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 
 
-def packs(policy: Any) -> bool:
+def can_pack(policy: Any) -> bool:
     """Whether the language model's attention takes rows one behind the other as they are. Others would need a mask of
     all their tokens × all their tokens, which costs more than padding does.
     """
     return str(policy.config.get_text_config()._attn_implementation).startswith("flash")
 
 
-def packed(inputs: dict[str, Tensor], kept_BT: Tensor, policy: Any) -> dict[str, Tensor]:
+def pack_batch(inputs: dict[str, Tensor], kept_BT: Tensor, policy: Any) -> dict[str, Tensor]:
     """A padded batch as one row of all S kept tokens: what has a value for each token becomes 1 x S, images stay.
 
     kept_BT: which tokens stay, from the first of each row on. policy: whose positions they get, rotary ones of images too.
     """
     positions_BT = torch.arange(kept_BT.shape[1], device=kept_BT.device).expand_as(kept_BT)
-    rotary, positions = _of_images(policy), positions_BT[kept_BT][None]
+    rotary, positions = _image_position_function(policy), positions_BT[kept_BT][None]
     if rotary:
         places_3BT = positions_BT.expand(3, *kept_BT.shape)
         if "image_grid_thw" in inputs:
@@ -36,11 +36,11 @@ def packed(inputs: dict[str, Tensor], kept_BT: Tensor, policy: Any) -> dict[str,
     return {**others, "position_ids": positions}
 
 
-def padded(values_S: Tensor, kept_BT: Tensor) -> Tensor:
+def unpack_values(values_S: Tensor, kept_BT: Tensor) -> Tensor:
     """What belongs to each of S packed tokens, back in its place of B x T; 0 elsewhere."""
     return torch.zeros(kept_BT.shape, dtype=values_S.dtype, device=values_S.device).masked_scatter(kept_BT, values_S)
 
 
-def _of_images(policy: Any) -> Callable[..., tuple[Tensor, Tensor]] | None:
+def _image_position_function(policy: Any) -> Callable[..., tuple[Tensor, Tensor]] | None:
     """The policy's own way to place image tokens (Qwen: time, height, width), where it has one."""
     return next((module.get_rope_index for module in policy.modules() if hasattr(module, "get_rope_index")), None)

@@ -9,32 +9,32 @@ from rich.table import Table
 from rich.text import Text
 
 from sophia_cli.runtime.progress import stderr_console
-from sophia_cli.training.collator import IGNORED, Encoder
+from sophia_cli.training.collator import IGNORE_INDEX, Encoder
 from sophia_cli.training.config import has_flash_attention, has_liger, has_vllm
-from sophia_cli.training.model import counts
-from sophia_cli.training.run_state import Plan, Sized, batches_of, references, sequences
-from sophia_cli.training.time_estimate import REACHED, estimated_seconds
+from sophia_cli.training.model import parameter_counts
+from sophia_cli.training.run_state import SizedExample, TrainPlan, reference_count, sequences_per_update, update_batches
+from sophia_cli.training.time_estimate import EXPECTED_UTILIZATION, estimated_seconds
 from sophia_cli.training.zero_stage import STAGES, bytes_needed
 
-LONGEST = 1200
+MAX_SHOWN_CHARS = 1200
 """Characters of the prompt, and of the answer, that are shown."""
 
 
-def show(plan: Plan, processes: int, cuda: bool, encoder: Encoder) -> None:
+def print_plan(plan: TrainPlan, processes: int, cuda: bool, encoder: Encoder) -> None:
     """Prints the plan and its first example."""
     out = stderr_console()
-    out.print(sources(plan.rows))
-    for line in lines(plan, processes, cuda):
+    out.print(source_table(plan.rows))
+    for line in plan_lines(plan, processes, cuda):
         out.print(line, soft_wrap=True)
-    out.print(example(plan.rows[0], encoder), soft_wrap=True)
+    out.print(example_text(plan.rows[0], encoder), soft_wrap=True)
 
 
-def sources(rows: list[Sized]) -> Table:
+def source_table(rows: list[SizedExample]) -> Table:
     """Rows, images and tokens of each source."""
     table = Table("source", *(("rows", "images", "tokens", "supervised", "longest")), box=None, padding=(0, 2, 0, 0))
     for column in table.columns[1:]:
         column.justify = "right"
-    by_source: dict[str, list[Sized]] = defaultdict(list)
+    by_source: dict[str, list[SizedExample]] = defaultdict(list)
     for sized in rows:
         by_source[sized.row.source].append(sized)
     for name, part in by_source.items():
@@ -45,12 +45,12 @@ def sources(rows: list[Sized]) -> Table:
     return table
 
 
-def lines(plan: Plan, processes: int, cuda: bool) -> list[Text]:
+def plan_lines(plan: TrainPlan, processes: int, cuda: bool) -> list[Text]:
     """Steps, tokens, weights, the memory that they take, and the time."""
-    settings = plan.settings
-    steps = batches_of(plan)
+    settings = plan.config
+    steps = update_batches(plan)
     tokens = sum(plan.rows[row].tokens for step in steps for row in step)
-    weights, trained = counts(plan)
+    weights, trained = parameter_counts(plan)
     found = [
         f"{len(steps):,} step{'s' * (len(steps) != 1)} of {settings.batch_size} rows, {tokens:,} tokens; "
         f"{settings.objective}, lr {settings.lr:g}",
@@ -58,44 +58,46 @@ def lines(plan: Plan, processes: int, cuda: bool) -> list[Text]:
         f"DeepSpeed {settings.deepspeed}",
     ]
     if settings.deepspeed in ("none", *STAGES):
-        needed = bytes_needed(settings.deepspeed, weights, trained, processes, references(plan)) / 1e9
+        needed = bytes_needed(settings.deepspeed, weights, trained, processes, reference_count(plan)) / 1e9
         found.append(f"about {needed:,.2f} GB on each for weights, gradients and optimizer; activations come on top")
-    if cuda and plan.reads == "trajectories":
+    if cuda and plan.data_kind == "trajectories":
         flash = settings.deepspeed != "none" and has_flash_attention()
         rows = "packed" if flash and settings.sequence_parallel == 1 and settings.micro_batch_size > 1 else "padded"
         kernel = "FlashAttention" if flash else "PyTorch"
         found.append(f"rows are {rows}, attention by {kernel}; log-probabilities by {'Liger' if has_liger() else 'PyTorch'}")
     if settings.sequence_parallel > 1:
         found.append(f"the tokens of each row are dealt out to {settings.sequence_parallel} processes")
-    if plan.reads == "questions":
-        itself = f"the model itself, {sequences(plan) // processes:,} at once on each; the time that takes comes on top"
-        found.append(f"answers come from {'vLLM; the time that takes comes on top' if cuda and has_vllm() else itself}")
+    if plan.data_kind == "questions":
+        itself = (
+            f"the model itself, {sequences_per_update(plan) // processes:,} at a time on each; their time is not included"
+        )
+        found.append(f"answers come from {'vLLM; their time is not included' if cuda and has_vllm() else itself}")
     if seconds := estimated_seconds(plan, weights, trained, processes, cuda):
         clock = timedelta(seconds=math.ceil(seconds))
-        found.append(f"about {clock} (h:min:s) at {REACHED:.0%} of this machine's speed")
+        found.append(f"about {clock} (h:min:s) at {EXPECTED_UTILIZATION:.0%} of this machine's speed")
     return [Text(f"train: {line}") for line in found]
 
 
-def example(sized: Sized, encoder: Encoder) -> Text:
+def example_text(sized: SizedExample, encoder: Encoder) -> Text:
     """The first row as the model sees it; ⟦what is supervised⟧ is green, what it is preferred to red."""
-    row, encoded = sized.row, encoder.encode(sized.row)
-    mask = encoded.labels != IGNORED
-    prompt = _shortened(_runs(encoder.tokenizer.decode(encoded.input_ids[~mask])))
-    answer = _shortened(encoder.tokenizer.decode(encoded.input_ids[mask]))
+    row, encoded = sized.row, encoder.encode_row(sized.row)
+    mask = encoded.labels != IGNORE_INDEX
+    prompt = _shorten_text(_fold_placeholders(encoder.tokenizer.decode(encoded.input_ids[~mask])))
+    answer = _shorten_text(encoder.tokenizer.decode(encoded.input_ids[mask]))
     parts = [(f"train: first row, {row.name}, weight {row.weight:g}:\n", "bold"), (prompt, "dim")]
     if row.item is not None:
         parts.append((f"⟦its own answers, graded by {row.item['answer']}⟧", "green"))
     else:
         parts.append((f"⟦{answer}⟧", "green"))
     if row.rejected is not None:
-        parts.append((f"\nrather than ⟦{_shortened(row.rejected)}⟧", "red"))
+        parts.append((f"\nrather than ⟦{_shorten_text(row.rejected)}⟧", "red"))
     return Text.assemble(*parts)
 
 
-def _runs(text: str) -> str:
+def _fold_placeholders(text: str) -> str:
     """A placeholder many times over, as `<IMG>×256`."""
     return re.sub(r"(<[^<>\s]+>)(?:\s?\1)+", lambda match: f"{match[1]}×{match[0].count(match[1])}", text)
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} […] {text[-LONGEST // 2 :]}"
+def _shorten_text(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[: MAX_SHOWN_CHARS // 2]} […] {text[-MAX_SHOWN_CHARS // 2 :]}"

@@ -14,19 +14,19 @@ from sophia_cli.errors import InputError, UsageError
 from sophia_cli.io.images import image_bytes
 from sophia_cli.runtime.progress import Progress, log_line
 from sophia_cli.runtime.worker_pool import ordered_map
-from sophia_cli.training.collator import Encoder, Left
-from sophia_cli.training.examples import Row
-from sophia_cli.training.model import context_of, encoder_of
-from sophia_cli.training.plan_report import show
-from sophia_cli.training.run_state import Plan, Sized, sequences
-from sophia_cli.training.zero_stage import settled
+from sophia_cli.training.collator import Encoder, SkippedExample
+from sophia_cli.training.examples import TrainExample
+from sophia_cli.training.model import context_length, make_encoder
+from sophia_cli.training.plan_report import print_plan
+from sophia_cli.training.run_state import SizedExample, TrainPlan, sequences_per_update
+from sophia_cli.training.zero_stage import choose_stage
 
-Notice = Callable[[str], None]
-MANY = 1000
+LogFunction = Callable[[str], None]
+PARALLEL_THRESHOLD = 1000
 """Rows that are worth processes of their own to read them: each of these loads the tokenizer first."""
-MOST_WORKERS = 32
-PATIENCE_SECONDS = 600.0
-ELSEWHERE = ("data:", "http://", "https://")
+MAX_WORKERS = 32
+ROW_TIMEOUT_SECONDS = 600.0
+VLLM_HINT = ("data:", "http://", "https://")
 """Images that are in the row itself, or are not to be fetched twice."""
 HINTS = {
     "trajectories": "no record has a weight other than 0 (lower --alpha in `propagate`), or the files are empty",
@@ -35,94 +35,100 @@ HINTS = {
 }
 
 
-def preflight(plan: Plan, rows: list[Row], processes: int, cpu: bool, tell: Notice, quiet: bool) -> Plan:
+def check_rows(
+    plan: TrainPlan, rows: list[TrainExample], processes: int, cpu: bool, tell: LogFunction, quiet: bool
+) -> TrainPlan:
     """The plan with those rows that can be trained on, and with its stage settled; shown on stderr unless `quiet`."""
-    plan = settled(size_rows(plan, rows, tell, quiet), processes, cpu, tell)
+    plan = choose_stage(size_rows(plan, rows, tell, quiet), processes, cpu, tell)
     if not quiet:
-        show(plan, processes, not cpu and torch.cuda.is_available(), encoder_of(plan))
+        print_plan(plan, processes, not cpu and torch.cuda.is_available(), make_encoder(plan))
     return plan
 
 
-def refuse_unfit(plan: Plan, processes: int) -> None:
+def check_trl_limits(plan: TrainPlan, processes: int) -> None:
     """Raises UsageError for what TRL's trainers would not take as it was asked for."""
-    if plan.reads == "trajectories":
+    if plan.data_kind == "trajectories":
         return
-    settings, each = plan.settings, plan.settings.micro_batch_size * processes
+    settings, each = plan.config, plan.config.micro_batch_size * processes
     if len(plan.rows) < settings.batch_size:
         raise UsageError(
-            f"--batch-size {settings.batch_size}: there are {len(plan.rows)} {plan.reads}; give no more than that"
+            f"--batch-size {settings.batch_size}: there are {len(plan.rows)} {plan.data_kind}; give no more than that"
         )
-    longest, context = max(sized.tokens for sized in plan.rows), context_of(plan)
-    if plan.reads == "questions" and longest + settings.max_tokens > context:
+    longest, context = max(sized.tokens for sized in plan.rows), context_length(plan)
+    if plan.data_kind == "questions" and longest + settings.max_tokens > context:
         raise UsageError(
             f"--max-tokens {settings.max_tokens}: the model takes {context} tokens, and the longest prompt is of {longest}; "
             f"give no more than {context - longest}"
         )
-    if sequences(plan) % each:
+    if sequences_per_update(plan) % each:
         raise UsageError(
-            f"--batch-size {settings.batch_size}: {sequences(plan)} sequences an update are no multiple of {each}, what "
-            f"{processes} x --micro-batch-size {settings.micro_batch_size} take at once; change one of them"
+            f"--batch-size {settings.batch_size}: {sequences_per_update(plan)} sequences per update is not a multiple of {each} "
+            f"({processes} processes x --micro-batch-size {settings.micro_batch_size}); change one of them"
         )
 
 
-def size_rows(plan: Plan, rows: list[Row], tell: Notice, quiet: bool = True) -> Plan:
+def size_rows(plan: TrainPlan, rows: list[TrainExample], tell: LogFunction, quiet: bool = True) -> TrainPlan:
     """The plan with those rows that can be trained on whole; the others are named, and counted by cause.
 
     Raises InputError when none can be.
     """
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # what is too long is said here
-    kept, left = list[Sized](), Counter(plan.left)
-    progress = Progress("train: reading", len(rows), quiet or len(rows) < MANY, unit="rows")
+    kept, left = list[SizedExample](), Counter(plan.skipped)
+    progress = Progress("train: reading", len(rows), quiet or len(rows) < PARALLEL_THRESHOLD, unit="rows")
     with progress.display():
-        for row, sized in _sized(plan, rows):
+        for row, sized in _sized_rows(plan, rows):
             progress.count_record()
-            if isinstance(sized, Left):
+            if isinstance(sized, SkippedExample):
                 left[sized.cause] += 1
                 log_line(f"train: {row.name} left out: {sized}")
             else:
-                kept.append(Sized(row, *sized))
+                kept.append(SizedExample(row, *sized))
     causes = ", ".join(f"{count} {cause}" for cause, count in sorted(left.items())) or "none"
     tell(f"train: {len(kept)} rows to train on; left out: {causes}")
     if not kept:
-        mend = "look at what was left out" if rows else HINTS[plan.reads]
+        mend = "look at what was left out" if rows else HINTS[plan.data_kind]
         raise InputError(f"no row to train on; {mend}")
-    return replace(plan, rows=kept, left=left)
+    return replace(plan, rows=kept, skipped=left)
 
 
-def _sized(plan: Plan, rows: list[Row]) -> Iterator[tuple[Row, tuple[int, int, int] | Left]]:
+def _sized_rows(
+    plan: TrainPlan, rows: list[TrainExample]
+) -> Iterator[tuple[TrainExample, tuple[int, int, int] | SkippedExample]]:
     """Each row with its `size`, or why it cannot be trained on; many by several processes."""
-    if len(rows) < MANY:
-        encoder = encoder_of(plan)
-        yield from ((row, size(row, encoder)) for row in rows)
+    if len(rows) < PARALLEL_THRESHOLD:
+        encoder = make_encoder(plan)
+        yield from ((row, size_row(row, encoder)) for row in rows)
         return
     work = partial(_size_in_a_worker, replace(plan, rows=[]))
-    workers = min(os.cpu_count() or 1, MOST_WORKERS)
+    workers = min(os.cpu_count() or 1, MAX_WORKERS)
     yield from ordered_map(
-        work, rows, workers, lambda row: row, PATIENCE_SECONDS, lambda row, reason: Left("not read", reason)
+        work, rows, workers, lambda row: row, ROW_TIMEOUT_SECONDS, lambda row, reason: SkippedExample("not read", reason)
     )
 
 
-def _size_in_a_worker(plan: Plan, row: Row) -> tuple[int, int, int] | Left:
+def _size_in_a_worker(plan: TrainPlan, row: TrainExample) -> tuple[int, int, int] | SkippedExample:
     if plan.model.path not in _encoders:
         torch.set_num_threads(1)
         logging.set_verbosity_error()
-        _encoders[plan.model.path] = encoder_of(plan)
-    return size(row, _encoders[plan.model.path])
+        _encoders[plan.model.path] = make_encoder(plan)
+    return size_row(row, _encoders[plan.model.path])
 
 
 _encoders: dict[str, Encoder] = {}
 """A worker's own, made once."""
 
 
-def size(row: Row, encoder: Encoder) -> tuple[int, int, int] | Left:
+def size_row(row: TrainExample, encoder: Encoder) -> tuple[int, int, int] | SkippedExample:
     """A row's tokens, its supervised ones and the CRC-32 of its images' files, or why it cannot be trained on."""
     try:
-        examples = [encoder.encode(row)]
+        examples = [encoder.encode_row(row)]
         if row.rejected is not None:
-            examples.append(encoder.encode(replace(row, answer=row.rejected)))
-    except Left as reason:
+            examples.append(encoder.encode_row(replace(row, answer=row.rejected)))
+    except SkippedExample as reason:
         return reason.with_traceback(None)
-    files = b"".join(image_bytes(image) for image in row.images if not image.startswith(ELSEWHERE))
-    tokens, supervised = (sum(counts) for counts in zip(*((len(e.input_ids), e.supervised) for e in examples), strict=True))
+    files = b"".join(image_bytes(image) for image in row.images if not image.startswith(VLLM_HINT))
+    tokens, supervised = (
+        sum(counts) for counts in zip(*((len(e.input_ids), e.supervised_tokens) for e in examples), strict=True)
+    )
     return tokens, supervised, crc32(files)

@@ -10,51 +10,51 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from sophia_cli.serving.ports import free_port
-from sophia_cli.training.distributed import World
+from sophia_cli.training.distributed import DistributedContext
 
-PATIENCE = timedelta(hours=6)
+TIMEOUT = timedelta(hours=6)
 """How long processes wait for one another: one of them may have many rows to read, or weights to write."""
 
 
-def device_of(world: World) -> torch.device:
+def process_device(world: DistributedContext) -> torch.device:
     """This process's GPU, the only one it sees where each sees its own; else the CPU."""
     if world.cpu or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", world.local_rank % torch.cuda.device_count())
 
 
-def quiet_compilers() -> None:
+def disable_op_builds() -> None:
     """DeepSpeed on CPUs: what it would compile for a minute at the first start is left out; gloo does the same."""
     import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def meet(world: World) -> Any:
+def open_store(world: DistributedContext) -> Any:
     """Meets the other processes where the environment says (MASTER_ADDR, MASTER_PORT); the store that all can write to."""
-    cuda = device_of(world).type == "cuda"
+    cuda = process_device(world).type == "cuda"
     if cuda:
-        torch.cuda.set_device(device_of(world))
+        torch.cuda.set_device(process_device(world))
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # of what DeepSpeed calls
     store, rank, size = next(rendezvous("env://"))
-    store.set_timeout(PATIENCE)
-    dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    store.set_timeout(TIMEOUT)
+    dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     return store
 
 
-def join(world: World, deepspeed: bool) -> None:
+def init_distributed(world: DistributedContext, deepspeed: bool) -> None:
     """Meets the other processes, unless that is done; DeepSpeed wants it done even by one alone."""
-    cuda = device_of(world).type == "cuda"
+    cuda = process_device(world).type == "cuda"
     os.environ.setdefault(
         "DS_ACCELERATOR", "cuda" if cuda else "cpu"
     )  # else DeepSpeed guesses, aloud, wherever it is imported
     if deepspeed and not cuda:
-        quiet_compilers()
+        disable_op_builds()
     if (world.size > 1 or deepspeed) and not dist.is_initialized():
         alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
         if world.size == 1:
             os.environ.update({**alone, "MASTER_PORT": str(free_port("127.0.0.1"))})
-        meet(world)
+        open_store(world)
     if deepspeed:
         import deepspeed as library
 

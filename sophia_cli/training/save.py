@@ -16,33 +16,35 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from sophia_cli.errors import SophiaError
 from sophia_cli.io.jsonl import load_json
-from sophia_cli.models.aliases import Model
-from sophia_cli.training.distributed import World
-from sophia_cli.training.lora import SCALE
-from sophia_cli.training.metrics_log import CURVE, PICTURE, draw
-from sophia_cli.training.model_card import card
-from sophia_cli.training.run_state import Plan
+from sophia_cli.models.aliases import ModelRef
+from sophia_cli.training.distributed import DistributedContext
+from sophia_cli.training.lora import LORA_ALPHA_RATIO
+from sophia_cli.training.metrics_log import METRICS_FILE, PLOT_FILE, draw_curves
+from sophia_cli.training.model_card import model_card
+from sophia_cli.training.run_state import TrainPlan
 
-PEFT = "base_model.model."
-TEMPLATES = "additional_chat_templates"
-TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+PEFT_PREFIX = "base_model.model."
+TEMPLATE_FOLDERS = "additional_chat_templates"
+TORCH_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Of numbers that are trained on, as safetensors names them."""
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
 
 
-def save_model(plan: Plan, world: World, weights: dict[str, torch.Tensor] | None, policy: Any, steps: int) -> None:
+def save_model(
+    plan: TrainPlan, world: DistributedContext, weights: dict[str, torch.Tensor] | None, policy: Any, steps: int
+) -> None:
     """Writes the model and puts it in place of `plan.out`. Every process calls it; the one that leads has the whole weights.
 
     Raises SophiaError.
     """
-    if world.leads and weights is not None:
-        draft = plan.draft / "model"
+    if world.is_main and weights is not None:
+        draft = plan.work_dir / "model"
         if spoilt := next((name for name, value in weights.items() if not torch.isfinite(value).all()), None):
             raise SophiaError(f"{spoilt} holds numbers that are none after the last step; begin anew with a lower --lr")
         shutil.rmtree(draft, ignore_errors=True)
         try:
-            _write(plan, policy, weights, draft, steps)
-            old = plan.draft / "replaced"
+            _write_model(plan, policy, weights, draft, steps)
+            old = plan.work_dir / "replaced"
             shutil.rmtree(old, ignore_errors=True)
             if plan.out.exists():
                 plan.out.rename(old)
@@ -58,52 +60,52 @@ def save_model(plan: Plan, world: World, weights: dict[str, torch.Tensor] | None
         dist.barrier()
 
 
-def _write(plan: Plan, policy: Any, weights: dict[str, torch.Tensor], draft: Path, steps: int) -> None:
-    adapters = plan.settings.lora_rank > 0 and not plan.settings.merge_lora
-    if plan.settings.lora_rank and plan.settings.merge_lora:
-        policy, weights = policy.get_base_model(), merged(weights)
+def _write_model(plan: TrainPlan, policy: Any, weights: dict[str, torch.Tensor], draft: Path, steps: int) -> None:
+    adapters = plan.config.lora_rank > 0 and not plan.config.merge_lora
+    if plan.config.lora_rank and plan.config.merge_lora:
+        policy, weights = policy.get_base_model(), merge_lora(weights)
     tied = getattr(policy, "all_tied_weights_keys", None) or {}  # the same weights under two names: the files hold one
     weights = {name: value for name, value in weights.items() if name not in tied}
     if adapters:
-        policy.save_pretrained(draft, state_dict=as_in_files(weights, plan.model))
+        policy.save_pretrained(draft, state_dict=match_file_types(weights, plan.model))
     else:
         named = revert_weight_conversion(policy, weights)
-        policy.save_pretrained(draft, state_dict=as_in_files(named, plan.model), save_original_format=False)
+        policy.save_pretrained(draft, state_dict=match_file_types(named, plan.model), save_original_format=False)
     source = _source_folder(plan.model)
-    if (source / TEMPLATES).is_dir():
-        shutil.copytree(source / TEMPLATES, draft / TEMPLATES)
+    if (source / TEMPLATE_FOLDERS).is_dir():
+        shutil.copytree(source / TEMPLATE_FOLDERS, draft / TEMPLATE_FOLDERS)
     others = {"README.md"} | ({"config.json", "generation_config.json"} if adapters else set())
     for file in source.iterdir():
         if (
             file.is_file()
-            and file.suffix not in WEIGHTS
+            and file.suffix not in WEIGHT_SUFFIXES
             and not file.name.endswith(".index.json")
             and file.name not in others
         ):
             shutil.copyfile(file, draft / file.name)
-    shutil.copyfile(plan.draft / CURVE, draft / CURVE)
-    draw([load_json(line) for line in (draft / CURVE).read_bytes().splitlines()], draft / PICTURE)
-    (draft / "README.md").write_text(card(plan, steps), encoding="utf-8")
+    shutil.copyfile(plan.work_dir / METRICS_FILE, draft / METRICS_FILE)
+    draw_curves([load_json(line) for line in (draft / METRICS_FILE).read_bytes().splitlines()], draft / PLOT_FILE)
+    (draft / "README.md").write_text(model_card(plan, steps), encoding="utf-8")
     usual = draft.joinpath("README.md").stat().st_mode
     for file in draft.glob("*.safetensors"):  # safetensors leaves them to their owner alone; a server may be another
         file.chmod(usual)
 
 
-def as_in_files(weights: dict[str, torch.Tensor], model: Model) -> dict[str, torch.Tensor]:
+def match_file_types(weights: dict[str, torch.Tensor], model: ModelRef) -> dict[str, torch.Tensor]:
     """The weights, named as in the model's files, each in the type that it has there; others in that of its config."""
     usual = AutoConfig.from_pretrained(model.path).dtype or torch.float32
     types: dict[str, torch.dtype] = {}
     for file in _source_folder(model).glob("*.safetensors"):
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118  (it is no dict)
-                if (kind := tensors.get_slice(name).get_dtype()) in TYPES:
-                    types[name] = TYPES[kind]
+                if (kind := tensors.get_slice(name).get_dtype()) in TORCH_TYPES:
+                    types[name] = TORCH_TYPES[kind]
     return {
         name: value.to(types.get(name, usual)) if value.is_floating_point() else value for name, value in weights.items()
     }
 
 
-def merged(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def merge_lora(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The weights of a model with LoRA adapters, as the model alone has them: W + (alpha / rank) B A.
 
     From the whole weights, not from the model: under ZeRO-3 that holds a part of each.
@@ -112,18 +114,18 @@ def merged(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     for name, value in weights.items():
         if ".lora_" in name:
             continue
-        plain = name.removeprefix(PEFT)
+        plain = name.removeprefix(PEFT_PREFIX)
         if ".base_layer." in plain:
             layer = name.partition(".base_layer.")[0]
             if name.endswith(".weight"):
                 down, up = (weights[f"{layer}.{side}.default.weight"].float() for side in ("lora_A", "lora_B"))
-                value = (value.float() + SCALE * up @ down).to(value.dtype)
+                value = (value.float() + LORA_ALPHA_RATIO * up @ down).to(value.dtype)
             plain = plain.replace(".base_layer.", ".")
         found[plain] = value
     return found
 
 
-def _source_folder(model: Model) -> Path:
+def _source_folder(model: ModelRef) -> Path:
     if Path(model.path).is_dir():
         return Path(model.path)
     return Path(snapshot_download(model.path, allow_patterns=["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors"]))

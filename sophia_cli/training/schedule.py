@@ -18,7 +18,7 @@ class MicroBatch:
     filler: bool = False
 
 
-def updates(count: int, batch_size: int, epochs: float, max_steps: int | None, seed: int) -> list[list[int]]:
+def shuffle_updates(count: int, batch_size: int, epochs: float, max_steps: int | None, seed: int) -> list[list[int]]:
     """The row numbers of each update: epochs in an order drawn by the seed, cut into batches; an epoch's last is smaller.
 
     Fractional epochs are rounded up to whole updates.
@@ -33,15 +33,17 @@ def updates(count: int, batch_size: int, epochs: float, max_steps: int | None, s
     return found[:steps]
 
 
-def whole_updates(count: int, batch_size: int, epochs: float, max_steps: int | None, seed: int) -> list[list[int]]:
+def full_updates(count: int, batch_size: int, epochs: float, max_steps: int | None, seed: int) -> list[list[int]]:
     """As `updates`, but every batch is whole: one may reach into the next epoch (TRL's trainers weigh a short one amiss)."""
     steps = max_steps or math.ceil(epochs * count / batch_size)
-    passes = updates(count, count, math.ceil(steps * batch_size / count), None, seed)
+    passes = shuffle_updates(count, count, math.ceil(steps * batch_size / count), None, seed)
     rows = [row for each in passes for row in each]
     return [rows[begin : begin + batch_size] for begin in range(0, steps * batch_size, batch_size)]
 
 
-def share(batch: Sequence[int], lengths: Sequence[int], micro_batch_size: int, rank: int, size: int) -> list[MicroBatch]:
+def share_batch(
+    batch: Sequence[int], lengths: Sequence[int], micro_batch_size: int, rank: int, size: int
+) -> list[MicroBatch]:
     """The micro-batches of one process of `size`; every process has as many, so some may be fillers.
 
     lengths: tokens of every row, by number.

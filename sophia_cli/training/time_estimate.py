@@ -7,16 +7,16 @@ import torch
 from transformers import AutoConfig
 
 from sophia_cli.runtime.worker_pool import WorkerDied, WorkerProcess, WorkerTimeout
-from sophia_cli.training.run_state import Plan, batches_of
+from sophia_cli.training.run_state import TrainPlan, update_batches
 
-SIDE = {"cpu": 1024, "cuda": 8192}
-TIMES = {"cpu": 2, "cuda": 20}
-REACHED = 0.4
+MATRIX_SIDE = {"cpu": 1024, "cuda": 8192}
+REPEATS = {"cpu": 2, "cuda": 20}
+EXPECTED_UTILIZATION = 0.4
 """The share of a plain product's speed that training usually reaches."""
-PATIENCE_SECONDS = 60.0
+TIMEOUT_SECONDS = 60.0
 
 
-def estimated_seconds(plan: Plan, weights: int, trained: int, processes: int, cuda: bool) -> float | None:
+def estimated_seconds(plan: TrainPlan, weights: int, trained: int, processes: int, cuda: bool) -> float | None:
     """Seconds of the whole run at `REACHED` of this machine's speed; None where that cannot be measured.
 
     FLOPs of a row of T tokens: 2 N T forward, as many for what flows back, 2 N_trained T for the gradients of weights, 2 N T
@@ -24,36 +24,38 @@ def estimated_seconds(plan: Plan, weights: int, trained: int, processes: int, cu
     """
     text = AutoConfig.from_pretrained(plan.model.path).get_text_config()
     each = (6 if cuda else 4) * weights + 2 * trained
-    lengths = [plan.rows[row].tokens for batch in batches_of(plan) for row in batch]
+    lengths = [plan.rows[row].tokens for batch in update_batches(plan) for row in batch]
     work = sum(each * tokens + 12 * text.num_hidden_layers * text.hidden_size * tokens**2 for tokens in lengths)
-    speed = _in_a_child() if cuda else matrix_speed("cpu")
-    return work / (REACHED * speed * processes) if speed else None
+    speed = _measure_in_child() if cuda else matmul_flops("cpu")
+    return work / (EXPECTED_UTILIZATION * speed * processes) if speed else None
 
 
-def matrix_speed(device: str) -> float:
+def matmul_flops(device: str) -> float:
     """FLOP/s of a square product: bf16 on GPUs, fp32 on CPUs."""
-    one = torch.randn(SIDE[device], SIDE[device], device=device, dtype=torch.bfloat16 if device == "cuda" else torch.float32)
+    one = torch.randn(
+        MATRIX_SIDE[device], MATRIX_SIDE[device], device=device, dtype=torch.bfloat16 if device == "cuda" else torch.float32
+    )
     best = float("inf")
-    for _ in range(TIMES[device]):
+    for _ in range(REPEATS[device]):
         began = time.perf_counter()
         (one @ one)[0, 0].item()  # waits for the GPU
         best = min(best, time.perf_counter() - began)
-    return 2.0 * SIDE[device] ** 3 / best
+    return 2.0 * MATRIX_SIDE[device] ** 3 / best
 
 
-def _in_a_child() -> float | None:
+def _measure_in_child() -> float | None:
     """A GPU's speed, by a process of its own: who only starts others would hold memory there for the whole run."""
-    child = WorkerProcess(_measure)
+    child = WorkerProcess(_send_speed)
     try:
         child.send("cuda")
-        return float(child.receive(PATIENCE_SECONDS))
+        return float(child.receive(TIMEOUT_SECONDS))
     except (WorkerDied, WorkerTimeout):
         return None
     finally:
         child.kill()
 
 
-def _measure(pipe: Connection) -> None:
+def _send_speed(pipe: Connection) -> None:
     pipe.send("ready")
-    pipe.send(matrix_speed(pipe.recv()))
+    pipe.send(matmul_flops(pipe.recv()))
     pipe.recv()

@@ -1,15 +1,15 @@
 """Training by the plan's objective: those with a loss in our own loop, the others through TRL."""
 
 from sophia_cli import registry
-from sophia_cli.training.distributed import World
-from sophia_cli.training.metrics_log import Emit
-from sophia_cli.training.run_state import Plan
+from sophia_cli.training.distributed import DistributedContext
+from sophia_cli.training.metrics_log import EmitFunction
+from sophia_cli.training.run_state import TrainPlan
 
 
-def learn(plan: Plan, world: World, emit: Emit) -> None:
+def train_model(plan: TrainPlan, world: DistributedContext, emit: EmitFunction) -> None:
     """Trains and saves to `plan.out`; `emit` gets one record for each update. Every process calls it."""
-    if registry.find("objectives", plan.settings.objective).READS == "trajectories":
-        from sophia_cli.training.trainer import fit
+    if registry.find("objectives", plan.config.objective).DATA_KIND == "trajectories":
+        from sophia_cli.training.trainer import train_with_loss
     else:
-        from sophia_cli.training.trl_trainer import fit
-    fit(plan, world, emit)
+        pass
+    train_with_loss(plan, world, emit)

@@ -17,52 +17,57 @@ from transformers.utils import logging
 from sophia_cli import registry
 from sophia_cli.errors import SophiaError
 from sophia_cli.training import checkpoints
-from sophia_cli.training.deepspeed_config import config_of, spread_when_read
-from sophia_cli.training.distributed import World
-from sophia_cli.training.metrics_log import Curve, Emit
-from sophia_cli.training.model import encoder_of, load_policy, warm_up
-from sophia_cli.training.rendezvous import device_of, join
-from sophia_cli.training.run_state import Plan, batches_of, epochs_after, sequences
+from sophia_cli.training.deepspeed_config import load_config, zero3_init
+from sophia_cli.training.distributed import DistributedContext
+from sophia_cli.training.metrics_log import EmitFunction, MetricsLog
+from sophia_cli.training.model import load_policy, make_encoder, warm_up_model
+from sophia_cli.training.rendezvous import init_distributed, process_device
+from sophia_cli.training.run_state import TrainPlan, epochs_after_steps, sequences_per_update, update_batches
 from sophia_cli.training.save import save_model
 
-TOLD = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+METRIC_NAMES = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 """What the trainer itself tells DeepSpeed."""
 
 
-def fit(plan: Plan, world: World, emit: Emit) -> None:
+def train_with_trl(plan: TrainPlan, world: DistributedContext, emit: EmitFunction) -> None:
     """Trains and saves to `plan.out`; `emit` gets one record for each update. Every process calls it."""
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     getLogger("trl").setLevel(ERROR)  # or it shows every answer that could not be graded
     getLogger("accelerate").setLevel(ERROR)  # or it tells of what it sets right by itself
-    objective = registry.find("objectives", plan.settings.objective)
-    config, device = config_of(plan.settings, world), device_of(world)
-    join(world, config is not None)
-    set_seed(plan.settings.seed)
-    spread = spread_when_read(config) if config else None  # while this lives
+    objective = registry.find("objectives", plan.config.objective)
+    config, device = load_config(plan.config, world), process_device(world)
+    init_distributed(world, config is not None)
+    set_seed(plan.config.seed)
+    spread = zero3_init(config) if config else None  # while this lives
     policy = load_policy(plan, device, bf16=config is not None and device.type == "cuda")
     del spread
-    encoder = encoder_of(plan)
-    warm_up(policy, encoder, plan, device, config)
-    trainer = objective.trainer(plan, policy, encoder, arguments(plan, world, config))
-    begun = checkpoints.last(plan.draft, world.size)
-    curve = Curve(plan.draft, begun[0] if begun else 0, world)
+    encoder = make_encoder(plan)
+    warm_up_model(policy, encoder, plan, device, config)
+    trainer = objective.make_trainer(plan, policy, encoder, trainer_arguments(plan, world, config))
+    begun = checkpoints.last_checkpoint(plan.work_dir, world.size)
+    curve = MetricsLog(plan.work_dir, begun[0] if begun else 0, world)
     for told in curve.past:
         emit(told)
-    trainer._save_checkpoint = partial(_save, trainer._save_checkpoint, plan)
+    trainer._save_checkpoint = partial(_save_checkpoint, trainer._save_checkpoint, plan)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_Teller(plan, world, curve, emit, objective.TELLS))
-    with _own_names(policy):
+    trainer.add_callback(MetricsCallback(plan, world, curve, emit, objective.METRIC_NAMES))
+    with _policy_tensor_names(policy):
         trainer.train(resume_from_checkpoint=str(begun[1]) if begun else None)
-    save_model(plan, world, _weights(trainer, config), policy, trainer.state.global_step)
-    if world.leads:
+    save_model(plan, world, _gather_weights(trainer, config), policy, trainer.state.global_step)
+    if world.is_main:
         emit(
-            {"model": str(plan.out), "rows": len(plan.rows), "steps": trainer.state.global_step, "left_out": dict(plan.left)}
+            {
+                "model": str(plan.out),
+                "rows": len(plan.rows),
+                "steps": trainer.state.global_step,
+                "left_out": dict(plan.skipped),
+            }
         )
 
 
 @contextlib.contextmanager
-def _own_names(policy: Any) -> Iterator[None]:
+def _policy_tensor_names(policy: Any) -> Iterator[None]:
     """While it lasts, checkpoints name tensors as the policy itself does: by the names of the model's files, as transformers
     writes them otherwise, it does not find them again when it reads a checkpoint.
     """
@@ -74,23 +79,23 @@ def _own_names(policy: Any) -> Iterator[None]:
         base._weight_conversions = names
 
 
-def arguments(plan: Plan, world: World, config: dict[str, Any] | None) -> dict[str, Any]:
+def trainer_arguments(plan: TrainPlan, world: DistributedContext, config: dict[str, Any] | None) -> dict[str, Any]:
     """What all of TRL's trainers are told: our optimizer, learning rate, precision, DeepSpeed and checkpoints."""
-    settings, cuda = plan.settings, device_of(world).type == "cuda"
+    settings, cuda = plan.config, process_device(world).type == "cuda"
     return {
-        "output_dir": str(plan.draft),
+        "output_dir": str(plan.work_dir),
         "per_device_train_batch_size": settings.micro_batch_size,
-        "gradient_accumulation_steps": sequences(plan) // (settings.micro_batch_size * world.size),
-        "max_steps": len(batches_of(plan)),
+        "gradient_accumulation_steps": sequences_per_update(plan) // (settings.micro_batch_size * world.size),
+        "max_steps": len(update_batches(plan)),
         "learning_rate": settings.lr,
         "lr_scheduler_type": "cosine_with_min_lr",
         "lr_scheduler_kwargs": {"min_lr_rate": settings.min_lr_ratio},
         "weight_decay": settings.weight_decay,
-        "max_grad_norm": plan.settings.max_grad_norm,
+        "max_grad_norm": plan.config.max_grad_norm,
         "bf16": cuda,
         "use_cpu": not cuda,
         "gradient_checkpointing": cuda,
-        "deepspeed": config and {**config, **dict.fromkeys(TOLD, "auto")},
+        "deepspeed": config and {**config, **dict.fromkeys(METRIC_NAMES, "auto")},
         "seed": settings.seed,
         "save_steps": settings.save_every,
         "logging_steps": 1,
@@ -100,18 +105,20 @@ def arguments(plan: Plan, world: World, config: dict[str, Any] | None) -> dict[s
     }
 
 
-def _save(write: Callable[..., None], plan: Plan, *arguments: Any) -> None:
+def _save_checkpoint(write: Callable[..., None], plan: TrainPlan, *arguments: Any) -> None:
     """Writes a checkpoint by the trainer's own means. Raises SophiaError where the disk does not take it."""
     try:
         write(*arguments)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch raises RuntimeError where the disk is full
-        raise checkpoints.unwritten(plan.draft, error) from None
+        raise checkpoints.write_error(plan.work_dir, error) from None
 
 
-class _Teller(TrainerCallback):
+class MetricsCallback(TrainerCallback):
     """Tells of every update, and marks a checkpoint when it is whole."""
 
-    def __init__(self, plan: Plan, world: World, curve: Curve, emit: Emit, names: dict[str, str]):
+    def __init__(
+        self, plan: TrainPlan, world: DistributedContext, curve: MetricsLog, emit: EmitFunction, names: dict[str, str]
+    ):
         self.plan, self.world, self.curve, self.emit, self.names = plan, world, curve, emit, names
         self.tokens = 0
 
@@ -128,17 +135,17 @@ class _Teller(TrainerCallback):
         figures = {"loss": loss, "grad_norm": norm, "learning_rate": logs["learning_rate"], "tokens": seen - self.tokens}
         self.tokens = seen
         more = {ours: logs[theirs] for theirs, ours in self.names.items() if theirs in logs}
-        told = {"step": step, "steps": state.max_steps, **figures, "epoch": epochs_after(self.plan, step), **more}
-        self.curve.add(told)
+        told = {"step": step, "steps": state.max_steps, **figures, "epoch": epochs_after_steps(self.plan, step), **more}
+        self.curve.add_update(told)
         self.emit(told)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.world.leads:
-            folder = self.plan.draft / f"checkpoint-{state.global_step}"
-            checkpoints.mark(folder, state.global_step, self.world)
+        if self.world.is_main:
+            folder = self.plan.work_dir / f"checkpoint-{state.global_step}"
+            checkpoints.mark_complete(folder, state.global_step, self.world)
 
 
-def _weights(trainer: Any, config: dict[str, Any] | None) -> dict[str, torch.Tensor] | None:
+def _gather_weights(trainer: Any, config: dict[str, Any] | None) -> dict[str, torch.Tensor] | None:
     """All weights, whole, in the process that leads."""
     if config is not None and config["zero_optimization"]["stage"] == 3:
         return trainer.deepspeed._zero3_consolidated_16bit_state_dict()  # type: ignore[no-any-return]

@@ -8,27 +8,34 @@ from typing import Any
 
 from sophia_cli.errors import SophiaError
 from sophia_cli.io.jsonl import to_line
-from sophia_cli.training.distributed import World
-from sophia_cli.training.launcher import CPU, GPUS, TOLD, Hardware, joined, note_error
-from sophia_cli.training.run_state import read
+from sophia_cli.training.distributed import DistributedContext
+from sophia_cli.training.launcher import (
+    CPU_VARIABLE,
+    GPUS_VARIABLE,
+    METRICS_FILE,
+    HardwareOptions,
+    joined_context,
+    note_error,
+)
+from sophia_cli.training.run_state import read_plan
 
 
 def main(draft: Path) -> int:
     """Trains by the plan in the draft folder; what the leading process has to tell goes to a file there."""
-    world = joined(Hardware()) or World(cpu=CPU in os.environ)
-    if gpus := os.environ.get(GPUS):
+    world = joined_context(HardwareOptions()) or DistributedContext(cpu=CPU_VARIABLE in os.environ)
+    if gpus := os.environ.get(GPUS_VARIABLE):
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus.split(",")[world.local_rank]  # before torch looks
     try:
-        from sophia_cli.training.train import learn
+        from sophia_cli.training.train import train_model
 
-        with (draft / TOLD).open("ab") as told:
+        with (draft / METRICS_FILE).open("ab") as told:
 
             def emit(fields: dict[str, Any]) -> None:
-                if world.leads:
+                if world.is_main:
                     told.write(to_line(fields))
                     told.flush()
 
-            learn(read(draft), world, emit)
+            train_model(read_plan(draft), world, emit)
     except BaseException as error:  # noqa: BLE001  (whoever started us reads it in a file)
         traceback.print_exc()
         reason = str(error) if isinstance(error, SophiaError) else f"{type(error).__name__}: {error}"

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from sophia_cli.errors import UsageError
-from sophia_cli.training.run_state import Plan, references
+from sophia_cli.training.run_state import TrainPlan, reference_count
 
 STAGES = ("zero1", "zero2", "zero3", "zero3-offload")
 """Those of `deepspeed/`, in the order of how much they spread."""
-FOR_WEIGHTS = 0.75
+WEIGHT_MEMORY_SHARE = 0.75
 """The share of a GPU's memory that weights, gradients and optimizer may take; the rest is for what the batch needs."""
 
 
@@ -28,10 +28,10 @@ def bytes_needed(stage: str, weights: int, trained: int, processes: int, referen
     }[stage]
 
 
-def fitting(weights: int, trained: int, processes: int, memory: int, references: int = 0) -> str:
+def first_fitting_stage(weights: int, trained: int, processes: int, memory: int, references: int = 0) -> str:
     """The first stage that fits into GPUs of so many bytes. Raises UsageError when none does."""
     for stage in STAGES:
-        if bytes_needed(stage, weights, trained, processes, references) <= FOR_WEIGHTS * memory:
+        if bytes_needed(stage, weights, trained, processes, references) <= WEIGHT_MEMORY_SHARE * memory:
             return stage
     least = bytes_needed("zero3-offload", weights, trained, processes, references) / 1e9
     raise UsageError(
@@ -40,18 +40,20 @@ def fitting(weights: int, trained: int, processes: int, memory: int, references:
     )
 
 
-def settled(plan: Plan, processes: int, cpu: bool, tell: Callable[[str], None]) -> Plan:
+def choose_stage(plan: TrainPlan, processes: int, cpu: bool, tell: Callable[[str], None]) -> TrainPlan:
     """The plan with `--deepspeed auto` settled, and told."""
     import torch
 
-    if plan.settings.deepspeed != "auto":
+    if plan.config.deepspeed != "auto":
         return plan
     if cpu or not torch.cuda.is_available():
         stage = "none" if processes == 1 else "zero2"
     else:
-        from sophia_cli.training.model import counts
+        from sophia_cli.training.model import parameter_counts
 
-        weights, trained = counts(plan)
-        stage = fitting(weights, trained, processes, torch.cuda.get_device_properties(0).total_memory, references(plan))
+        weights, trained = parameter_counts(plan)
+        stage = first_fitting_stage(
+            weights, trained, processes, torch.cuda.get_device_properties(0).total_memory, reference_count(plan)
+        )
     tell(f"train: {processes} process{'es' * (processes > 1)}, DeepSpeed {stage}")
-    return replace(plan, settings=replace(plan.settings, deepspeed=stage))
+    return replace(plan, config=replace(plan.config, deepspeed=stage))

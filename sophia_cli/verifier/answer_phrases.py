@@ -5,7 +5,7 @@ What repeats is bounded, or told apart from what follows by its first character,
 
 import re
 
-_ANNOUNCED = r"""
+_ANNOUNCEMENT = r"""
     \s{0,3}
     (?: \*\* | : | ： | =
       | (?: is | are | was | were | (?: would | should | must | will | (?: has | seems | appears )\ to )\ be )
@@ -24,7 +24,7 @@ PHRASES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
             (?: answers? | ans\.? | solutions?
               | (?<= final\  ) result | (?: (?<= my\  ) | (?<= final\  ) ) choice | (?<= selected\  ) option )
             (?: \s{{1,3}} (?: choice | option | here | (?: to | of | for )\ (?: the | this )\ (?: question | problem ) ) )?
-            {_ANNOUNCED}""",
+            {_ANNOUNCEMENT}""",
             _FLAGS,
         ),
     ),
@@ -33,7 +33,7 @@ PHRASES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
         re.compile(
             rf"""(?<![a-z]) (?: correct | right | best | matching | appropriate ) \s{{1,3}}
             (?: answers? | options? | choices? | statements? | letters? | one ) (?: \s{{1,3}} [a-z]+ ){{0,4}}?
-            {_ANNOUNCED}""",
+            {_ANNOUNCEMENT}""",
             _FLAGS,
         ),
     ),
@@ -142,7 +142,7 @@ DENIED = re.compile(
 )
 """What stands before a phrase that announces no answer: `I don't think the`, `我不认为`."""
 
-RIVALS = re.compile(
+RIVAL_ANSWERS = re.compile(
     r"""\b(?: or | maybe | possibly | perhaps | alternatively | unsure | either | also | might | could | (?-i: may )
            | in\ fact )\b
     | 或 | 也""",
@@ -150,12 +150,12 @@ RIVALS = re.compile(
 )
 """What sets a second answer beside the first."""
 
-SAID_AGAIN = re.compile(
+RESTATED = re.compile(
     r"\b(?:or|but)\s+(?:equivalently|about|approximately|roughly|simply|note|in other words|in decimal)\b|也就是|也即"
 )
 """What sets no second answer beside the first, but says it again: `12, or equivalently 24/2`."""
 
-MATHS = re.compile(
+MATH_SPAN = re.compile(
     r"""\$\$ (.+?) \$\$ | (?<![\\\d]) \$ (.+?) (?<!\\) \$ (?!\d) | \\\( (.+?) \\\) | \\\[ (.+?) \\\]
     | \*\* ([^*\n]+) \*\*""",
     re.DOTALL | re.VERBOSE,
@@ -172,7 +172,7 @@ THEREFORE = re.compile(
 )
 
 _VALUE = r"[-+$€£¥]{0,2}\s?\.?\d+(?:[,.\ ]\d+)*(?:[/:]\d+)?"
-STATED = re.compile(
+STATED_VALUE = re.compile(
     rf"""
     (?: \b (?: is (?: \ (?: thus | therefore | hence ) )? | are | equals | be | shows? | reads? | gives? | needs? | costs?
             | (?: equal | comes? | leads | adds\ up | sums\ up | simplifies | evaluates | reduces | amounts | rounds
@@ -188,7 +188,7 @@ STATED = re.compile(
 )
 """The number, with its unit, that a sentence ends with: `… = 4000 kg.`, `…是192公斤。`"""
 
-TRUTH = re.compile(r"\b(?:is|are)\s+(?:therefore\s+|thus\s+|hence\s+)?(true|false)\W*$", re.IGNORECASE)
+TRUTH_VALUE = re.compile(r"\b(?:is|are)\s+(?:therefore\s+|thus\s+|hence\s+)?(true|false)\W*$", re.IGNORECASE)
 """`So the statement is true.`"""
 
 PREDICATE = re.compile(r"(?:\b(?:is|are|was|were|equals|has|have|be)\b|[=是为有])")
@@ -201,7 +201,7 @@ SEVERAL_VALUES = re.compile(
 """`x = 12 or x = 13`, at the end of a sentence."""
 
 NUMBER = re.compile(r"(?<![A-Za-z\d_.^])[-+$€£]{0,2}\d(?:[\d,]*\d)?(?:\.\d+)?(?:[/:]\d+)?\s?%?")
-BARE = re.compile(
+BARE_ANSWER = re.compile(
     r"""[-+−]?\s? [$€£¥]? \s? [.,]?\d[\d.,]* \s? \S{0,12}
     | \(? [A-Ja-j] \)? [.:]? | \$[^$\n]+\$ | \\\(.{1,300}\\\) | \\\[.{1,300}\\\] | \*\*[^*\n]+\*\*""",
     re.VERBOSE,

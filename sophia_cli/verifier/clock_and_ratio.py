@@ -3,7 +3,7 @@
 import re
 from fractions import Fraction
 
-from sophia_cli.verifier.numbers import DECIMAL, decimal
+from sophia_cli.verifier.numbers import DECIMAL_PATTERN, parse_decimal
 
 _CLOCK = re.compile(
     r"(?:at )?(\d{1,2})(?:[:.](\d{2})(?:[:](\d{2}))?)?\s*(o'?clock)?\s*([ap]\.?\s?m\.?)?"
@@ -17,15 +17,15 @@ def read_clock(text: str) -> tuple[int, str] | None:
     if match := _HAN_CLOCK.fullmatch(text):
         half = {"上": "a", "早": "a", "凌": "a", "下": "p", "晚": "p", "傍": "p"}.get((match[1] or " ")[0], "")
         minutes = 30 if match[4] else int(match[3] or 0)
-        return _seconds(int(match[2]), minutes, 0, half)
+        return _clock_seconds(int(match[2]), minutes, 0, half)
     match = _CLOCK.fullmatch(text.lower())
     if not match or not (match[2] or match[4] or match[5]) or (":" not in text and not (match[4] or match[5])):
         return None
     half = (match[5] or {"m": "a", "a": "p", "e": "p"}.get((match[6] or " ")[0], ""))[:1]
-    return _seconds(int(match[1]), int(match[2] or 0), int(match[3] or 0), half)
+    return _clock_seconds(int(match[1]), int(match[2] or 0), int(match[3] or 0), half)
 
 
-def _seconds(hours: int, minutes: int, seconds: int, half: str) -> tuple[int, str] | None:
+def _clock_seconds(hours: int, minutes: int, seconds: int, half: str) -> tuple[int, str] | None:
     if hours > 24 or minutes > 59 or seconds > 59:
         return None
     if half and hours <= 12:
@@ -40,13 +40,15 @@ def same_clock(left: tuple[int, str], right: tuple[int, str]) -> bool:
     return (left[0] - right[0]) % (12 * 3600) == 0
 
 
-_RATIO = re.compile(rf"\s*({DECIMAL})\s*(?::|\bto\b|比)\s*({DECIMAL})(?:\s*(?::|\bto\b|比)\s*({DECIMAL}))?\s*")
+_RATIO = re.compile(
+    rf"\s*({DECIMAL_PATTERN})\s*(?::|\bto\b|比)\s*({DECIMAL_PATTERN})(?:\s*(?::|\bto\b|比)\s*({DECIMAL_PATTERN}))?\s*"
+)
 
 
 def read_ratio(text: str) -> list[Fraction] | None:
     """`7:32`, `1 to 2`, `1:2:3` as exact numbers."""
     match = _RATIO.fullmatch(text)
-    return [decimal(part).value for part in match.groups() if part] if match else None
+    return [parse_decimal(part).value for part in match.groups() if part] if match else None
 
 
 def same_ratio(left: list[Fraction], right: list[Fraction]) -> bool:

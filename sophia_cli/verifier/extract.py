@@ -8,11 +8,11 @@ import re
 from dataclasses import dataclass
 
 from sophia_cli.records import THINK_CLOSE, THINK_OPEN
-from sophia_cli.verifier import answer_phrases as phrases
-from sophia_cli.verifier.choices import first_letter, letters_of
-from sophia_cli.verifier.normalize import LONGEST, tidy
+from sophia_cli.verifier import answer_phrases
+from sophia_cli.verifier.normalize import MAX_NORMALIZED_CHARS, normalize
+from sophia_cli.verifier.option_letters import first_letter, letters_of
 
-TAIL = 20_000
+TAIL_CHARS = 20_000
 BOX = re.compile(r"(?:\\boxed|\\fbox|\x08oxed|(?<![A-Za-z\\])boxed)\s*\{")  # \b is a backspace to a JSON reader
 BARE_BOX = re.compile(r"\\boxed(?:\s+|(?=-?\d))([^\s{}$.,]{1,40})")
 STRAY_BOX = re.compile(r"\\boxed\{([^{}]{1,200})\\\}")
@@ -25,7 +25,7 @@ FAREWELL = re.compile(
     r"|(?:Please )?(?:let me know|feel free)\b[^.!?\n]{0,80}[.!]?$",
     re.IGNORECASE,
 )
-NEAR = 1500
+NEAR_END_CHARS = 1500
 """Characters at the end that most often hold the phrase."""
 FAREWELL_TAIL = 250
 ASKED = re.compile(r"^A:\s+(?=\S)", re.MULTILINE)
@@ -39,8 +39,8 @@ SPACES = re.compile(r"[ \t]{3,}")
 PROSE = re.compile(r"print\(|[^\W\d_]{2,}\W+[^\W\d_]{2,}|[一-鿿]{5}|[一-鿿]{2,}\d")
 UNIT_AFTER = re.compile(r"%|°|(?:percent|pct|[a-z]{1,3}|[a-z]+s)\b")
 UNIT_ALONE = re.compile(r"%|°|[a-zA-Zµ°]{1,3}[²³]?|(?:sq\.?|square|cubic) [a-z]{1,11}")
-MOST_BOXES = 200
-LONGEST_BARE = 300
+MAX_BOXES = 200
+MAX_BARE_CHARS = 300
 """Characters of a line or response that may be nothing but an answer."""
 SENTENCE_TAIL = 160
 """Characters at the end of a sentence in which its number may stand."""
@@ -60,14 +60,14 @@ def after_thinking(response: str) -> str | None:
     return None if THINK_OPEN in rest else rest
 
 
-def extract(text: str, by_letter: bool = False) -> Extraction | None:
+def extract_answer(text: str, by_letter: bool = False) -> Extraction | None:
     """The final answer of a text that follows the thinking, or None. by_letter: a letter is what the question asks for."""
     boxed = last_box(text)
     if boxed is not None:
         return Extraction((boxed.strip(),)) if boxed.strip() else None
     if EMPTY_BOX.search(text):
         return None
-    text = SPACES.sub("  ", text[-TAIL:])
+    text = SPACES.sub("  ", text[-TAIL_CHARS:])
     if "<|" in text or "</s>" in text:
         text = SPECIAL.sub("", text)
     text = _without_farewell(text.strip())
@@ -76,7 +76,7 @@ def extract(text: str, by_letter: bool = False) -> Extraction | None:
     tagged = TAG.findall(text)
     if tagged and tagged[-1].strip():
         return Extraction((tagged[-1].strip(),))
-    return _after_phrase(text, by_letter) or _chosen(text, by_letter) or _whole(text) or _last_line(text)
+    return _after_phrase(text, by_letter) or _chosen_letter(text, by_letter) or _whole_response(text) or _last_line(text)
 
 
 def _without_farewell(text: str) -> str:
@@ -93,9 +93,9 @@ def last_box(text: str) -> str | None:
         return None
     found: tuple[int, str] | None = None
     limit = len(text)
-    for start in [match.end() for match in BOX.finditer(text)][: -MOST_BOXES - 1 : -1]:
-        content = _balanced(text, start, limit)
-        limit = start + 4 * LONGEST  # only the last may be long
+    for start in [match.end() for match in BOX.finditer(text)][: -MAX_BOXES - 1 : -1]:
+        content = _balanced_braces(text, start, limit)
+        limit = start + 4 * MAX_NORMALIZED_CHARS  # only the last may be long
         if not content or not content.strip():
             continue
         if found is not None and start + len(content) < found[0]:
@@ -104,12 +104,12 @@ def last_box(text: str) -> str | None:
     if found is not None:
         return found[1]
     for spelling in (BARE_BOX, STRAY_BOX):
-        if contents := spelling.findall(text[-TAIL:]):
+        if contents := spelling.findall(text[-TAIL_CHARS:]):
             return str(contents[-1])
     return None
 
 
-def _balanced(text: str, start: int, limit: int) -> str | None:
+def _balanced_braces(text: str, start: int, limit: int) -> str | None:
     """What stands between a brace that opens before `start` and the one that closes it."""
     depth = 1
     for match in BRACE.finditer(text, start, limit):
@@ -122,8 +122,8 @@ def _balanced(text: str, start: int, limit: int) -> str | None:
 
 def gold_answer(gold: str) -> str:
     """The answer in a gold, which may be a whole solution: what its last boxes hold, or what follows its phrase."""
-    boxes = [(match.start(), match.end()) for match in BOX.finditer(gold)][-MOST_BOXES:]
-    if boxes and (joined := _joined(gold, boxes)) is not None:
+    boxes = [(match.start(), match.end()) for match in BOX.finditer(gold)][-MAX_BOXES:]
+    if boxes and (joined := _join_boxes(gold, boxes)) is not None:
         return joined
     announced = re.match(r"(?:the )?(?:final |correct )?answer\b", gold, re.IGNORECASE)
     if announced or "####" in gold or len(gold) > 60 or "\n" in gold:
@@ -133,12 +133,12 @@ def gold_answer(gold: str) -> str:
     return gold
 
 
-def _joined(gold: str, boxes: list[tuple[int, int]]) -> str | None:
+def _join_boxes(gold: str, boxes: list[tuple[int, int]]) -> str | None:
     """The contents of the last boxes, with commas where no more than a word or two stands between them."""
     parts: list[str] = []
     following = 0
     for start, end in reversed(boxes):
-        content = _balanced(gold, end, len(gold))
+        content = _balanced_braces(gold, end, len(gold))
         if content is None:
             continue
         between = gold[end + len(content) + 1 : following]
@@ -151,52 +151,52 @@ def _joined(gold: str, boxes: list[tuple[int, int]]) -> str | None:
 
 def _after_phrase(text: str, by_letter: bool) -> Extraction | None:
     """What follows the last final-answer phrase, to the end of its sentence. It is looked for near the end first."""
-    if len(text) > 2 * NEAR and (near := _after_phrase(text[-NEAR:], by_letter)):
+    if len(text) > 2 * NEAR_END_CHARS and (near := _after_phrase(text[-NEAR_END_CHARS:], by_letter)):
         return near
     folded = text.casefold()
     ends = [
         match.end()
-        for hints, phrase in phrases.PHRASES
+        for hints, phrase in answer_phrases.PHRASES
         if any(hint in folded for hint in hints)
         for match in phrase.finditer(text)
-        if not phrases.DENIED.search(text[max(0, match.start() - 60) : match.start()])
+        if not answer_phrases.DENIED.search(text[max(0, match.start() - 60) : match.start()])
     ]
-    backward = [(match.end(), next(filter(None, match.groups()))) for match in phrases.BACKWARD.finditer(text)]
+    backward = [(match.end(), next(filter(None, match.groups()))) for match in answer_phrases.BACKWARD.finditer(text)]
     if backward and backward[-1][0] > max(ends, default=0):
         return Extraction((backward[-1][1],))
-    return _readings(text[max(ends) : max(ends) + 4 * LONGEST].strip(), by_letter) if ends else None
+    return _phrase_readings(text[max(ends) : max(ends) + 4 * MAX_NORMALIZED_CHARS].strip(), by_letter) if ends else None
 
 
-def _readings(rest: str, by_letter: bool) -> Extraction | None:
+def _phrase_readings(rest: str, by_letter: bool) -> Extraction | None:
     """The readings of what follows a phrase: its one span of maths, else the sentence, cut before its reasons."""
     rest = SIMPLY.sub("", rest)
-    sentence = _sentence(rest)
+    sentence = _first_sentence(rest)
     if re.match(r"[?？]|吗", rest[len(sentence) :]) or re.match(r"\s*\n\s*(?:or\b|或)", rest[len(sentence) :]):
         return Extraction((rest[: len(sentence) + 60],))  # a question, or one of two answers
-    short = phrases.REASONS.split(sentence, maxsplit=1)[0]
+    short = answer_phrases.REASONS.split(sentence, maxsplit=1)[0]
     if by_letter and (named := _letters_named(sentence)):
         return Extraction((named,))
     if by_letter and (lines := LETTER_LINES.match(rest)):
         return Extraction((", ".join(lines[0].split()),))
-    if not by_letter and _rivals(sentence, short):
+    if not by_letter and _has_rival(sentence, short):
         return Extraction((sentence,))
     found: list[str] = []
-    leading = phrases.MATHS.match(rest)
-    if leading and len(maths_of(short)) <= 1:
+    leading = answer_phrases.MATH_SPAN.match(rest)
+    if leading and len(math_spans(short)) <= 1:
         found.append(next(filter(None, leading.groups())))
         unit = short[leading.end() :].strip(" ")
         if UNIT_AFTER.match(unit):
             found.insert(0, f"{found[0]} {unit}")
     if by_letter and (letter := first_letter(sentence)):
-        several = letters_of(tidy(short))
+        several = letters_of(normalize(short))
         found.append(short if several and len(several) > 1 else letter)
     found += [short, sentence]
     parts = re.split(r"\bis\b|[=是为]", short)
     found += parts[-1:] if len(parts) > 1 else []
-    if len(maths_of(sentence)) == 1:
-        found += maths_of(sentence)
+    if len(math_spans(sentence)) == 1:
+        found += math_spans(sentence)
     found += _only_number(sentence)
-    if phrases.NEGATED.search(short) or phrases.HEDGED.search(parts[-1]):
+    if answer_phrases.NEGATED.search(short) or answer_phrases.HEDGED.search(parts[-1]):
         found = [short, sentence]
     answers = tuple(dict.fromkeys(answer.strip() for answer in found if answer.strip()))
     return Extraction(answers) if answers else None
@@ -208,16 +208,19 @@ LETTER_LINES = re.compile(r"(?:\(?[A-J]\)?[.)]?[ ]*(?:\n\s*|$)){2,10}")
 def _letters_named(sentence: str) -> str | None:
     """The letters of `both A and C`; the sentence itself where they are rivals, `A or B`; None where one stands alone."""
     standing = list(STANDING.finditer(sentence))
-    if standing and (negated := phrases.NEGATED.search(sentence, standing[0].end())):
+    if standing and (negated := answer_phrases.NEGATED.search(sentence, standing[0].end())):
         standing = [match for match in standing if match.end() <= negated.start()]  # D, it can't be A or B
     if len({match[1] or match[2] for match in standing}) < 2:
         return None
-    chosen = phrases.CHOSEN.findall(sentence)
+    chosen = answer_phrases.CHOSEN.findall(sentence)
     if chosen:
         return str(chosen[-1])
     gaps = [sentence[one.end() : other.start()] for one, other in zip(standing[:-1], standing[1:], strict=True)]
     after = sentence[standing[-1].end() :]
-    if any(phrases.RIVALS.search(gap) or (OPPOSED.search(gap) and phrases.RIVALS.search(after)) for gap in gaps):
+    if any(
+        answer_phrases.RIVAL_ANSWERS.search(gap) or (OPPOSED.search(gap) and answer_phrases.RIVAL_ANSWERS.search(after))
+        for gap in gaps
+    ):
         return sentence
     if all(JOINED.search(gap) for gap in gaps):
         return ", ".join(match[1] or match[2] for match in standing)
@@ -232,59 +235,59 @@ JOINED = re.compile(
 )
 
 
-def _rivals(sentence: str, short: str) -> bool:
+def _has_rival(sentence: str, short: str) -> bool:
     """Whether what follows the answer sets another beside it: `12, but 13 also works`."""
     rest = sentence[len(short) :] or sentence
-    if phrases.SAID_AGAIN.search(rest):
+    if answer_phrases.RESTATED.search(rest):
         return False
     return bool(re.match(r",?\s*(?:but|or|however|though)\b|[，,]?\s*(?:或|也|但)", rest)) and bool(
-        phrases.RIVALS.search(rest) and re.search(r"\d", rest)
+        answer_phrases.RIVAL_ANSWERS.search(rest) and re.search(r"\d", rest)
     )
 
 
-def _sentence(text: str) -> str:
+def _first_sentence(text: str) -> str:
     """The first sentence of a text, without its full stop."""
     text = text.strip()
-    end = phrases.SENTENCE_END.search(text)
-    return (text[: end.start()] if end else text)[:LONGEST].strip()
+    end = answer_phrases.SENTENCE_END.search(text)
+    return (text[: end.start()] if end else text)[:MAX_NORMALIZED_CHARS].strip()
 
 
-def maths_of(text: str) -> list[str]:
+def math_spans(text: str) -> list[str]:
     """The spans of maths and the bold words of a text; a heading in bold, with its colon, is none."""
     return [
         next(filter(None, match.groups()))
-        for match in phrases.MATHS.finditer(text)
+        for match in answer_phrases.MATH_SPAN.finditer(text)
         if not match[5] or not re.match(r"\s*[:：]", text[match.end() :])
     ]
 
 
-def _chosen(text: str, by_letter: bool) -> Extraction | None:
+def _chosen_letter(text: str, by_letter: bool) -> Extraction | None:
     """The letter of `I think it's B`, `so I choose (C)`."""
-    if by_letter and (several := phrases.SEVERAL_FIRST.findall(text)):
+    if by_letter and (several := answer_phrases.SEVERAL_FIRST.findall(text)):
         return Extraction((several[-1],))
-    found = (phrases.CHOSEN.findall(text) or phrases.CHOSEN_FIRST.findall(text)) if by_letter else []
+    found = (answer_phrases.CHOSEN.findall(text) or answer_phrases.CHOSEN_FIRST.findall(text)) if by_letter else []
     return Extraction((found[-1],)) if found else None
 
 
-def _whole(text: str) -> Extraction | None:
+def _whole_response(text: str) -> Extraction | None:
     """A response that is nothing but an answer; one that is a sentence counts only where it is the gold."""
     whole = text.strip()
-    if not whole or len(whole) > LONGEST_BARE or "\n\n" in whole or BOX.search(whole):  # a box that never closes
+    if not whole or len(whole) > MAX_BARE_CHARS or "\n\n" in whole or BOX.search(whole):  # a box that never closes
         return None
-    if phrases.THEREFORE.match(whole):
+    if answer_phrases.THEREFORE.match(whole):
         return None
     whole = BULLET.sub("", whole)
-    if phrases.BARE.fullmatch(whole) or not PROSE.search(whole):
+    if answer_phrases.BARE_ANSWER.fullmatch(whole) or not PROSE.search(whole):
         return Extraction((LABEL.sub("", whole),))
-    if len(_sentences(whole)) > 1:
+    if len(_split_sentences(whole)) > 1:
         said = YES_OR_NO.match(whole)
         return Extraction((said[1],), only_if_right=True) if said else None
-    return Extraction((whole, *_concluded(whole), *_said_of_subject(whole)), only_if_right=True)
+    return Extraction((whole, *_concluded_value(whole), *_said_of_subject(whole)), only_if_right=True)
 
 
-def _sentences(text: str) -> list[str]:
+def _split_sentences(text: str) -> list[str]:
     parts, start = [], 0
-    for match in phrases.NEW_SENTENCE.finditer(text):
+    for match in answer_phrases.NEW_SENTENCE.finditer(text):
         parts.append(text[start : match.end()].strip())
         start = match.end()
     return [part for part in [*parts, text[start:].strip()] if part]
@@ -292,15 +295,15 @@ def _sentences(text: str) -> list[str]:
 
 def _last_line(text: str) -> Extraction | None:
     """The last line when it is nothing but an answer, else what the last sentence concludes."""
-    lines = [line.strip() for line in text[-4 * LONGEST :].splitlines() if line.strip()]
+    lines = [line.strip() for line in text[-4 * MAX_NORMALIZED_CHARS :].splitlines() if line.strip()]
     if not lines:
         return None
-    if len(lines[-1]) <= LONGEST_BARE and phrases.BARE.fullmatch(lines[-1]):
+    if len(lines[-1]) <= MAX_BARE_CHARS and answer_phrases.BARE_ANSWER.fullmatch(lines[-1]):
         return Extraction((lines[-1],))
-    sentences = _sentences(lines[-1])
+    sentences = _split_sentences(lines[-1])
     if sentences and re.fullmatch(r"\([A-J]\)\.?", sentences[-1]):
         return Extraction((sentences[-1],))
-    concluded = _concluded(sentences[-1]) if sentences else []
+    concluded = _concluded_value(sentences[-1]) if sentences else []
     if concluded or not sentences:
         return Extraction(tuple(concluded)) if concluded else None
     said = _said_of_subject(sentences[-1])
@@ -309,41 +312,41 @@ def _last_line(text: str) -> Extraction | None:
 
 def _said_of_subject(sentence: str) -> list[str]:
     """`May` of `The wettest month is May.`; right where it is the gold, else nothing was answered."""
-    if phrases.NEGATED.search(sentence) or len(sentence) > LONGEST_BARE:
+    if answer_phrases.NEGATED.search(sentence) or len(sentence) > MAX_BARE_CHARS:
         return []
-    last = phrases.PREDICATE.split(sentence)[-1].strip(" .。!")
+    last = answer_phrases.PREDICATE.split(sentence)[-1].strip(" .。!")
     is_text = last and last != sentence and not re.search(r"[=+^\\]", last)
-    return [last] if is_text and not phrases.RIVALS.search(sentence) else []
+    return [last] if is_text and not answer_phrases.RIVAL_ANSWERS.search(sentence) else []
 
 
-def _concluded(sentence: str) -> list[str]:
+def _concluded_value(sentence: str) -> list[str]:
     """What a closing sentence states: its only maths or bold, or the number that it ends with after `is` or `=`."""
-    if phrases.NEGATED.search(sentence):
+    if answer_phrases.NEGATED.search(sentence):
         return []
-    concludes = phrases.THEREFORE.match(sentence)
+    concludes = answer_phrases.THEREFORE.match(sentence)
     if (
         concludes
         and (bare := sentence[concludes.end() :].strip(" ,，:："))
-        and (phrases.BARE.fullmatch(bare.rstrip(".。")) or bare.rstrip(".").casefold() in ("yes", "no"))
+        and (answer_phrases.BARE_ANSWER.fullmatch(bare.rstrip(".。")) or bare.rstrip(".").casefold() in ("yes", "no"))
     ):
         return [bare]
-    maths = maths_of(sentence)
+    maths = math_spans(sentence)
     if maths:
         return _concluded_maths(sentence, maths, bool(concludes))
     tail = sentence[-SENTENCE_TAIL:]
-    if several := phrases.SEVERAL_VALUES.search(tail):
+    if several := answer_phrases.SEVERAL_VALUES.search(tail):
         return [several[1]]
-    if stated := phrases.STATED.search(tail) or phrases.TRUTH.search(tail):
+    if stated := answer_phrases.STATED_VALUE.search(tail) or answer_phrases.TRUTH_VALUE.search(tail):
         return [stated[1]]
-    predicate = phrases.PREDICATE.split(sentence)[-1]
-    return _only_number(sentence) if concludes and not phrases.HEDGED.search(predicate) else []
+    predicate = answer_phrases.PREDICATE.split(sentence)[-1]
+    return _only_number(sentence) if concludes and not answer_phrases.HEDGED.search(predicate) else []
 
 
 def _concluded_maths(sentence: str, maths: list[str], concludes: bool) -> list[str]:
     """The maths or bold that a closing sentence states: its only span, or the last where it concludes; `or` joins two."""
-    spans = list(phrases.MATHS.finditer(sentence))
-    predicate = phrases.PREDICATE.split(sentence[: spans[-1].start()])[-1]
-    if phrases.HEDGED.search(predicate):
+    spans = list(answer_phrases.MATH_SPAN.finditer(sentence))
+    predicate = answer_phrases.PREDICATE.split(sentence[: spans[-1].start()])[-1]
+    if answer_phrases.HEDGED.search(predicate):
         return []
     if len(spans) > 1 and re.fullmatch(r"\s*(?:or|and|或者?|和|,|、)\s*", sentence[spans[-2].end() : spans[-1].start()]):
         return [" or ".join(maths)] if len(maths) == len(spans) else []
@@ -355,12 +358,12 @@ def _concluded_maths(sentence: str, maths: list[str], concludes: bool) -> list[s
 
 def _ends_with_maths(sentence: str) -> bool:
     """Whether a sentence ends in `… is $x$.`"""
-    last = list(phrases.MATHS.finditer(sentence))[-1]
+    last = list(answer_phrases.MATH_SPAN.finditer(sentence))[-1]
     before, after = sentence[: last.start()].rstrip(), sentence[last.end() :]
     return bool(re.search(r"(?:\b(?:is|are|be|equals)|[是为:：])$", before)) and not re.search(r"\w", after)
 
 
 def _only_number(sentence: str) -> list[str]:
     """The number of a sentence that holds no other."""
-    found = phrases.NUMBER.findall(sentence)
+    found = answer_phrases.NUMBER.findall(sentence)
     return [found[0].strip()] if len(found) == 1 else []

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-CLOSE = 1e-8
+RELATIVE_TOLERANCE = 1e-8
 """Relative gap under which two floats may stand for the same number."""
 
 _TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d*)?|\.\d+)|((?:\\[A-Za-z]+|[A-Za-z])(?:_(?:\{\w+\}|\w))?)|(.))", re.DOTALL)
@@ -24,140 +24,140 @@ _IMAGINARY = ("i", "j", "I", "\\imath")
 _VARIABLE = re.compile(
     r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|rho|sigma|omega|phi|varphi|tau|epsilon))(?:_.+)?"
 )
-LARGEST = 1e100
+MAX_VALUE = 1e100
 _ENDS = ("+", "-", ")", "}", "]")
 
 
-class _NotRead(Exception):
+class _CannotParse(Exception):
     pass
 
 
 @lru_cache(maxsize=4096)
-def constant(text: str) -> float | None:
+def constant_value(text: str) -> float | None:
     """The value of a tidy text that is arithmetic on numbers, \\pi, e, roots and functions; None for anything else.
 
     None also where floating point would lose digits: huge values, and sums that nearly cancel.
     """
-    return _value(text, {}) if len(text) <= 300 and re.search(r"\d|\\pi", text) else None
+    return _evaluate(text, {}) if len(text) <= 300 and re.search(r"\d|\\pi", text) else None
 
 
-def differ(left: str, right: str) -> bool:
+def values_differ(left: str, right: str) -> bool:
     """Whether two texts, as LaTeX, are expressions that take different values at the same point."""
     if len(left) > 300 or len(right) > 300:
         return False
-    names = {token for text in (left, right) for token in _names(text)}
+    names = {token for text in (left, right) for token in _variable_names(text)}
     for point in ((0.37, 0.11), (1.41, 0.23)):
         values = {name: point[0] + point[1] * index for index, name in enumerate(sorted(names))}
-        one, other = _value(left, values), _value(right, values)
-        if one is not None and other is not None and abs(one - other) > CLOSE * max(abs(one), abs(other)):
+        one, other = _evaluate(left, values), _evaluate(right, values)
+        if one is not None and other is not None and abs(one - other) > RELATIVE_TOLERANCE * max(abs(one), abs(other)):
             return True
         if not names:
             return False
     return False
 
 
-def _names(text: str) -> list[str]:
-    names = [_plain(name) for _, name, _ in _TOKEN.findall(text)]
+def _variable_names(text: str) -> list[str]:
+    names = [_plain_name(name) for _, name, _ in _TOKEN.findall(text)]
     return [name for name in names if name and name not in _CONSTANTS and _VARIABLE.fullmatch(name)]
 
 
-def _plain(name: str) -> str:
+def _plain_name(name: str) -> str:
     """`m_{1}` as `m_1`."""
     return name.replace("{", "").replace("}", "")
 
 
-def _value(text: str, values: Mapping[str, float]) -> float | None:
+def _evaluate(text: str, values: Mapping[str, float]) -> float | None:
     try:
-        reader = _Reader(text, values)
-        value = reader.sum()
-        reader.end()
-    except (_NotRead, ArithmeticError, ValueError, RecursionError):
+        reader = _ExpressionParser(text, values)
+        value = reader.parse_sum()
+        reader.expect_end()
+    except (_CannotParse, ArithmeticError, ValueError, RecursionError):
         return None
-    return value if abs(value) < LARGEST else None
+    return value if abs(value) < MAX_VALUE else None
 
 
-class _Reader:
+class _ExpressionParser:
     """Recursive descent over `+ - * / ^ !`, fractions, roots, functions and brackets; a product needs no sign."""
 
     def __init__(self, text: str, values: Mapping[str, float]):
         self.values = values
         self.tokens: list[str | float] = []
         for number, name, mark in _TOKEN.findall(text.strip()):
-            self.tokens.append(float(number) if number else _plain(name) or mark)
+            self.tokens.append(float(number) if number else _plain_name(name) or mark)
         self.at = 0
 
     def peek(self) -> str | float | None:
         return self.tokens[self.at] if self.at < len(self.tokens) else None
 
-    def take(self) -> str | float:
+    def next_token(self) -> str | float:
         token = self.peek()
         if token is None:
-            raise _NotRead
+            raise _CannotParse
         self.at += 1
         return token
 
-    def end(self) -> None:
+    def expect_end(self) -> None:
         if self.peek() is not None:
-            raise _NotRead
+            raise _CannotParse
 
-    def sum(self) -> float:
-        total, largest = self.product(), 0.0
+    def parse_sum(self) -> float:
+        total, largest = self.parse_product(), 0.0
         while self.peek() in ("+", "-"):
-            sign = 1.0 if self.take() == "+" else -1.0
-            term = self.product()
+            sign = 1.0 if self.next_token() == "+" else -1.0
+            term = self.parse_product()
             largest = max(largest, abs(total), abs(term))
             total += sign * term
         if abs(total) < 1e-5 * largest:  # nearly cancels: too few digits are left
-            raise _NotRead
+            raise _CannotParse
         return total
 
-    def product(self) -> float:
-        value = self.signed()
+    def parse_product(self) -> float:
+        value = self.parse_signed()
         while (token := self.peek()) is not None and token not in _ENDS:
             if token in ("*", "\\cdot", "\\times"):
-                self.take()
-                value *= self.signed()
+                self.next_token()
+                value *= self.parse_signed()
             elif token in ("/", "\\div"):
-                self.take()
-                value /= self.signed()
+                self.next_token()
+                value /= self.parse_signed()
             elif isinstance(token, float):
-                raise _NotRead  # 2 3: a list, a mixed number, or thousands; not ours to say
+                raise _CannotParse  # 2 3: a list, a mixed number, or thousands; not ours to say
             else:
-                value *= self.power()
+                value *= self.parse_power()
         return value
 
-    def signed(self) -> float:
+    def parse_signed(self) -> float:
         if self.peek() in ("+", "-"):
-            return -self.signed() if self.take() == "-" else self.signed()
-        return self.power()
+            return -self.parse_signed() if self.next_token() == "-" else self.parse_signed()
+        return self.parse_power()
 
-    def power(self) -> float:
-        base = self.atom()
+    def parse_power(self) -> float:
+        base = self.parse_atom()
         while self.peek() == "!":
-            self.take()
+            self.next_token()
             if base < 0 or base > 60 or base != int(base):
-                raise _NotRead
+                raise _CannotParse
             base = float(math.factorial(int(base)))
         if self.peek() != "^":
             return base
-        self.take()
-        exponent = self.argument()
+        self.next_token()
+        exponent = self.parse_argument()
         if abs(exponent) > 400:
-            raise _NotRead
+            raise _CannotParse
         result = base**exponent
         if isinstance(result, complex):
-            raise _NotRead
+            raise _CannotParse
         return float(result)
 
-    def argument(self) -> float:
+    def parse_argument(self) -> float:
         """What stands after `^`, `\\frac` or `\\sqrt`: a group, or one signed atom."""
         if self.peek() == "-":
-            self.take()
-            return -self.argument()
-        return self.atom()
+            self.next_token()
+            return -self.parse_argument()
+        return self.parse_atom()
 
-    def atom(self) -> float:
-        token = self.take()
+    def parse_atom(self) -> float:
+        token = self.next_token()
         if isinstance(token, float):
             return token
         if token in _CONSTANTS:
@@ -165,44 +165,44 @@ class _Reader:
         if token in self.values and token not in _IMAGINARY:
             return self.values[token]
         if token in _OPENING:
-            value = self.sum()
-            if self.take() != _OPENING[token]:
-                raise _NotRead
+            value = self.parse_sum()
+            if self.next_token() != _OPENING[token]:
+                raise _CannotParse
             return value
         if token == "\\frac":
-            return self.argument() / self.argument()
+            return self.parse_argument() / self.parse_argument()
         if token == "\\sqrt":
-            return self.root()
+            return self.parse_root()
         if token in _FUNCTIONS:
-            return self.function(token)
-        raise _NotRead
+            return self.parse_function(token)
+        raise _CannotParse
 
-    def root(self) -> float:
+    def parse_root(self) -> float:
         order = 2.0
         if self.peek() == "[":
-            order = self.atom()
-        value = self.argument()
+            order = self.parse_atom()
+        value = self.parse_argument()
         if value < 0 or order == 0:
-            raise _NotRead
+            raise _CannotParse
         return float(value ** (1 / order))
 
-    def function(self, name: str) -> float:
+    def parse_function(self, name: str) -> float:
         function, exponent = _FUNCTIONS[name], 1.0
         if self.peek() == "^":
-            self.take()
-            exponent = self.argument()
+            self.next_token()
+            exponent = self.parse_argument()
             if exponent == -1 and name in _INVERSES:
                 function, exponent = _INVERSES[name], 1.0
             elif exponent < 0:
-                raise _NotRead
-        value = function(self.atom() if self.peek() in _OPENING else self.bare_argument())
+                raise _CannotParse
+        value = function(self.parse_atom() if self.peek() in _OPENING else self.parse_bare_argument())
         return float(value**exponent)
 
-    def bare_argument(self) -> float:
+    def parse_bare_argument(self) -> float:
         """`2x` of `\\sin 2x`: numbers and letters, and nothing after them whose place is a matter of taste."""
-        value = self.atom()
+        value = self.parse_atom()
         while (token := self.peek()) is not None and token not in _ENDS:
             if isinstance(token, float) or token not in {**self.values, **_CONSTANTS}:
-                raise _NotRead
-            value *= self.atom()
+                raise _CannotParse
+            value *= self.parse_atom()
         return value

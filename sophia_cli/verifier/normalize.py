@@ -8,20 +8,20 @@ import re
 import unicodedata
 from functools import lru_cache
 
-LONGEST = 4096
+MAX_NORMALIZED_CHARS = 4096
 """Characters of an answer that are looked at; what is longer is judged only by being the same text."""
 
-CACHED = 300
+CACHE_SIZE = 300
 """Characters of a text that is worth remembering."""
 
-DEEPEST, DIGITS = 64, 256
+MAX_DEPTH, MAX_DIGITS = 64, 256
 """Nesting and digits in a row beyond which algebra is not asked."""
 
-_SUPER = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ"
-_SUB = "₀₁₂₃₄₅₆₇₈₉₊₋"
-_RUN_OF_SUPER = re.compile(f"[{_SUPER}]+")
-_RUN_OF_SUB = re.compile(f"[{_SUB}]+")
-_VULGAR = re.compile(r"(\d?)\s*([¼-¾⅐-⅞])")
+_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ"
+_SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉₊₋"
+_RUN_OF_SUPER = re.compile(f"[{_SUPERSCRIPTS}]+")
+_RUN_OF_SUB = re.compile(f"[{_SUBSCRIPTS}]+")
+_VULGAR_FRACTION = re.compile(r"(\d?)\s*([¼-¾⅐-⅞])")
 _ROOT = re.compile(r"([√∛∜])\s*(\d+(?:\.\d+)?|[A-Za-zπ]|\((?:[^()]{1,200})\))?")
 _ROOT_ORDER = {"√": "", "∛": "[3]", "∜": "[4]"}
 
@@ -122,13 +122,13 @@ _INVISIBLE = re.compile(
 _CIRCLED = re.compile("[①-⑳]")
 
 
-def tidy(text: str) -> str:
+def normalize(text: str) -> str:
     """A text in its one spelling, of which no more than `LONGEST` characters, and one to tell, are kept."""
-    return _tidied(text) if len(text) <= CACHED else _tidied.__wrapped__(text)
+    return _normalize(text) if len(text) <= CACHE_SIZE else _normalize.__wrapped__(text)
 
 
 @lru_cache(maxsize=8192)
-def _tidied(text: str) -> str:
+def _normalize(text: str) -> str:
     text = text.strip()
     if not text.isascii():
         text = _from_unicode(text)
@@ -140,24 +140,24 @@ def _tidied(text: str) -> str:
     text = _without_dollars(text)
     for pattern, plain in (*_PLAIN, *_LATEX) if "\\" in text or "{" in text else _PLAIN:
         text = pattern.sub(plain, text)
-    return _without_wrapping(" ".join(text[: 2 * LONGEST].split()))[: LONGEST + 1]
+    return _without_wrapping(" ".join(text[: 2 * MAX_NORMALIZED_CHARS].split()))[: MAX_NORMALIZED_CHARS + 1]
 
 
 def _from_unicode(text: str) -> str:
     text = _CIRCLED.sub(lambda match: f"#{ord(match[0]) - 0x245F},", text)  # NFKC would make one number of ①③
     text = _RUN_OF_SUPER.sub(lambda match: "^{" + "".join(_ASCII_SUPER[mark] for mark in match[0]) + "}", text)
     text = _RUN_OF_SUB.sub(lambda match: "_{" + "".join(_ASCII_SUB[mark] for mark in match[0]) + "}", text)
-    text = _VULGAR.sub(_vulgar, text)
-    text = _ROOT.sub(_root, text)
+    text = _VULGAR_FRACTION.sub(_replace_vulgar_fraction, text)
+    text = _ROOT.sub(_replace_root, text)
     return unicodedata.normalize("NFKC", text.translate(_TRANSLATE)).translate(_TRANSLATE)
 
 
-def _vulgar(match: re.Match[str]) -> str:
+def _replace_vulgar_fraction(match: re.Match[str]) -> str:
     top, bottom = unicodedata.normalize("NFKC", match[2]).split("\u2044")
     return f"{match[1]}\\frac{{{top}}}{{{bottom}}}"
 
 
-def _root(match: re.Match[str]) -> str:
+def _replace_root(match: re.Match[str]) -> str:
     under = match[2] or ""
     under = under[1:-1] if under.startswith("(") else under
     return f"\\sqrt{_ROOT_ORDER[match[1]]}" + (f"{{{under}}}" if under else "")
@@ -204,16 +204,22 @@ def _without_wrapping(text: str) -> str:
             text = _EMPHASIS.sub(r"\2", _STARS.sub("", text))
         if len(text) > 1 and text[0] in "\"'" and text[-1] == text[0]:
             text = text[1:-1]
-        if (boxed := _BOXED.fullmatch(text)) and balanced(boxed[1]):
+        if (boxed := _BOXED.fullmatch(text)) and has_balanced_braces(boxed[1]):
             text = boxed[1]
-        if len(text) > 1 and text[0] == "{" and text[-1] == "}" and not re.search(r"[,|:]", text) and balanced(text[1:-1]):
+        if (
+            len(text) > 1
+            and text[0] == "{"
+            and text[-1] == "}"
+            and not re.search(r"[,|:]", text)
+            and has_balanced_braces(text[1:-1])
+        ):
             text = text[1:-1]
         if text == before:
             break
     return text
 
 
-def balanced(text: str) -> bool:
+def has_balanced_braces(text: str) -> bool:
     """Whether the braces of a text close in order."""
     depth = 0
     for mark in re.findall(r"\\.|[{}]", text):
@@ -227,7 +233,7 @@ _BETWEEN_DIGITS = re.compile(r"(?<=\d),? +(?=\d)")
 _SHORT = re.compile(r"([_^])\{(\w)\}")
 
 
-def compact(text: str) -> str:
+def strip_spaces(text: str) -> str:
     """A tidy text without any space, for comparing spellings."""
     return _SHORT.sub(r"\1\2", _BETWEEN_DIGITS.sub(";", text).replace(" ", ""))
 
@@ -237,17 +243,21 @@ _ARTICLE = re.compile(r"(?:^|(?<= ))(?:the|a|an) +")
 
 
 @lru_cache(maxsize=1024)
-def fold(text: str) -> str:
+def normalize_words(text: str) -> str:
     """A tidy text for comparing words: no case, no articles, no punctuation."""
     return " ".join(_ARTICLE.sub("", _PUNCTUATION.sub(" ", text.casefold()).strip()).split())
 
 
-def too_big(text: str) -> bool:
+def is_too_complex(text: str) -> bool:
     """Whether an answer is longer, deeper or made of longer numbers than algebra is asked about."""
-    return len(text) > LONGEST or re.search(rf"\d{{{DIGITS + 1}}}", text) is not None or _depth(text) > DEEPEST
+    return (
+        len(text) > MAX_NORMALIZED_CHARS
+        or re.search(rf"\d{{{MAX_DIGITS + 1}}}", text) is not None
+        or _bracket_depth(text) > MAX_DEPTH
+    )
 
 
-def _depth(text: str) -> int:
+def _bracket_depth(text: str) -> int:
     depth = deepest = 0
     for mark in text:
         if mark in "({[":
@@ -258,7 +268,7 @@ def _depth(text: str) -> int:
     return deepest
 
 
-def split_top(text: str, at: str) -> list[str]:
+def split_top_level(text: str, at: str) -> list[str]:
     """The parts of a text between the separators of `at` that stand outside all brackets."""
     parts, depth, start = [], 0, 0
     for match in re.finditer(r"\\begin|\\end|\\[{}]|[(){}\[\]]|" + at, text):

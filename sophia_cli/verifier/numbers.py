@@ -10,23 +10,25 @@ from fractions import Fraction
 from functools import lru_cache
 
 from sophia_cli.verifier import units
-from sophia_cli.verifier.units import unit_of
+from sophia_cli.verifier.units import canonical_unit
 
 ROUNDED_DIGITS = 6
 """An answer such as 0.333333 stands for 1/3 when it shows at least so many digits."""
-LARGEST_EXPONENT = 300
+MAX_EXPONENT = 300
 
 _INT = r"(?:\d{1,3}(?:,\d{3}){1,40}|\d{1,3}(?:\.\d{3}){2,40}|\d{1,3}(?:[ ']\d{3}){1,40}|\d{1,256})(?!\d)"
-DECIMAL = rf"(?:{_INT}(?:\.\d{{0,256}})?|\.\d{{1,256}})"
+DECIMAL_PATTERN = rf"(?:{_INT}(?:\.\d{{0,256}})?|\.\d{{1,256}})"
 _TEN = r"10\s*(?:\^|\*\*)\s*(?:\{\s*([-+]?\d{1,4})\s*\}|\(([-+]?\d{1,4})\)|([-+]?\d{1,4}))"
 _SCIENTIFIC = re.compile(
-    rf"({DECIMAL})\s*(?:(?:\\times|\\cdot|\*|x|X)\s*{_TEN}|[eE]\s*([-+]?\d{{1,4}})(?![\dA-Za-z.]))|{_TEN}"
+    rf"({DECIMAL_PATTERN})\s*(?:(?:\\times|\\cdot|\*|x|X)\s*{_TEN}|[eE]\s*([-+]?\d{{1,4}})(?![\dA-Za-z.]))|{_TEN}"
 )
-_FRACTION = re.compile(rf"\\frac\s*\{{\s*([-+]?{DECIMAL})\s*\}}\s*\{{\s*({DECIMAL})\s*\}}|({DECIMAL})\s*/\s*({DECIMAL})")
+_FRACTION = re.compile(
+    rf"\\frac\s*\{{\s*([-+]?{DECIMAL_PATTERN})\s*\}}\s*\{{\s*({DECIMAL_PATTERN})\s*\}}|({DECIMAL_PATTERN})\s*/\s*({DECIMAL_PATTERN})"
+)
 _MIXED = re.compile(
     rf"({_INT})\s*\\frac\{{(\d{{1,256}})\}}\{{(\d{{1,256}})\}}|(\d{{1,256}}) (\d{{1,256}})\s*/\s*(\d{{1,256}})"
 )
-_PLAIN = re.compile(DECIMAL)
+_PLAIN = re.compile(DECIMAL_PATTERN)
 _COMMA = re.compile(r"([-+]?)(\d{1,256}),(\d{1,256})(?![\d,])(.*)", re.DOTALL)
 _GROUPED_COMMA = re.compile(r"([-+]?\d{1,3}(?:\.\d{3}){1,40}),(\d{1,256}.*)", re.DOTALL)
 _LEADING = re.compile(
@@ -74,16 +76,16 @@ def read_quantity(text: str) -> Quantity | None:
     """A tidy text as a number and its unit, or None when it is anything else."""
     if len(text) > 1200:
         return None
-    text = _LEADING.sub("", _stripped(text))
+    text = _LEADING.sub("", _strip_parentheses(text))
     sign, currency = 1, ""
     if match := _CURRENCY.match(text):
-        currency, text = unit_of(match[2]), match[1] + text[match.end() :]
+        currency, text = canonical_unit(match[2]), match[1] + text[match.end() :]
     while text[:1] in ("-", "+"):
         sign, text = sign * (-1 if text[0] == "-" else 1), text[1:].lstrip()
     if not currency and (match := _CURRENCY.match(text)) and not match[1]:
-        currency, text = unit_of(match[2]), text[match.end() :]
-    text = _ENDLESS.sub(_endless_decimal, text)
-    found = _number(text) or _number(_stripped(text))
+        currency, text = canonical_unit(match[2]), text[match.end() :]
+    text = _REPEATING_DECIMAL.sub(_repeating_decimal, text)
+    found = _leading_number(text) or _leading_number(_strip_parentheses(text))
     if found is None:
         return _words_as_number(text, sign)
     quantity, rest = found
@@ -95,17 +97,17 @@ def read_quantity(text: str) -> Quantity | None:
     if repeats and (quantity.decimals or 0) >= 2 and quantity.digits >= 2 and not quantity.exponent:
         quantity = replace(quantity, digits=ROUNDED_DIGITS)
     glued = not rest[:1].isspace()
-    quantity, rest = _multiple(quantity, rest.strip())
-    unit = "" if currency and _PER.match(rest) else _unit(rest, glued)
+    quantity, rest = _apply_multiple(quantity, rest.strip())
+    unit = "" if currency and _PER.match(rest) else _trailing_unit(rest, glued)
     if unit is None or (currency and unit not in ("", currency)):
         return None
     return replace(quantity, value=sign * quantity.value, unit=currency or unit)
 
 
-_ENDLESS = re.compile(r"^(\d{1,20})\.(\d{0,20})(?:\\overline|\\dot|\\bar)\s*\{?(\d{1,20})\}?$")
+_REPEATING_DECIMAL = re.compile(r"^(\d{1,20})\.(\d{0,20})(?:\\overline|\\dot|\\bar)\s*\{?(\d{1,20})\}?$")
 
 
-def _endless_decimal(match: re.Match[str]) -> str:
+def _repeating_decimal(match: re.Match[str]) -> str:
     """`0.1\\overline{6}` as a fraction."""
     whole, still, again = match.groups()
     bottom = (10 ** len(again) - 1) * 10 ** len(still)
@@ -113,7 +115,7 @@ def _endless_decimal(match: re.Match[str]) -> str:
     return f"{top}/{bottom}"
 
 
-def _stripped(text: str) -> str:
+def _strip_parentheses(text: str) -> str:
     """Without parentheses around the whole."""
     text = text.strip()
     while len(text) > 2 and text[0] in "({" and text[-1] in ")}" and not re.search(r"[(){},]", text[1:-1]):
@@ -121,13 +123,13 @@ def _stripped(text: str) -> str:
     return text
 
 
-def _number(text: str) -> tuple[Quantity, str] | None:
+def _leading_number(text: str) -> tuple[Quantity, str] | None:
     """The number that a text begins with, and the rest."""
     if match := _SCIENTIFIC.match(text):
         exponent = int(next(group for group in match.groups()[1:] if group))
-        if abs(exponent) > LARGEST_EXPONENT:
+        if abs(exponent) > MAX_EXPONENT:
             return None
-        mantissa = decimal(match[1]) if match[1] else Quantity(Fraction(1), 0, 1)
+        mantissa = parse_decimal(match[1]) if match[1] else Quantity(Fraction(1), 0, 1)
         return replace(mantissa, value=mantissa.value * Fraction(10) ** exponent, exponent=exponent), text[match.end() :]
     if match := _MIXED.match(text):
         whole, top, bottom = (_plain_int(group) for group in match.groups() if group)
@@ -135,18 +137,18 @@ def _number(text: str) -> tuple[Quantity, str] | None:
     if match := _FRACTION.match(text):
         top_text, bottom_text = (match[1], match[2]) if match[1] else (match[3], match[4])
         top_sign = -1 if top_text.startswith("-") else 1
-        bottom_value = decimal(bottom_text).value
+        bottom_value = parse_decimal(bottom_text).value
         return (
-            (Quantity(top_sign * decimal(top_text.lstrip("+-")).value / bottom_value), text[match.end() :])
+            (Quantity(top_sign * parse_decimal(top_text.lstrip("+-")).value / bottom_value), text[match.end() :])
             if bottom_value
             else None
         )
     if match := _PLAIN.match(text):
-        return decimal(match[0]), text[match.end() :]
+        return parse_decimal(match[0]), text[match.end() :]
     return None
 
 
-def decimal(text: str) -> Quantity:
+def parse_decimal(text: str) -> Quantity:
     whole, _, part = text.partition(".")
     if part and text.count(".") > 1:  # 1.234.567
         whole, part = text.replace(".", ""), ""
@@ -159,7 +161,7 @@ def _plain_int(text: str) -> int:
     return int(re.sub(r"[^\d]", "", text))
 
 
-def _multiple(quantity: Quantity, rest: str) -> tuple[Quantity, str]:
+def _apply_multiple(quantity: Quantity, rest: str) -> tuple[Quantity, str]:
     match = _MULTIPLE.match(rest)
     if not match:
         return quantity, rest
@@ -167,12 +169,12 @@ def _multiple(quantity: Quantity, rest: str) -> tuple[Quantity, str]:
     return replace(quantity, value=quantity.value * 10**power, exponent=power), rest[match.end() :]
 
 
-def _unit(rest: str, glued: bool = False) -> str | None:
+def _trailing_unit(rest: str, glued: bool = False) -> str | None:
     """The unit in what follows a number; None when what follows is no unit. glued: no space between, as in 3abc."""
     rest = _ORDINAL.sub("", _TRAILING_REMARK.sub("", rest).strip()).strip()
     if not rest:
         return ""
-    unit = unit_of(rest)
+    unit = canonical_unit(rest)
     if units.is_counted(unit):
         return unit
     if units.is_known(unit):
@@ -193,7 +195,7 @@ _TRAILING_REMARK = re.compile(
     r"\s*[(（](?:about|approximately|approx|roughly|约|i\.e|nearest|rounded|to \d|\\approx)[^()（）]*[)）]\s*$",
     re.IGNORECASE,
 )
-_PART = re.compile(rf"({DECIMAL})\s*([^\d\s,]+(?:\s(?!and\b)[^\d\s,]+)?)\s*,?\s*(?:and\s+)?")
+_PART = re.compile(rf"({DECIMAL_PATTERN})\s*([^\d\s,]+(?:\s(?!and\b)[^\d\s,]+)?)\s*,?\s*(?:and\s+)?")
 
 
 _SEXAGESIMAL = re.compile(r"(-?)(\d{1,4})\s*°\s*(\d{1,2}(?:\.\d+)?)\s*'(?!')\s*(?:(\d{1,2}(?:\.\d+)?)\s*'')?")
@@ -215,11 +217,11 @@ def read_compound(text: str) -> Quantity | None:
     parts = list(_PART.finditer(text))
     if len(parts) < 2 or len(parts) > 4 or "".join(part[0] for part in parts) != text:
         return None
-    last = unit_of(parts[-1][2])
+    last = canonical_unit(parts[-1][2])
     total = Fraction(0)
     for part in parts:
-        unit = unit_of(part[2])
-        value = units.convert(decimal(part[1]).value, unit, last) if units.is_known(unit) else None
+        unit = canonical_unit(part[2])
+        value = units.convert_value(parse_decimal(part[1]).value, unit, last) if units.is_known(unit) else None
         if value is None:
             return None
         total += value
@@ -244,11 +246,11 @@ def _words_as_number(text: str, sign: int) -> Quantity | None:
     """`twenty-five apples`, `二十五个`, `二分之一`, `百分之五`, `half`."""
     words = re.findall(r"[a-z]+", text.lower())
     if words and (words[0] in _SMALL or words[0] in ("half", "one")) and re.match(r"[A-Za-z]", text):
-        return _english(text, sign)
-    return _chinese(text, sign)
+        return _english_number(text, sign)
+    return _chinese_number(text, sign)
 
 
-def _english(text: str, sign: int) -> Quantity | None:
+def _english_number(text: str, sign: int) -> Quantity | None:
     total = current = 0
     tokens = re.findall(r"[a-zA-Z]+|[^a-zA-Z\s-]+", text)
     used = 0
@@ -268,11 +270,11 @@ def _english(text: str, sign: int) -> Quantity | None:
     rest = " ".join(tokens[used:])
     if part := _PART_OF_ONE.fullmatch(rest.lower()):
         return Quantity(sign * Fraction(total + current, _PARTS[part[1].rstrip("s")]))
-    unit = None if _MORE_NUMBER.search(rest.lower()) else _unit(rest)
+    unit = None if _MORE_NUMBER.search(rest.lower()) else _trailing_unit(rest)
     return None if unit is None else Quantity(Fraction(sign * (total + current)), 0, 9, unit)
 
 
-def _chinese(text: str, sign: int) -> Quantity | None:
+def _chinese_number(text: str, sign: int) -> Quantity | None:
     match = re.fullmatch(
         r"(负)?(百)?([〇零一二两三四五六七八九十百千万亿半]*)(?:分之([〇零一二两三四五六七八九十百千万点]+|\d+))?(.*)", text
     )
@@ -281,18 +283,18 @@ def _chinese(text: str, sign: int) -> Quantity | None:
     sign = -sign if match[1] else sign
     head = (match[2] or "") + match[3]
     if match[4]:
-        bottom, top = _han(head), Fraction(int(match[4])) if match[4].isdigit() else _han(match[4])
+        bottom, top = _han_number(head), Fraction(int(match[4])) if match[4].isdigit() else _han_number(match[4])
         return Quantity(sign * top / bottom, unit="") if bottom and top is not None and not match[5] else None
     if head == "半":
         return Quantity(Fraction(sign, 2))
-    value, unit = _han(head), _unit(match[5])
+    value, unit = _han_number(head), _trailing_unit(match[5])
     counted = not match[5] or match[5][0] in _COUNTED or units.is_known(unit or "")
     if value is None or unit is None or not counted:  # 一样, 三角形: words, no numbers
         return None
     return Quantity(sign * value, 0, 9, unit)
 
 
-def _han(text: str) -> Fraction | None:
+def _han_number(text: str) -> Fraction | None:
     """三百零五 as 305."""
     total = section = digit = 0
     for mark in text.replace("两", "二"):

@@ -3,70 +3,72 @@
 from collections.abc import Callable
 from typing import Any
 
-from sophia_cli.verifier import numbers
-from sophia_cli.verifier import structures as shapes
-from sophia_cli.verifier.types import Case, CouldNotTell
+from sophia_cli.verifier import numbers, structures
+from sophia_cli.verifier.types import CannotDecide, GradingCase
 
-LARGEST_SET = 64
-ORDERED = {"tuple", "bracket", "matrix"}
-UNLIKE = ({"bracket", "set"}, {"matrix", "list"}, {"matrix", "set"})
+MAX_SET_SIZE = 64
+ORDERED_KINDS = {"tuple", "bracket", "matrix"}
+INCOMPATIBLE_KINDS = ({"bracket", "set"}, {"matrix", "list"}, {"matrix", "set"})
 """[2, 5] is an interval and {2, 5} is not; a matrix is more than its rows."""
 
 
-def interval(answer: str, gold: str, case: Case) -> bool | None:
+def same_interval(answer: str, gold: str, case: GradingCase) -> bool | None:
     """Intervals, their unions, and the inequalities that say the same: 0 < x < 1 is (0, 1)."""
-    if case.kind in ("list", "tuple"):
+    if case.answer_type in ("list", "tuple"):
         return None
-    left, right = shapes.spans(answer), shapes.spans(gold)
+    left, right = structures.read_intervals(answer), structures.read_intervals(gold)
     if left is None or right is None:
         return None
-    if left[0] and right[0] and shapes.name_key(left[0]) != shapes.name_key(right[0]):
+    if left[0] and right[0] and structures.name_key(left[0]) != structures.name_key(right[0]):
         return None
     if len(left[1]) != len(right[1]):
         return None
-    return _matched(left[1], right[1], lambda one, other: _same_span(one, other, case))
+    return _match_parts(left[1], right[1], lambda one, other: _same_interval_span(one, other, case))
 
 
-def _same_span(one: shapes.Span, other: shapes.Span, case: Case) -> bool:
+def _same_interval_span(one: structures.Interval, other: structures.Interval, case: GradingCase) -> bool:
     closed = (one.low_closed, one.high_closed) == (other.low_closed, other.high_closed)
     return closed and _same_end(one.low, other.low, case) and _same_end(one.high, other.high, case)
 
 
-def _same_end(one: str, other: str, case: Case) -> bool:
+def _same_end(one: str, other: str, case: GradingCase) -> bool:
     infinite = ("inf", "-inf")
-    return one == other if one in infinite or other in infinite else case.same(one, other, case.part())
+    return one == other if one in infinite or other in infinite else case.equal_parts(one, other, case.part_case())
 
 
-def collection(answer: str, gold: str, case: Case) -> bool | None:
+def same_collection(answer: str, gold: str, case: GradingCase) -> bool | None:
     """Tuples and matrices in order, sets and lists in any; one value stands for a set of one."""
-    if shapes.other_members(answer, gold) or shapes.other_points(answer, gold):
+    if structures.other_members(answer, gold) or structures.other_points(answer, gold):
         return False
-    answer, gold = shapes.without_membership(answer), shapes.without_membership(gold)
+    answer, gold = structures.without_membership(answer), structures.without_membership(gold)
     left, right = _parts_of(answer), _parts_of(gold)
     if left is None and right is None:
         return None
     if left is None or right is None:
         return _value_and_collection(answer, gold, left, right, case)
-    if len(left.parts) != len(right.parts) or len(left.parts) > LARGEST_SET:
+    if len(left.parts) != len(right.parts) or len(left.parts) > MAX_SET_SIZE:
         return False
-    if {left.kind, right.kind} in UNLIKE and case.kind != "list":
+    if {left.kind, right.kind} in INCOMPATIBLE_KINDS and case.answer_type != "list":
         return False
-    golds = [(part, _tolerance(case, index, len(right.parts))) for index, part in enumerate(right.parts)]
+    golds = [(part, _part_tolerance(case, index, len(right.parts))) for index, part in enumerate(right.parts)]
 
     def same(part: str, wanted: tuple[str, Any]) -> bool:
-        return case.same(part, wanted[0], case.part(tolerance=wanted[1]))
+        return case.equal_parts(part, wanted[0], case.part_case(tolerance=wanted[1]))
 
     if _differently_named(left.parts, right.parts):
-        orders = [(left.parts, golds), (shapes.by_name(left.parts), [(part, None) for part in shapes.by_name(right.parts)])]
+        orders = [
+            (left.parts, golds),
+            (structures.sort_by_name(left.parts), [(part, None) for part in structures.sort_by_name(right.parts)]),
+        ]
         return any(all(same(part, wanted) for part, wanted in zip(*order, strict=True)) for order in orders)
-    if {left.kind, right.kind} & ORDERED or case.kind == "tuple":
+    if {left.kind, right.kind} & ORDERED_KINDS or case.answer_type == "tuple":
         return all(same(part, wanted) for part, wanted in zip(left.parts, golds, strict=True))
-    return _matched(list(left.parts), golds, same)
+    return _match_parts(list(left.parts), golds, same)
 
 
 def _differently_named(answers: tuple[str, ...], golds: tuple[str, ...]) -> bool:
     """Whether only one side names its parts, by different letters: the 3, 2 of a = 2, b = 3 are in the wrong order."""
-    named = [[shapes.named_value(part) for part in parts] for parts in (answers, golds)]
+    named = [[structures.named_value(part) for part in parts] for parts in (answers, golds)]
     if all(named[0]) == all(named[1]):
         return False
     names = [found[0] for side in named if all(side) for found in side if found]
@@ -74,46 +76,46 @@ def _differently_named(answers: tuple[str, ...], golds: tuple[str, ...]) -> bool
 
 
 def _value_and_collection(
-    answer: str, gold: str, left: shapes.Collection | None, right: shapes.Collection | None, case: Case
+    answer: str, gold: str, left: structures.Collection | None, right: structures.Collection | None, case: GradingCase
 ) -> bool | None:
     """One value against several: right for a set of that one, or where all of a list say the same as the gold."""
-    if shapes.named_value(gold if right is None else answer):
+    if structures.named_value(gold if right is None else answer):
         return None
     if right is not None:
-        return len(right.parts) == 1 and case.same(answer, right.parts[0], case.part())
-    if left is None or not left.parts or (left.kind in ORDERED and len(left.parts) > 1):
+        return len(right.parts) == 1 and case.equal_parts(answer, right.parts[0], case.part_case())
+    if left is None or not left.parts or (left.kind in ORDERED_KINDS and len(left.parts) > 1):
         return False
-    return all(case.same(part, gold, case.part()) for part in left.parts)
+    return all(case.equal_parts(part, gold, case.part_case()) for part in left.parts)
 
 
-def _parts_of(text: str) -> shapes.Collection | None:
+def _parts_of(text: str) -> structures.Collection | None:
     if numbers.read_quantity(text) is not None:
         return None  # 65,536 is one number
-    found = shapes.collection(text)
-    if found is None and (values := shapes.plus_minus(text)):
-        named = shapes.named_value(values[0])
-        minus = shapes.named_value(values[1])
-        return shapes.Collection("list", (named[1], minus[1]) if named and minus else tuple(values))
+    found = structures.read_collection(text)
+    if found is None and (values := structures.plus_minus(text)):
+        named = structures.named_value(values[0])
+        minus = structures.named_value(values[1])
+        return structures.Collection("list", (named[1], minus[1]) if named and minus else tuple(values))
     return found
 
 
-def _tolerance(case: Case, index: int, count: int) -> Any:
+def _part_tolerance(case: GradingCase, index: int, count: int) -> Any:
     """The tolerance of the index-th gold, where the item gives one for each."""
     given = case.item.get("tolerance")
     return given[index] if isinstance(given, list) and len(given) == count else given
 
 
-def _matched(answers: list[Any], golds: list[Any], same: Callable[[Any, Any], bool]) -> bool:
+def _match_parts(answers: list[Any], golds: list[Any], same: Callable[[Any, Any], bool]) -> bool:
     """Whether the answers can be paired with the golds, each with one that it equals. Raises CouldNotTell."""
     left = list(answers)
     for gold in golds:
-        unknown: CouldNotTell | None = None
+        unknown: CannotDecide | None = None
         for index, answer in enumerate(left):
             try:
                 if same(answer, gold):
                     del left[index]
                     break
-            except CouldNotTell as error:
+            except CannotDecide as error:
                 unknown = error
         else:
             if unknown:
@@ -122,15 +124,15 @@ def _matched(answers: list[Any], golds: list[Any], same: Callable[[Any, Any], bo
     return True
 
 
-def equation(answer: str, gold: str, case: Case) -> bool | None:
+def same_equation(answer: str, gold: str, case: GradingCase) -> bool | None:
     """`x = 5` is 5, and 5 is `x = 5`; two that name different things are left to algebra."""
-    left, right = shapes.named_value(answer), shapes.named_value(gold)
+    left, right = structures.named_value(answer), structures.named_value(gold)
     if left and right:
-        if shapes.name_key(left[0]) == shapes.name_key(right[0]):
-            return case.same(left[1], right[1], case.part())
+        if structures.name_key(left[0]) == structures.name_key(right[0]):
+            return case.equal_parts(left[1], right[1], case.part_case())
         return None
-    if left and len(shapes.sides(gold)) == 1:
-        return case.same(left[1], gold, case.deeper())
-    if right and len(shapes.sides(answer)) == 1:
-        return case.same(answer, right[1], case.deeper())
-    return False if (len(shapes.sides(answer)) > 1) != (len(shapes.sides(gold)) > 1) else None
+    if left and len(structures.equation_sides(gold)) == 1:
+        return case.equal_parts(left[1], gold, case.deeper_case())
+    if right and len(structures.equation_sides(answer)) == 1:
+        return case.equal_parts(answer, right[1], case.deeper_case())
+    return False if (len(structures.equation_sides(answer)) > 1) != (len(structures.equation_sides(gold)) > 1) else None

@@ -6,8 +6,8 @@ Each function reads a tidy text into its parts, which are texts again; the rules
 import re
 from dataclasses import dataclass
 
-from sophia_cli.verifier.float_eval import constant
-from sophia_cli.verifier.normalize import balanced, compact, split_top
+from sophia_cli.verifier.float_eval import constant_value
+from sophia_cli.verifier.normalize import has_balanced_braces, split_top_level, strip_spaces
 
 _EQUALS = r"(?<![<>!:])=(?!=)"
 _SUBSCRIPT = re.compile(r"_(?:\{[^{}]*\}|\\[a-zA-Z]+|\w)")
@@ -31,15 +31,15 @@ def without_remark(text: str) -> str:
     return _REMARK.sub("", text)
 
 
-def approximations(text: str) -> list[str]:
+def approximation_sides(text: str) -> list[str]:
     """The two sides of `exact ≈ decimal`; the text alone when there is no such sign, or more than one."""
     parts = [part.strip() for part in _APPROX.split(text)]
     return parts if len(parts) == 2 and parts[0] and parts[1] else [text]
 
 
-def sides(text: str) -> list[str]:
+def equation_sides(text: str) -> list[str]:
     """The sides of an equation or a chain of them, at the equal signs outside all brackets."""
-    return [part.strip() for part in split_top(text, _EQUALS)]
+    return [part.strip() for part in split_top_level(text, _EQUALS)]
 
 
 def is_name(text: str) -> bool:
@@ -52,13 +52,13 @@ def is_name(text: str) -> bool:
 
 def name_key(text: str) -> str:
     """A name in one spelling: `a_{n}` as `a_n`."""
-    return re.sub(r"_\{(\w)\}", r"_\1", compact(text))
+    return re.sub(r"_\{(\w)\}", r"_\1", strip_spaces(text))
 
 
 def named_value(text: str) -> tuple[str, str] | None:
     """(`x`, `5`) of `x = 5`, of `5 = x`, and of `x = 2+3 = 5`; None for any other equation, and for none."""
-    parts = sides(text)
-    if len(parts) < 2 or not all(parts) or _contradicts(parts):
+    parts = equation_sides(text)
+    if len(parts) < 2 or not all(parts) or _is_contradiction(parts):
         return None
     if any(re.search(rf"[\s,;]{re.escape(parts[0])}$", part) for part in parts[1:-1]):
         return None  # x = 3, x = 4
@@ -71,7 +71,7 @@ def named_value(text: str) -> tuple[str, str] | None:
     return None
 
 
-def by_name(parts: tuple[str, ...]) -> tuple[str, ...]:
+def sort_by_name(parts: tuple[str, ...]) -> tuple[str, ...]:
     """`x = 3, y = 4` of `y = 4, x = 3`; parts that are not all named stay as they are."""
     named = [named_value(part) for part in parts]
     if not all(named):
@@ -79,9 +79,9 @@ def by_name(parts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(part for _, part in sorted(zip([found[0] for found in named if found], parts, strict=True)))
 
 
-def _contradicts(parts: list[str]) -> bool:
+def _is_contradiction(parts: list[str]) -> bool:
     """Whether two sides of a chain are different constants: who says that 6 = 5 has said nothing."""
-    values = [value for value in map(constant, parts) if value is not None]
+    values = [value for value in map(constant_value, parts) if value is not None]
     return any(abs(value - values[-1]) > 1e-6 * max(abs(value), abs(values[-1])) for value in values)
 
 
@@ -115,7 +115,7 @@ def plus_minus(text: str) -> list[str] | None:
 
 
 @dataclass(frozen=True)
-class Span:
+class Interval:
     """An interval between two texts; an infinite end is `-inf` or `inf`, and open."""
 
     low: str
@@ -130,20 +130,20 @@ _RELATION = r"\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])|<|>"
 _BUILDER = re.compile(r"\\?\{\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\{?R\}?|\\in\s*R)?\s*[|:]\s*(.+?)\\?\}")
 
 
-def spans(text: str) -> tuple[str, list[Span]] | None:
+def read_intervals(text: str) -> tuple[str, list[Interval]] | None:
     """The variable (empty when none is named) and the intervals of a union, an interval, or inequalities; else None."""
     if built := _BUILDER.fullmatch(text):
         text = built[1].strip()
     member = _MEMBER.match(text)
-    variable = compact(member[0].split("\\in")[0]) if member else ""
+    variable = strip_spaces(member[0].split("\\in")[0]) if member else ""
     text = without_membership(text)
     if _REALS.fullmatch(text):
-        return variable, [Span("-inf", "inf")]
-    found: list[Span] = []
-    if (both := _intersection(text)) is not None:
+        return variable, [Interval("-inf", "inf")]
+    found: list[Interval] = []
+    if (both := _read_intersection(text)) is not None:
         return both
-    for part in split_top(text, r"\\cup(?![a-z])|∪|\bor\b|或"):
-        one = _interval(part.strip()) or _point(part.strip()) or _inequality(part.strip())
+    for part in split_top_level(text, r"\\cup(?![a-z])|∪|\bor\b|或"):
+        one = _read_interval(part.strip()) or _read_point(part.strip()) or _read_inequality(part.strip())
         if one is None:
             return None
         name, these = one
@@ -154,34 +154,34 @@ def spans(text: str) -> tuple[str, list[Span]] | None:
     return variable, found
 
 
-def _interval(text: str) -> tuple[str, list[Span]] | None:
+def _read_interval(text: str) -> tuple[str, list[Interval]] | None:
     match = _INTERVAL.fullmatch(text)
     if not match:
         return None
-    ends = [part.strip() for part in split_top(match[2], "[,;]")]
+    ends = [part.strip() for part in split_top_level(match[2], "[,;]")]
     if len(ends) != 2 or not all(ends):
         return None
-    return "", [_span(ends[0], ends[1], match[1] == "[", match[3] == "]")]
+    return "", [_make_interval(ends[0], ends[1], match[1] == "[", match[3] == "]")]
 
 
-def _point(text: str) -> tuple[str, list[Span]] | None:
+def _read_point(text: str) -> tuple[str, list[Interval]] | None:
     match = re.fullmatch(r"\\?\{([^,{}]+)\\?\}", text)
-    return ("", [Span(match[1].strip(), match[1].strip(), True, True)]) if match else None
+    return ("", [Interval(match[1].strip(), match[1].strip(), True, True)]) if match else None
 
 
-def _span(low: str, high: str, low_closed: bool, high_closed: bool) -> Span:
-    low, high = _end(low), _end(high)
-    return Span(low, high, low_closed and low != "-inf", high_closed and high != "inf")
+def _make_interval(low: str, high: str, low_closed: bool, high_closed: bool) -> Interval:
+    low, high = _read_endpoint(low), _read_endpoint(high)
+    return Interval(low, high, low_closed and low != "-inf", high_closed and high != "inf")
 
 
-def _end(text: str) -> str:
-    plain = compact(text).lower().replace("\\", "")
+def _read_endpoint(text: str) -> str:
+    plain = strip_spaces(text).lower().replace("\\", "")
     return {"infty": "inf", "+infty": "inf", "-infty": "-inf", "+inf": "inf", "infinity": "inf", "+infinity": "inf"}.get(
         plain, {"-infinity": "-inf", "oo": "inf", "+oo": "inf", "-oo": "-inf"}.get(plain, text)
     )
 
 
-def _inequality(text: str) -> tuple[str, list[Span]] | None:
+def _read_inequality(text: str) -> tuple[str, list[Interval]] | None:
     signs = re.findall(_RELATION, text)
     parts = [part.strip() for part in re.split(_RELATION, text)]
     if not signs or not all(parts) or "=" in text:
@@ -191,19 +191,19 @@ def _inequality(text: str) -> tuple[str, list[Span]] | None:
     if len(parts) == 3 and is_variable(parts[1]) and "\\ne" not in signs:
         low, name, high = parts
         if signs[0] in (">", "\\ge") and signs[1] in (">", "\\ge"):
-            return name, [_span(high, low, signs[1] == "\\ge", signs[0] == "\\ge")]
+            return name, [_make_interval(high, low, signs[1] == "\\ge", signs[0] == "\\ge")]
         if signs[0] in ("<", "\\le") and signs[1] in ("<", "\\le"):
-            return name, [_span(low, high, signs[0] == "\\le", signs[1] == "\\le")]
+            return name, [_make_interval(low, high, signs[0] == "\\le", signs[1] == "\\le")]
     return None
 
 
-def _half_line(left: str, sign: str, right: str) -> tuple[str, list[Span]] | None:
+def _half_line(left: str, sign: str, right: str) -> tuple[str, list[Interval]] | None:
     if (inside := re.fullmatch(r"\|([^|]+)\|", left)) and is_variable(inside[1]) and sign != "\\ne":
         closed = sign in ("\\le", "\\ge")
         minus = right[1:] if right.startswith("-") else f"-{right}" if len(right) < 2 or right.isalnum() else f"-({right})"
         if sign in ("<", "\\le"):
-            return inside[1], [Span(minus, right, closed, closed)]
-        return inside[1], [_span("-inf", minus, False, closed), _span(right, "inf", closed, False)]
+            return inside[1], [Interval(minus, right, closed, closed)]
+        return inside[1], [_make_interval("-inf", minus, False, closed), _make_interval(right, "inf", closed, False)]
     if not is_variable(left):
         if not is_variable(right):
             return None
@@ -212,16 +212,16 @@ def _half_line(left: str, sign: str, right: str) -> tuple[str, list[Span]] | Non
     if is_variable(right):
         return None
     if sign == "\\ne":
-        return left, [Span("-inf", right), Span(right, "inf")]
+        return left, [Interval("-inf", right), Interval(right, "inf")]
     if sign in ("<", "\\le"):
-        return left, [_span("-inf", right, False, sign == "\\le")]
-    return left, [_span(right, "inf", sign == "\\ge", False)]
+        return left, [_make_interval("-inf", right, False, sign == "\\le")]
+    return left, [_make_interval(right, "inf", sign == "\\ge", False)]
 
 
-def _intersection(text: str) -> tuple[str, list[Span]] | None:
+def _read_intersection(text: str) -> tuple[str, list[Interval]] | None:
     """`x > 1 and x < 2` as one span; `x > 1, x \\ne 3` as two."""
-    parts = [part.strip() for part in split_top(text, r"\band\b|且|,|\\text\{and\}|\\land")]
-    halves = [_inequality(part) for part in parts]
+    parts = [part.strip() for part in split_top_level(text, r"\band\b|且|,|\\text\{and\}|\\land")]
+    halves = [_read_inequality(part) for part in parts]
     if len(parts) != 2 or None in halves:
         return None
     (name, first), (other, second) = [half for half in halves if half is not None]
@@ -234,12 +234,12 @@ def _intersection(text: str) -> tuple[str, list[Span]] | None:
     one = first[0]
     if len(second) == 2:  # \\ne
         point = second[0].high
-        return name, [Span(one.low, point, one.low_closed), Span(point, one.high, False, one.high_closed)]
+        return name, [Interval(one.low, point, one.low_closed), Interval(point, one.high, False, one.high_closed)]
     two = second[0]
     if one.low == "-inf" and two.high == "inf":
         one, two = two, one
     if one.high == "inf" and two.low == "-inf":
-        return name, [Span(one.low, two.high, one.low_closed, two.high_closed)]
+        return name, [Interval(one.low, two.high, one.low_closed, two.high_closed)]
     return None
 
 
@@ -264,26 +264,26 @@ _AND = r"(?<![A-Za-z])(?:and|or)(?![A-Za-z])|和|或|与"
 _BARE = rf",|;|{_AND}"
 
 
-def collection(text: str) -> Collection | None:
+def read_collection(text: str) -> Collection | None:
     """The parts of a tuple, set, list or matrix (a tuple of tuples; a vector is a tuple), else None."""
     if text in ("\\emptyset", "空集", "{}", "\\{\\}", "[]", "()") or _NOTHING.fullmatch(text):
         return Collection("set", ())
-    if rows := _matrix(text) or _cases(text) or _integers(text):
+    if rows := _read_matrix(text) or _case_lines(text) or _integer_set(text):
         return rows
     text = _POINT.sub("", text)
     for opening, closing, kind in (("\\{", "\\}", "set"), ("{", "}", "set"), ("\\langle", "\\rangle", "tuple")):
         if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
-            return _collected(kind, text[len(opening) : -len(closing)], "[,;]")
+            return _make_collection(kind, text[len(opening) : -len(closing)], "[,;]")
     if text.startswith("[[") and text.endswith("]]"):
         text = "(" + text[1:-1].replace("[", "(").replace("]", ")") + ")"
-    if len(text) > 2 and text[0] in "([" and text[-1] in ")]" and _wraps(text):
-        inside = _collected("bracket" if text[0] + text[-1] == "[]" else "tuple", text[1:-1], "[,;]")
+    if len(text) > 2 and text[0] in "([" and text[-1] in ")]" and _is_wrapped(text):
+        inside = _make_collection("bracket" if text[0] + text[-1] == "[]" else "tuple", text[1:-1], "[,;]")
         return inside if inside and (len(inside.parts) > 1 or text[0] == "[" or text[1:-1].rstrip().endswith(",")) else None
     for at in (";", _AND):
-        sizes = {len(split_top(group, ",")) for group in split_top(text, at)}
-        if len(sizes) == 1 and sizes != {1} and len(split_top(text, at)) > 1:
-            return _collected("list", text, at)
-    bare = _collected("list", text, _BARE)
+        sizes = {len(split_top_level(group, ",")) for group in split_top_level(text, at)}
+        if len(sizes) == 1 and sizes != {1} and len(split_top_level(text, at)) > 1:
+            return _make_collection("list", text, at)
+    bare = _make_collection("list", text, _BARE)
     return bare if bare and len(bare.parts) > 1 else None
 
 
@@ -293,7 +293,7 @@ _CASES = re.compile(r"(?:\\?\{\s*)?\\begin\{(?:cases|aligned|array)\}(?:\{[lcr|\
 _WHOLE = re.compile(r",?\s*(?:[a-z]\s*)?\\in\s*\\mathbb\s*\{?Z\}?")
 
 
-def _cases(text: str) -> Collection | None:
+def _case_lines(text: str) -> Collection | None:
     """The lines of a system of equations."""
     match = _CASES.fullmatch(text)
     if not match or "\\begin" in match[1]:
@@ -302,34 +302,34 @@ def _cases(text: str) -> Collection | None:
     return Collection("list", tuple(row for row in rows if row))
 
 
-def _integers(text: str) -> Collection | None:
+def _integer_set(text: str) -> Collection | None:
     """The few whole numbers of `\\{x \\mid -1 \\le x < 4, x \\in \\mathbb{Z}\\}`."""
     built = re.fullmatch(r"\\?\{\s*[a-z]\s*(.*?)\\?\}", text)
     if not built or not _WHOLE.search(built[1]):
         return None
-    found = spans(_WHOLE.sub("", built[1]).strip(" |:"))
+    found = read_intervals(_WHOLE.sub("", built[1]).strip(" |:"))
     if not found or len(found[1]) != 1 or not re.fullmatch(r"-?\d{1,6},-?\d{1,6}", f"{found[1][0].low},{found[1][0].high}"):
         return None
     span = found[1][0]
     numbers = range(int(span.low) + (not span.low_closed), int(span.high) + span.high_closed)
-    return Collection("set", tuple(map(str, numbers))) if len(numbers) <= MOST_INTEGERS else None
+    return Collection("set", tuple(map(str, numbers))) if len(numbers) <= MAX_INTEGERS else None
 
 
-MOST_INTEGERS = 64
+MAX_INTEGERS = 64
 
 
-def _collected(kind: str, text: str, at: str) -> Collection | None:
+def _make_collection(kind: str, text: str, at: str) -> Collection | None:
     parts: list[str] = []
-    for part in (part.strip() for part in split_top(text, at)):
+    for part in (part.strip() for part in split_top_level(text, at)):
         if not part:
             continue
         parts += plus_minus(part) or [part]
     if kind in ("set", "list"):
         parts = list({part.replace(" ", ""): part for part in parts}.values())
-    return Collection(kind, tuple(parts)) if parts and balanced(text) else None
+    return Collection(kind, tuple(parts)) if parts and has_balanced_braces(text) else None
 
 
-def _wraps(text: str) -> bool:
+def _is_wrapped(text: str) -> bool:
     """Whether the first bracket of a text closes at its end."""
     depth = 0
     for index, mark in enumerate(text):
@@ -339,7 +339,7 @@ def _wraps(text: str) -> bool:
     return False
 
 
-def _matrix(text: str) -> Collection | None:
+def _read_matrix(text: str) -> Collection | None:
     match = _MATRIX.fullmatch(text)
     if not match or "\\begin" in match[1]:
         return None

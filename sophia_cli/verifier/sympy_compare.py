@@ -11,36 +11,36 @@ from math_verify import LatexExtractionConfig, parse
 from math_verify.grader import sympy_expr_eq
 from sympy import Basic, Float, I, MatrixBase, Rational, Symbol
 
-DIGITS = 40
-EXACT, FLOATING = 1e-25, 1e-12
+COMPARED_DIGITS = 40
+EXACT_TOLERANCE, FLOAT_TOLERANCE = 1e-25, 1e-12
 """Relative gaps under which two constants are the same: both exact, and one a decimal."""
 
-_CONFIG = LatexExtractionConfig(
+_LATEX_CONFIG = LatexExtractionConfig(
     boxed_match_priority=0,
     normalization_config=NormalizationConfig(
         basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False
     ),
 )
-_SWALLOWED_KIB = 900 << 10
+_MEMORY_LIMIT_KIB = 900 << 10
 """Peak memory beyond which a False may hide a MemoryError that math-verify swallowed."""
 
 
-def compare(gold: str, answer: str, slack: float) -> str:
+def compare_latex(gold: str, answer: str, slack: float) -> str:
     """`correct`, `wrong`, `ungradable`, `timeout` (out of memory) or `error`."""
     try:
-        parsed_gold = _parse(gold)
+        parsed_gold = _parse_latex(gold)
         if parsed_gold is None:
             return "ungradable"
-        parsed_answer = _parse(answer)
+        parsed_answer = _parse_latex(answer)
         if parsed_answer is None:
             return "wrong"
-        if _same(parsed_gold, parsed_answer, slack):
+        if _same_expression(parsed_gold, parsed_answer, slack):
             return "correct"
     except MemoryError:
         return "timeout"
     except Exception:  # noqa: BLE001  (sympy raises anything; it means that we could not tell)
         return "error"
-    return "timeout" if _peak_kib() > _SWALLOWED_KIB else "wrong"
+    return "timeout" if _peak_kib() > _MEMORY_LIMIT_KIB else "wrong"
 
 
 def _peak_kib() -> int:
@@ -55,10 +55,10 @@ def _peak_kib() -> int:
     return int(status.split("VmHWM:")[1].split()[0])
 
 
-def _parse(latex: str) -> Any:
+def _parse_latex(latex: str) -> Any:
     found = parse(
         f"\\boxed{{{latex}}}",
-        extraction_config=[_CONFIG],  # never the plain-expression one, which runs what it reads
+        extraction_config=[_LATEX_CONFIG],  # never the plain-expression one, which runs what it reads
         fallback_mode="no_fallback",
         extraction_mode="first_match",
         parsing_timeout=None,
@@ -67,16 +67,18 @@ def _parse(latex: str) -> Any:
     return found[0] if found and isinstance(found[0], Basic | MatrixBase) else None
 
 
-def _same(gold: Any, answer: Any, slack: float) -> bool:
+def _same_expression(gold: Any, answer: Any, slack: float) -> bool:
     if _is_constant(gold) and _is_constant(answer):
         return _same_constant(gold, answer, slack)
     if sympy_expr_eq(gold, answer, 6, 15, allow_set_relation_comp=True, strict=True):
         return True
-    left, right = (value.subs(Symbol("i"), I) if isinstance(value, Basic) else value for value in _plain(gold, answer))
+    left, right = (
+        value.subs(Symbol("i"), I) if isinstance(value, Basic) else value for value in _plain_symbols(gold, answer)
+    )
     return _is_constant(left) and _is_constant(right) and _same_constant(left, right, slack)
 
 
-def _plain(*values: Any) -> list[Any]:
+def _plain_symbols(*values: Any) -> list[Any]:
     """Expressions whose symbol `i`, which the grammar reads as a variable, carries no assumptions."""
     return [value.subs({symbol: Symbol("i") for symbol in value.free_symbols if symbol.name == "i"}) for value in values]
 
@@ -95,13 +97,13 @@ def _same_constant(gold: Any, answer: Any, slack: float) -> bool:
     gap = abs(left - right)
     if slack:
         return bool(gap <= slack * (1 + 1e-9))
-    allowed = FLOATING if gold.has(Float) or answer.has(Float) else EXACT
+    allowed = FLOAT_TOLERANCE if gold.has(Float) or answer.has(Float) else EXACT_TOLERANCE
     return bool(gap <= allowed * max(abs(left), abs(right)))
 
 
 def complex_digits(value: Any) -> Any:
     """A constant to 40 digits."""
-    number = value.evalf(DIGITS)
+    number = value.evalf(COMPARED_DIGITS)
     if not (number.is_Float or number.is_Integer or number.is_Rational or number.has(I)):
         raise ValueError("not a number")
     return number

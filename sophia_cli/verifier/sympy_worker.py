@@ -10,13 +10,13 @@ import threading
 from multiprocessing.connection import Connection
 
 from sophia_cli.runtime.worker_pool import WorkerDied, WorkerProcess, WorkerTimeout
-from sophia_cli.verifier.normalize import too_big
+from sophia_cli.verifier.normalize import is_too_complex
 
 MEMORY_BYTES = 1 << 30
 _local = threading.local()
 
-_FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|sec|csc|cot|log|ln|exp|max|min|gcd|lcm|det"
-_PLAIN = (
+_FUNCTION_NAMES = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|sec|csc|cot|log|ln|exp|max|min|gcd|lcm|det"
+_TO_LATEX = (
     (re.compile(r"\*\*"), "^"),
     (re.compile(r"(?<!\d)(\d+) (\d+)\s*/\s*(\d+)"), r"(\1+\\frac{\2}{\3})"),
     (re.compile(r"\bC_\{?(\d+)\}?\^\{?(\d+)\}?"), r"\\binom{\1}{\2}"),
@@ -26,7 +26,7 @@ _PLAIN = (
     (re.compile(r"\^\s*\(([^()]*)\)"), r"^{(\1)}"),
     (re.compile(r"\^\s*(-?\d+)"), r"^{\1}"),
     (re.compile(r"(?<![A-Za-z\\])(pi|alpha|beta|gamma|theta|infty)(?![A-Za-z])"), r"\\\1 "),
-    (re.compile(rf"(?<![A-Za-z\\])({_FUNCTIONS})(?![A-Za-z])"), r"\\\1 "),
+    (re.compile(rf"(?<![A-Za-z\\])({_FUNCTION_NAMES})(?![A-Za-z])"), r"\\\1 "),
     (re.compile(r"(?<![A-Za-z\\])(?:infinity|inf)(?![A-Za-z])", re.IGNORECASE), r"\\infty "),
     (re.compile(r"\\operatorname\s*\{([a-zA-Z]+)\}"), r"\\\1 "),
     (re.compile(r"(?<=\d),(?=\d{3}(?:\D|$))"), ""),
@@ -42,7 +42,7 @@ def to_latex(text: str) -> str:
     """A tidy text as LaTeX that the grammar reads: `2**(1/4)`, `pi`, `sqrt(3)`, without doubled parentheses."""
     if "°" in text and re.search(r"\\?(?:sin|cos|tan|cot|sec|csc)", text):
         text = re.sub(r"(\d+(?:\.\d+)?)\s*°", r"{(\1\\cdot \\frac{\\pi}{180})}", text)
-    for pattern, latex in _PLAIN:
+    for pattern, latex in _TO_LATEX:
         text = pattern.sub(latex, text)
     return without_double_parentheses(text)
 
@@ -65,41 +65,41 @@ def without_double_parentheses(text: str) -> str:
 
 _SYMBOL = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
 _GREEK_CAPITALS = ("Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Phi", "Psi", "Omega")
-_SPARE = "qwzkvuhgmnpstabcxyrlof"
+_SPARE_LETTERS = "qwzkvuhgmnpstabcxyrlof"
 
 
-def apart_in_case(gold: str, answer: str) -> tuple[str, str]:
+def rename_capitals(gold: str, answer: str) -> tuple[str, str]:
     """Two texts in which a capital letter that also stands there small is another letter: the grammar reads r/R as 1."""
     symbols = set(_SYMBOL.findall(gold + " " + answer))
     capitals = [symbol for symbol in symbols if (len(symbol) == 1 and symbol.isupper()) or symbol[1:] in _GREEK_CAPITALS]
     both = sorted(symbol for symbol in capitals if symbol.lower() in symbols)
-    spare = [f" {letter} " for letter in _SPARE if letter not in symbols and letter.upper() not in symbols]
+    spare = [f" {letter} " for letter in _SPARE_LETTERS if letter not in symbols and letter.upper() not in symbols]
     names = dict(zip(both, spare, strict=False))
     left, right = (_SYMBOL.sub(lambda match: names.get(match[0], match[0]), text) for text in (gold, answer))
     return left, right
 
 
-def equal(gold: str, answer: str, seconds: float, slack: float = 0.0) -> str:
+def algebraically_equal(gold: str, answer: str, seconds: float, slack: float = 0.0) -> str:
     """`correct`, `wrong`, `ungradable` (the gold cannot be parsed), `timeout` or `error`, as math-verify sees tidy texts.
 
     slack: how far two numbers may be apart, absolutely; beyond it only rounding of the last of 25 digits is forgiven.
     """
-    if too_big(gold):
+    if is_too_complex(gold):
         return "ungradable"
-    if too_big(answer):
+    if is_too_complex(answer):
         return "wrong"
-    pair = apart_in_case(to_latex(gold), to_latex(answer))
+    pair = rename_capitals(to_latex(gold), to_latex(answer))
     for _ in range(2):  # a worker that was killed from outside is replaced, and asked once more
-        outcome = _ask((*pair, seconds, slack), seconds)
+        outcome = _ask_worker((*pair, seconds, slack), seconds)
         if outcome != "error":
             break
     return outcome
 
 
-def _ask(pair: tuple[str, str, float, float], seconds: float) -> str:
+def _ask_worker(pair: tuple[str, str, float, float], seconds: float) -> str:
     child: WorkerProcess | None = getattr(_local, "child", None)
     if child is None or not child.is_alive():
-        child = _local.child = WorkerProcess(_serve)
+        child = _local.child = WorkerProcess(run_worker)
     try:
         child.send(pair)
         return str(child.receive(seconds))
@@ -111,12 +111,12 @@ def _ask(pair: tuple[str, str, float, float], seconds: float) -> str:
     return outcome
 
 
-def _serve(pipe: Connection) -> None:
+def run_worker(pipe: Connection) -> None:
     import logging
     import resource
 
     logging.disable(logging.CRITICAL)  # math-verify warns of every answer that we limit the time ourselves
-    from sophia_cli.verifier.sympy_compare import compare
+    from sophia_cli.verifier.sympy_compare import compare_latex
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # nothing here writes files
@@ -124,6 +124,6 @@ def _serve(pipe: Connection) -> None:
     while True:
         gold, answer, seconds, slack = pipe.recv()
         signal.setitimer(signal.ITIMER_REAL, seconds + 1)  # ends this process even if its parent is gone
-        outcome = compare(gold, answer, slack)
+        outcome = compare_latex(gold, answer, slack)
         signal.setitimer(signal.ITIMER_REAL, 0)
         pipe.send(outcome)

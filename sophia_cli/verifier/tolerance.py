@@ -6,15 +6,15 @@ from fractions import Fraction
 from typing import Any
 
 from sophia_cli.verifier import units
-from sophia_cli.verifier.normalize import tidy
+from sophia_cli.verifier.normalize import normalize
 from sophia_cli.verifier.numbers import ROUNDED_DIGITS, Quantity, read_quantity
-from sophia_cli.verifier.units import PERCENT, unit_of
+from sophia_cli.verifier.units import PERCENT, canonical_unit
 
-LARGEST_TOLERANCE = 1e300
+MAX_TOLERANCE = 1e300
 TEMPERATURES = ("degC", "degF")
 
 
-def tolerance_of(item: Mapping[str, Any]) -> Fraction | None:
+def item_tolerance(item: Mapping[str, Any]) -> Fraction | None:
     """The item's `tolerance`: how far, in the gold's unit, an answer may be from the gold."""
     return _as_fraction(item.get("tolerance"))
 
@@ -25,12 +25,12 @@ def _as_fraction(value: Any) -> Fraction | None:
             value = float(value)
         except ValueError:
             return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST_TOLERANCE:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_TOLERANCE:
         return None
     return Fraction(str(value))
 
 
-def precision_of(item: Mapping[str, Any]) -> int | None:
+def item_precision(item: Mapping[str, Any]) -> int | None:
     """The item's `precision`: the digits after the point that both sides are rounded to, as MathVista gives it."""
     value = _as_fraction(item.get("precision"))
     return None if value is None or value > 100 else int(value)
@@ -42,15 +42,15 @@ def same_quantity(answer: Quantity, gold: Quantity, item: Mapping[str, Any]) -> 
     A missing unit is accepted on either side, a different one is not; known units are converted. A percent sign on one
     side only: x% is x or x/100.
     """
-    wanted = gold.unit or unit_of(tidy(str(item.get("unit") or "")))
+    wanted = gold.unit or canonical_unit(normalize(str(item.get("unit") or "")))
     if wanted in TEMPERATURES and answer.unit == units.DEGREE:
         answer = replace(answer, unit=wanted)
     if answer.unit and wanted and answer.unit != wanted:
         if PERCENT in (answer.unit, wanted):
             return False
         if not (units.is_known(answer.unit) and units.is_known(wanted)):
-            return units.same_words(answer.unit, wanted) and same_value(answer, gold, item)
-        value = units.convert(answer.value, answer.unit, wanted)
+            return units.same_unit_words(answer.unit, wanted) and same_value(answer, gold, item)
+        value = units.convert_value(answer.value, answer.unit, wanted)
         return value is not None and same_value(replace(answer, value=value), gold, item, converted=True)
     if same_value(answer, gold, item):
         return True
@@ -60,7 +60,7 @@ def same_quantity(answer: Quantity, gold: Quantity, item: Mapping[str, Any]) -> 
         scale = Fraction(1, 100)
         left = replace(answer, value=answer.value * scale) if answer.unit == PERCENT else answer
         right = replace(gold, value=gold.value * scale) if gold.unit == PERCENT else gold
-        tolerance = tolerance_of(item) if gold.unit == PERCENT else None  # it is in the gold's unit
+        tolerance = item_tolerance(item) if gold.unit == PERCENT else None  # it is in the gold's unit
         return same_value(left, right, item if tolerance is None else {**item, "tolerance": float(tolerance * scale)})
     return False
 
@@ -68,34 +68,34 @@ def same_quantity(answer: Quantity, gold: Quantity, item: Mapping[str, Any]) -> 
 def same_value(answer: Quantity, gold: Quantity, item: Mapping[str, Any], converted: bool = False) -> bool:
     """Whether two numbers are equal: within `tolerance`, at `precision`, or exactly but for what one side rounded."""
     gap = abs(answer.value - gold.value)
-    tolerance, precision = tolerance_of(item), precision_of(item)
+    tolerance, precision = item_tolerance(item), item_precision(item)
     if tolerance is not None:
         return gap <= tolerance
     if precision is not None:
-        return gap == 0 or _rounded(answer.value, precision) == _rounded(gold.value, precision)
+        return gap == 0 or _round_half_up(answer.value, precision) == _round_half_up(gold.value, precision)
     if gap == 0:
         return True
     if converted:
         return gap <= abs(gold.value) / 10**6
     return (
-        rounding_of(answer, gold.value, item)
-        if _endless(gold.value)
-        else _endless(answer.value) and rounded_gold(gold, answer.value)
+        is_rounding(answer, gold.value, item)
+        if _is_repeating(gold.value)
+        else _is_repeating(answer.value) and is_rounded_gold(gold, answer.value)
     )
 
 
-def _rounded(value: Fraction, places: int) -> Fraction:
+def _round_half_up(value: Fraction, places: int) -> Fraction:
     """Rounded as people do: a half away from zero."""
     scaled = abs(value) * 10**places + Fraction(1, 2)
     return Fraction(scaled.__floor__(), 10**places) * (1 if value >= 0 else -1)
 
 
-def rounding_of(answer: Quantity, exact: Fraction, item: Mapping[str, Any]) -> bool:
+def is_rounding(answer: Quantity, exact: Fraction, item: Mapping[str, Any]) -> bool:
     """Whether a decimal answer stands for an exact gold: rounded or cut at the last of at least six digits, or of as many as
     another of the item's golds has, as where 24/7 and 3.429 are both accepted.
     """
     golds = item.get("answer")
-    others = [read_quantity(tidy(str(gold))) for gold in golds] if isinstance(golds, list) else []
+    others = [read_quantity(normalize(str(gold))) for gold in golds] if isinstance(golds, list) else []
     least = min([other.digits for other in others if other and other.is_decimal and other.decimals], default=ROUNDED_DIGITS)
     if not answer.is_decimal or answer.decimals is None or answer.digits < min(least, ROUNDED_DIGITS):
         return False
@@ -107,14 +107,14 @@ def half_unit(written: Quantity) -> float:
     return float(Fraction(10) ** (written.exponent - (written.decimals or 0)) / 2)
 
 
-def rounded_gold(gold: Quantity, exact: Fraction) -> bool:
+def is_rounded_gold(gold: Quantity, exact: Fraction) -> bool:
     """Whether an exact answer is what a gold of at least two decimals was rounded from."""
     if gold.decimals is None or gold.decimals < 2 or gold.digits < 2:
         return False
     return abs(gold.value - exact) <= Fraction(10) ** (gold.exponent - gold.decimals) / 2
 
 
-def _endless(value: Fraction) -> bool:
+def _is_repeating(value: Fraction) -> bool:
     """Whether the decimal expansion of a fraction never ends."""
     bottom = value.denominator
     for prime in (2, 5):
@@ -123,9 +123,9 @@ def _endless(value: Fraction) -> bool:
     return bottom != 1
 
 
-def slack(answer: str, gold: str, item: Mapping[str, Any]) -> float:
+def algebra_tolerance(answer: str, gold: str, item: Mapping[str, Any]) -> float:
     """How far apart algebra may find two numbers: the item's word, else what the decimal one of them rounds away."""
-    tolerance, precision = tolerance_of(item), precision_of(item)
+    tolerance, precision = item_tolerance(item), item_precision(item)
     if tolerance is not None:
         return float(tolerance)
     if precision is not None:

@@ -18,8 +18,8 @@ def answer_reward(completions: list[Any], answer: list[Any], **columns: Any) -> 
     """
     items = ({name: columns[name][row] for name in GRADING_FIELDS if name in columns} for row in range(len(answer)))
     pairs = zip(completions, answer, items, strict=True)
-    return [verify(_text(completion), {"answer": gold, **item}).reward for completion, gold, item in pairs]
+    return [verify(_completion_text(completion), {"answer": gold, **item}).reward for completion, gold, item in pairs]
 
 
-def _text(completion: Any) -> str:
+def _completion_text(completion: Any) -> str:
     return completion if isinstance(completion, str) else str(completion[-1]["content"])

@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-EUROPEAN = frozenset("de fr es it pt nl ru pl sv german french spanish italian portuguese dutch russian polish".split())
+COMMA_LANGUAGES = frozenset(
+    "de fr es it pt nl ru pl sv german french spanish italian portuguese dutch russian polish".split()
+)
 """Languages that write 2,74 for two and three quarters, near enough."""
 
 
-class CouldNotTell(Exception):
+class CannotDecide(Exception):
     """Algebra has no verdict: `ungradable`, `timeout` or `error`."""
 
     def __init__(self, outcome: str):
@@ -17,7 +19,7 @@ class CouldNotTell(Exception):
 
 
 @dataclass(frozen=True)
-class Case:
+class GradingCase:
     """What a rule may look at beside the two texts: the item, its options, and when the time for algebra is over.
 
     same: whether two parts are equal by all the rules, one level deeper or more. Raises CouldNotTell.
@@ -26,33 +28,33 @@ class Case:
     item: Mapping[str, Any]
     choices: tuple[str, ...]
     deadline: float
-    same: Callable[[str, str, "Case"], bool]
+    equal_parts: Callable[[str, str, "GradingCase"], bool]
     depth: int = 0
 
     @property
-    def kind(self) -> str:
+    def answer_type(self) -> str:
         """The item's `answer_type` in one spelling: `multi_choice`, `Multiple choice` are `multi choice`."""
         return str(self.item.get("answer_type") or "").casefold().replace("_", " ").replace("-", " ")
 
     @property
-    def lettered(self) -> bool:
+    def expects_letter(self) -> bool:
         """Whether the item says that its answer is an option's letter."""
-        return self.kind in ("multiple choice", "multi choice", "choice")
+        return self.answer_type in ("multiple choice", "multi choice", "choice")
 
     @property
-    def european(self) -> bool:
-        return str(self.item.get("language") or "").casefold() in EUROPEAN
+    def uses_decimal_comma(self) -> bool:
+        return str(self.item.get("language") or "").casefold() in COMMA_LANGUAGES
 
-    def part(self, **fields: Any) -> "Case":
+    def part_case(self, **fields: Any) -> "GradingCase":
         """The case of a part of an answer: no options, one level deeper."""
         return replace(self, item={**self.item, **fields}, choices=(), depth=self.depth + 1)
 
-    def deeper(self) -> "Case":
+    def deeper_case(self) -> "GradingCase":
         """The same case one level deeper."""
         return replace(self, depth=self.depth + 1)
 
 
-Rule = Callable[[str, str, Case], bool | None]
+Rule = Callable[[str, str, GradingCase], bool | None]
 """Whether an answer is a gold; None where the rule has no say."""
 
 
@@ -81,5 +83,5 @@ class Verdict:
         return REWARDS[self.verdict]
 
 
-Verify = Callable[..., Verdict]
+VerifyFunction = Callable[..., Verdict]
 """`verify(response, item, truncated=…, seconds=…)`, the interface of every file in this folder."""

@@ -9,27 +9,27 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from sophia_cli.verifier.normalize import balanced
+from sophia_cli.verifier.normalize import has_balanced_braces
 
 PERCENT, DEGREE = "%", "°"
 CURRENCIES = ("usd", "eur", "gbp", "cny", "inr")
-TABLE = Path(__file__).with_name("units.txt")
+UNIT_TABLE = Path(__file__).with_name("units.txt")
 
 
 @cache
-def _spellings() -> dict[str, str]:
+def _unit_spellings() -> dict[str, str]:
     """What people write, and the unit they mean. Words are found in lower case too, symbols only as they are."""
     found: dict[str, str] = {}
-    for line in TABLE.read_text(encoding="utf-8").splitlines():
+    for line in UNIT_TABLE.read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
             unit, _, words = line.partition(":")
             found |= {word.strip(): unit for word in [unit, *words.split(",")] if word.strip()}
     return found
 
 
-def _spelled(text: str) -> str:
+def _spelled_unit(text: str) -> str:
     """The unit that a word or symbol stands for, empty when it is none. Case counts in symbols: mW is not MW."""
-    known = _spellings()
+    known = _unit_spellings()
     return known.get(text) or (known.get(text.lower(), "") if len(text) > 2 else "")
 
 
@@ -47,32 +47,32 @@ _FACTOR = re.compile(r"([A-Za-z]+|[%°]|[一-鿿]+)(?:\^\{?([-+]?[1-4])\}?|([2-4
 
 
 @lru_cache(maxsize=4096)
-def unit_of(text: str) -> str:
+def canonical_unit(text: str) -> str:
     """The canonical spelling of a unit as written after a number: `` (none), `cm^2`, `m/s`, or the folded words."""
-    if unit := _spelled(text.strip()) or _spelled(text.replace(" ", "")):
-        return _product(unit)
+    if unit := _spelled_unit(text.strip()) or _spelled_unit(text.replace(" ", "")):
+        return _product_unit(unit)
     if counted := _COUNTED.fullmatch(text.strip(" .")):
         power = next((group for group in counted.groups() if group), "")
         return f"unit^{_POWERS[power.lower()]}" if power else "unit"
     text = text.strip().strip(".,()[] ").replace("\\cdot", "*").replace("\\times", "*").replace("\\mu ", "u")
     text = re.sub(r"\s*\^\s*", "^", text)
     text = re.sub(r"\\(?:frac)\{([^{}]*)\}\{([^{}]*)\}", r"\1/\2", text).replace("\\", " \\").strip()
-    unit = _spelled(text) or _spelled(_TRAILING.sub("", text))
+    unit = _spelled_unit(text) or _spelled_unit(_TRAILING.sub("", text))
     if unit:
-        return _product(unit)
-    return _product(text) or _area(text.lower()) or _words(text)
+        return _product_unit(unit)
+    return _product_unit(text) or _area_unit(text.lower()) or _unit_words(text)
 
 
-def _area(text: str) -> str:
+def _area_unit(text: str) -> str:
     """`square meters` as `meter^2`."""
     match = _AREA.match(text)
     if not match:
         return ""
-    base = _product(match[2]) or match[2].rstrip("s")
+    base = _product_unit(match[2]) or match[2].rstrip("s")
     return f"{base}^{_AREA_POWER[match[1][0]]}"
 
 
-def _product(text: str) -> str:
+def _product_unit(text: str) -> str:
     """A product of known units, `m*s^-2` for `m/s^2`; empty when one of them is not known."""
     text = re.sub(r"/\(([^()]*)\)$", r"/\1", re.sub(r"\s+per\s+|每", "/", text))
     parts = re.split(r"\s*([/*])\s*|\s+", text)
@@ -84,14 +84,14 @@ def _product(text: str) -> str:
         if not part:
             continue
         match = _FACTOR.fullmatch(part)
-        name = _spelled(match[1]) if match else ""
+        name = _spelled_unit(match[1]) if match else ""
         if not match or not name or "^" in name or "/" in name:
             return ""
         spelled.append((name, sign * int(match[2] or match[3] or 1)))
     return "*".join(name if power == 1 else f"{name}^{power}" for name, power in spelled)
 
 
-def _words(text: str) -> str:
+def _unit_words(text: str) -> str:
     if len(text) <= 2:
         return text  # 2m is not 2M
     text = _TRAILING.sub("", re.sub(r"[^\w\s%°]", " ", text.lower())).strip()
@@ -107,17 +107,17 @@ def is_counted(unit: str) -> bool:
 def is_known(unit: str) -> bool:
     """Whether pint can convert a canonical unit, `m*s^-2`."""
     factors = [re.fullmatch(r"([^\W\d_]+|[%°])(?:\^-?\d+)?", factor) for factor in unit.split("*")]
-    return all(factor is not None and _spellings().get(factor[1]) == factor[1] for factor in factors)
+    return all(factor is not None and _unit_spellings().get(factor[1]) == factor[1] for factor in factors)
 
 
-def convert(value: Fraction, unit: str, to: str) -> Fraction | None:
+def convert_value(value: Fraction, unit: str, to: str) -> Fraction | None:
     """A value in another unit, or None when the two measure different things. 0.5 m is 50 cm."""
     if unit == to:
         return value
     if not (is_known(unit) and is_known(to)):
         return None
     try:
-        quantity = _registry().Quantity(value, _pint_name(unit)).to(_pint_name(to))
+        quantity = _pint_registry().Quantity(value, _pint_name(unit)).to(_pint_name(to))
     except Exception:  # noqa: BLE001  (pint raises a dozen kinds for units that do not fit)
         return None
     return Fraction(quantity.magnitude)
@@ -128,7 +128,7 @@ def _pint_name(unit: str) -> str:
 
 
 @cache
-def _registry() -> Any:
+def _pint_registry() -> Any:
     import pint
 
     registry: Any = pint.UnitRegistry(non_int_type=Fraction, cache_folder=None)
@@ -139,7 +139,7 @@ def _registry() -> Any:
     return registry
 
 
-def same_words(left: str, right: str) -> bool:
+def same_unit_words(left: str, right: str) -> bool:
     """Whether two unknown units are the same words, or one is the other and more (`个` and `个苹果`)."""
     if left == right or set(left.split()) <= set(right.split()) or set(right.split()) <= set(left.split()):
         return True  # 8 ways and 8 different ways
@@ -154,9 +154,9 @@ def split_unit(text: str) -> tuple[str, str]:
     """An expression and the known unit behind it, empty when there is none: `3\\sqrt{2} cm` is (`3\\sqrt{2}`, `cm`)."""
     for match in re.finditer(r"(?<=[\d})\]\s])(?=[A-Za-zµ%°\\一-鿿])", text):
         head, tail = text[: match.start()].strip(), text[match.start() :].strip()
-        if not head or len(tail) > 40 or not balanced(head) or head.count("(") != head.count(")"):
+        if not head or len(tail) > 40 or not has_balanced_braces(head) or head.count("(") != head.count(")"):
             continue
-        unit = unit_of(tail)
+        unit = canonical_unit(tail)
         if (
             not (is_known(unit) or is_counted(unit))
             or (tail == "mg" and head == text[: match.start()])

@@ -5,17 +5,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from sophia_cli.records import choices_of
-from sophia_cli.verifier import choices as letters
-from sophia_cli.verifier import text as words
-from sophia_cli.verifier.extract import Extraction, after_thinking, extract, gold_answer
-from sophia_cli.verifier.normalize import LONGEST, tidy
-from sophia_cli.verifier.rules import _same, settle
-from sophia_cli.verifier.types import Case, Verdict
+from sophia_cli.verifier import option_letters, words
+from sophia_cli.verifier.extract import Extraction, after_thinking, extract_answer, gold_answer
+from sophia_cli.verifier.normalize import MAX_NORMALIZED_CHARS, normalize
+from sophia_cli.verifier.rules import apply_rules, equal_parts
+from sophia_cli.verifier.types import GradingCase, Verdict
 
-SECONDS = 5.0
+DEFAULT_SECONDS = 5.0
 
 
-def verify(response: str, item: Mapping[str, Any], truncated: bool = False, seconds: float = SECONDS) -> Verdict:
+def verify(response: str, item: Mapping[str, Any], truncated: bool = False, seconds: float = DEFAULT_SECONDS) -> Verdict:
     r"""Judges the final answer of a response against `item["answer"]`; R(y) of Eq. 4 is the verdict's `reward`.
 
     The answer is what the last `\boxed{}` after the thinking holds, else what follows a final-answer phrase. An item may
@@ -48,18 +47,18 @@ def verify(response: str, item: Mapping[str, Any], truncated: bool = False, seco
     text = None if truncated else after_thinking(response)
     if text is None:
         return Verdict("truncated", None, "length" if truncated else "unclosed thinking")
-    choices = tuple(letters.option_texts(choices_of(item)))
-    golds = _golds(item.get("answer"))
-    case = Case(item, choices, time.monotonic() + seconds, _same)
-    extraction = extract(text, by_letter=bool(choices) or any(letters.is_letter_gold(gold) for gold in golds))
+    choices = tuple(option_letters.option_texts(choices_of(item)))
+    golds = _accepted_golds(item.get("answer"))
+    case = GradingCase(item, choices, time.monotonic() + seconds, equal_parts)
+    extraction = extract_answer(text, by_letter=bool(choices) or any(option_letters.is_letter_gold(gold) for gold in golds))
     if extraction is None:
         return Verdict("no_answer", None, "extraction")
     if not golds:
-        return Verdict("ungradable", shown(extraction.answers[0]), "the gold answer is empty or no text")
-    return _judge(extraction, golds, case)
+        return Verdict("ungradable", shown_answer(extraction.answers[0]), "the gold answer is empty or no text")
+    return _judge_extraction(extraction, golds, case)
 
 
-def _golds(answer: Any) -> list[str]:
+def _accepted_golds(answer: Any) -> list[str]:
     """The accepted golds, tidy: one, or those of a list, or those that MV-MATH sets apart by `##`."""
     found = []
     for gold in answer if isinstance(answer, list) else [answer]:
@@ -68,49 +67,49 @@ def _golds(answer: Any) -> list[str]:
         if isinstance(gold, int | float):
             gold = repr(gold) if isinstance(gold, int) else f"{gold:.15g}"
         if isinstance(gold, str):
-            found += [tidied for part in gold.replace("\\#\\#", "##").split("##") if (tidied := _tidy_gold(part))]
+            found += [tidied for part in gold.replace("\\#\\#", "##").split("##") if (tidied := _normalize_gold(part))]
     return found
 
 
-def _tidy_gold(gold: str) -> str:
+def _normalize_gold(gold: str) -> str:
     answer = gold_answer(gold)
-    return tidy(answer) if len(answer) <= LONGEST else answer.strip()
+    return normalize(answer) if len(answer) <= MAX_NORMALIZED_CHARS else answer.strip()
 
 
-def _judge(extraction: Extraction, golds: list[str], case: Case) -> Verdict:
+def _judge_extraction(extraction: Extraction, golds: list[str], case: GradingCase) -> Verdict:
     """The verdict on the first reading of the answer that is one: prose is read on, an answer that is wrong is not.
 
     Else a response that says two things would be right when either is.
     """
     first: Verdict | None = None
     for answer in extraction.answers:
-        verdict = _verdict(answer, golds, case)
+        verdict = _judge_reading(answer, golds, case)
         if verdict.verdict == "correct":
             return verdict
         first = first or verdict
-        if not extraction.only_if_right and not words.is_prose(tidy(answer[:LONGEST])):
+        if not extraction.only_if_right and not words.is_prose(normalize(answer[:MAX_NORMALIZED_CHARS])):
             return verdict
     return Verdict("no_answer", None, "extraction") if extraction.only_if_right or first is None else first
 
 
-def _verdict(answer: str, golds: list[str], case: Case) -> Verdict:
+def _judge_reading(answer: str, golds: list[str], case: GradingCase) -> Verdict:
     """The verdict on one reading: right for any gold; could not tell when that holds of some and no other is met."""
     verdicts = []
     for gold in golds:
-        outcome, rule = _settled(answer, gold, case)
-        verdicts.append(Verdict(outcome, shown(answer), rule))
+        outcome, rule = _judge_text(answer, gold, case)
+        verdicts.append(Verdict(outcome, shown_answer(answer), rule))
         if outcome == "correct":
             return verdicts[-1]
     return next((verdict for verdict in verdicts if verdict.reward is None), verdicts[0])
 
 
-def shown(answer: str) -> str:
+def shown_answer(answer: str) -> str:
     """An answer as a record shows it: capped, and without what no JSON reader takes."""
-    return answer[:LONGEST].encode("utf-8", "replace").decode()
+    return answer[:MAX_NORMALIZED_CHARS].encode("utf-8", "replace").decode()
 
 
-def _settled(answer: str, gold: str, case: Case) -> tuple[str, str]:
+def _judge_text(answer: str, gold: str, case: GradingCase) -> tuple[str, str]:
     """As `settle`, of an answer as it was extracted. One too long to be made tidy is right only as the gold's very text."""
-    if len(answer) > LONGEST:
+    if len(answer) > MAX_NORMALIZED_CHARS:
         return ("correct", "same_text") if answer.strip() == gold else ("wrong", "size")
-    return settle(tidy(answer), gold, case)
+    return apply_rules(normalize(answer), gold, case)

@@ -13,10 +13,10 @@ from PIL import Image, ImageDraw
 
 from sophia_cli.world.scenes import Scene, Shape
 
-CELL = 32
-SIZE = 3 * CELL
+CELL_PIXELS = 32
+IMAGE_SIZE = 3 * CELL_PIXELS
 BACKGROUND = 226
-COLOUR_VALUES = {"red": (208, 44, 44), "green": (36, 146, 62), "blue": (44, 84, 208), "yellow": (198, 152, 12)}
+COLOR_VALUES = {"red": (208, 44, 44), "green": (36, 146, 62), "blue": (44, 84, 208), "yellow": (198, 152, 12)}
 
 DIGITS = {
     1: ("..#..", ".##..", "..#..", "..#..", "..#..", "..#..", ".###."),
@@ -31,10 +31,10 @@ DIGITS = {
 }
 
 
-def draw(scene: Scene, grain: float, seed: str) -> Image.Image:
+def draw_image(scene: Scene, grain: float, seed: str) -> Image.Image:
     """The picture of a scene; the same seed gives the same pixels. `grain`: standard deviation of the noise, 0-255."""
     rng = Random(seed)
-    image = Image.new("RGB", (SIZE, SIZE), (BACKGROUND,) * 3)
+    image = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), (BACKGROUND,) * 3)
     canvas = ImageDraw.Draw(image)
     for shape in scene:
         _draw_shape(canvas, shape, rng)
@@ -42,10 +42,10 @@ def draw(scene: Scene, grain: float, seed: str) -> Image.Image:
 
 
 def _draw_shape(canvas: ImageDraw.ImageDraw, shape: Shape, rng: Random) -> None:
-    x = (shape.cell % 3) * CELL + CELL / 2 + rng.uniform(-2, 2)
-    y = (shape.cell // 3) * CELL + CELL / 2 + rng.uniform(-2, 2)
+    x = (shape.cell % 3) * CELL_PIXELS + CELL_PIXELS / 2 + rng.uniform(-2, 2)
+    y = (shape.cell // 3) * CELL_PIXELS + CELL_PIXELS / 2 + rng.uniform(-2, 2)
     radius = rng.uniform(12.5, 14.0)
-    red, green, blue = (max(0, min(255, value + rng.randint(-18, 18))) for value in COLOUR_VALUES[shape.colour])
+    red, green, blue = (max(0, min(255, value + rng.randint(-18, 18))) for value in COLOR_VALUES[shape.color])
     fill = (red, green, blue)
     if shape.form == "circle":
         canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
@@ -53,11 +53,11 @@ def _draw_shape(canvas: ImageDraw.ImageDraw, shape: Shape, rng: Random) -> None:
         half = radius * 0.88
         canvas.rectangle((x - half, y - half, x + half, y + half), fill=fill)
     else:
-        canvas.polygon(_outline(shape.form, x, y + (3 if shape.form == "triangle" else 0), radius), fill=fill)
+        canvas.polygon(_shape_outline(shape.form, x, y + (3 if shape.form == "triangle" else 0), radius), fill=fill)
     _draw_digit(canvas, shape.digit, x, y + (2 if shape.form == "triangle" else 0))
 
 
-def _outline(form: str, x: float, y: float, radius: float) -> list[tuple[float, float]]:
+def _shape_outline(form: str, x: float, y: float, radius: float) -> list[tuple[float, float]]:
     """Corners of a triangle, or of a five-pointed star, around (x, y)."""
     radii = [radius * 1.3] * 3 if form == "triangle" else [radius * 1.15, radius * 0.62] * 5
     step = 2 * math.pi / len(radii)
@@ -76,6 +76,11 @@ def _draw_digit(canvas: ImageDraw.ImageDraw, digit: int, x: float, y: float) -> 
 
 def _add_grain(image: Image.Image, grain: float, seed: int) -> Image.Image:
     """Gaussian noise in grains of 2 x 2 pixels, as one sees on a film pushed too far."""
-    noise = np.random.default_rng(seed).normal(0.0, grain, (SIZE // 2, SIZE // 2, 3)).repeat(2, axis=0).repeat(2, axis=1)
+    noise = (
+        np.random.default_rng(seed)
+        .normal(0.0, grain, (IMAGE_SIZE // 2, IMAGE_SIZE // 2, 3))
+        .repeat(2, axis=0)
+        .repeat(2, axis=1)
+    )
     pixels = np.asarray(image, dtype=np.float64) + noise
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))

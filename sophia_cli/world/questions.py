@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from sophia_cli.world.scenes import COLOURS, FORMS, ROWS, Scene, Shape
+from sophia_cli.world.scenes import COLORS, FORMS, ROWS, Scene, Shape
 
-CHINESE = {
+CHINESE_NAMES = {
     "red": "红色", "green": "绿色", "blue": "蓝色", "yellow": "黄色",
     "circle": "圆形", "square": "方形", "triangle": "三角形", "star": "星形",
     "top": "上面", "middle": "中间", "bottom": "下面",
@@ -35,11 +35,11 @@ WORDING = {
 
 CHINESE_SHARE = 0.2
 CHOICE_SHARE = 0.25
-LETTERS = "ABCD"
+CHOICE_LETTERS = "ABCD"
 
 
 @dataclass(frozen=True)
-class Question:
+class WorldQuestion:
     """A question and its gold answer (a letter where `choices` are given), with what the world knows of it."""
 
     text: str
@@ -58,7 +58,7 @@ class Question:
         return "integer" if self.answer.isdigit() else "text"
 
 
-def ask(scene: Scene, rng: Random) -> Question:
+def ask_question(scene: Scene, rng: Random) -> WorldQuestion:
     """A random question that the scene answers without doubt."""
     answerable = None
     while answerable is None:
@@ -66,14 +66,14 @@ def ask(scene: Scene, rng: Random) -> Question:
         answerable = KINDS[kind](scene, rng)
     subject, value = answerable
     language = "zh" if rng.random() < CHINESE_SHARE else "en"
-    words = [CHINESE.get(word, word) if language == "zh" else word for word in subject]
+    words = [CHINESE_NAMES.get(word, word) if language == "zh" else word for word in subject]
     text = WORDING[kind][language == "zh"].format(*words)
-    answer = CHINESE.get(value, value) if language == "zh" else value
+    answer = CHINESE_NAMES.get(value, value) if language == "zh" else value
     if kind == "compare" or rng.random() >= CHOICE_SHARE:
-        return Question(text, answer, kind, subject, value, language)
-    choices = _choices(value, rng)
-    shown = tuple(CHINESE.get(choice, choice) if language == "zh" else choice for choice in choices)
-    return Question(text, LETTERS[choices.index(value)], kind, subject, value, language, shown)
+        return WorldQuestion(text, answer, kind, subject, value, language)
+    choices = _make_choices(value, rng)
+    shown = tuple(CHINESE_NAMES.get(choice, choice) if language == "zh" else choice for choice in choices)
+    return WorldQuestion(text, CHOICE_LETTERS[choices.index(value)], kind, subject, value, language, shown)
 
 
 Answerable = tuple[tuple[str, ...], str]
@@ -85,8 +85,8 @@ def _sum_by(names: tuple[str, ...], trait: Callable[[Shape], str], scene: Scene,
     return ((name,), str(sum(matching))) if len(matching) > 1 or (matching and rng.random() < 0.2) else None
 
 
-def _sum_colour(scene: Scene, rng: Random) -> Answerable | None:
-    return _sum_by(COLOURS, lambda shape: shape.colour, scene, rng)
+def _sum_color(scene: Scene, rng: Random) -> Answerable | None:
+    return _sum_by(COLORS, lambda shape: shape.color, scene, rng)
 
 
 def _sum_form(scene: Scene, rng: Random) -> Answerable | None:
@@ -102,52 +102,52 @@ def _count_larger(scene: Scene, rng: Random) -> Answerable | None:
     return (str(bound),), str(sum(shape.digit > bound for shape in scene))
 
 
-def _largest(scene: Scene) -> Shape | None:
+def _largest_shape(scene: Scene) -> Shape | None:
     top = max(shape.digit for shape in scene)
     winners = [shape for shape in scene if shape.digit == top]
     return winners[0] if len(winners) == 1 else None
 
 
-def _largest_colour(scene: Scene, rng: Random) -> Answerable | None:
-    winner = _largest(scene)
-    return ((), winner.colour) if winner else None
+def _largest_color(scene: Scene, rng: Random) -> Answerable | None:
+    winner = _largest_shape(scene)
+    return ((), winner.color) if winner else None
 
 
 def _largest_form(scene: Scene, rng: Random) -> Answerable | None:
-    winner = _largest(scene)
+    winner = _largest_shape(scene)
     return ((), winner.form) if winner else None
 
 
-def _range(scene: Scene, rng: Random) -> Answerable | None:
+def _digit_range(scene: Scene, rng: Random) -> Answerable | None:
     digits = [shape.digit for shape in scene]
     return (), str(max(digits) - min(digits))
 
 
-def _compare(scene: Scene, rng: Random) -> Answerable | None:
-    first, second = rng.sample(COLOURS, 2)
-    sums = {name: sum(shape.digit for shape in scene if shape.colour == name) for name in (first, second)}
+def _compare_rows(scene: Scene, rng: Random) -> Answerable | None:
+    first, second = rng.sample(COLORS, 2)
+    sums = {name: sum(shape.digit for shape in scene if shape.color == name) for name in (first, second)}
     if 0 in sums.values() or sums[first] == sums[second]:
         return None
     return (first, second), max(sums, key=lambda name: sums[name])
 
 
 KINDS: dict[str, Callable[[Scene, Random], Answerable | None]] = {
-    "sum_colour": _sum_colour,
+    "sum_colour": _sum_color,
     "sum_form": _sum_form,
     "sum_row": _sum_row,
     "count_larger": _count_larger,
-    "largest_colour": _largest_colour,
+    "largest_colour": _largest_color,
     "largest_form": _largest_form,
-    "range": _range,
-    "compare": _compare,
+    "range": _digit_range,
+    "compare": _compare_rows,
 }
 
 
-def _choices(value: str, rng: Random) -> list[str]:
+def _make_choices(value: str, rng: Random) -> list[str]:
     """Four options, the right one among them: the other names of its sort, or numbers close to it."""
-    for names in (COLOURS, FORMS):
+    for names in (COLORS, FORMS):
         if value in names:
             return rng.sample(names, len(names))
     near = [str(number) for number in range(max(0, int(value) - 4), int(value) + 5) if str(number) != value]
-    options = [value, *rng.sample(near, len(LETTERS) - 1)]
+    options = [value, *rng.sample(near, len(CHOICE_LETTERS) - 1)]
     return sorted(options, key=int)

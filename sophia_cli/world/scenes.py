@@ -9,7 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from random import Random
 
-COLOURS = ("red", "green", "blue", "yellow")
+COLORS = ("red", "green", "blue", "yellow")
 FORMS = ("circle", "square", "triangle", "star")
 POSITIONS = ("top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom", "bottom right")
 ROWS = ("top", "middle", "bottom")
@@ -23,7 +23,7 @@ class Shape:
     """One shape: its cell (0 to 8, row by row), colour, form and the digit (1 to 9) it bears."""
 
     cell: int
-    colour: str
+    color: str
     form: str
     digit: int
 
@@ -36,7 +36,7 @@ class Shape:
         return ROWS[self.cell // 3]
 
     def __str__(self) -> str:
-        return f"{self.colour} {self.form} {self.digit}"
+        return f"{self.color} {self.form} {self.digit}"
 
 
 Scene = tuple[Shape, ...]
@@ -46,8 +46,8 @@ Scene = tuple[Shape, ...]
 class Difficulty:
     """How many shapes a scene holds at least and at most, and the grain of its picture (standard deviation, 0-255)."""
 
-    fewest: int
-    most: int
+    min_shapes: int
+    max_shapes: int
     grain: float
 
 
@@ -63,22 +63,22 @@ def world_fold(seed: int) -> int:
     return 1 + seed % (FOLDS - 1)
 
 
-def fold_of(scene: Scene) -> int:
+def scene_fold(scene: Scene) -> int:
     """The fold a scene belongs to: SHA-256 of its canonical text modulo `FOLDS`."""
-    canonical = ";".join(f"{shape.cell}{shape.colour}{shape.form}{shape.digit}" for shape in sorted(scene))
+    canonical = ";".join(f"{shape.cell}{shape.color}{shape.form}{shape.digit}" for shape in sorted(scene))
     return int.from_bytes(hashlib.sha256(canonical.encode()).digest()[:8], "big") % FOLDS
 
 
 def draw_scene(rng: Random, fold: int, difficulty: Difficulty) -> Scene:
     """A random scene of the given fold, its shapes in reading order. Expected tries: `FOLDS`."""
     while True:
-        cells = sorted(rng.sample(range(9), rng.randint(difficulty.fewest, difficulty.most)))
-        scene = tuple(Shape(cell, rng.choice(COLOURS), rng.choice(FORMS), rng.randint(1, 9)) for cell in cells)
-        if fold_of(scene) == fold:
+        cells = sorted(rng.sample(range(9), rng.randint(difficulty.min_shapes, difficulty.max_shapes)))
+        scene = tuple(Shape(cell, rng.choice(COLORS), rng.choice(FORMS), rng.randint(1, 9)) for cell in cells)
+        if scene_fold(scene) == fold:
             return scene
 
 
-def describe(scene: Scene) -> str:
+def describe_scene(scene: Scene) -> str:
     """The true description of a scene, in the words that `tiny-vlm` learnt to describe images with."""
     parts = [f"{shape.position.capitalize()}: {shape}." for shape in scene]
     return f"There are {len(scene)} shapes. " + " ".join(parts)

@@ -18,22 +18,22 @@ from helpers.reward_reference import brute_force, data_sets, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sophia_cli.analysis.dataset_stats import Columns, repeated
+from sophia_cli.analysis.dataset_stats import StatsTable, repeat_counts
 from sophia_cli.io.rereadable import RereadableInputs
 from sophia_cli.rewards.loading import make_lookup
 from sophia_cli.rewards.trajectory import SelectionRule
 from sophia_cli.runtime.progress import Progress
-from sophia_cli.steps.stats import choice_of, fill, report
+from sophia_cli.steps.stats import all_figures, fill_table, make_selection
 
 
 def figures_of(records: list[dict[str, Any]], by: tuple[str, ...] = (), rule: SelectionRule | None = None) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
         file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
         file.flush()
-        lines, columns = RereadableInputs([file.name]), Columns(rule or SelectionRule(), list(by))
-        fill(columns, lines, Progress("stats", quiet=True))
-        look = make_lookup(lines, columns.ledger)
-        return report(columns, choice_of(columns, look, given=False), look)
+        lines, columns = RereadableInputs([file.name]), StatsTable(rule or SelectionRule(), list(by))
+        fill_table(columns, lines, Progress("stats", quiet=True))
+        look = make_lookup(lines, columns.table)
+        return all_figures(columns, make_selection(columns, look, given=False), look)
 
 
 @settings(max_examples=200)
@@ -183,9 +183,9 @@ def test_the_same_words_are_the_same_however_they_are_escaped() -> None:
         for row, plain in zip(rows, (True, False), strict=True):
             file.write(json.dumps(row, ensure_ascii=plain).encode() + b"\n")
         file.flush()
-        lines, columns = RereadableInputs([file.name]), Columns(SelectionRule(), [])
-        fill(columns, lines, Progress("stats", quiet=True))
-        assert repeated(columns, make_lookup(lines, columns.ledger))["texts"] == 1
+        lines, columns = RereadableInputs([file.name]), StatsTable(SelectionRule(), [])
+        fill_table(columns, lines, Progress("stats", quiet=True))
+        assert repeat_counts(columns, make_lookup(lines, columns.table))["texts"] == 1
 
 
 def test_a_column_with_as_many_values_as_records_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sophia_cli.backends._openai import http
-from sophia_cli.backends._openai.http import Answer, Lost, NoConnection, Pool, TooLong, route_to
+from sophia_cli.backends._openai.http import (
+    ConnectError,
+    ConnectionLost,
+    ConnectionPool,
+    Response,
+    ResponseTooLarge,
+    route_to,
+)
 
 Served = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 SAID = b'{"text": "7"}'
@@ -52,20 +59,20 @@ def answers(*pieces: bytes, close: bool = False, again: bool = True, seen: list[
     return serve
 
 
-def posts(serve: Served, count: int = 1, seconds: float = 5.0, most: int = 10_000, **how: Any) -> list[Answer | Exception]:
+def posts(serve: Served, count: int = 1, seconds: float = 5.0, most: int = 10_000, **how: Any) -> list[Response | Exception]:
     """What so many posts in turn come to."""
 
-    async def work() -> list[Answer | Exception]:
+    async def work() -> list[Response | Exception]:
         server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=how.get("tls"))
         port = server.sockets[0].getsockname()[1]
-        pool = Pool({"Authorization": "Bearer key"})
+        pool = ConnectionPool({"Authorization": "Bearer key"})
         url = how.get("url", "http://127.0.0.1:{port}/v1/chat").format(port=port)
         proxy = how.get("proxy", "").format(port=port) or None
-        found: list[Answer | Exception] = []
+        found: list[Response | Exception] = []
         for _ in range(count):
             try:
                 found.append(await pool.post(url, proxy, b'{"a": 1}', seconds, most))
-            except (NoConnection, Lost, TooLong, TimeoutError) as error:
+            except (ConnectError, ConnectionLost, ResponseTooLarge, TimeoutError) as error:
                 found.append(error)
             await asyncio.sleep(how.get("between", 0.0))
         pool.close()
@@ -91,13 +98,13 @@ def test_an_answer_is_the_same_however_it_is_cut(data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=4)))
     pieces = [whole[start:end] for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
     for answer in posts(answers(*pieces, close=whole == to_the_end), count=2):
-        assert isinstance(answer, Answer) and (answer.status, answer.body) == (200, SAID)
+        assert isinstance(answer, Response) and (answer.status, answer.body) == (200, SAID)
         assert answer.headers["x-word"] == "a"
 
 
 def test_a_connection_is_kept_for_the_next_request_and_carries_all_of_it() -> None:
     seen: list[bytes] = []
-    assert len([answer for answer in posts(answers(WHOLE, seen=seen), 3) if isinstance(answer, Answer)]) == 3
+    assert len([answer for answer in posts(answers(WHOLE, seen=seen), 3) if isinstance(answer, Response)]) == 3
     assert seen.count(b"connected") == 1 and len(seen) == 4
     first, _, rest = seen[1].partition(b"\r\n")
     assert (
@@ -114,22 +121,22 @@ def test_a_connection_that_a_server_closes_is_not_used_again(how: str, monkeypat
     if how == "is old":
         monkeypatch.setattr(http, "IDLE_SECONDS", 0.01)
     found = posts(answers(head, close=how == "does so", seen=seen), 3, between=0.05)
-    assert all(isinstance(answer, Answer) for answer in found) and seen.count(b"connected") == 3
+    assert all(isinstance(answer, Response) for answer in found) and seen.count(b"connected") == 3
 
 
 @pytest.mark.parametrize(
     ("said", "close", "trouble"),
     [
-        (b"", True, Lost),
-        (WHOLE[:-3], True, Lost),
-        (WHOLE[:20], True, Lost),
-        (b"HTTP/1.1 100 Continue\r\n\r\n", True, Lost),
-        (b"SSH-2.0-OpenSSH_9.6\r\n", False, Lost),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", False, Lost),
-        (b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: ws\r\n\r\n", False, Lost),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + b"a" * 100_000, False, TooLong),
-        (b"HTTP/1.1 200 OK\r\nX-Long: " + b"a" * 100_000, False, TooLong),
-        (b"HTTP/1.1 200 OK\r\n" + b"X-More: a\r\n" * 10_000, False, TooLong),
+        (b"", True, ConnectionLost),
+        (WHOLE[:-3], True, ConnectionLost),
+        (WHOLE[:20], True, ConnectionLost),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", True, ConnectionLost),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", False, ConnectionLost),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", False, ConnectionLost),
+        (b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: ws\r\n\r\n", False, ConnectionLost),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + b"a" * 100_000, False, ResponseTooLarge),
+        (b"HTTP/1.1 200 OK\r\nX-Long: " + b"a" * 100_000, False, ResponseTooLarge),
+        (b"HTTP/1.1 200 OK\r\n" + b"X-More: a\r\n" * 10_000, False, ResponseTooLarge),
         (WHOLE[:-3], False, TimeoutError),
     ],
 )
@@ -142,7 +149,7 @@ def test_a_second_answer_to_one_request_is_never_taken_for_the_next() -> None:
     other = WHOLE.replace(b"7", b"8")
     for pieces in ((WHOLE + other,), (WHOLE, other)):
         found = posts(answers(*pieces), 3, between=0.02)
-        assert [answer.body for answer in found if isinstance(answer, Answer)] == [SAID] * 3
+        assert [answer.body for answer in found if isinstance(answer, Response)] == [SAID] * 3
 
 
 def test_nobody_there_and_no_such_name_are_no_connection() -> None:
@@ -153,7 +160,7 @@ def test_nobody_there_and_no_such_name_are_no_connection() -> None:
         f"http://{'a' * 64}.b/v1",
     ):
         (found,) = posts(answers(WHOLE), url=url)
-        assert isinstance(found, NoConnection) and "no connection" in str(found)
+        assert isinstance(found, ConnectError) and "no connection" in str(found)
 
 
 def test_a_name_is_looked_up_once_for_many_connections(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +174,7 @@ def test_a_name_is_looked_up_once_for_many_connections(monkeypatch: pytest.Monke
         monkeypatch.setattr(socket, "getaddrinfo", counted)
         server = await asyncio.start_server(answers(WHOLE), "127.0.0.1", 0)
         url = f"http://localhost:{server.sockets[0].getsockname()[1]}/v1"
-        pool = Pool({})
+        pool = ConnectionPool({})
         await asyncio.gather(*(pool.post(url, None, b"", 5, 1000) for _ in range(50)))
         pool.close()
         server.close()
@@ -195,15 +202,15 @@ def tls_of(authority: trustme.CA, name: str) -> ssl.SSLContext:
 def test_tls_is_spoken_and_a_certificate_for_another_name_refused(authority: trustme.CA) -> None:
     url = "https://localhost:{port}/v1"
     (found,) = posts(answers(WHOLE), url=url, tls=tls_of(authority, "localhost"))
-    assert isinstance(found, Answer) and found.body == SAID
+    assert isinstance(found, Response) and found.body == SAID
     (found,) = posts(answers(WHOLE), url=url, tls=tls_of(authority, "other.example"))
-    assert isinstance(found, NoConnection) and "certificate" in str(found).lower()
+    assert isinstance(found, ConnectError) and "certificate" in str(found).lower()
 
 
 def test_a_proxy_is_asked_for_http_and_tunnels_https(authority: trustme.CA) -> None:
     seen: list[bytes] = []
     (found,) = posts(answers(WHOLE, seen=seen), url="http://models.example/v1", proxy="http://me:a%40b@127.0.0.1:{port}")
-    assert isinstance(found, Answer) and seen[1].startswith(
+    assert isinstance(found, Response) and seen[1].startswith(
         b"POST http://models.example/v1 HTTP/1.1\r\nHost: models.example\r\n"
     )
     assert b"Proxy-Authorization: Basic bWU6YUBi\r\n" in seen[1]
@@ -225,7 +232,7 @@ def test_a_proxy_is_asked_for_http_and_tunnels_https(authority: trustme.CA) -> N
         writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
 
     (refused,) = posts(closed, url="https://models.example/v1", proxy="http://127.0.0.1:{port}")
-    assert isinstance(refused, NoConnection) and "407" in str(refused)
+    assert isinstance(refused, ConnectError) and "407" in str(refused)
 
 
 def test_addresses_are_written_as_servers_want_them() -> None:
@@ -233,7 +240,7 @@ def test_addresses_are_written_as_servers_want_them() -> None:
     assert route_to("https://bücher.example/v1/a b?x=1").name == "xn--bcher-kva.example"
     assert route_to("https://bücher.example/v1/a b?x=1").path == "/v1/a%20b?x=1"
     assert route_to("https://h/v1").port == 443 and route_to("http://h/v1").port == 80
-    with pytest.raises(NoConnection):
+    with pytest.raises(ConnectError):
         route_to("http://h/v1", "socks5://proxy:1080")
 
 
@@ -249,7 +256,7 @@ def test_a_kept_connection_that_the_server_has_closed_meanwhile_costs_nothing() 
         await reader.read(1)
         writer.transport.abort()
 
-    assert all(isinstance(answer, Answer) for answer in posts(serve, 4)) and connections == 4
+    assert all(isinstance(answer, Response) for answer in posts(serve, 4)) and connections == 4
 
 
 def test_an_answer_before_the_end_of_a_large_upload_ends_its_connection() -> None:
@@ -260,7 +267,7 @@ def test_an_answer_before_the_end_of_a_large_upload_ends_its_connection() -> Non
 
     async def work() -> list[int]:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        pool = Pool({})
+        pool = ConnectionPool({})
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
         found = [(await pool.post(url, None, b"a" * 20_000_000, 5.0, 1000)).status for _ in range(3)]
         pool.close()
@@ -276,7 +283,7 @@ def test_an_address_that_nobody_answers_at_does_not_keep_from_the_next(monkeypat
     async def work() -> list[str]:
         server = await asyncio.start_server(answers(WHOLE), "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        pool, tried, real = Pool({}), list[str](), asyncio.get_running_loop().create_connection
+        pool, tried, real = ConnectionPool({}), list[str](), asyncio.get_running_loop().create_connection
 
         async def resolve(host: str, port: int) -> list[str]:
             return ["192.0.2.1", "127.0.0.1"]

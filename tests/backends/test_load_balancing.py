@@ -14,8 +14,8 @@ from helpers.chat_server import FAULTS, ChatServer, reason_with
 from helpers.commands import ENVIRONMENT, SOPHIA, records_of, sophia, wait_until, write_lines
 from helpers.records import captions
 
-from sophia_cli.backends._openai.http import watch
-from sophia_cli.backends._openai.load_balancer import PATIENT, Fleet, Trouble
+from sophia_cli.backends._openai.http import enable_keepalive
+from sophia_cli.backends._openai.load_balancer import MAX_BUSY_BACKOFFS, LoadBalancer, RequestFailure
 
 
 def test_prompts_that_always_break_the_engine_fail_alone(tmp_path: Path) -> None:
@@ -35,15 +35,15 @@ def test_a_server_that_breaks_on_everything_gets_little_while_others_are_well(tm
 
 
 def test_a_record_that_failed_at_the_idlest_server_goes_to_another() -> None:
-    fleet = Fleet.of(["sick", "well"], retries=8)
+    fleet = LoadBalancer.from_urls(["sick", "well"], retries=8)
     for record in ("a", "b", "a"):  # two records: too few to say that the server is to blame
         server = next(server for server in fleet.servers if server.url == "sick")
         server.in_flight += 1
-        fleet.failed(server, record, 0.0, 0.0, Trouble("500"))
+        fleet.on_failure(server, record, 0.0, 0.0, RequestFailure("500"))
     fleet.servers[1].sent = 1000
-    picked = fleet.pick(1.0, "a")
+    picked = fleet.pick_server(1.0, "a")
     assert picked is not None and picked.url == "well"
-    other = fleet.pick(1.0, "c")
+    other = fleet.pick_server(1.0, "c")
     assert other is not None and other.url == "sick"
 
 
@@ -76,16 +76,16 @@ def test_a_reader_that_pauses_costs_no_answer(tmp_path: Path) -> None:
 
 
 def test_a_server_that_says_429_for_ever_is_given_up_in_the_end() -> None:
-    fleet, now = Fleet.of(["a"], retries=0), 0.0
-    for rests in range(1, PATIENT + 2):
-        server = fleet.pick(now)
-        assert server is not None and not fleet.dead()
-        fleet.failed(server, "q", now, now, Trouble("429", sick=True, busy=True))
+    fleet, now = LoadBalancer.from_urls(["a"], retries=0), 0.0
+    for rests in range(1, MAX_BUSY_BACKOFFS + 2):
+        server = fleet.pick_server(now)
+        assert server is not None and not fleet.all_failed()
+        fleet.on_failure(server, "q", now, now, RequestFailure("429", unhealthy=True, busy=True))
         now, known = now + 60.1, rests
-    assert fleet.dead() and known == PATIENT + 1
-    assert fleet.pick(now + 100) is not None
-    fleet.answered(fleet.servers[0])
-    assert not fleet.dead()
+    assert fleet.all_failed() and known == MAX_BUSY_BACKOFFS + 1
+    assert fleet.pick_server(now + 100) is not None
+    fleet.on_response(fleet.servers[0])
+    assert not fleet.all_failed()
 
 
 def test_a_429_is_no_failure_even_without_retries(caption_dir: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_hasty_ctrl_c_is_never_success(caption_dir: Path) -> None:
 
 def test_a_connection_whose_other_end_has_vanished_is_noticed_before_its_answer_is_late() -> None:
     with socket.socket() as made:
-        watch(made)
+        enable_keepalive(made)
         assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         waits = [made.getsockopt(socket.IPPROTO_TCP, name) for name in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL)]
         assert waits[0] + waits[1] * made.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) <= 120

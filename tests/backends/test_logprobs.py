@@ -13,12 +13,12 @@ from helpers.records import kept_records
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sophia_cli.backends._openai.chat_api import outcome_of
+from sophia_cli.backends._openai.chat_api import parse_response
 from sophia_cli.inference.types import Completion, Failure
-from sophia_cli.models.aliases import resolve
+from sophia_cli.models.aliases import resolve_model
 from sophia_cli.prompts import load_prompt
 from sophia_cli.steps.reason import reasoning_request
-from sophia_cli.training.importance_ratio import pooled, spread
+from sophia_cli.training.importance_ratio import pool_stats, summary_stats
 
 
 def test_log_probabilities_are_those_of_a_forward_pass_and_change_nothing_else(lab: Path, tmp_path: Path) -> None:
@@ -27,11 +27,11 @@ def test_log_probabilities_are_those_of_a_forward_pass_and_change_nothing_else(l
     rows = records_of(sophia("reason", "caps.jsonl", "-n", "2", "--logprobs", cwd=lab).stdout)
     plain = records_of(lab / "raw.jsonl")
     assert [{name: v for name, v in row.items() if name != "trajectory_logprob"} for row in rows] == plain
-    model = resolve("tiny-reasoner")
+    model = resolve_model("tiny-reasoner")
     tokenizer = AutoTokenizer.from_pretrained(model.path)
     reasoner = AutoModelForCausalLM.from_pretrained(model.path, dtype=torch.float64)
     for row in rows[::7]:
-        chat = reasoning_request(row, load_prompt("reason", model.prompts))
+        chat = reasoning_request(row, load_prompt("reason", model.prompt_style))
         prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
         asked = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         said = [*tokenizer(row["trajectory"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
@@ -60,11 +60,11 @@ def answer(count: int, tokens: int) -> bytes:
 
 
 def test_servers_log_probabilities_are_summed_and_must_be_of_all_tokens() -> None:
-    whole, without_end = outcome_of(answer(4, 4), logprobs=True), outcome_of(answer(3, 4), logprobs=True)
+    whole, without_end = parse_response(answer(4, 4), logprobs=True), parse_response(answer(3, 4), logprobs=True)
     assert isinstance(whole, Completion) and whole.logprob == -2.0
     assert isinstance(without_end, Completion) and without_end.logprob == -1.5
-    assert isinstance(outcome_of(answer(2, 4), logprobs=True), Failure)
-    assert outcome_of(answer(4, 4)) == Completion(whole.text, 4, whole.finish_reason)
+    assert isinstance(parse_response(answer(2, 4), logprobs=True), Failure)
+    assert parse_response(answer(4, 4)) == Completion(whole.text, 4, whole.finish_reason)
 
 
 def test_a_server_without_log_probabilities_is_named(lab: Path) -> None:
@@ -97,13 +97,15 @@ def test_training_tells_how_far_the_assumption_is(lab: Path, tmp_path: Path) -> 
 
 @given(st.lists(st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=5), min_size=1, max_size=5))
 def test_spreads_of_parts_are_those_of_the_whole(parts: list[list[float]]) -> None:
-    updates = [{"log_ratio": spread(tuple(part)), "log_ratio_per_token": spread(tuple(part))} for part in parts]
-    whole = spread(tuple(value for part in parts for value in part))
-    found = pooled([*updates, {"loss": 1.0}])["log_ratio"]
+    updates = [
+        {"log_ratio": summary_stats(tuple(part)), "log_ratio_per_token": summary_stats(tuple(part))} for part in parts
+    ]
+    whole = summary_stats(tuple(value for part in parts for value in part))
+    found = pool_stats([*updates, {"loss": 1.0}])["log_ratio"]
     assert found == {name: pytest.approx(value, rel=1e-9, abs=1e-6) for name, value in whole.items()}
-    assert pooled([{"loss": 1.0}]) == {}
+    assert pool_stats([{"loss": 1.0}]) == {}
 
 
 def test_spreads() -> None:
-    assert spread((1.0, 3.0)) == {"mean": 2.0, "std": 1.0, "min": 1.0, "max": 3.0, "n": 2}
-    assert math.isclose(spread((0.1,) * 10)["mean"], 0.1)
+    assert summary_stats((1.0, 3.0)) == {"mean": 2.0, "std": 1.0, "min": 1.0, "max": 3.0, "n": 2}
+    assert math.isclose(summary_stats((0.1,) * 10)["mean"], 0.1)

@@ -16,9 +16,9 @@ from helpers.records import captions
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from sophia_cli.backends._openai.client import Manners
-from sophia_cli.backends._openai.load_balancer import Fleet, Trouble
-from sophia_cli.backends._openai.proxy import proxy_of, seconds_of
+from sophia_cli.backends._openai.client import ClientConfig
+from sophia_cli.backends._openai.load_balancer import LoadBalancer, RequestFailure
+from sophia_cli.backends._openai.proxy import find_proxy, parse_retry_after
 from sophia_cli.records import sample_seed
 
 
@@ -281,44 +281,46 @@ def test_whatever_the_faults_and_kills_the_records_are_those_of_an_undisturbed_r
 
 
 def test_a_server_rests_as_long_as_it_asks_and_then_gets_half() -> None:
-    fleet = Fleet.of(["a"], retries=2)
-    servers = [fleet.pick(10.0) for _ in range(8)]
+    fleet = LoadBalancer.from_urls(["a"], retries=2)
+    servers = [fleet.pick_server(10.0) for _ in range(8)]
     assert servers == [fleet.servers[0]] * 8
-    fleet.failed(fleet.servers[0], "q0", 10.0, 11.0, Trouble("429", sick=True, busy=True, asked=30.0))
-    assert fleet.pick(12.0) is None and fleet.next_chance(11.0) == 30.0
-    assert "0/1 servers well, a rests 30 s (429)" in fleet.health(11.0)
+    fleet.on_failure(fleet.servers[0], "q0", 10.0, 11.0, RequestFailure("429", unhealthy=True, busy=True, retry_after=30.0))
+    assert fleet.pick_server(12.0) is None and fleet.seconds_until_ready(11.0) == 30.0
+    assert "0/1 servers well, a rests 30 s (429)" in fleet.health_text(11.0)
     for _ in range(7):
-        fleet.answered(fleet.servers[0])
-    assert fleet.servers[0].window == pytest.approx(4.0, abs=1.6) and fleet.pick(12.0) is None
-    assert fleet.pick(41.5) is fleet.servers[0]
+        fleet.on_response(fleet.servers[0])
+    assert fleet.servers[0].max_in_flight == pytest.approx(4.0, abs=1.6) and fleet.pick_server(12.0) is None
+    assert fleet.pick_server(41.5) is fleet.servers[0]
 
 
 def test_one_record_that_fails_says_nothing_of_its_server_and_three_do() -> None:
     for records, rests in ([7, 7, 7, 7, 7], 0), ([7, 8, 7, 8], 0), ([7, 8, 7, 9], 1):
-        fleet = Fleet.of(["a"], retries=3)
+        fleet = LoadBalancer.from_urls(["a"], retries=3)
         for record in records:
-            server = fleet.pick(1.0)
+            server = fleet.pick_server(1.0)
             assert server is not None
-            fleet.failed(server, record, 1.0, 2.0, Trouble("500"))
-        assert server.rests == rests
+            fleet.on_failure(server, record, 1.0, 2.0, RequestFailure("500"))
+        assert server.backoffs == rests
 
 
 def test_rests_grow_until_nobody_is_waited_for() -> None:
-    fleet, now, rests = Fleet.of(["a"], retries=3), 0.0, []
-    while not fleet.dead():
-        server = fleet.pick(now)
+    fleet, now, rests = LoadBalancer.from_urls(["a"], retries=3), 0.0, []
+    while not fleet.all_failed():
+        server = fleet.pick_server(now)
         assert server is not None
-        assert not rests or fleet.pick(now) is None  # after a rest, one at a time
-        fleet.failed(server, len(rests), now, now + 0.01, Trouble("refused", sick=True))
-        rests.append(fleet.next_chance(now) or 0.0)
+        assert not rests or fleet.pick_server(now) is None  # after a rest, one at a time
+        fleet.on_failure(server, len(rests), now, now + 0.01, RequestFailure("refused", unhealthy=True))
+        rests.append(fleet.seconds_until_ready(now) or 0.0)
         now += rests[-1] + 0.1
     assert len(rests) == 4 and all(later > earlier / 2 for earlier, later in itertools.pairwise(rests))
     assert rests[-1] > 1.9 > rests[0]
 
 
 def test_the_longest_wait_follows_the_token_budget() -> None:
-    assert Manners(("m",), "m", 1).seconds(32768) > 3600 and Manners(("m",), "m", 1).seconds(96) < 180
-    assert Manners(("m",), "m", 1, timeout=7.0).seconds(32768) == 7.0
+    assert (
+        ClientConfig(("m",), "m", 1).timeout_seconds(32768) > 3600 and ClientConfig(("m",), "m", 1).timeout_seconds(96) < 180
+    )
+    assert ClientConfig(("m",), "m", 1, timeout=7.0).timeout_seconds(32768) == 7.0
 
 
 def test_the_last_line_tells_of_retries_and_servers(caption_dir: Path) -> None:
@@ -331,41 +333,41 @@ def test_the_last_line_tells_of_retries_and_servers(caption_dir: Path) -> None:
 @given(st.data())
 @settings(max_examples=200)
 def test_the_ledger_of_a_fleet_never_loses_count(data: st.DataObject) -> None:
-    fleet = Fleet.of([f"s{i}" for i in range(data.draw(st.integers(1, 4)))], retries=3)
+    fleet = LoadBalancer.from_urls([f"s{i}" for i in range(data.draw(st.integers(1, 4)))], retries=3)
     fleet.jitter = random.Random(0)
-    first = fleet.pick(0.0)
+    first = fleet.pick_server(0.0)
     assert first is not None
     flying: list[tuple[Any, float]] = [(first, 0.0)]
     now = 0.0
     for _ in range(60):
         now += data.draw(st.floats(0, 2))
         if data.draw(st.booleans()):
-            server = fleet.pick(now)
+            server = fleet.pick_server(now)
             if server is not None:
-                assert now >= server.rests_until
+                assert now >= server.backoff_until
                 flying.append((server, now))
         elif flying:
             server, sent = flying.pop(data.draw(st.integers(0, len(flying) - 1)))
             if data.draw(st.booleans()):
-                fleet.answered(server)
+                fleet.on_response(server)
                 assert server.takes(max(now, server.rests_until)) or server.in_flight >= server.window
             else:
-                trouble = Trouble("x", sick=data.draw(st.booleans()), busy=data.draw(st.booleans()))
-                fleet.failed(server, data.draw(st.integers(0, 9)), sent, now, trouble)
+                trouble = RequestFailure("x", unhealthy=data.draw(st.booleans()), busy=data.draw(st.booleans()))
+                fleet.on_failure(server, data.draw(st.integers(0, 9)), sent, now, trouble)
     assert Counter(id(server) for server, _ in flying) == {
         id(server): server.in_flight for server in fleet.servers if server.in_flight
     }
 
 
 def test_a_retry_after_is_a_number_or_a_date() -> None:
-    assert seconds_of("3") == 3 and seconds_of("1e9") == 600 and seconds_of("-5") == 0
-    assert seconds_of(None) == seconds_of("soon") == seconds_of("nan") == 0
-    assert seconds_of("Wed, 21 Oct 2015 07:28:00 GMT") == 0
-    assert 500 < seconds_of(time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 550))) <= 550
+    assert parse_retry_after("3") == 3 and parse_retry_after("1e9") == 600 and parse_retry_after("-5") == 0
+    assert parse_retry_after(None) == parse_retry_after("soon") == parse_retry_after("nan") == 0
+    assert parse_retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert 500 < parse_retry_after(time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 550))) <= 550
 
 
 def test_a_proxy_of_the_environment_is_used_and_bypassed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://proxy:3128")
     monkeypatch.setenv("no_proxy", "other.example")
-    assert proxy_of("http://example.org/v1") == "http://proxy:3128"
-    assert proxy_of("http://127.0.0.1:8000/v1") is proxy_of("http://other.example:8000/v1") is None
+    assert find_proxy("http://example.org/v1") == "http://proxy:3128"
+    assert find_proxy("http://127.0.0.1:8000/v1") is find_proxy("http://other.example:8000/v1") is None

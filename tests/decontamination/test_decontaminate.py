@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from sophia_cli.decontamination.image_hash import Looks, look_of, name_of_image
-from sophia_cli.decontamination.text_overlap import Texts, words_of
+from sophia_cli.decontamination.image_hash import ImageHashCache, image_key, perceptual_hash
+from sophia_cli.decontamination.text_overlap import TextIndex, split_words
 
 QUESTION = "In triangle ABC the angle at A is 40 degrees and AB equals AC. What is the angle at B?"
 CHINESE = "如图所示，在三角形ABC中，角A等于40度，且AB等于AC，求角B的度数。"
@@ -90,7 +90,7 @@ def test_images_that_look_the_same_are_dropped_and_others_are_not(tmp_path: Path
     bench = [item("b0", "What?", image="0.png"), item("b1", "Which?", image="1.png")]
     assert kept(tmp_path, items, bench) == ["other", "none"]
     assert kept(tmp_path, items, bench, "--match", "text") == [row["id"] for row in items]
-    far = [seed for seed in range(1, 12) if look_of(str(originals[seed])) != look_of(str(originals[0]))]
+    far = [seed for seed in range(1, 12) if perceptual_hash(str(originals[seed])) != perceptual_hash(str(originals[0]))]
     assert len(far) == 11
 
 
@@ -134,9 +134,9 @@ def test_an_image_is_hashed_once_and_anew_when_its_file_changes(tmp_path: Path, 
     items, bench = [item("a", "Where?", image="a.png")], [item("b", "When?", image="b.png")]
     drawing(tmp_path / "b.png", 2)
     assert kept(tmp_path, items, bench) == ["a"]
-    looks = Looks(cache / "sophia" / "looks.sqlite")
-    assert looks.get(str(path)) == look_of(str(path))
-    looks.put(str(path), look_of(str(tmp_path / "b.png")))  # what is in the cache is believed
+    looks = ImageHashCache(cache / "sophia" / "looks.sqlite")
+    assert looks.get_hash(str(path)) == perceptual_hash(str(path))
+    looks.put_hash(str(path), perceptual_hash(str(tmp_path / "b.png")))  # what is in the cache is believed
     assert kept(tmp_path, items, bench) == []
     drawing(path, 3)
     os.utime(path, ns=(1, 1))
@@ -220,7 +220,7 @@ def test_questions_that_differ_by_a_sign_are_not_one(tmp_path: Path) -> None:
     assert kept(tmp_path, short, [item("z", "What is f(2)?"), item("y", "a Right angled triangle x + 1")]) == ["a"]
     words = "Let f be the function of x that is x^2 {} 3x {} 1 for all numbers x: what is f({}2)?"
     long = [item("a", words.format("+", "-", "-")), item("b", words.format("-", "+", ""))]
-    near = Texts([words.format("-", "+", "")], 8, 0.5).near
+    near = TextIndex([words.format("-", "+", "")], 8, 0.5).find_overlaps
     assert [(one.same, one.share) for one in near(long[0]["question"])] == [(False, 1.0)]
     assert [(one.same, one.share) for one in near(long[1]["question"])] == [(True, 1.0)]
 
@@ -229,10 +229,10 @@ def test_another_image_in_a_files_place_is_looked_at(tmp_path: Path) -> None:
     """Also where name, size and time are those of the one before."""
     one, other = drawing(tmp_path / "one.bmp", 1), drawing(tmp_path / "other.bmp", 2)
     os.utime(one, (0, 0))
-    before = name_of_image(str(one))
+    before = image_key(str(one))
     one.write_bytes(other.read_bytes())
     os.utime(one, (0, 0))
-    assert one.stat().st_mtime == 0 and name_of_image(str(one)) != before
+    assert one.stat().st_mtime == 0 and image_key(str(one)) != before
 
 
 def test_stdin_cannot_be_both(tmp_path: Path) -> None:
@@ -262,10 +262,10 @@ def test_deep_and_plain_images_are_told_apart(tmp_path: Path) -> None:
     for seed in range(3):
         pixels = np.random.default_rng(seed).integers(0, 60000, (8, 8), dtype=np.uint16).repeat(20, 0).repeat(20, 1)
         Image.fromarray(pixels).save(tmp_path / f"{seed}.png")
-        looks.append(look_of(str(tmp_path / f"{seed}.png")))
+        looks.append(perceptual_hash(str(tmp_path / f"{seed}.png")))
     assert len(set(looks)) == 3
     Image.new("RGB", (60, 60), "white").save(tmp_path / "white.png")
-    assert look_of(str(tmp_path / "white.png")) == b""
+    assert perceptual_hash(str(tmp_path / "white.png")) == b""
     rows = [item("a", "One?", image="white.png")]
     assert kept(tmp_path, rows, [item("b", "Two?", image="white.png"), item("c", "Three?", image="0.png")]) == ["a"]
 
@@ -313,12 +313,12 @@ def test_the_share_is_that_of_a_plain_search(one: list[str], other: list[str], r
     expected = 1.0 if one == other and one else 0.0
     if covered:
         expected = max(expected, min(1.0, len(covered) / min(len(one), len(other))))
-    found = Texts([" ".join(other)], run, 1e-9).near(" ".join(one))
+    found = TextIndex([" ".join(other)], run, 1e-9).find_overlaps(" ".join(one))
     assert [near.share for near in found] == ([expected] if expected else [])
 
 
 def test_words_are_told_apart_in_both_scripts() -> None:
-    assert words_of("Find ∠ABC=90°, <image 2> 求x²的值。") == ["find", "abc", "90", "求", "x2", "的", "值"]
+    assert split_words("Find ∠ABC=90°, <image 2> 求x²的值。") == ["find", "abc", "90", "求", "x2", "的", "值"]
 
 
 def test_wrong_usage_names_the_mend(tmp_path: Path) -> None:

@@ -134,9 +134,9 @@ def test_propagate_continued_on_more_records_chooses_anew(tmp_path: Path) -> Non
 def test_a_file_begun_with_another_model_of_the_same_name_is_refused(lab: Path, tmp_path: Path) -> None:
     import shutil
 
-    from sophia_cli.models.aliases import resolve
+    from sophia_cli.models.aliases import resolve_model
 
-    shutil.copytree(resolve("tiny-vlm").path, tmp_path / "own")
+    shutil.copytree(resolve_model("tiny-vlm").path, tmp_path / "own")
     arguments = ["eval", "--model", "own", "--data", str(lab / "imgs"), "--limit", "2", "-o", "e.jsonl"]
     sophia(*arguments, cwd=tmp_path)
     sophia(*arguments, cwd=tmp_path)

@@ -11,28 +11,30 @@ from helpers.commands import records_of, sophia, write_lines
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sophia_cli.evaluation.audit import Draw, agreement, read_labels, write_sheet
-from sophia_cli.evaluation.statistics import kappa
+from sophia_cli.evaluation.audit import AuditSample, label_agreement, parse_labels, write_labels_csv
+from sophia_cli.evaluation.statistics import cohen_kappa
 from sophia_cli.io.images import data_uri
 from sophia_cli.records import Record
 
 
 @given(st.permutations(range(30)), st.integers(1, 40))
 def test_who_is_drawn_does_not_depend_on_the_order(order: list[int], size: int) -> None:
-    drawn = [Draw(size, 7), Draw(size, 7)]
+    drawn = [AuditSample(size, 7), AuditSample(size, 7)]
     for number in range(30):
-        drawn[0].add(Record({"sample_id": f"q{number}/s0"}))
-        drawn[1].add(Record({"sample_id": f"q{order[number]}/s0"}))
-    assert drawn[0].records == drawn[1].records and len(drawn[0].records) == min(size, 30)
+        drawn[0].add_record(Record({"sample_id": f"q{number}/s0"}))
+        drawn[1].add_record(Record({"sample_id": f"q{order[number]}/s0"}))
+    assert drawn[0].drawn_records == drawn[1].drawn_records and len(drawn[0].drawn_records) == min(size, 30)
 
 
 def test_other_seeds_draw_others_and_failures_are_no_answers() -> None:
-    drawn = [Draw(5, seed) for seed in (1, 2)]
+    drawn = [AuditSample(5, seed) for seed in (1, 2)]
     for draw in drawn:
-        draw.add(Record({"sample_id": "lost/s0", "error": "gone"}))
+        draw.add_record(Record({"sample_id": "lost/s0", "error": "gone"}))
         for number in range(100):
-            draw.add(Record({"sample_id": f"q{number}/s0"}))
-    assert drawn[0].records != drawn[1].records and all("error" not in record for record in drawn[0].records)
+            draw.add_record(Record({"sample_id": f"q{number}/s0"}))
+    assert drawn[0].drawn_records != drawn[1].drawn_records and all(
+        "error" not in record for record in drawn[0].drawn_records
+    )
 
 
 @pytest.mark.parametrize(
@@ -49,15 +51,15 @@ def test_other_seeds_draw_others_and_failures_are_no_answers() -> None:
     ],
 )
 def test_only_the_last_two_lines_are_read(said: str, labels: tuple[bool | None, bool | None]) -> None:
-    found = read_labels(said)
+    found = parse_labels(said)
     assert (found["hallucination"], found["broken_logic"]) == labels
 
 
 def test_kappa_is_cohens() -> None:
     pairs = [(True, True)] * 20 + [(True, False)] * 5 + [(False, True)] * 10 + [(False, False)] * 15
-    assert kappa(pairs) == pytest.approx(0.4)  # the example of the literature: 0.7 agreed, 0.5 by chance
-    assert kappa([(True, True)] * 9) is None
-    assert kappa([(True, False), (False, True)]) == -1.0
+    assert cohen_kappa(pairs) == pytest.approx(0.4)  # the example of the literature: 0.7 agreed, 0.5 by chance
+    assert cohen_kappa([(True, True)] * 9) is None
+    assert cohen_kappa([(True, False), (False, True)]) == -1.0
 
 
 def says(body: dict[str, Any]) -> str:
@@ -138,13 +140,13 @@ def test_a_sheet_holds_embedded_images_as_files_and_ids_as_they_are(tmp_path: Pa
     csv.field_size_limit(1 << 30)
     fields = {"sample_id": "-5/s0", "question": "-1?", "answer": 1, "response": "r" * 200_000}
     record = Record({**fields, "image": data_uri(b"x" * 200_000)})
-    write_sheet(tmp_path / "s.csv", [record], {"-5/s0": {"hallucination": True, "broken_logic": False}})
+    write_labels_csv(tmp_path / "s.csv", [record], {"-5/s0": {"hallucination": True, "broken_logic": False}})
     with (tmp_path / "s.csv").open(encoding="utf-8-sig", newline="") as stream:
         (row,) = csv.DictReader(stream)
     assert row["sample_id"] == "-5/s0" and row["question"] == "'-1?" and Path(row["image"]).read_bytes() == b"x" * 200_000
     filled = (tmp_path / "s.csv").read_text(encoding="utf-8-sig").rstrip().removesuffix(",,") + ",yes,no\n"
     (tmp_path / "s.csv").write_text(filled)
-    assert agreement(tmp_path / "s.csv")["hallucination"]["agreed"] == 1.0
+    assert label_agreement(tmp_path / "s.csv")["hallucination"]["agreed"] == 1.0
 
 
 SEEN = [{"sample_id": name, "hallucination": name == "a", "broken_logic": False} for name in "ab"]
@@ -161,7 +163,7 @@ SEEN = [{"sample_id": name, "hallucination": name == "a", "broken_logic": False}
 def test_a_sheet_is_read_however_a_spreadsheet_has_saved_it(sheet: str, tmp_path: Path) -> None:
     write_lines(tmp_path / "s.csv.judge.jsonl", SEEN)
     (tmp_path / "s.csv").write_text(sheet)
-    found = agreement(tmp_path / "s.csv")
+    found = label_agreement(tmp_path / "s.csv")
     assert found["hallucination"]["n"] == 2 and found["hallucination"]["kappa"] == 1.0
 
 

@@ -11,8 +11,8 @@ from helpers.commands import ENVIRONMENT, records_of, sophia, write_lines
 
 from sophia_cli import registry
 from sophia_cli.errors import InputError, RecordError, UsageError
-from sophia_cli.evaluation.benchmark_items import benchmarks
-from sophia_cli.judge.prompts_and_parsing import read_answer, read_parts, whole_question
+from sophia_cli.evaluation.benchmark_items import parse_benchmarks
+from sophia_cli.judge.prompts_and_parsing import parse_answer, parse_parts, whole_question
 from sophia_cli.records import Record
 from sophia_cli.steps.eval import answer_request
 from sophia_cli.verifier import verify
@@ -35,8 +35,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 
 def items_at(given: str) -> dict[str, dict[str, Any]]:
-    (benchmark,) = benchmarks(given)
-    return {item["id"].removeprefix(f"{benchmark.name}/"): item for item in benchmark.items()}
+    (benchmark,) = parse_benchmarks(given)
+    return {item["id"].removeprefix(f"{benchmark.name}/"): item for item in benchmark.read_items()}
 
 
 def items(name: str, root: Path) -> dict[str, dict[str, Any]]:
@@ -51,9 +51,13 @@ def asked(item: dict[str, Any]) -> list[Any]:
 
 def test_the_eight_are_the_papers() -> None:
     assert registry.names("benchmarks") == PAPERS_EIGHT
-    questions = {name: registry.find("benchmarks", name).QUESTIONS for name in PAPERS_EIGHT}
+    questions = {name: registry.find("benchmarks", name).QUESTION_COUNT for name in PAPERS_EIGHT}
     assert sum(questions.values()) == 900 + 1730 + 1000 + 788 + 5010 + 3040 + 2009 + 6728
-    assert {name for name in PAPERS_EIGHT if registry.find("benchmarks", name).JUDGED} == {"mmmu", "mathverse", "mv-math"}
+    assert {name for name in PAPERS_EIGHT if registry.find("benchmarks", name).LLM_JUDGED} == {
+        "mmmu",
+        "mathverse",
+        "mv-math",
+    }
 
 
 @pytest.mark.parametrize("name", PAPERS_EIGHT)
@@ -112,16 +116,16 @@ def test_what_a_row_says_of_its_answer_counts(root: Path) -> None:
     assert [verify(f"\\boxed{{{said}}}", dyna).reward for said in ("1.1255", "1.127")] == [1.0, 0.0]
     row = {**ROWS["olympiadbench"]()["OE_TO_physics_en_COMP@train"][0], "unit": "$\\mathrm{m/s}$"}
     olympiad = registry.find("benchmarks", "olympiadbench")
-    speed = olympiad.item(Record(row), "OE_TO_physics_en_COMP@train")
+    speed = olympiad.make_item(Record(row), "OE_TO_physics_en_COMP@train")
     assert verify("\\boxed{3 \\mathrm{~m/s}}", speed).reward == verify("\\boxed{3.05}", speed).reward == 1.0
     pairs = {**row, "unit": None, "answer_type": "Tuple", "is_multiple_answer": True, "final_answer": ["$(1,2),(2,1)$"]}
-    unordered = olympiad.item(Record(pairs), "OE_TO_physics_en_COMP@train")
+    unordered = olympiad.make_item(Record(pairs), "OE_TO_physics_en_COMP@train")
     assert (
         verify("\\boxed{(2,1),(1,2)}", unordered).reward == 1.0 and verify("\\boxed{(2,1),(1,1)}", unordered).reward == 0.0
     )
     mmmu = registry.find("benchmarks", "mmmu")
     numbers = {**ROWS["mmmu"]()["Basic_Medical_Science@validation"][1], "image_1": "data:,", "answer": "[0, 1]"}
-    assert verify("\\boxed{1}", mmmu.item(Record(numbers), "")).reward == 0.0
+    assert verify("\\boxed{1}", mmmu.make_item(Record(numbers), "")).reward == 0.0
 
 
 def test_categories_and_clusters(root: Path) -> None:
@@ -185,7 +189,7 @@ def test_a_row_that_cannot_be_asked_names_its_field(name: str, part: str, fields
         {field: "data:," if isinstance(value, dict) and "bytes" in value else value for field, value in row.items()}
     )
     with pytest.raises(RecordError, match=said.replace("?", "\\?")):
-        registry.find("benchmarks", name).item(row, part)
+        registry.find("benchmarks", name).make_item(row, part)
 
 
 def asked_of(name: str, part: str, fields: dict[str, Any]) -> dict[str, Any]:
@@ -193,7 +197,7 @@ def asked_of(name: str, part: str, fields: dict[str, Any]) -> dict[str, Any]:
     plain = {
         field: f"{field}.png" if isinstance(value, dict) and "bytes" in value else value for field, value in row.items()
     }
-    item = registry.find("benchmarks", name).item(Record(plain), part)
+    item = registry.find("benchmarks", name).make_item(Record(plain), part)
     assert item is not None
     return item
 
@@ -266,8 +270,8 @@ def test_a_benchmark_is_read_from_a_clone_of_its_repository(root: Path, tmp_path
     (tmp_path / "clone/vision").rename(tmp_path / "clone/data")
     card = "---\nconfigs:\n- config_name: vision\n  data_files:\n  - split: test\n    path: data/test.parquet\n---\n"
     (tmp_path / "clone/README.md").write_text(card)
-    (cloned,) = benchmarks(f"mmmu-pro={tmp_path / 'clone'}")
-    fields = [{**item, "error": ""} for item in cloned.items()]
+    (cloned,) = parse_benchmarks(f"mmmu-pro={tmp_path / 'clone'}")
+    fields = [{**item, "error": ""} for item in cloned.read_items()]
     assert fields == [{**item, "error": ""} for item in items("mmmu-pro", root).values()]
 
 
@@ -304,7 +308,7 @@ def test_parts_that_a_copy_lacks_are_said(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("names", ["mathvison", "mathvision=nowhere", "own.jsonl", "mmmu,mmmu"])
 def test_what_is_no_benchmark_is_refused(names: str) -> None:
     with pytest.raises(UsageError):
-        benchmarks(names)
+        parse_benchmarks(names)
 
 
 def test_an_id_that_comes_twice_is_named(root: Path, tmp_path: Path) -> None:
@@ -381,7 +385,7 @@ def test_an_answer_that_rules_do_not_find_is_extracted_by_the_judge(root: Path, 
     ],
 )
 def test_only_an_answer_in_the_last_line_counts(said: str, answer: str | None) -> None:
-    assert read_answer(said) == answer
+    assert parse_answer(said) == answer
 
 
 def test_a_judge_reads_the_whole_question_of_one_that_is_drawn(root: Path, tmp_path: Path) -> None:
@@ -439,7 +443,7 @@ def test_a_judge_counts_the_parts_of_an_answer_in_several(root: Path, tmp_path: 
     ],
 )
 def test_only_a_share_in_the_last_line_counts(said: str, parts: tuple[int, int] | None) -> None:
-    assert read_parts(said) == parts
+    assert parse_parts(said) == parts
 
 
 @pytest.mark.parametrize("said", ["3, 4", "(1) 3; (2) 4"])

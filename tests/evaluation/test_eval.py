@@ -10,12 +10,12 @@ from helpers.commands import records_of, sophia, write_lines
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sophia_cli.evaluation.metrics import Tally
+from sophia_cli.evaluation.metrics import BenchmarkMetrics
 from sophia_cli.records import Record
 
 
 def summary(scores: dict[str, list[float | None]]) -> dict:
-    counted = Tally()
+    counted = BenchmarkMetrics()
     for item, rewards in scores.items():
         for reward in rewards:
             verdict = "timeout" if reward is None else "correct" if reward else "wrong"
@@ -26,8 +26,8 @@ def summary(scores: dict[str, list[float | None]]) -> dict:
                 "verdict": verdict,
                 "reward": reward,
             }
-            counted.add(Record(fields))
-    return counted.figures()
+            counted.add_record(Record(fields))
+    return counted.to_figures()
 
 
 @given(
@@ -106,12 +106,12 @@ def test_an_item_without_an_answer_fails_alone(lab: Path, tmp_path: Path) -> Non
 
 def tally_of(samples: list[tuple[str, str | None, float | None]], **more: object) -> dict:
     """Figures of (question, extracted answer, reward)."""
-    counted = Tally()
+    counted = BenchmarkMetrics()
     for item, extracted, reward in samples:
         verdict = "timeout" if reward is None else "correct" if reward else "no_answer" if extracted is None else "wrong"
         fields = {"id": item, "response": "", "response_tokens": 1, "verdict": verdict, "reward": reward}
-        counted.add(Record({**fields, "extracted": extracted, **more}))
-    return counted.figures()
+        counted.add_record(Record({**fields, "extracted": extracted, **more}))
+    return counted.to_figures()
 
 
 def test_answers_are_one_vote_however_they_are_written() -> None:
@@ -146,12 +146,12 @@ def judged(rules: str, judge: str | None, final: str, reward: float | None, **mo
 
 def test_a_judge_that_gives_no_verdict_is_not_one_that_says_wrong() -> None:
     """Then the rules stand, in the accuracy and in what rules and judge find right; how often that was is told."""
-    counted = Tally()
-    counted.add(judged("correct", "ungradable", "correct", 1.0))
-    counted.add(judged("wrong", "correct", "correct", 1.0))
-    counted.add(judged("wrong", None, "wrong", 0.0))
-    counted.add(judged("ungradable", "ungradable", "ungradable", None))
-    found = counted.figures()
+    counted = BenchmarkMetrics()
+    counted.add_record(judged("correct", "ungradable", "correct", 1.0))
+    counted.add_record(judged("wrong", "correct", "correct", 1.0))
+    counted.add_record(judged("wrong", None, "wrong", 0.0))
+    counted.add_record(judged("ungradable", "ungradable", "ungradable", None))
+    found = counted.to_figures()
     assert found["rules_and_judge"] == {
         "n": 3, "judged": 1, "rules": 1 / 3, "judge": 2 / 3, "both": 1 / 3, "either": 2 / 3,
     }  # fmt: skip
@@ -159,9 +159,9 @@ def test_a_judge_that_gives_no_verdict_is_not_one_that_says_wrong() -> None:
 
 
 def test_an_extracted_answer_is_unreadable_to_the_rules() -> None:
-    counted = Tally()
-    counted.add(judged("no_answer", None, "correct", 1.0, rules_verdict="no_answer", extracted_by="j"))
-    found = counted.figures()
+    counted = BenchmarkMetrics()
+    counted.add_record(judged("no_answer", None, "correct", 1.0, rules_verdict="no_answer", extracted_by="j"))
+    found = counted.to_figures()
     assert found["unreadable"] == found["extracted"] == found["accuracy"] == 1.0 and "rules_and_judge" not in found
 
 

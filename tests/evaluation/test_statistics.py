@@ -33,13 +33,13 @@ def test_without_clusters_it_is_the_standard_error_of_a_mean(scores: list[float]
 
 @given(SCORES)
 def test_intervals_hold_their_mean(clusters: list[list[float]]) -> None:
-    low, high = statistics.interval(clusters)
-    assert 0 <= low <= statistics.mean_of(clusters) <= high <= 1 and high > low
+    low, high = statistics.clustered_interval(clusters)
+    assert 0 <= low <= statistics.mean_score(clusters) <= high <= 1 and high > low
 
 
 @pytest.mark.parametrize(("right", "count"), [(0, 20), (20, 20), (0, 1), (7, 7)])
 def test_where_all_agree_the_interval_is_wilsons(right: int, count: int) -> None:
-    low, high = statistics.interval([[float(right > 0)]] * count)
+    low, high = statistics.clustered_interval([[float(right > 0)]] * count)
     wilson = stats.binomtest(right, count).proportion_ci(method="wilson")
     assert (low, high) == pytest.approx((wilson.low, wilson.high), abs=1e-9)
 
@@ -74,7 +74,7 @@ def test_majorities_of_many_samples_are_drawn_and_repeat() -> None:
 def test_a_paired_difference_is_the_t_test_of_many_questions() -> None:
     random = Random(1)
     differences = [random.choice([-1.0, 0.0, 0.0, 1.0, 1.0]) for _ in range(2000)]
-    found = statistics.paired([[[each] for each in differences]])
+    found = statistics.paired_difference([[[each] for each in differences]])
     tested = stats.ttest_1samp(differences, 0)
     bounds = tested.confidence_interval()
     assert (found.difference, *found.ci95) == pytest.approx((sum(differences) / 2000, bounds.low, bounds.high), abs=1e-4)
@@ -82,9 +82,9 @@ def test_a_paired_difference_is_the_t_test_of_many_questions() -> None:
 
 
 def test_no_difference_at_all_is_no_certainty() -> None:
-    found = statistics.paired([[[0.0]] * 100])
+    found = statistics.paired_difference([[[0.0]] * 100])
     assert (found.difference, found.p) == (0.0, 1.0) and 0.02 < found.ci95[1] < 0.04 and found.ci95[0] == -found.ci95[1]
-    found = statistics.paired([[[1.0]] * 10])
+    found = statistics.paired_difference([[[1.0]] * 10])
     assert found.difference == found.ci95[1] == 1.0 and found.ci95[0] < 0.8 and found.p == pytest.approx(2 * 0.5**10)
 
 
@@ -94,14 +94,14 @@ def test_where_few_questions_differ_p_is_that_of_the_sign_test(wins: int, losses
     differences = [[1.0]] * wins + [[-1.0]] * losses + [[0.0]] * ties
     if differences:
         wanted = stats.binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
-        assert statistics.paired([differences]).p == pytest.approx(wanted)
+        assert statistics.paired_difference([differences]).p == pytest.approx(wanted)
 
 
 def test_the_mean_of_two_benchmarks_is_no_surer_than_their_questions() -> None:
     """Five of five won in each of two: ten wins of ten, and no less."""
-    found = statistics.paired([[[1.0]] * 5] * 2)
+    found = statistics.paired_difference([[[1.0]] * 5] * 2)
     assert found.p == pytest.approx(2 * 0.5**10) and found.ci95[0] < 0.7
-    large = statistics.paired([[[1.0]] * 20, [[float(number % 3 - 1)] for number in range(300)]])
+    large = statistics.paired_difference([[[1.0]] * 20, [[float(number % 3 - 1)] for number in range(300)]])
     assert 0 < large.p < 1e-4
 
 

@@ -22,7 +22,7 @@ from sophia_cli.errors import SophiaError
 from sophia_cli.io.counter import RecordCounter
 from sophia_cli.io.rereadable import RereadableInputs, spooling
 from sophia_cli.io.shards import Shard
-from sophia_cli.models.aliases import resolve
+from sophia_cli.models.aliases import resolve_model
 from sophia_cli.models.families import internvl
 from sophia_cli.rewards.preference_pairs import preference_pairs
 from sophia_cli.rewards.trajectory import SelectionRule
@@ -54,7 +54,7 @@ def one_step(trainer: str, data: Any) -> float:
     import trl
     from transformers import AutoModelForImageTextToText
 
-    path = resolve("tiny-vlm").path
+    path = resolve_model("tiny-vlm").path
     model = AutoModelForImageTextToText.from_pretrained(path, dtype="float32")
     with tempfile.TemporaryDirectory() as folder:
         arguments = getattr(trl, f"{trainer}Config")(output_dir=folder, **ONE_STEP)

@@ -12,7 +12,7 @@ from sophia_cli.io.record_writer import RecordWriter
 from sophia_cli.io.rereadable import RereadableInputs
 from sophia_cli.io.shards import Shard
 from sophia_cli.rewards.trajectory import SelectionRule
-from sophia_cli.steps.propagate import propagate
+from sophia_cli.steps.propagate import propagate_records
 
 
 @st.composite
@@ -35,7 +35,9 @@ def run(
         file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
         file.flush()
         lines = RereadableInputs([file.name])
-        out = propagate(lines, rule, part or Shard(), None, emit, RecordWriter("trajectory_id", None), RecordCounter())
+        out = propagate_records(
+            lines, rule, part or Shard(), None, emit, RecordWriter("trajectory_id", None), RecordCounter()
+        )
         return [json.loads(record) if isinstance(record, bytes) else record for record in out]
 
 

@@ -10,13 +10,13 @@ import torch
 import torch.distributed as dist
 from transformers import AutoModelForImageTextToText
 
-from sophia_cli.training.collator import IGNORED, Encoder
-from sophia_cli.training.distributed import World
-from sophia_cli.training.examples import Row, asked
-from sophia_cli.training.logprobs import Scorer
-from sophia_cli.training.model import family_of, language_of
-from sophia_cli.training.rendezvous import join
-from sophia_cli.training.sequence_parallel import Ulysses
+from sophia_cli.training.collator import IGNORE_INDEX, Encoder
+from sophia_cli.training.distributed import DistributedContext
+from sophia_cli.training.examples import TrainExample, prompt_messages
+from sophia_cli.training.logprobs import LogprobHead
+from sophia_cli.training.model import find_family, language_model
+from sophia_cli.training.rendezvous import init_distributed
+from sophia_cli.training.sequence_parallel import SequenceParallel
 
 THOUGHT = "<think>\nred circle 3 first. " + "red circle 3 > 2? no. " * 6 + "\n</think>\n3"
 
@@ -30,26 +30,26 @@ def loss_of(logps_BT: torch.Tensor) -> torch.Tensor:
 def whole_logps(policy: Any, inputs: dict[str, torch.Tensor], labels_BT: torch.Tensor) -> torch.Tensor:
     logps = policy(**inputs, use_cache=False).logits[:, :-1].log_softmax(-1)
     targets = labels_BT[:, 1:]
-    return logps.gather(2, targets.clamp(min=0)[..., None])[..., 0] * (targets != IGNORED)
+    return logps.gather(2, targets.clamp(min=0)[..., None])[..., 0] * (targets != IGNORE_INDEX)
 
 
-def compared(path: str, batches: list[list[Row]], world: World) -> dict[str, Any]:
+def compared(path: str, batches: list[list[TrainExample]], world: DistributedContext) -> dict[str, Any]:
     """The worst of all parameters' gradients: how far apart, as a share of its length."""
     whole, shared = (
         AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32, attn_implementation=kind).train()
         for kind in ("eager", "sdpa")
     )
     shared.gradient_checkpointing_enable({"use_reentrant": False})
-    encoder = Encoder(family_of(whole.config).load_processor(path), 4096)
-    scorer = Scorer(shared, packs=False, ulysses=Ulysses(language_of(shared), world, world.size))
+    encoder = Encoder(find_family(whole.config).load_processor(path), 4096)
+    scorer = LogprobHead(shared, packs=False, ulysses=SequenceParallel(language_model(shared), world, world.size))
     worst, name_of_worst = 0.0, ""
     for rows in batches:
         inputs = encoder.collate(rows, sees=True)
-        labels = [inputs.pop(name) for name in ("labels", "weights", "behaviour")][0]
+        labels = [inputs.pop(name) for name in ("labels", "weights", "behavior_logp")][0]
         for policy in (whole, shared):
             policy.zero_grad()
         loss_of(whole_logps(whole, inputs, labels)).backward()
-        loss_of(scorer.score(shared, inputs, labels)).backward()
+        loss_of(scorer.score_batch(shared, inputs, labels)).backward()
         for (name, wanted), found in zip(whole.named_parameters(), shared.parameters(), strict=True):
             assert (wanted.grad is None) == (found.grad is None), name
             if wanted.grad is None:
@@ -62,17 +62,19 @@ def compared(path: str, batches: list[list[Row]], world: World) -> dict[str, Any
 
 def main(images: list[str], models: list[str]) -> None:
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    world = World(rank, size, rank, cpu=True)
-    join(world, deepspeed=True)
+    world = DistributedContext(rank, size, rank, cpu=True)
+    init_distributed(world, deepspeed=True)
     gathered: list[torch.Tensor] = []
     gather = deepspeed.comm.all_gather
     deepspeed.comm.all_gather = lambda parts, part, **more: (gathered.append(part), gather(parts, part, **more))[1]
     mixed = [
-        Row("a", asked("what ?", [], "", "short"), THOUGHT, 1.0),
-        Row("b", asked("red ? " * 9, images[:2], "", "short"), "3", 1.0),
+        TrainExample("a", prompt_messages("what ?", [], "", "short"), THOUGHT, 1.0),
+        TrainExample("b", prompt_messages("red ? " * 9, images[:2], "", "short"), "3", 1.0),
     ]
-    late = [Row("c", asked("how many red circle " * 40, images[:1], "", "short"), "3", 1.0)]  # the first supervises nothing
-    blind = [Row("d", asked("what ?", [], "", "short"), THOUGHT, 1.0)]
+    late = [
+        TrainExample("c", prompt_messages("how many red circle " * 40, images[:1], "", "short"), "3", 1.0)
+    ]  # the first supervises nothing
+    blind = [TrainExample("d", prompt_messages("what ?", [], "", "short"), THOUGHT, 1.0)]
     for path in models:
         told = compared(path, [mixed, late, blind], world)
         views = sum(not part.is_contiguous() for part in gathered)  # NCCL refuses them

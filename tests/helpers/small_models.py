@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from sophia_cli.models.aliases import resolve
-from sophia_cli.training.deepspeed_config import CONFIGS
+from sophia_cli.models.aliases import resolve_model
+from sophia_cli.training.deepspeed_config import CONFIG_DIR
 
 FAMILIES = ("internvl", "qwen2_5_vl", "qwen3_vl")
-EMBEDDED = Path(resolve("tiny-vlm").path)
+EMBEDDED = Path(resolve_model("tiny-vlm").path)
 NAMES = {"vision_start": "vision_start", "vision_end": "vision_end", "image": "image_pad", "video": "video_pad"}
 QWEN_TOKENS = {name: f"<|{token}|>" for name, token in NAMES.items()}
 TEXT = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -48,7 +48,7 @@ def make_model(family: str, folder: Path) -> Path:
 
 def write_zero3(folder: Path) -> None:
     """The shipped ZeRO-3, but that even the weights of a model this small are really spread over the processes."""
-    config = json.loads((CONFIGS / "zero3.json").read_text())
+    config = json.loads((CONFIG_DIR / "zero3.json").read_text())
     config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     (folder / "zero3.json").write_text(json.dumps(config))
 

@@ -7,10 +7,10 @@ from typing import Any
 from safetensors.torch import load_file
 
 from helpers.commands import ENVIRONMENT, SOPHIA, records_of
-from sophia_cli.models.aliases import resolve
+from sophia_cli.models.aliases import resolve_model
 
 STEPS = ["--batch-size", "5", "--micro-batch-size", "2", "--lr", "1e-3"]
-BASE = Path(resolve("tiny-vlm").path) / "model.safetensors"
+BASE = Path(resolve_model("tiny-vlm").path) / "model.safetensors"
 
 
 def difference(one: Path, other: Path, base: Path = BASE) -> float:

@@ -71,9 +71,9 @@ def test_a_description_cut_off_by_the_limit_says_so_and_its_length_is_exact(lab:
     assert all(row["caption_finish"] == "length" and row["caption_tokens"] == 5 for row in rows)
     from transformers import AutoTokenizer
 
-    from sophia_cli.models.aliases import resolve
+    from sophia_cli.models.aliases import resolve_model
 
-    tokenizer = AutoTokenizer.from_pretrained(resolve("tiny-reasoner").path)
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model("tiny-reasoner").path)
     for row in records_of(lab / "raw.jsonl"):
         tokens = tokenizer(row["trajectory"], add_special_tokens=False)["input_ids"]
         assert row["trajectory_tokens"] == len(tokens) + (row["finish_reason"] == "stop")
@@ -206,9 +206,9 @@ def test_greedy_answers_are_transformers_own(name: str, lab: Path) -> None:
     from sophia_cli.inference.backend_options import BackendOptions
     from sophia_cli.inference.types import Completion, Request, SamplingParams
     from sophia_cli.io.images import open_image
-    from sophia_cli.models.aliases import resolve
+    from sophia_cli.models.aliases import resolve_model
 
-    backend = Backend(resolve(name), BackendOptions())
+    backend = Backend(resolve_model(name), BackendOptions())
     image = {"type": "image", "image": str(lab / "imgs/000000.png")}
     asked = "Describe the image." if name == "tiny-vlm" else "Visual information: There are 2 shapes."
     contents: list[Any] = [[image, {"type": "text", "text": asked}]] if name == "tiny-vlm" else [asked]
@@ -264,9 +264,9 @@ def test_each_row_of_a_batch_ends_at_its_own_limit(lab: Path) -> None:
     from sophia_cli.backends.hf import Backend
     from sophia_cli.inference.backend_options import BackendOptions
     from sophia_cli.inference.types import Completion, Request, SamplingParams
-    from sophia_cli.models.aliases import resolve
+    from sophia_cli.models.aliases import resolve_model
 
-    backend = Backend(resolve("tiny-reasoner"), BackendOptions())
+    backend = Backend(resolve_model("tiny-reasoner"), BackendOptions())
     messages = [{"role": "user", "content": "What is it?"}]
     limits = [3, 60, 17, 41]
     found = answers(backend, [Request(messages, SamplingParams(max_tokens=most), 5) for most in limits])
@@ -284,7 +284,7 @@ def test_rows_that_join_a_running_batch_say_what_they_say_alone(lab: Path) -> No
     from sophia_cli.backends import hf
     from sophia_cli.inference.backend_options import BackendOptions
     from sophia_cli.inference.types import Failure, Request, SamplingParams
-    from sophia_cli.models.aliases import resolve
+    from sophia_cli.models.aliases import resolve_model
 
     draw = random.Random(5)
     requests = []
@@ -294,9 +294,13 @@ def test_rows_that_join_a_running_batch_say_what_they_say_alone(lab: Path) -> No
         sampling = SamplingParams(max_tokens=draw.choice([1, 5, 40, 90, 170]), **style)
         requests.append(Request([{"role": "user", "content": content}], sampling, seed))
     requests[30] = Request([{"role": "user", "content": "why " * 5000}], SamplingParams(max_tokens=5), 0)
-    few, alone = (hf.Backend(resolve("tiny-reasoner"), BackendOptions(concurrency=rows)) for rows in (7, 1))
+    few, alone = (hf.Backend(resolve_model("tiny-reasoner"), BackendOptions(concurrency=rows)) for rows in (7, 1))
     together = answers(few, requests)
-    assert together == answers(alone, requests) == answers(hf.Backend(resolve("tiny-reasoner"), BackendOptions()), requests)
+    assert (
+        together
+        == answers(alone, requests)
+        == answers(hf.Backend(resolve_model("tiny-reasoner"), BackendOptions()), requests)
+    )
     assert [place for place, answer in enumerate(together) if isinstance(answer, Failure)] == [30]
 
 
@@ -305,11 +309,11 @@ def test_a_batch_is_kept_full(lab: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     from sophia_cli.backends import hf
     from sophia_cli.inference.backend_options import BackendOptions
     from sophia_cli.inference.types import Job, Request, SamplingParams
-    from sophia_cli.models.aliases import resolve
+    from sophia_cli.models.aliases import resolve_model
     from sophia_cli.runtime.read_ahead import ReadAhead
 
     monkeypatch.setattr(hf, "STRIDE", 8)
-    backend = hf.Backend(resolve("tiny-reasoner"), BackendOptions(concurrency=4))
+    backend = hf.Backend(resolve_model("tiny-reasoner"), BackendOptions(concurrency=4))
     messages = [{"role": "user", "content": "What is it?"}]
     limits = [40] + [1] * 12
     jobs = [
@@ -344,7 +348,7 @@ def test_rows_do_not_join_a_batch_that_would_be_held_at_many_times_its_tokens() 
     assert not batch(1600).has_room_for(15, 40)
     assert not batch(1600, 60, 60).has_room_for(13, 40)
     long = batch(1600, 60, 70)
-    long.keep([1, 2])
+    long.keep_rows([1, 2])
     assert long.width == 70 and long.has_room_for(14, 40)
 
 
@@ -353,17 +357,17 @@ def test_the_models_own_taste_is_left_out(tmp_path: Path) -> None:
     from sophia_cli.backends.hf import Backend
     from sophia_cli.inference.backend_options import BackendOptions
     from sophia_cli.inference.types import Request, SamplingParams
-    from sophia_cli.models.aliases import Model, resolve
+    from sophia_cli.models.aliases import ModelRef, resolve_model
 
     folder = tmp_path / "model"
-    shutil.copytree(resolve("tiny-reasoner").path, folder)
+    shutil.copytree(resolve_model("tiny-reasoner").path, folder)
     file = folder / "generation_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "repetition_penalty": 1.7, "top_k": 3, "do_sample": True}))
     requests = [
         Request([{"role": "user", "content": "What is it?"}], SamplingParams(max_tokens=40), seed) for seed in range(12)
     ]
-    plain = answers(Backend(resolve("tiny-reasoner"), BackendOptions()), requests)
-    assert plain == answers(Backend(Model("m", str(folder)), BackendOptions()), requests)
+    plain = answers(Backend(resolve_model("tiny-reasoner"), BackendOptions()), requests)
+    assert plain == answers(Backend(ModelRef("m", str(folder)), BackendOptions()), requests)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "mistral", "lfm2"])
@@ -374,9 +378,9 @@ def test_models_of_other_kinds_say_the_same_in_any_company(kind: str, tmp_path: 
     from sophia_cli.backends.hf import Backend
     from sophia_cli.inference.backend_options import BackendOptions
     from sophia_cli.inference.types import Request, SamplingParams
-    from sophia_cli.models.aliases import Model, resolve
+    from sophia_cli.models.aliases import ModelRef, resolve_model
 
-    tokenizer = AutoTokenizer.from_pretrained(resolve("tiny-reasoner").path)
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model("tiny-reasoner").path)
     sizes: dict[str, dict[str, Any]] = {
         "gpt2": {"n_positions": 96, "n_embd": 32, "n_layer": 2, "n_head": 2},
         "mistral": {"sliding_window": 16, "num_key_value_heads": 2},
@@ -399,5 +403,7 @@ def test_models_of_other_kinds_say_the_same_in_any_company(kind: str, tmp_path: 
         )
         for seed in range(14)
     ]
-    found = [answers(Backend(Model("m", str(tmp_path)), BackendOptions(concurrency=rows)), requests) for rows in (1, 5, 14)]
+    found = [
+        answers(Backend(ModelRef("m", str(tmp_path)), BackendOptions(concurrency=rows)), requests) for rows in (1, 5, 14)
+    ]
     assert found[0] == found[1] == found[2]

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from sophia_cli import registry
-from sophia_cli.models.families import part_of
+from sophia_cli.models.families import model_part
 from sophia_cli.training.collator import Encoder
-from sophia_cli.training.examples import Row, asked
-from sophia_cli.training.logprobs import Scorer
-from sophia_cli.training.packing import packs
+from sophia_cli.training.examples import TrainExample, prompt_messages
+from sophia_cli.training.logprobs import LogprobHead
+from sophia_cli.training.packing import can_pack
 
 MOST_LATER = [FAMILIES[0], *(pytest.param(family, marks=pytest.mark.long) for family in FAMILIES[1:])]
 STEPS = ["--batch-size", "5", "--micro-batch-size", "2", "--lr", "1e-3", "--max-steps", "2"]
@@ -54,7 +54,7 @@ def moved(before: Path, after: Path, family: str) -> set[str]:
     models = [AutoModelForImageTextToText.from_pretrained(folder) for folder in (before, after)]
     weights = [dict(model.named_parameters()) for model in models]
     kind = registry.find("families", family.replace("_", "-"))
-    return {part_of(name, kind) for name in weights[0] if not torch.equal(weights[0][name], weights[1][name])}
+    return {model_part(name, kind) for name in weights[0] if not torch.equal(weights[0][name], weights[1][name])}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -62,12 +62,14 @@ def test_rows_are_encoded_together_as_alone(family: str, data: Path) -> None:
     """Rows with no, one and two images, of different lengths."""
     images = [str(row["image"]) for row in records_of(data / "kept.jsonl")]
     rows = [
-        Row(f"r{count}", asked("How many shapes? " * (count + 1), images[:count], answer, "short"), answer, 1.0)
+        TrainExample(
+            f"r{count}", prompt_messages("How many shapes? " * (count + 1), images[:count], answer, "short"), answer, 1.0
+        )
         for count, answer in ((1, "<think>\n2 and 3\n</think>\n5"), (0, "no image"), (2, "two images"), (1, "x"))
     ]
     encoder = Encoder(registry.find("families", family.replace("_", "-")).load_processor(str(data / family)), 2048)
-    together, joined = encoder.encode_all(rows)
-    alone = [encoder.encode_all([row]) for row in rows]
+    together, joined = encoder.encode_rows(rows)
+    alone = [encoder.encode_rows([row]) for row in rows]
     for ours, ((theirs,), _) in zip(together, alone, strict=True):
         assert torch.equal(ours.input_ids, theirs.input_ids) and torch.equal(ours.labels, theirs.labels)
         assert all(torch.equal(value, theirs.by_token[name]) for name, value in ours.by_token.items())
@@ -84,18 +86,23 @@ def test_packed_rows_are_scored_as_padded_ones(family: str, images: tuple[int, .
 
     files = [str(row["image"]) for row in records_of(data / "kept.jsonl")]
     rows = [
-        Row(f"r{place}", asked("How many shapes? " * (1 + place), files[:count], "", "short"), "7 " * (9 - place), 1.0)
+        TrainExample(
+            f"r{place}",
+            prompt_messages("How many shapes? " * (1 + place), files[:count], "", "short"),
+            "7 " * (9 - place),
+            1.0,
+        )
         for place, count in enumerate(images)
     ]
     policy = AutoModelForImageTextToText.from_pretrained(data / family, dtype=torch.float32)
     kind = registry.find("families", family.replace("_", "-"))
     batch = Encoder(kind.load_processor(str(data / family)), 2048).collate(rows, sees)
-    labels = [batch.pop(name) for name in ("labels", "weights", "behaviour")][0]
+    labels = [batch.pop(name) for name in ("labels", "weights", "behavior_logp")][0]
     lengths, hook = [], policy.get_input_embeddings().register_forward_hook(lambda *given: lengths.append(given[2].shape))
     found = []
     for one_behind_the_other in (False, True):
         policy.zero_grad()
-        logps = Scorer(policy, one_behind_the_other).score(policy, batch, labels)
+        logps = LogprobHead(policy, one_behind_the_other).score_batch(policy, batch, labels)
         (logps * torch.arange(1.0, 1 + logps.numel()).view_as(logps)).sum().backward()
         found.append((logps.detach(), torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])))
     hook.remove()
@@ -108,12 +115,12 @@ def test_rows_are_packed_where_the_kernel_takes_them(data: Path) -> None:
     config = AutoConfig.from_pretrained(data / "qwen3_vl")
     for kernel, takes in (("sdpa", False), ("flash_attention_2", True), ("eager", False)):
         config.get_text_config()._attn_implementation = kernel
-        assert packs(SimpleNamespace(config=config)) is takes
+        assert can_pack(SimpleNamespace(config=config)) is takes
 
 
 def test_a_tokenizer_without_padding_is_given_some(data: Path) -> None:
     processor = registry.find("families", "internvl").load_processor(str(data / "internvl"))
-    rows = [Row(str(count), asked("How many? " * count, [], "1", "short"), "1", 1.0) for count in (1, 9)]
+    rows = [TrainExample(str(count), prompt_messages("How many? " * count, [], "1", "short"), "1", 1.0) for count in (1, 9)]
     wanted = Encoder(processor, 2048).collate(rows)
     processor.tokenizer.pad_token = None
     found = Encoder(processor, 2048).collate(rows)
@@ -152,28 +159,28 @@ def test_tensors_keep_their_own_types_and_other_chat_templates_go_along(data: Pa
 def test_what_is_saved_answers_like_what_was_trained(
     family: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sophia_cli.models.aliases import resolve
+    from sophia_cli.models.aliases import resolve_model
     from sophia_cli.training import trainer
-    from sophia_cli.training.config import Settings
+    from sophia_cli.training.config import TrainConfig
     from sophia_cli.training.dataset import read_trajectories
-    from sophia_cli.training.distributed import World
+    from sophia_cli.training.distributed import DistributedContext
     from sophia_cli.training.preflight import size_rows
-    from sophia_cli.training.run_state import Plan
+    from sophia_cli.training.run_state import TrainPlan
 
     kept: list[Any] = []
     save = trainer.save_model
 
-    def catch(plan: Plan, world: World, engine: Any, policy: Any, steps: int) -> None:
+    def catch(plan: TrainPlan, world: DistributedContext, engine: Any, policy: Any, steps: int) -> None:
         kept.append(policy)
         save(plan, world, engine, policy, steps)
 
     monkeypatch.setattr(trainer, "save_model", catch)
-    model = resolve(str(data / family))
+    model = resolve_model(str(data / family))
     rows = read_trajectories([str(data / "kept.jsonl")], [], None, model, 0, lambda text: None)
-    settings = Settings("sophia", 6, 2, 1e-3, 0.05, 0.25, "tokens", 1.0, 1, 1024, 0)
-    plan = size_rows(Plan([], rows.left, model, settings, tmp_path / "out"), rows.rows, lambda text: None)
-    plan.begin(force=False)
-    trainer.fit(plan, World(), lambda told: None)
+    settings = TrainConfig("sophia", 6, 2, 1e-3, 0.05, 0.25, "tokens", 1.0, 1, 1024, 0)
+    plan = size_rows(TrainPlan([], rows.left, model, settings, tmp_path / "out"), rows.rows, lambda text: None)
+    plan.open_work_dir(force=False)
+    trainer.train_with_loss(plan, DistributedContext(), lambda told: None)
     assert answers(kept[0], data / family, plan.rows[0].row, trained=True) == answers(
         None, tmp_path / "out", plan.rows[0].row
     )
@@ -183,13 +190,13 @@ def answers(policy: Any, folder: Path, row: Any, trained: bool = False) -> list[
     """A greedy answer in bf16, with the image; `trained`: by the policy as it came out of training."""
     from transformers import AutoModelForImageTextToText
 
-    from sophia_cli.training.collator import IGNORED
+    from sophia_cli.training.collator import IGNORE_INDEX
 
     kind = registry.find("families", str(folder.name if trained else _family(folder)).replace("_", "-"))
     example = Encoder(kind.load_processor(str(folder)), 1024)
     batch = example.collate([row])
-    prompt = int((batch["labels"] == IGNORED).sum())
-    inputs = {name: v for name, v in batch.items() if name not in ("labels", "weights", "behaviour")}
+    prompt = int((batch["labels"] == IGNORE_INDEX).sum())
+    inputs = {name: v for name, v in batch.items() if name not in ("labels", "weights", "behavior_logp")}
     inputs = {
         name: v[:, :prompt] if name in ("input_ids", "attention_mask", "mm_token_type_ids") else v
         for name, v in inputs.items()

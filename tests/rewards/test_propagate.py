@@ -27,7 +27,7 @@ from sophia_cli.io.rereadable import RereadableInputs
 from sophia_cli.io.shards import Shard
 from sophia_cli.rewards import loading
 from sophia_cli.rewards.trajectory import SelectionRule
-from sophia_cli.steps.propagate import propagate
+from sophia_cli.steps.propagate import propagate_records
 
 
 @settings(max_examples=300)
@@ -333,7 +333,9 @@ def test_a_large_file_is_read_in_blocks_by_several_as_by_one(records: list[dict[
             patch.setattr("sophia_cli.rewards.loading.BLOCK_BYTES", data.draw(st.integers(60, 2000)))
             counter, output = RecordCounter(), RecordWriter("trajectory_id", None)
             out = list(
-                propagate(RereadableInputs([str(file)]), SelectionRule(alpha=0.5), Shard(), None, emit, output, counter)
+                propagate_records(
+                    RereadableInputs([str(file)]), SelectionRule(alpha=0.5), Shard(), None, emit, output, counter
+                )
             )
             found.append((out, counter.count, output.failed))
     assert found[0] == found[1]
@@ -347,7 +349,7 @@ def test_a_line_that_is_no_record_is_named_in_a_large_file_too(tmp_path: Path, m
     (tmp_path / "x.jsonl").write_text("\n".join(lines))
     with pytest.raises(InputError, match="x.jsonl:21: not a JSON object"):
         list(
-            propagate(
+            propagate_records(
                 RereadableInputs([str(tmp_path / "x.jsonl")]),
                 SelectionRule(),
                 Shard(),
@@ -399,7 +401,7 @@ def test_a_file_that_changes_between_the_passes_is_refused(tmp_path: Path) -> No
     file = tmp_path / "a.jsonl"
     for change in (lambda text: text.replace(b'"a"', b'"b"'), lambda text: text[: len(text) // 2]):
         write_lines(file, [{**row, "trajectory_tokens": 5} for row in table(*[1.0] * 2000)])
-        steps = propagate(
+        steps = propagate_records(
             RereadableInputs([str(file)]),
             SelectionRule(),
             Shard(),

@@ -14,8 +14,8 @@ from helpers.records import captions
 from helpers.vllm_stand_in import PATIENCE_SECONDS, alive, stand_in, started, wait_for
 
 from sophia_cli.inference.backend_options import BackendOptions
-from sophia_cli.models.aliases import Model, resolve
-from sophia_cli.serving.vllm_server import Server, Setup
+from sophia_cli.models.aliases import ModelRef, resolve_model
+from sophia_cli.serving.vllm_server import ServerConfig, VLLMServer
 
 TESTS = Path(__file__).parent
 REASON = ("reason", "caps.jsonl", "--llm", "m", "-n", "2", "--backend", "vllm")
@@ -119,10 +119,10 @@ def test_anothers_server_on_the_port_is_not_taken_for_ours(vllm_dir: Path) -> No
 
 def test_a_server_is_known_by_its_mark(vllm_dir: Path) -> None:
     with ChatServer() as there:
-        server = Server(Model("m", "m"), Setup(), 0, [], port=there.port)
-        assert not server.answers()
-        there.other_names.append(server.mark)
-        assert server.answers()
+        server = VLLMServer(ModelRef("m", "m"), ServerConfig(), 0, [], port=there.port)
+        assert not server.is_ready()
+        there.other_names.append(server.served_alias)
+        assert server.is_ready()
 
 
 def test_a_key_of_vllm_is_given_to_it_alone(vllm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,11 +142,11 @@ def test_where_vllm_and_a_gpu_are_it_is_the_usual_place_but_for_embedded_models(
     assert [entry["CUDA_VISIBLE_DEVICES"] for entry in started(vllm_dir)] == ["0"]
     monkeypatch.setenv("PATH", ENVIRONMENT["PATH"])
     assert (
-        BackendOptions().backend_name(resolve("tiny-reasoner")) == "hf"
-        and BackendOptions().backend_name(Model("m", "m")) == "vllm"
+        BackendOptions().backend_name(resolve_model("tiny-reasoner")) == "hf"
+        and BackendOptions().backend_name(ModelRef("m", "m")) == "vllm"
     )
     (vllm_dir / "bin" / "nvidia-smi").unlink()
-    assert BackendOptions().backend_name(Model("m", "m")) == "hf"
+    assert BackendOptions().backend_name(ModelRef("m", "m")) == "hf"
 
 
 def test_no_home_and_a_log_that_cannot_be_are_named(vllm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

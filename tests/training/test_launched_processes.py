@@ -21,13 +21,23 @@ from safetensors.torch import load_file
 
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.serving.ports import free_port
-from sophia_cli.training.config import Settings
-from sophia_cli.training.distributed import World
-from sophia_cli.training.engines import optimizer_of
-from sophia_cli.training.launcher import GPUS, LOST, ROOM, Hardware, _why, environment, hosts, joined, note_error
-from sophia_cli.training.metrics_log import Curve
-from sophia_cli.training.schedule import share
-from sophia_cli.training.zero_stage import STAGES, bytes_needed, fitting
+from sophia_cli.training.config import TrainConfig
+from sophia_cli.training.distributed import DistributedContext
+from sophia_cli.training.engines import make_optimizer
+from sophia_cli.training.launcher import (
+    ERROR_SLOT_BYTES,
+    GPUS_VARIABLE,
+    LOST_PATTERN,
+    HardwareOptions,
+    _failure_reason,
+    joined_context,
+    note_error,
+    process_environment,
+    read_hostfile,
+)
+from sophia_cli.training.metrics_log import MetricsLog
+from sophia_cli.training.schedule import share_batch
+from sophia_cli.training.zero_stage import STAGES, bytes_needed, first_fitting_stage
 
 
 @pytest.fixture(scope="module")
@@ -219,24 +229,26 @@ def test_a_process_that_dies_ends_the_run_with_one_line(data: Path, tmp_path: Pa
 def test_why_training_processes_ended_is_said_in_one_line(tmp_path: Path) -> None:
     """The first reason that one of them left, unless one was killed; room for reasons was taken beforehand."""
     errors = tmp_path / "errors"
-    errors.write_bytes(b"\n" * ROOM * 3)
+    errors.write_bytes(b"\n" * ERROR_SLOT_BYTES * 3)
     before = errors.stat()
-    assert _why("a\nssh: connect to host node-1: refused\n\n", errors).endswith(
+    assert _failure_reason("a\nssh: connect to host node-1: refused\n\n", errors).endswith(
         "ended: ssh: connect to host node-1: refused"
     )
-    assert "killed (signal 9)" in _why("['python'] exits with return code = -9\n", errors)
+    assert "killed (signal 9)" in _failure_reason("['python'] exits with return code = -9\n", errors)
     note_error(tmp_path, 1, "RuntimeError: Read error [127.0.0.1]:4711: Connection reset by peer")
-    assert "a training process was killed; type the command again" in _why("Traceback", errors)
+    assert "a training process was killed; type the command again" in _failure_reason("Traceback", errors)
     unread = "w1/c0/t0: image does not open: image http://a/b.png cannot be read (Connection refused), unlike before"
     taken = "DistNetworkError: The server socket has failed to listen on any local network address. port: 29500, EADDRINUSE"
     full = "DistBackendError: NCCL error: System call (e.g. socket, malloc) failed. Last error: No space left on device (28)"
-    assert not any(LOST.match(reason) for reason in (unread, taken, full))  # reasons of their own
-    assert LOST.match("DistNetworkError: Failed to recv, got 0 bytes. Connection was likely closed. Did the remote crash?")
+    assert not any(LOST_PATTERN.match(reason) for reason in (unread, taken, full))  # reasons of their own
+    assert LOST_PATTERN.match(
+        "DistNetworkError: Failed to recv, got 0 bytes. Connection was likely closed. Did the remote crash?"
+    )
     note_error(tmp_path, 2, "step-4: cannot be written\n(No space left on device)")
     note_error(tmp_path, 0, "peer is gone" * 100)
     after = errors.stat()
     assert (after.st_size, after.st_blocks) == (before.st_size, before.st_blocks)
-    assert _why("Traceback", errors) == "step-4: cannot be written (No space left on device)"
+    assert _failure_reason("Traceback", errors) == "step-4: cannot be written (No space left on device)"
 
 
 def test_a_launcher_that_dies_is_no_trained_model(data: Path, tmp_path: Path) -> None:
@@ -323,13 +335,13 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(whole: Path, tmp_path: Path
 def test_hostfiles(tmp_path: Path) -> None:
     file = tmp_path / "hosts"
     file.write_text("# nodes\nnode-0 slots=8\n\nnode-1 slots=4  # half\n")
-    assert hosts(file) == [("node-0", 8), ("node-1", 4)]
+    assert read_hostfile(file) == [("node-0", 8), ("node-1", 4)]
     for text, line in (("node-0\n", 1), ("a slots=8\nb slots=x\n", 2), ("a slots=0\n", 1)):
         file.write_text(text)
         with pytest.raises(UsageError, match=f"hosts:{line}: "):
-            hosts(file)
+            read_hostfile(file)
     with pytest.raises(UsageError, match="cannot be read"):
-        hosts(tmp_path / "none")
+        read_hostfile(tmp_path / "none")
 
 
 def test_srun_makes_ranks_and_a_batch_script_alone_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,35 +350,38 @@ def test_srun_makes_ranks_and_a_batch_script_alone_does_not(monkeypatch: pytest.
         monkeypatch.setenv(name, "")  # so that what `joined` sets is taken back
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
-    assert joined(Hardware()) is None
+    assert joined_context(HardwareOptions()) is None
     monkeypatch.setenv("SLURM_STEP_ID", "0")
     with pytest.raises(UsageError, match="MASTER_ADDR"):
-        joined(Hardware())
+        joined_context(HardwareOptions())
     monkeypatch.setenv("MASTER_ADDR", "node-0")
-    assert joined(Hardware()) == World(3, 8, 1)
+    assert joined_context(HardwareOptions()) == DistributedContext(3, 8, 1)
     with pytest.raises(UsageError, match="--cpu-ranks"):
-        joined(Hardware(cpu_ranks=2))
+        joined_context(HardwareOptions(cpu_ranks=2))
 
 
 def test_ranks_get_the_gpus_that_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    assert environment(Hardware())[GPUS] == "2,3" and environment(Hardware(["4", "6"]))[GPUS] == "4,6"
-    assert GPUS not in environment(Hardware(hostfile=Path("hosts")))
+    assert (
+        process_environment(HardwareOptions())[GPUS_VARIABLE] == "2,3"
+        and process_environment(HardwareOptions(["4", "6"]))[GPUS_VARIABLE] == "4,6"
+    )
+    assert GPUS_VARIABLE not in process_environment(HardwareOptions(hostfile=Path("hosts")))
 
 
 def test_figures_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
-    curve = Curve(tmp_path, 0, World())
+    curve = MetricsLog(tmp_path, 0, DistributedContext())
     curve.file.unlink()
     curve.file.mkdir()
     with pytest.raises(SophiaError, match="type the command again"):
-        curve.add({"step": 1})
+        curve.add_update({"step": 1})
 
 
 def test_matrices_decay_and_vectors_do_not() -> None:
     policy = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2), torch.nn.Linear(2, 1))
     policy[2].weight.requires_grad_(False)
-    groups = optimizer_of(
-        policy, Settings("sft", 1, 1, 1e-3, 0.1, 0.1, "tokens", 1, None, 8, 0), torch.device("cpu")
+    groups = make_optimizer(
+        policy, TrainConfig("sft", 1, 1, 1e-3, 0.1, 0.1, "tokens", 1, None, 8, 0), torch.device("cpu")
     ).param_groups
     shapes = {group["weight_decay"]: sorted(tuple(each.shape) for each in group["params"]) for group in groups}
     assert shapes == {0.1: [(2, 3)], 0.0: [(1,), (2,), (2,), (2,)]}
@@ -374,7 +389,7 @@ def test_matrices_decay_and_vectors_do_not() -> None:
 
 def test_rows_are_dealt_out_longest_first() -> None:
     lengths = [5, 9, 1, 7, 3]
-    first, second = (share(range(5), lengths, 2, rank, 2) for rank in (0, 1))
+    first, second = (share_batch(range(5), lengths, 2, rank, 2) for rank in (0, 1))
     assert [part.rows for part in first] == [[1, 3], [2]] and [part.rows for part in second] == [[0, 4], [2]]
     assert [part.filler for part in (*first, *second)] == [False, False, False, True]
 
@@ -382,12 +397,12 @@ def test_rows_are_dealt_out_longest_first() -> None:
 def test_the_stage_that_fits_is_chosen() -> None:
     """An 8B model whose vision tower is still, on GPUs of 80 GB."""
     gpu, weights, trained = 80 * 10**9, 8 * 10**9, 76 * 10**8
-    stages = [fitting(weights, trained, processes, gpu) for processes in (1, 2, 4, 8, 64)]
+    stages = [first_fitting_stage(weights, trained, processes, gpu) for processes in (1, 2, 4, 8, 64)]
     assert stages == ["zero3-offload", "zero3-offload", "zero1", "zero1", "zero1"]
-    assert [fitting(weights, trained, processes, gpu) for processes in (3, 8)] == ["zero2", "zero1"]
-    assert fitting(38 * 10**9, 32 * 10**9, 16, gpu) == "zero3"
+    assert [first_fitting_stage(weights, trained, processes, gpu) for processes in (3, 8)] == ["zero2", "zero1"]
+    assert first_fitting_stage(38 * 10**9, 32 * 10**9, 16, gpu) == "zero3"
     with pytest.raises(UsageError, match="--lora-rank"):
-        fitting(72 * 10**9, 72 * 10**9, 2, gpu)
+        first_fitting_stage(72 * 10**9, 72 * 10**9, 2, gpu)
 
 
 @pytest.mark.parametrize("stage", ["none", *STAGES])

@@ -17,18 +17,18 @@ from safetensors.torch import load_file
 
 from sophia_cli.errors import SophiaError
 from sophia_cli.io.shards import Shard
-from sophia_cli.models.aliases import resolve
+from sophia_cli.models.aliases import resolve_model
 from sophia_cli.objectives import grpo, mpo
 from sophia_cli.rewards.trajectory import SelectionRule
-from sophia_cli.training.collator import IGNORED, Encoder
-from sophia_cli.training.config import Settings
-from sophia_cli.training.dataset import Data, read_pairs, read_questions
-from sophia_cli.training.distributed import World
-from sophia_cli.training.examples import Row
-from sophia_cli.training.model import encoder_of, load_policy
+from sophia_cli.training.collator import IGNORE_INDEX, Encoder
+from sophia_cli.training.config import TrainConfig
+from sophia_cli.training.dataset import TrainingData, read_pairs, read_questions
+from sophia_cli.training.distributed import DistributedContext
+from sophia_cli.training.examples import TrainExample
+from sophia_cli.training.model import load_policy, make_encoder
 from sophia_cli.training.preflight import size_rows
-from sophia_cli.training.run_state import Plan, references
-from sophia_cli.training.trl_trainer import arguments
+from sophia_cli.training.run_state import TrainPlan, reference_count
+from sophia_cli.training.trl_trainer import trainer_arguments
 
 PAIRS = ["--objective", "mpo", "--batch-size", "2", "--micro-batch-size", "1", "--lr", "1e-4", "--max-steps", "5"]
 QUESTIONS = ["--objective", "grpo", "--batch-size", "2", "--micro-batch-size", "4", "--lr", "1e-4", "--max-steps", "5"]
@@ -51,17 +51,17 @@ def data(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def plan_of(found: Data, objective: str, out: Path) -> Plan:
-    settings = Settings(objective, 2, 2, 1e-4, 0.05, 0.25, "tokens", 1.0, None, 1024, 0, rollouts=4, max_tokens=16)
-    return size_rows(Plan([], found.left, resolve("tiny-vlm"), settings, out), found.rows, lambda text: None)
+def plan_of(found: TrainingData, objective: str, out: Path) -> TrainPlan:
+    settings = TrainConfig(objective, 2, 2, 1e-4, 0.05, 0.25, "tokens", 1.0, None, 1024, 0, rollouts=4, max_tokens=16)
+    return size_rows(TrainPlan([], found.left, resolve_model("tiny-vlm"), settings, out), found.rows, lambda text: None)
 
 
-def log_probability(model: Any, encoder: Encoder, row: Row) -> torch.Tensor:
+def log_probability(model: Any, encoder: Encoder, row: TrainExample) -> torch.Tensor:
     """log π(y) of a row's answer, token by token from whole logits."""
-    ((example,), by_image) = encoder.encode_all([row])
+    ((example,), by_image) = encoder.encode_rows([row])
     inputs = {name: value[None] for name, value in {"input_ids": example.input_ids, **example.by_token}.items()}
     logits = model(**inputs, **by_image).logits[0].log_softmax(-1)
-    places = (example.labels != IGNORED).nonzero()[:, 0]
+    places = (example.labels != IGNORE_INDEX).nonzero()[:, 0]
     return torch.stack([logits[place - 1, example.labels[place]] for place in places]).sum()
 
 
@@ -69,11 +69,11 @@ def test_mpo_is_its_equation(data: Path, tmp_path: Path) -> None:
     """0.8 sigmoid, 0.2 BCO and the right answers' likelihood, of a policy that has moved away from its reference."""
     from transformers import AutoModelForImageTextToText
 
-    model = resolve("tiny-vlm")
+    model = resolve_model("tiny-vlm")
     found = read_pairs([str(data / "kept.jsonl")], SelectionRule(), 1, model, lambda text: None, Shard(), None)
     plan = plan_of(found, "mpo", tmp_path / "out")
-    encoder, policy = encoder_of(plan), load_policy(plan, torch.device("cpu"), bf16=False)
-    trainer = mpo.trainer(plan, policy, encoder, arguments(plan, World(), None))
+    encoder, policy = make_encoder(plan), load_policy(plan, torch.device("cpu"), bf16=False)
+    trainer = mpo.make_trainer(plan, policy, encoder, trainer_arguments(plan, DistributedContext(), None))
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in policy.parameters():
@@ -83,24 +83,24 @@ def test_mpo_is_its_equation(data: Path, tmp_path: Path) -> None:
     moved.load_state_dict(policy.state_dict())
     parts, supervised, tokens = [], 0.0, 0
     for sized in plan.rows[:2]:
-        wrong = Row("", sized.row.messages, str(sized.row.rejected), 1.0)
+        wrong = TrainExample("", sized.row.messages, str(sized.row.rejected), 1.0)
         with torch.no_grad():
             likely = log_probability(moved, encoder, sized.row)
             up = mpo.BETA * (likely - log_probability(base, encoder, sized.row))
             down = mpo.BETA * (log_probability(moved, encoder, wrong) - log_probability(base, encoder, wrong))
         sigmoid, pulled = (torch.nn.functional.logsigmoid(v).item() for v in (up - down, up))
         parts.append(-0.8 * sigmoid - 0.2 * (pulled + torch.nn.functional.logsigmoid(-down).item()))
-        supervised, tokens = supervised - likely.item(), tokens + encoder.encode(sized.row).supervised
+        supervised, tokens = supervised - likely.item(), tokens + encoder.encode_row(sized.row).supervised_tokens
         assert abs((up - down).item()) > 0.01
     assert loss == pytest.approx(sum(parts) / 2 + supervised / tokens, rel=1e-4)
 
 
 def test_what_teaches_nothing_counts_nowhere(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A group all right, one mixed and one that nobody could grade: the mixed one alone keeps its tokens."""
-    found = read_questions([str(data / "kept.jsonl")], resolve("tiny-vlm"), Shard(), None)
+    found = read_questions([str(data / "kept.jsonl")], resolve_model("tiny-vlm"), Shard(), None)
     plan = plan_of(found, "grpo", tmp_path / "out")
     policy = load_policy(plan, torch.device("cpu"), bf16=False)
-    trainer = grpo.trainer(plan, policy, encoder_of(plan), arguments(plan, World(), None))
+    trainer = grpo.make_trainer(plan, policy, make_encoder(plan), trainer_arguments(plan, DistributedContext(), None))
     rewards = iter([1.0] * 4 + [0.0, 1.0, 0.0, 0.0] + [None] * 4)
     monkeypatch.setattr(grpo, "verify", lambda *given, **more: SimpleNamespace(reward=next(rewards)))
     inputs = [trainer.train_dataset[question] for question in range(3) for _ in range(4)]
@@ -118,24 +118,28 @@ def test_an_image_that_vanishes_is_named(objective: str, data: Path, tmp_path: P
     shutil.copy(records_of(data / "kept.jsonl")[0]["image"], tmp_path / "image.png")
     rows = [{**row, "image": str(tmp_path / "image.png")} for row in records_of(data / "kept.jsonl")]
     write_lines(tmp_path / "kept.jsonl", rows)
-    model, file = resolve("tiny-vlm"), [str(tmp_path / "kept.jsonl")]
+    model, file = resolve_model("tiny-vlm"), [str(tmp_path / "kept.jsonl")]
     if objective == "mpo":
         found = read_pairs(file, SelectionRule(), 1, model, lambda text: None, Shard(), None)
     else:
         found = read_questions(file, model, Shard(), None)
     plan = plan_of(found, objective, tmp_path / "out")
     policy = load_policy(plan, torch.device("cpu"), bf16=False)
-    made = {"mpo": mpo, "grpo": grpo}[objective].trainer(plan, policy, encoder_of(plan), arguments(plan, World(), None))
+    made = {"mpo": mpo, "grpo": grpo}[objective].make_trainer(
+        plan, policy, make_encoder(plan), trainer_arguments(plan, DistributedContext(), None)
+    )
     (tmp_path / "image.png").unlink()
     with pytest.raises(SophiaError, match="^w11-.*unlike before the training"):
         made.data_collator([made.train_dataset[0]])
 
 
 def test_mpo_alone_holds_a_second_model(data: Path, tmp_path: Path) -> None:
-    found = read_pairs([str(data / "kept.jsonl")], SelectionRule(), 1, resolve("tiny-vlm"), lambda text: None, Shard(), None)
+    found = read_pairs(
+        [str(data / "kept.jsonl")], SelectionRule(), 1, resolve_model("tiny-vlm"), lambda text: None, Shard(), None
+    )
     plan = plan_of(found, "mpo", tmp_path / "out")
     held = [
-        references(replace(plan, settings=replace(plan.settings, **asked)))
+        reference_count(replace(plan, settings=replace(plan.config, **asked)))
         for asked in ({}, {"lora_rank": 4}, {"objective": "sophia"}, {"objective": "grpo"})
     ]
     assert held == [1, 0, 0, 0]

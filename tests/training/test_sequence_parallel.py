@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sophia_cli.errors import UsageError
-from sophia_cli.training.collator import IGNORED
-from sophia_cli.training.sequence_parallel import Ulysses, refuse_unfit_heads
+from sophia_cli.training.collator import IGNORE_INDEX
+from sophia_cli.training.sequence_parallel import SequenceParallel, check_heads
 
 STEPS = ["--batch-size", "5", "--micro-batch-size", "2", "--lr", "1e-3", "--max-steps", "5"]
 LATER = pytest.mark.long
@@ -66,10 +66,10 @@ def test_processes_that_share_rows_train_the_model_that_one_does(
         assert ours["log_ratio"] == pytest.approx(theirs["log_ratio"], rel=1e-3)  # each trajectory once
 
 
-def place(number: int, ways: int) -> Ulysses:
+def place(number: int, ways: int) -> SequenceParallel:
     """One of several processes, without the others."""
-    made = Ulysses.__new__(Ulysses)
-    made.place, made.ways = number, ways
+    made = SequenceParallel.__new__(SequenceParallel)
+    made.sp_rank, made.sp_size = number, ways
     return made
 
 
@@ -77,11 +77,11 @@ def place(number: int, ways: int) -> Ulysses:
 def test_stretches_are_the_row_and_each_token_predicts_the_one_behind_it(length: int, ways: int, rows: int) -> None:
     labels = torch.arange(rows * length).view(rows, length) + 1
     places = [place(number, ways) for number in range(ways)]
-    joined = torch.cat([each.part(labels, fill=-5) for each in places], 1)
+    joined = torch.cat([each.slice_tokens(labels, fill=-5) for each in places], 1)
     assert torch.equal(joined[:, :length], labels) and (joined[:, length:] == -5).all()
     assert joined.shape[1] % ways == 0 and joined.shape[1] < length + ways
-    behind = torch.cat([each.labels(labels)[:, 1:] for each in places], 1)
-    assert torch.equal(behind[:, : length - 1], labels[:, 1:]) and (behind[:, length - 1 :] == IGNORED).all()
+    behind = torch.cat([each.slice_labels(labels)[:, 1:] for each in places], 1)
+    assert torch.equal(behind[:, : length - 1], labels[:, 1:]) and (behind[:, length - 1 :] == IGNORE_INDEX).all()
 
 
 @given(length=st.integers(2, 40), ways=st.integers(2, 4), seed=st.integers(0, 99))
@@ -92,8 +92,8 @@ def test_what_qwen3_adds_to_image_tokens_stays_with_them(length: int, ways: int,
     inputs = {"inputs_embeds": torch.zeros(2, length, 1), "visual_pos_masks": visual, "deepstack_visual_embeds": [values]}
     found = torch.full((2, length + ways), -1)
     for each in (place(number, ways) for number in range(ways)):
-        _, cut = each._cut(None, (), dict(inputs))
-        mask, first = cut["visual_pos_masks"], each.place * cut["visual_pos_masks"].shape[1]
+        _, cut = each._slice_inputs(None, (), dict(inputs))
+        mask, first = cut["visual_pos_masks"], each.sp_rank * cut["visual_pos_masks"].shape[1]
         found[:, first : first + mask.shape[1]][mask] = cut["deepstack_visual_embeds"][0]
         assert cut["attention_mask"] is None and cut["position_ids"][0, 0] == first
     assert torch.equal(found[:, :length][visual], values) and (found[:, :length][~visual] == -1).all()
@@ -159,4 +159,4 @@ def test_what_cannot_be_dealt_out_is_refused(options: list[str], said: str, data
 def test_attention_that_looks_back_a_part_is_refused() -> None:
     config = SimpleNamespace(num_attention_heads=4, num_key_value_heads=4, layer_types=["sliding_attention"])
     with pytest.raises(UsageError, match="looks back"):
-        refuse_unfit_heads(config, 2)
+        check_heads(config, 2)

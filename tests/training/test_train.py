@@ -21,37 +21,37 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from sophia_cli.errors import RecordError, SophiaError
-from sophia_cli.models.aliases import resolve
+from sophia_cli.models.aliases import resolve_model
 from sophia_cli.models.families import internvl
 from sophia_cli.objectives import sft, truncated
 from sophia_cli.objectives import sophia as sophia_objective
 from sophia_cli.records import Record
 from sophia_cli.training import model, time_estimate
 from sophia_cli.training import trainer as fitting
-from sophia_cli.training.collator import IGNORED, Encoder, _after
-from sophia_cli.training.config import Settings
-from sophia_cli.training.distributed import World
-from sophia_cli.training.examples import Row, asked, mixed_row, tags_balance
+from sophia_cli.training.collator import IGNORE_INDEX, Encoder, answer_after_prompt
+from sophia_cli.training.config import TrainConfig
+from sophia_cli.training.distributed import DistributedContext
+from sophia_cli.training.examples import TrainExample, mixed_row, prompt_messages, tags_balance
 from sophia_cli.training.logprobs import log_probabilities
-from sophia_cli.training.loss_inputs import Scored
+from sophia_cli.training.loss_inputs import LossInputs
 from sophia_cli.training.preflight import size_rows
-from sophia_cli.training.run_state import Plan, Sized
+from sophia_cli.training.run_state import SizedExample, TrainPlan
 from sophia_cli.training.save import save_model
-from sophia_cli.training.schedule import learning_rate, share, updates, whole_updates
+from sophia_cli.training.schedule import full_updates, learning_rate, share_batch, shuffle_updates
 
 TRACE = "<think>\nI see red circle 3.\n</think>\nThe answer is \\boxed{3}."
 
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return Encoder(internvl.load_processor(resolve("tiny-vlm").path), 1024)
+    return Encoder(internvl.load_processor(resolve_model("tiny-vlm").path), 1024)
 
 
 def naive_gradient(records: list[dict[str, Any]], normalize_by: str) -> dict[str, torch.Tensor]:
     """Eq. 7 written naively: one row at a time, log-softmax over the vocabulary, a sum, one division at the end."""
     from transformers import AutoModelForImageTextToText
 
-    model = resolve("tiny-vlm")
+    model = resolve_model("tiny-vlm")
     model = AutoModelForImageTextToText.from_pretrained(model.path, dtype=torch.float32).train()
     for name, parameter in model.named_parameters():
         parameter.requires_grad = "vision_tower" not in name and "multi_modal_projector" not in name
@@ -91,27 +91,27 @@ def test_the_gradient_of_a_step_is_autograds_of_the_naive_loss_for_any_split(
     from sophia_cli.training import engines
     from sophia_cli.training.dataset import read_trajectories
     from sophia_cli.training.preflight import size_rows
-    from sophia_cli.training.run_state import Plan
-    from sophia_cli.training.trainer import fit
+    from sophia_cli.training.run_state import TrainPlan
+    from sophia_cli.training.trainer import train_with_loss
 
     records = kept_records(lab)
     wanted = naive_gradient(records, normalize_by)
     seen: dict[str, torch.Tensor] = {}
 
-    def catch(engine: engines.Plain, rate: float) -> float:
+    def catch(engine: engines.DDPEngine, rate: float) -> float:
         parameters = engine.policy.named_parameters()
         seen.update({name: p.grad.clone() for name, p in parameters if p.grad is not None})
         return 0.0
 
-    monkeypatch.setattr(engines.Plain, "step", catch)
+    monkeypatch.setattr(engines.DDPEngine, "step", catch)
     monkeypatch.setattr("sophia_cli.training.logprobs.BLOCK", 3000)  # twenty tokens at a time
-    asked_for = Settings("sophia", 6, micro, 1e-3, 0.05, 0.25, normalize_by, 1.0, 1, 1024, 0)
+    asked_for = TrainConfig("sophia", 6, micro, 1e-3, 0.05, 0.25, normalize_by, 1.0, 1, 1024, 0)
     write_lines(tmp_path / "kept.jsonl", records)
-    model = resolve("tiny-vlm")
+    model = resolve_model("tiny-vlm")
     data = read_trajectories([str(tmp_path / "kept.jsonl")], [], None, model, 0, lambda text: None)
-    plan = size_rows(Plan([], data.left, model, asked_for, tmp_path / "out"), data.rows, lambda text: None)
-    plan.begin(force=False)
-    fit(plan, World(), lambda fields: None)
+    plan = size_rows(TrainPlan([], data.left, model, asked_for, tmp_path / "out"), data.rows, lambda text: None)
+    plan.open_work_dir(force=False)
+    train_with_loss(plan, DistributedContext(), lambda fields: None)
     assert set(seen) == set(wanted)
     for name, gradient in wanted.items():
         assert (seen[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-9, name
@@ -119,18 +119,21 @@ def test_the_gradient_of_a_step_is_autograds_of_the_naive_loss_for_any_split(
 
 def test_the_objectives_are_the_equations() -> None:
     logps, mask = torch.tensor([[-1.0, -2.0, -4.0], [-3.0, -5.0, -7.0]]), torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
-    weights, behaviour = torch.tensor([2.0, 0.5]), torch.tensor([-2.0, math.nan])
-    scored = Scored(logps, mask, weights, behaviour, 4)
+    weights, behavior_logp = torch.tensor([2.0, 0.5]), torch.tensor([-2.0, math.nan])
+    scored = LossInputs(logps, mask, weights, behavior_logp, 4)
     assert sophia_objective.loss(scored).item() == pytest.approx((2 * 3 + 0.5 * 12) / 4)
     assert sft.loss(scored).item() == pytest.approx((3 + 12) / 4)
     ratio = math.exp((-3 + 2) / 2)
     assert truncated.loss(scored).item() == pytest.approx((2 * ratio * 3 + 0.5 * 12) / 4)
-    assert truncated.ratios(scored._replace(behaviour_B=torch.tensor([-9.0, -12.0]))).tolist() == [truncated.MOST, 1.0]
+    assert truncated.truncated_ratios(scored._replace(behavior_logp_B=torch.tensor([-9.0, -12.0]))).tolist() == [
+        truncated.MAX_RATIO,
+        1.0,
+    ]
 
 
 def test_importance_ratios_are_constants_to_the_gradient() -> None:
     logps = torch.tensor([[-1.0, -2.0]], requires_grad=True)
-    truncated.loss(Scored(logps, torch.ones(1, 2), torch.ones(1), torch.tensor([-2.0]), 1)).backward()
+    truncated.loss(LossInputs(logps, torch.ones(1, 2), torch.ones(1), torch.tensor([-2.0]), 1)).backward()
     assert logps.grad is not None
     assert logps.grad.tolist() == [[pytest.approx(-math.exp(-0.5))] * 2]
 
@@ -143,10 +146,10 @@ def test_log_probabilities_in_blocks_are_those_of_all_logits(seed: int, block: i
     hidden = torch.randn(2, 6, 5, generator=draw, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(7, 5, generator=draw, dtype=torch.float64, requires_grad=True)
     labels = torch.randint(0, 7, (2, 6), generator=draw)
-    labels[torch.rand(2, 6, generator=draw) < (0.5 if some else 0.0)] = IGNORED
+    labels[torch.rand(2, 6, generator=draw) < (0.5 if some else 0.0)] = IGNORE_INDEX
     out = torch.randn(2, 5, generator=draw, dtype=torch.float64)
     wanted = torch.log_softmax(hidden @ weight.T, -1)[:, :-1].gather(2, labels[:, 1:, None].clamp(min=0))[..., 0]
-    wanted = wanted * (labels[:, 1:] != IGNORED)
+    wanted = wanted * (labels[:, 1:] != IGNORE_INDEX)
     by_hand = torch.autograd.grad((wanted * out).sum(), (hidden, weight))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sophia_cli.training.logprobs.BLOCK", block)
@@ -162,10 +165,10 @@ def test_every_row_of_an_epoch_is_in_one_micro_batch_of_one_process(
     count: int, batch: int, micro: int, size: int, seed: int
 ) -> None:
     lengths = [Random(seed + row).randrange(9) for row in range(count)]
-    steps = updates(count, batch, 1.0, None, seed)
+    steps = shuffle_updates(count, batch, 1.0, None, seed)
     assert sorted(row for step in steps for row in step) == list(range(count))
     for step in steps:
-        shares = [share(step, lengths, micro, rank, size) for rank in range(size)]
+        shares = [share_batch(step, lengths, micro, rank, size) for rank in range(size)]
         assert len({len(parts) for parts in shares}) == 1
         assert sorted(row for parts in shares for part in parts if not part.filler for row in part.rows) == sorted(step)
         assert all(1 <= len(part.rows) <= micro for parts in shares for part in parts)
@@ -180,9 +183,9 @@ def test_the_learning_rate_is_a_cosine_that_ends_at_its_share() -> None:
 
 def test_only_the_answer_and_its_end_token_are_supervised(encoder: Encoder, lab: Path) -> None:
     record = kept_records(lab)[0]
-    row = Row("x", asked(record["question"], [record["image"]], TRACE, "short"), TRACE, 1.0)
-    example = encoder.encode(row)
-    supervised = example.labels[example.labels != IGNORED]
+    row = TrainExample("x", prompt_messages(record["question"], [record["image"]], TRACE, "short"), TRACE, 1.0)
+    example = encoder.encode_row(row)
+    supervised = example.labels[example.labels != IGNORE_INDEX]
     assert encoder.tokenizer.decode(supervised) == TRACE + "<|im_end|>"
     shown = encoder.tokenizer.decode(example.input_ids)
     assert shown.count("<IMG_CONTEXT>") == 9 and "Think step by step" in shown
@@ -190,8 +193,8 @@ def test_only_the_answer_and_its_end_token_are_supervised(encoder: Encoder, lab:
 
 
 def test_the_slow_thinking_prompt_goes_with_thinking_alone() -> None:
-    assert [message["role"] for message in asked("q", [], TRACE, "short")] == ["system", "user"]
-    assert [message["role"] for message in asked("q", [], "The answer is 3.", "short")] == ["user"]
+    assert [message["role"] for message in prompt_messages("q", [], TRACE, "short")] == ["system", "user"]
+    assert [message["role"] for message in prompt_messages("q", [], "The answer is 3.", "short")] == ["user"]
 
 
 @pytest.mark.parametrize(
@@ -238,7 +241,7 @@ def test_training_moves_the_language_model_alone_and_saves_a_whole_folder(lab: P
     assert [metric["step"] for metric in metrics[:-1]] == [1, 2, 3]
     assert metrics[-1]["model"] == "runs/out" and metrics[2]["loss"] < metrics[0]["loss"]
     assert metrics[2]["learning_rate"] >= 0.25e-3
-    base, out = Path(resolve("tiny-vlm").path), tmp_path / "runs/out"
+    base, out = Path(resolve_model("tiny-vlm").path), tmp_path / "runs/out"
     before, after = load_file(base / "model.safetensors"), load_file(out / "model.safetensors")
     assert {name: (tensor.shape, tensor.dtype) for name, tensor in before.items()} == {
         n: (t.shape, t.dtype) for n, t in after.items()
@@ -389,10 +392,10 @@ def test_what_is_not_there_or_no_number_is_refused(options: list[str], lab: Path
 
 def test_an_answer_follows_what_the_template_has_opened() -> None:
     opened = "…<|im_start|>assistant\n<think>\n"
-    assert _after("…assistant\n", TRACE) == TRACE
-    assert _after(opened, "\n <think>\nso\n</think>\n2") == "so\n</think>\n2"
-    assert _after(opened, "2") == "\n</think>\n\n2", "else it would learn a thinking that never closes"
-    assert _after(opened, "") == ""
+    assert answer_after_prompt("…assistant\n", TRACE) == TRACE
+    assert answer_after_prompt(opened, "\n <think>\nso\n</think>\n2") == "so\n</think>\n2"
+    assert answer_after_prompt(opened, "2") == "\n</think>\n\n2", "else it would learn a thinking that never closes"
+    assert answer_after_prompt(opened, "") == ""
 
 
 def test_the_same_seed_trains_the_same_model(lab: Path, tmp_path: Path) -> None:
@@ -423,17 +426,19 @@ def test_the_plan_is_shown_before_anything_is_trained(lab: Path, tmp_path: Path)
 def test_the_time_that_a_run_may_take(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its FLOPs by the speed of this machine and its processes; a row of twice the tokens takes a bit more than twice."""
     monkeypatch.setattr(time_estimate, "matrix_speed", lambda device: 1e9)
-    model = resolve("tiny-vlm")
-    settings = Settings("sft", 2, 1, 1e-3, 0.0, 1.0, "tokens", 1.0, None, 1024, 0)
-    row = Row("r", [], "x", 1.0)
+    model = resolve_model("tiny-vlm")
+    settings = TrainConfig("sft", 2, 1, 1e-3, 0.0, 1.0, "tokens", 1.0, None, 1024, 0)
+    row = TrainExample("r", [], "x", 1.0)
 
     def seconds(tokens: int, rows: int = 4, processes: int = 1, epochs: float = 1.0) -> float:
-        plan = Plan([Sized(row, tokens, 1)] * rows, {}, model, replace(settings, epochs=epochs), tmp_path)
+        plan = TrainPlan([SizedExample(row, tokens, 1)] * rows, {}, model, replace(settings, epochs=epochs), tmp_path)
         return time_estimate.estimated_seconds(plan, 1000, 500, processes, cuda=False) or 0.0
 
     text = AutoConfig.from_pretrained(model.path).get_text_config()
     attention = 12 * text.num_hidden_layers * text.hidden_size * 10_000
-    assert seconds(100) == pytest.approx(4 * (100 * (4 * 1000 + 2 * 500) + attention) / (time_estimate.REACHED * 1e9))
+    assert seconds(100) == pytest.approx(
+        4 * (100 * (4 * 1000 + 2 * 500) + attention) / (time_estimate.EXPECTED_UTILIZATION * 1e9)
+    )
     assert seconds(100, rows=8) == pytest.approx(seconds(100, epochs=2.0)) == pytest.approx(2 * seconds(100))
     assert 2 * seconds(100) < seconds(200) < 4 * seconds(100)
     assert seconds(100, processes=2) == pytest.approx(seconds(100) / 2)
@@ -441,10 +446,10 @@ def test_the_time_that_a_run_may_take(lab: Path, tmp_path: Path, monkeypatch: py
 
 def passes_of_a_run(out: Path) -> tuple[list[int], list[dict[str, Any]]]:
     """One update on four rows of different lengths, two at a time: rows of each forward pass as the model sees them."""
-    settings = Settings("sft", 4, 2, 1e-3, 0.0, 1.0, "tokens", 1.0, 1, 1024, 0)
-    rows = [Row(str(n), [{"role": "user", "content": "1 + " * n + "1?"}], "2 " * (1 + n), 1.0) for n in range(4)]
-    plan = size_rows(Plan([], {}, resolve("tiny-vlm"), settings, out), rows, lambda text: None)
-    plan.draft.mkdir()
+    settings = TrainConfig("sft", 4, 2, 1e-3, 0.0, 1.0, "tokens", 1.0, 1, 1024, 0)
+    rows = [TrainExample(str(n), [{"role": "user", "content": "1 + " * n + "1?"}], "2 " * (1 + n), 1.0) for n in range(4)]
+    plan = size_rows(TrainPlan([], {}, resolve_model("tiny-vlm"), settings, out), rows, lambda text: None)
+    plan.work_dir.mkdir()
     passes: list[int] = []
     told: list[dict[str, Any]] = []
 
@@ -454,7 +459,7 @@ def passes_of_a_run(out: Path) -> tuple[list[int], list[dict[str, Any]]]:
 
     hook = register_module_forward_pre_hook(note)
     try:
-        fitting.fit(plan, World(), told.append)
+        fitting.train_with_loss(plan, DistributedContext(), told.append)
     finally:
         hook.remove()
     return passes, told
@@ -487,8 +492,8 @@ def test_flash_attention_is_used_where_it_can_be_loaded(
 
     monkeypatch.setattr(model, "has_flash_attention", lambda: True)
     monkeypatch.setattr(model, "AutoModelForImageTextToText", SimpleNamespace(from_pretrained=loaded))
-    settings = Settings(objective, 4, 2, 1e-3, 0.0, 1.0, "tokens", 1.0, 1, 1024, 0)
-    plan = Plan([], {}, resolve("tiny-vlm"), settings, tmp_path)
+    settings = TrainConfig(objective, 4, 2, 1e-3, 0.0, 1.0, "tokens", 1.0, 1, 1024, 0)
+    plan = TrainPlan([], {}, resolve_model("tiny-vlm"), settings, tmp_path)
     model.load_policy(plan, torch.device("cpu"), bf16=True)
     model.load_policy(plan, torch.device("cpu"), bf16=False)
     assert asked == [kernel, None]
@@ -499,19 +504,19 @@ def test_many_rows_are_read_by_several_processes_as_by_one(
 ) -> None:
     from sophia_cli.training import preflight
     from sophia_cli.training.dataset import read_trajectories
-    from sophia_cli.training.run_state import Plan
+    from sophia_cli.training.run_state import TrainPlan
 
     rows = kept_records(lab, 8)
     rows[3]["trajectory"], rows[5]["image"] = "<think>for ever", "gone.png"
     write_lines(tmp_path / "kept.jsonl", rows)
-    model, found = resolve("tiny-vlm"), []
-    asked_for = Settings("sophia", 6, 1, 1e-3, 0.05, 0.25, "tokens", 1.0, 1, 1024, 0)
+    model, found = resolve_model("tiny-vlm"), []
+    asked_for = TrainConfig("sophia", 6, 1, 1e-3, 0.05, 0.25, "tokens", 1.0, 1, 1024, 0)
     data = read_trajectories([str(tmp_path / "kept.jsonl")], [], None, model, 0, lambda text: None)
     for many in (1000, 2):
         monkeypatch.setattr(preflight, "MANY", many)
         told: list[str] = []
-        plan = preflight.size_rows(Plan([], data.left, model, asked_for, tmp_path / "out"), data.rows, told.append)
-        found.append((plan.rows, plan.left, told))
+        plan = preflight.size_rows(TrainPlan([], data.left, model, asked_for, tmp_path / "out"), data.rows, told.append)
+        found.append((plan.rows, plan.skipped, told))
     assert found[0] == found[1] and len(found[0][0]) == 6
 
 
@@ -539,7 +544,7 @@ def test_nothing_but_a_model_is_ever_replaced(lab: Path, tmp_path: Path) -> None
 
     (tmp_path / "data").mkdir()
     write_lines(tmp_path / "data" / "kept.jsonl", kept_records(lab, 4))
-    shutil.copytree(resolve("tiny-vlm").path, tmp_path / "models" / "base")
+    shutil.copytree(resolve_model("tiny-vlm").path, tmp_path / "models" / "base")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("x")
     (tmp_path / "b.tmp").mkdir()
@@ -578,11 +583,11 @@ def test_a_loss_that_is_no_number_ends_the_run(lab: Path, tmp_path: Path) -> Non
 
 @given(st.integers(1, 30), st.integers(1, 30), st.floats(0.1, 4), st.integers(0, 9))
 def test_whole_updates_take_every_row_as_often_as_any_other(count: int, size: int, epochs: float, seed: int) -> None:
-    batches = whole_updates(count, size, epochs, None, seed)
+    batches = full_updates(count, size, epochs, None, seed)
     assert len(batches) == math.ceil(epochs * count / size) and all(len(batch) == size for batch in batches)
     taken = [sum(batch.count(row) for batch in batches) for row in range(count)]
     assert max(taken) - min(taken) <= 1
-    assert whole_updates(count, size, epochs, None, seed) == batches
+    assert full_updates(count, size, epochs, None, seed) == batches
 
 
 def test_the_objective_of_the_docs_is_one_file(lab: Path, tmp_path: Path) -> None:
@@ -612,5 +617,5 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
     plan = SimpleNamespace(out=tmp_path / "out", draft=tmp_path / "out.tmp")
     weights = {"fine": torch.ones(2), "spoilt": torch.tensor([1.0, math.nan])}
     with pytest.raises(SophiaError, match="spoilt holds numbers that are none"):
-        save_model(plan, World(), weights, None, 1)  # type: ignore[arg-type]
+        save_model(plan, DistributedContext(), weights, None, 1)  # type: ignore[arg-type]
     assert (tmp_path / "out").is_dir() and not plan.draft.exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers.commands import ENVIRONMENT, records_of, sophia, write_lines
 
-from sophia_cli.models.aliases import resolve
+from sophia_cli.models.aliases import resolve_model
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -24,7 +24,7 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_both_models_are_a_few_megabytes_of_real_files() -> None:
     for name, kind in (("tiny-vlm", "InternVLForConditionalGeneration"), ("tiny-reasoner", "Qwen3ForCausalLM")):
-        folder = Path(resolve(name).path)
+        folder = Path(resolve_model(name).path)
         assert json.loads((folder / "config.json").read_text())["architectures"] == [kind]
         assert sum(file.stat().st_size for file in folder.iterdir()) < 5_000_000
         assert "pass@1" in (folder / "README.md").read_text()

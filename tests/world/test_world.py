@@ -11,17 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sophia_cli.world.questions import CHINESE, KINDS, LETTERS, ask
+from sophia_cli.world.questions import CHINESE_NAMES, CHOICE_LETTERS, KINDS, ask_question
 from sophia_cli.world.scenes import (
-    COLOURS,
+    COLORS,
     DIFFICULTIES,
     FOLDS,
     TRAINING_FOLD,
     Scene,
     Shape,
-    describe,
+    describe_scene,
     draw_scene,
-    fold_of,
+    scene_fold,
     world_fold,
 )
 
@@ -47,19 +47,19 @@ def solve(kind: str, subject: list[str], scene: Scene) -> str:
     if kind == "range":
         return str(sorted(digits)[-1] - sorted(digits)[0])
     if kind == "compare":
-        return max(subject, key=lambda name: sum(s.digit for s in scene if s.colour == name))
-    return top.colour if kind == "largest_colour" else top.form
+        return max(subject, key=lambda name: sum(s.digit for s in scene if s.color == name))
+    return top.color if kind == "largest_colour" else top.form
 
 
 @given(st.integers(0, 10**9), st.sampled_from(sorted(DIFFICULTIES)))
 def test_every_question_has_the_answer_that_the_scene_gives(seed: int, difficulty: str) -> None:
     rng = Random(seed)
     scene = draw_scene(rng, seed % FOLDS, DIFFICULTIES[difficulty])
-    question = ask(scene, rng)
+    question = ask_question(scene, rng)
     value = solve(question.kind, list(question.subject), scene)
-    said = CHINESE.get(value, value) if question.language == "zh" else value
+    said = CHINESE_NAMES.get(value, value) if question.language == "zh" else value
     if question.choices:
-        assert question.choices[LETTERS.index(question.answer)] == said
+        assert question.choices[CHOICE_LETTERS.index(question.answer)] == said
         assert len(set(question.choices)) == len(question.choices)
     else:
         assert question.answer == said
@@ -68,7 +68,7 @@ def test_every_question_has_the_answer_that_the_scene_gives(seed: int, difficult
 @given(st.integers(0, 10**9))
 def test_a_description_holds_the_whole_scene(seed: int) -> None:
     scene = draw_scene(Random(seed), seed % FOLDS, DIFFICULTIES["hard"])
-    assert read_back(describe(scene)) == scene
+    assert read_back(describe_scene(scene)) == scene
 
 
 @given(st.integers(0, 10**9))
@@ -87,7 +87,7 @@ def test_worlds_are_disjoint_from_training_and_from_each_other(tmp_path: Path) -
     }
     assert len(scenes[7]) > 290 and len(scenes[8]) > 290
     for seed, found in scenes.items():
-        assert {fold_of(scene) for scene in found} == {world_fold(seed)}
+        assert {scene_fold(scene) for scene in found} == {world_fold(seed)}
     assert not scenes[7] & scenes[8]
 
 
@@ -95,7 +95,7 @@ def test_what_the_models_were_trained_on_is_of_the_training_fold() -> None:
     from recipes.tiny.examples import scenes as training_scenes
 
     drawn = training_scenes(1)
-    assert {fold_of(next(drawn)[1]) for _ in range(300)} == {TRAINING_FOLD}
+    assert {scene_fold(next(drawn)[1]) for _ in range(300)} == {TRAINING_FOLD}
 
 
 def test_a_world_is_an_image_folder_with_all_kinds_of_questions(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_world_is_an_image_folder_with_all_kinds_of_questions(tmp_path: Path) 
     assert {row["kind"] for row in rows} == set(KINDS)
     assert {row["language"] for row in rows} == {"en", "zh"}
     assert {row["answer_type"] for row in rows} == {"integer", "text", "choice"}
-    assert any(row["answer"] in COLOURS for row in rows)
+    assert any(row["answer"] in COLORS for row in rows)
     with Image.open(tmp_path / "imgs" / rows[0]["file_name"]) as image:
         assert image.size == (96, 96)
     from datasets import load_dataset
@@ -123,4 +123,6 @@ def test_a_seed_gives_the_same_world_and_a_longer_one_begins_with_a_shorter(diff
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert records_of(tmp_path / "a" / "metadata.jsonl")[:4] == records_of(tmp_path / "b" / "metadata.jsonl")
     level = DIFFICULTIES[difficulty]
-    assert all(level.fewest <= json.loads(line)["shapes"] <= level.most for line in (tmp_path / "a/metadata.jsonl").open())
+    assert all(
+        level.min_shapes <= json.loads(line)["shapes"] <= level.max_shapes for line in (tmp_path / "a/metadata.jsonl").open()
+    )

@@ -11,10 +11,10 @@ import torch
 from torch.nn.functional import pad
 from transformers.cache_utils import DynamicLayer
 
-from sophia_cli.backends._hf.cpu_attention import RoomyLayer
+from sophia_cli.backends._hf.cpu_attention import GrowingCacheLayer
 from sophia_cli.inference.types import Job
 
-PADDED = 4
+PADDED_FIELDS = 4
 
 
 @dataclass
@@ -48,14 +48,16 @@ class Batch:
         return self.ids.shape[1]
 
     @property
-    def style(self) -> tuple[float, float]:
+    def sampling_style(self) -> tuple[float, float]:
         """Temperature and top-p of all rows."""
-        return style_of(self.jobs[0])
+        return job_style(self.jobs[0])
 
     @property
-    def joins(self) -> bool:
+    def can_join(self) -> bool:
         """Whether rows may join: caches that slide or hold states of another kind cannot be padded."""
-        return bool(self.cache.layers) and all(type(layer) in (DynamicLayer, RoomyLayer) for layer in self.cache.layers)
+        return bool(self.cache.layers) and all(
+            type(layer) in (DynamicLayer, GrowingCacheLayer) for layer in self.cache.layers
+        )
 
     def has_room_for(self, rows: int, tokens: int) -> bool:
         """Whether so many rows may join, if their answers come to so many tokens.
@@ -64,22 +66,22 @@ class Batch:
         with those beside it, and does not have others padded to its length.
         """
         held = int(self.mask.sum()) + rows * (sum(self.prompts) // len(self) + tokens)
-        return self.joins and (len(self) + rows) * self.width <= PADDED * held
+        return self.can_join and (len(self) + rows) * self.width <= PADDED_FIELDS * held
 
-    def until(self, context: int) -> int:
+    def tokens_until_full(self, context: int) -> int:
         """Tokens until the first row has reached the end of the model's context."""
         return min(start + context - prompt for start, prompt in zip(self.starts, self.prompts, strict=True)) - self.width
 
     @property
-    def left(self) -> int:
+    def max_tokens_left(self) -> int:
         """Tokens until the last row has reached its limit."""
         return max(start + limit for start, limit in zip(self.starts, self.limits, strict=True)) - self.width
 
-    def join(self, other: "Batch") -> None:
+    def join_rows(self, other: "Batch") -> None:
         """Takes in the rows of another batch of the same style; both must be ones that `joins`."""
         width = max(self.width, other.width)
-        self._widen(width - self.width)
-        other._widen(width - other.width)
+        self._pad_left(width - self.width)
+        other._pad_left(width - other.width)
         self.ids, self.mask = torch.cat([self.ids, other.ids]), torch.cat([self.mask, other.mask])
         for layer, more in zip(self.cache.layers, other.cache.layers, strict=True):
             layer.keys, layer.values = torch.cat([layer.keys, more.keys]), torch.cat([layer.values, more.values])
@@ -87,7 +89,7 @@ class Batch:
         self.starts, self.limits = self.starts + other.starts, self.limits + other.limits
         self.logprobs += other.logprobs
 
-    def _widen(self, columns: int) -> None:
+    def _pad_left(self, columns: int) -> None:
         """Pads every row on the left."""
         if columns:
             self.ids, self.mask = pad(self.ids, (columns, 0)), pad(self.mask, (columns, 0))
@@ -95,7 +97,7 @@ class Batch:
                 layer.keys, layer.values = pad(layer.keys, (0, 0, columns, 0)), pad(layer.values, (0, 0, columns, 0))
             self.starts = [start + columns for start in self.starts]
 
-    def append(self, ids: torch.Tensor) -> None:
+    def append_tokens(self, ids: torch.Tensor) -> None:
         """Notes what the model wrote. Shape: B x T', the ids so far and the new ones after them."""
         self.mask = pad(self.mask, (0, ids.shape[1] - self.width), value=1)
         self.ids = ids
@@ -116,7 +118,7 @@ class Batch:
             going &= ~torch.isin(said, torch.tensor(ends, device=said.device))
         self.logprobs = [before + more for before, more in zip(self.logprobs, sums.tolist(), strict=True)]
 
-    def keep(self, rows: list[int]) -> None:
+    def keep_rows(self, rows: list[int]) -> None:
         """Lets all other rows go, and the columns that only they needed; what is kept is copied, so that memory is freed."""
         index = torch.tensor(rows, dtype=torch.int64, device=self.ids.device)
         self.jobs, self.prompts = [self.jobs[row] for row in rows], [self.prompts[row] for row in rows]
@@ -125,7 +127,7 @@ class Batch:
         self.ids, self.mask = self.ids[index], self.mask[index]
         if not rows:
             return
-        if not self.joins:
+        if not self.can_join:
             self.cache.batch_select_indices(index)
             return
         first = int(self.mask.any(dim=0).int().argmax())
@@ -135,6 +137,6 @@ class Batch:
         self.starts = [start - first for start in self.starts]
 
 
-def style_of(job: Job) -> tuple[float, float]:
+def job_style(job: Job) -> tuple[float, float]:
     """What the rows of one batch have in common: temperature and top-p."""
     return job.request.sampling.temperature, job.request.sampling.top_p

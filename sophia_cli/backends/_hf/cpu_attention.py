@@ -14,9 +14,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.masking_utils import sdpa_mask
 
-ATTENTION = "sophia_grouped"
+ATTENTION_NAME = "sophia_grouped"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-ROOM = 64
+GROWTH_POSITIONS = 64
 """Positions that a cache grows by when it is full."""
 
 
@@ -45,7 +45,7 @@ def grouped_attention(
     return mixed.view(rows, heads, time, width).transpose(1, 2).contiguous(), None
 
 
-class RoomyLayer(DynamicLayer):
+class GrowingCacheLayer(DynamicLayer):
     """A cache layer that grows in steps of `ROOM` positions and writes new ones in place."""
 
     def update(
@@ -54,24 +54,24 @@ class RoomyLayer(DynamicLayer):
         """Appends states (B x G x T x D); returns all states so far."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = _empty(key_states), _empty(value_states)
-        self.keys = _appended(self.keys, key_states)
-        self.values = _appended(self.values, value_states)
+            self.keys, self.values = _empty_like(key_states), _empty_like(value_states)
+        self.keys = _append_states(self.keys, key_states)
+        self.values = _append_states(self.values, value_states)
         return self.keys, self.values
 
 
-def _empty(states: torch.Tensor) -> torch.Tensor:
+def _empty_like(states: torch.Tensor) -> torch.Tensor:
     rows, groups, _, width = states.shape
     return states.new_empty(rows, groups, 0, width)
 
 
-def _appended(held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+def _append_states(held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     """`held` with `new` after it, in the room behind `held` if there is some left."""
     rows, groups, length, width = held.shape
     total = length + new.shape[2]
     room = held.untyped_storage().nbytes() // held.element_size() // max(rows * groups * width, 1)
     if total > room or held.stride(1) != room * width:
-        wider = new.new_empty(rows, groups, total + ROOM, width)
+        wider = new.new_empty(rows, groups, total + GROWTH_POSITIONS, width)
         wider[:, :, :length] = held
         wider[:, :, length:total] = new
         return wider[:, :, :total]
@@ -82,10 +82,10 @@ def _appended(held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
 
 def new_cache() -> Cache:
     """An empty cache of roomy layers."""
-    return Cache(layer_class_to_replicate=RoomyLayer)
+    return Cache(layer_class_to_replicate=GrowingCacheLayer)
 
 
-def keep_memory() -> None:
+def keep_freed_memory() -> None:
     """Tells glibc to keep freed memory: a batch frees and takes the same tensors for every token, a third of its time."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
@@ -94,5 +94,5 @@ def keep_memory() -> None:
             libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-AttentionInterface.register(ATTENTION, grouped_attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+AttentionInterface.register(ATTENTION_NAME, grouped_attention)
+AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)

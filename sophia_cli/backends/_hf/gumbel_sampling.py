@@ -19,14 +19,14 @@ class GumbelNoise(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         positions = input_ids.shape[1] - self.starts.to(scores.device)
-        rows = mix(self.seeds.to(scores.device) ^ mix(positions + 1))
-        words = mix(torch.arange(scores.shape[1], device=scores.device))
-        bits = mix(rows[:, None] ^ words[None, :])
+        rows = splitmix64(self.seeds.to(scores.device) ^ splitmix64(positions + 1))
+        words = splitmix64(torch.arange(scores.shape[1], device=scores.device))
+        bits = splitmix64(rows[:, None] ^ words[None, :])
         uniform = ((bits >> 11) & ((1 << 53) - 1)).double().add_(0.5).mul_(2.0**-53)
         return scores.double() - torch.log(-torch.log(uniform))
 
 
-def mix(bits: torch.Tensor) -> torch.Tensor:
+def splitmix64(bits: torch.Tensor) -> torch.Tensor:
     """SplitMix64's finaliser on int64 tensors: a bijection that scatters neighbours (Steele et al., OOPSLA 2014)."""
     bits = bits + -7046029254386353131
     bits = (bits ^ ((bits >> 30) & ((1 << 34) - 1))) * -4658895280553007687
@@ -34,7 +34,7 @@ def mix(bits: torch.Tensor) -> torch.Tensor:
     return bits ^ ((bits >> 31) & ((1 << 33) - 1))
 
 
-class NeverSaid(LogitsProcessor):
+class BannedTokens(LogitsProcessor):
     """Bars tokens that would break what comes after: image placeholders, and rows of the table that stand for no token."""
 
     def __init__(self, banned: list[int]):
@@ -44,10 +44,12 @@ class NeverSaid(LogitsProcessor):
         return scores.index_fill(1, torch.tensor(self.banned, device=scores.device), -torch.inf)
 
 
-def choosers(seeds: list[int], starts: list[int], style: tuple[float, float], banned: list[int]) -> LogitsProcessorList:
+def logits_processors(
+    seeds: list[int], starts: list[int], style: tuple[float, float], banned: list[int]
+) -> LogitsProcessorList:
     """What is done to the logits of rows of one style (temperature, top-p) before the largest wins."""
     temperature, top_p = style
-    steps: list[LogitsProcessor] = [NeverSaid(banned)] if banned else []
+    steps: list[LogitsProcessor] = [BannedTokens(banned)] if banned else []
     if temperature > 0:
         steps.append(TemperatureLogitsWarper(float(temperature)))
         if top_p < 1:
@@ -56,7 +58,7 @@ def choosers(seeds: list[int], starts: list[int], style: tuple[float, float], ba
     return LogitsProcessorList(steps)
 
 
-class Noting(LogitsProcessor):
+class LogprobRecorder(LogitsProcessor):
     """What `choosers` do, and log µ of the tokens that win, by the logits as the model gave them: B numbers a column."""
 
     def __init__(self, others: LogitsProcessorList):

@@ -18,25 +18,32 @@ from sophia_cli.inference.types import Completion, EmptyResponse, Failure, Reque
 from sophia_cli.io.images import data_uri, image_bytes
 from sophia_cli.records import THINK_CLOSE, THINK_OPEN
 
-FINISHES = {"stop": "stop", "eos": "stop", "end_turn": "stop", "length": "length", "max_tokens": "length"}
-WITHHELD = {
+FINISH_REASONS = {"stop": "stop", "eos": "stop", "end_turn": "stop", "length": "length", "max_tokens": "length"}
+FILTERED_REASONS = {
     "content_filter": "content filter: the server withheld the answer",
     "tool_calls": "tool call: the server sent a call of a tool instead of an answer",
     "function_call": "tool call: the server sent a call of a function instead of an answer",
 }
-TUNED_BY_THE_MODEL = ("vllm", "sglang")
+MODEL_TUNED_ENGINES = ("vllm", "sglang")
 """Engines that take what a request leaves open from the model's generation_config.json: a sample would hang on that file."""
-UNTUNED = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
-CONTEXT_MARKS = ("context length", "context_length", "context window", "max_model_len", "maximum model length", "too long")
-LONGEST_MESSAGE = 300
-MOST_TOKENS = 1 << 30
+NEUTRAL_SAMPLING = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+CONTEXT_ERROR_MARKS = (
+    "context length",
+    "context_length",
+    "context window",
+    "max_model_len",
+    "maximum model length",
+    "too long",
+)
+MAX_MESSAGE_CHARS = 300
+MAX_TOKEN_COUNT = 1 << 30
 
 
-class Unusable(Exception):
+class UnusableResponse(Exception):
     """An answer of status 200 that is no answer to what was asked: cut off, no JSON, another count of choices."""
 
 
-def body_of(request: Request, model: str, images: str = "data", engine: str = "", bounded: bool = True) -> bytes:
+def request_body(request: Request, model: str, images: str = "data", engine: str = "", bounded: bool = True) -> bytes:
     """The JSON body of one sample's request. Raises RecordError for an unreadable image and a text that is no UTF-8.
 
     images: `data` sends the bytes, `file` their path, for servers that share the disk. engine: who answers, if it is known;
@@ -45,15 +52,15 @@ def body_of(request: Request, model: str, images: str = "data", engine: str = ""
     sampling = request.sampling
     fields: dict[str, Any] = {
         "model": model,
-        "messages": [_message(message, images, engine == "vllm") for message in request.messages],
+        "messages": [_api_message(message, images, engine == "vllm") for message in request.messages],
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "seed": request.seed,
     }
     if sampling.logprobs:
         fields["logprobs"] = True
-    if engine in TUNED_BY_THE_MODEL:
-        fields |= UNTUNED
+    if engine in MODEL_TUNED_ENGINES:
+        fields |= NEUTRAL_SAMPLING
     if bounded:
         fields["max_tokens"] = sampling.max_tokens
     try:
@@ -68,16 +75,16 @@ def has_images(request: Request) -> bool:
     return any(part["type"] == "image" for content in contents if isinstance(content, list) for part in content)
 
 
-def _message(message: dict[str, Any], images: str, uuid: bool) -> dict[str, Any]:
+def _api_message(message: dict[str, Any], images: str, uuid: bool) -> dict[str, Any]:
     content = message["content"]
     if isinstance(content, str):
         return message
-    parts = [_image(part["image"], images, uuid) if part["type"] == "image" else part for part in content]
+    parts = [_image_part(part["image"], images, uuid) if part["type"] == "image" else part for part in content]
     return {**message, "content": parts}
 
 
 @lru_cache(maxsize=64)
-def _image(reference: str, images: str, uuid: bool) -> dict[str, Any]:
+def _image_part(reference: str, images: str, uuid: bool) -> dict[str, Any]:
     """The part of one image: K requests of one image follow each other, so its bytes are read once for all."""
     if reference.startswith(("http://", "https://")):
         return {"type": "image_url", "image_url": {"url": reference}}
@@ -96,7 +103,7 @@ def _file_url(reference: str) -> str:
     return Path(reference).resolve().as_uri()
 
 
-def outcome_of(body: bytes, logprobs: bool = False) -> Completion | Failure:
+def parse_response(body: bytes, logprobs: bool = False) -> Completion | Failure:
     """The completion in an answer of status 200, or the named reason why it holds none. Raises Unusable.
 
     logprobs: its log-probability was asked for, the sum over all of its tokens.
@@ -105,39 +112,39 @@ def outcome_of(body: bytes, logprobs: bool = False) -> Completion | Failure:
         answer = orjson.loads(body)
         choices = answer["choices"]
         if len(choices) != 1:
-            raise Unusable(f"{len(choices)} choices for one")
+            raise UnusableResponse(f"{len(choices)} choices for one")
         choice = choices[0]
         message, finish = choice["message"], choice["finish_reason"]
         tokens = answer["usage"]["completion_tokens"]
         said = message.get("content") or ""
         thought = message.get("reasoning") or message.get("reasoning_content") or ""
     except orjson.JSONDecodeError:
-        raise Unusable("not JSON") from None
+        raise UnusableResponse("not JSON") from None
     except (KeyError, TypeError, IndexError, AttributeError):
-        raise Unusable("an answer without choices, message or usage") from None
+        raise UnusableResponse("an answer without choices, message or usage") from None
     if not all(isinstance(text, str) for text in (said, thought, finish)) or type(tokens) is not int:
-        raise Unusable("fields of other types than text and count")
-    if finish in WITHHELD or message.get("tool_calls"):
-        return Failure(WITHHELD.get(finish, WITHHELD["tool_calls"]))
-    if finish not in FINISHES:
-        raise Unusable(f"an answer that ended with {str(finish)[:40]!r}")
+        raise UnusableResponse("fields of other types than text and count")
+    if finish in FILTERED_REASONS or message.get("tool_calls"):
+        return Failure(FILTERED_REASONS.get(finish, FILTERED_REASONS["tool_calls"]))
+    if finish not in FINISH_REASONS:
+        raise UnusableResponse(f"an answer that ended with {str(finish)[:40]!r}")
     if not said.strip() and not thought.strip():
         return EmptyResponse(tokens=max(tokens, 0))
-    if not 0 < tokens <= MOST_TOKENS:
-        raise Unusable(f"{tokens} tokens of an answer that is not empty")
-    completion = Completion(whole(said, thought), tokens, FINISHES[finish])
+    if not 0 < tokens <= MAX_TOKEN_COUNT:
+        raise UnusableResponse(f"{tokens} tokens of an answer that is not empty")
+    completion = Completion(join_thinking(said, thought), tokens, FINISH_REASONS[finish])
     return _with_logprob(completion, choice) if logprobs else completion
 
 
 def _with_logprob(completion: Completion, choice: dict[str, Any]) -> Completion | Failure:
     """The completion with its log-probability, or why there is none."""
-    if (logprob := _logprob(choice, completion.tokens)) is None:
+    if (logprob := _logprob_sum(choice, completion.tokens)) is None:
         missing = f"the server gave no log-probabilities of all {completion.tokens} tokens"
         return Failure(f"{missing}; leave --logprobs out, or use vLLM")
     return replace(completion, logprob=logprob)
 
 
-def _logprob(choice: dict[str, Any], tokens: int) -> float | None:
+def _logprob_sum(choice: dict[str, Any], tokens: int) -> float | None:
     """The sum of the log-probabilities of an answer's tokens, if they are all there (the end token may be left out)."""
     try:
         found = [float(token["logprob"]) for token in choice["logprobs"]["content"]]
@@ -146,7 +153,7 @@ def _logprob(choice: dict[str, Any], tokens: int) -> float | None:
     return math.fsum(found) if len(found) in (tokens, tokens - 1) else None
 
 
-def whole(said: str, thought: str = "") -> str:
+def join_thinking(said: str, thought: str = "") -> str:
     """The whole text: thinking that a server's parser set apart is put back, and the tag that a template opened."""
     if thought.strip():
         opened = f"{THINK_OPEN}\n{thought.strip()}"
@@ -157,7 +164,7 @@ def whole(said: str, thought: str = "") -> str:
     return said
 
 
-def complaint(status: int, body: bytes) -> str:
+def error_message(status: int, body: bytes) -> str:
     """What a server says is wrong, in one line of at most `LONGEST_MESSAGE` characters: `400: …`."""
     text = body.decode("utf-8", "replace")
     try:
@@ -167,10 +174,10 @@ def complaint(status: int, body: bytes) -> str:
         text = found if isinstance(found, str) else text
     except (orjson.JSONDecodeError, AttributeError):
         pass
-    return f"{status}: {' '.join(text.split())[:LONGEST_MESSAGE] or 'no reason given'}"
+    return f"{status}: {' '.join(text.split())[:MAX_MESSAGE_CHARS] or 'no reason given'}"
 
 
 def exceeds_context(message: str) -> bool:
     """Whether a refusal says that prompt and answer are longer than the model's context."""
     folded = message.casefold()
-    return any(mark in folded for mark in CONTEXT_MARKS)
+    return any(mark in folded for mark in CONTEXT_ERROR_MARKS)

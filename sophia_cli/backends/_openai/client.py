@@ -18,57 +18,64 @@ from typing import Any
 
 import orjson
 
-from sophia_cli.backends._openai.chat_api import Unusable, body_of, complaint, exceeds_context, has_images, outcome_of
-from sophia_cli.backends._openai.http import Lost, NoConnection, Pool, TooLong
-from sophia_cli.backends._openai.load_balancer import Fleet, Server, Trouble
-from sophia_cli.backends._openai.proxy import proxy_of, seconds_of
+from sophia_cli.backends._openai.chat_api import (
+    UnusableResponse,
+    error_message,
+    exceeds_context,
+    has_images,
+    parse_response,
+    request_body,
+)
+from sophia_cli.backends._openai.http import ConnectError, ConnectionLost, ConnectionPool, ResponseTooLarge
+from sophia_cli.backends._openai.load_balancer import LoadBalancer, RequestFailure, ServerState
+from sophia_cli.backends._openai.proxy import find_proxy, parse_retry_after
 from sophia_cli.errors import RecordError, SophiaError
 from sophia_cli.inference.types import Completion, Failure, Job
 from sophia_cli.runtime.progress import log_line
 from sophia_cli.runtime.read_ahead import Channel, ReadAhead
 
-AHEAD = 256
+READ_AHEAD_JOBS = 256
 """Jobs that are taken beyond those in flight, so that a free place never waits for the next."""
 HAND_OVER_SECONDS = 0.02
 """How long outcomes are gathered before whoever takes them is woken: waking a thread for each costs a fifth of the CPU."""
-UNTAKEN = 2048
+MAX_UNTAKEN = 2048
 """Outcomes that may lie untaken before nothing new is sent."""
-SECONDS_BEFORE, SECONDS_A_TOKEN = 120.0, 0.2
+BASE_TIMEOUT_SECONDS, TIMEOUT_SECONDS_PER_TOKEN = 120.0, 0.2
 """A request's longest: time in the server's queue, and twice what a loaded server takes for a token (design.md: 88 ms)."""
-HELLO_SECONDS = 10.0
-TURNS = 10
+DISCOVERY_SECONDS = 10.0
+MAX_BUSY_RETRIES = 10
 """For each try of its own, how often a request may be turned away by servers that say that they are unwell."""
-MOST_BYTES, MOST_BYTES_A_TOKEN = 1 << 20, 64
-SICK, BUSY, AGAIN = {502, 503, 504}, {429}, {408, 409, 425, 500}
-KEYS = {401: "check {key}", 403: "check {key}", 404: "check --base-url and the model's name"}
+MAX_RESPONSE_BYTES, MAX_BYTES_PER_TOKEN = 1 << 20, 64
+UNHEALTHY_STATUSES, BUSY_STATUSES, RETRY_STATUSES = {502, 503, 504}, {429}, {408, 409, 425, 500}
+KEY_VARIABLES = {401: "check {key}", 403: "check {key}", 404: "check --base-url and the model's name"}
 
 Outcome = tuple[Job, Completion | Failure]
 
 
-class Again(Exception):
+class RetryableError(Exception):
     """The request is to be sent again."""
 
-    def __init__(self, trouble: Trouble):
+    def __init__(self, trouble: RequestFailure):
         super().__init__(trouble.reason)
         self.trouble = trouble
 
 
-class Refused(SophiaError):
+class RequestsRefused(SophiaError):
     """No request of ours will be answered: the key, the address or the model is wrong."""
 
 
 @dataclass
-class Try:
+class PendingRequest:
     """A job under way: how often it failed by itself, how often it was turned away, and whether it sends `max_tokens`."""
 
     job: Job
-    tries: int = 0
-    turns: int = 0
-    bounded: bool = True
+    failures: int = 0
+    busy_retries: int = 0
+    sends_max_tokens: bool = True
 
 
 @dataclass(frozen=True)
-class Manners:
+class ClientConfig:
     """How requests are made: the model's names, how many at once, the longest wait, how often again, images how, the key.
 
     names: what servers may call the model, the likeliest first. otherwise: what it is called where servers do not say.
@@ -83,13 +90,13 @@ class Manners:
     key: str | None = None
     key_name: str = "OPENAI_API_KEY"
 
-    def seconds(self, max_tokens: int) -> float:
+    def timeout_seconds(self, max_tokens: int) -> float:
         """The longest that a request may take; it follows the token budget unless the user says otherwise."""
-        return self.timeout or SECONDS_BEFORE + SECONDS_A_TOKEN * max_tokens
+        return self.timeout or BASE_TIMEOUT_SECONDS + TIMEOUT_SECONDS_PER_TOKEN * max_tokens
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModel:
     """What the servers call the model, who they are (`vllm`, `sglang`, or not known), and the most tokens of a request."""
 
     name: str
@@ -100,25 +107,25 @@ class Served:
 class Client:
     """Streams jobs through a fleet. All but `stream` and `status` runs in the loop's thread."""
 
-    def __init__(self, fleet: Fleet, manners: Manners):
-        self.fleet, self.manners = fleet, manners
-        self.waiting: deque[Try] = deque()
+    def __init__(self, fleet: LoadBalancer, manners: ClientConfig):
+        self.balancer, self.config = fleet, manners
+        self.waiting: deque[PendingRequest] = deque()
         self.done: list[Outcome] = []
         self.made = self.taken = 0
         self.outcomes: Channel[list[Outcome] | BaseException | None] = Channel(1 << 30)  # `_dispatch` keeps it short
         self.tasks: set[asyncio.Task[None]] = set()
         self.under_way = self.retried = self.postponed = 0
         self.over = self.held_back = self.left = False
-        self.fault: Exception | None = None
+        self.error: Exception | None = None
         self.refused: SophiaError | None = None
-        self.gone: SophiaError | None = None
+        self.abandoned: SophiaError | None = None
         self.timer: asyncio.TimerHandle | None = None
-        self.finished, self.hungry = asyncio.Event(), asyncio.Event()
+        self.finished, self.wants_jobs = asyncio.Event(), asyncio.Event()
 
     def stream(self, jobs: ReadAhead[Job]) -> Iterator[Outcome]:
         """Every job once, with what came of it, as it comes. Raises what the jobs' iterator raised, and SophiaError."""
         self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self._run, args=(jobs,), daemon=True).start()
+        threading.Thread(target=self._run_loop, args=(jobs,), daemon=True).start()
         try:
             while (outcomes := self.outcomes.get()) is not None:
                 if isinstance(outcomes, BaseException):
@@ -126,51 +133,51 @@ class Client:
                 for outcome in outcomes:
                     yield outcome
                     self.taken += 1
-                if self.held_back and self.made - self.taken < UNTAKEN // 2:
+                if self.held_back and self.made - self.taken < MAX_UNTAKEN // 2:
                     self.held_back = False
-                    self._tell(self._dispatch)
+                    self._call_in_loop(self._dispatch_requests)
         finally:
-            self._tell(self._leave)
+            self._call_in_loop(self._abandon)
 
-    def _tell(self, what: Callable[[], None]) -> None:
+    def _call_in_loop(self, what: Callable[[], None]) -> None:
         """Has the loop's thread do something, unless the loop is closed by now."""
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(what)
 
-    def _leave(self) -> None:
+    def _abandon(self) -> None:
         self.left = True
-        self._look()
+        self._check_finished()
 
     def status(self) -> str:
         """For the progress line: `64 in flight, 3 retries, 3/4 servers well, …`."""
         parts = [f"{self.under_way} in flight"]
         if self.retried:
             parts.append(f"{self.retried} retries")
-        if health := self.fleet.health(time.monotonic()):
+        if health := self.balancer.health_text(time.monotonic()):
             parts.append(health)
         return ", ".join(parts)
 
-    def _run(self, jobs: ReadAhead[Job]) -> None:
+    def _run_loop(self, jobs: ReadAhead[Job]) -> None:
         """The loop's thread: from the first job to the last outcome."""
         try:
             with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
-                runner.run(self._work(jobs))
-            last: BaseException | None = self.refused or self.fault
+                runner.run(self._serve_jobs(jobs))
+            last: BaseException | None = self.refused or self.error
         except BaseException as fault:  # noqa: BLE001  (raised again by `stream`)
             last = fault
         self._hand_over()
         self.outcomes.put(last)
 
-    async def _work(self, jobs: ReadAhead[Job]) -> None:
-        self.proxies = {server.url: proxy_of(server.url) for server in self.fleet.servers}
+    async def _serve_jobs(self, jobs: ReadAhead[Job]) -> None:
+        self.proxies = {server.url: find_proxy(server.url) for server in self.balancer.servers}
         headers = {"Content-Type": "application/json"}
-        if self.manners.key:
-            headers["Authorization"] = f"Bearer {self.manners.key}"
-        self.pool = Pool(headers)
-        self.served = await self._hello()
+        if self.config.key:
+            headers["Authorization"] = f"Bearer {self.config.key}"
+        self.pool = ConnectionPool(headers)
+        self.served = await self._discover_model()
         self.takers, self.readers = ThreadPoolExecutor(1), ThreadPoolExecutor(4)
-        feeding = asyncio.create_task(self._feed(jobs))
-        self._look()
+        feeding = asyncio.create_task(self._feed_jobs(jobs))
+        self._check_finished()
         await self.finished.wait()
         for task in (feeding, *self.tasks):
             task.cancel()
@@ -179,15 +186,15 @@ class Client:
             pool.shutdown(wait=False, cancel_futures=True)
         self.pool.close()
 
-    def _look(self) -> None:
+    def _check_finished(self) -> None:
         """Sees whether all is done, or nobody wants what is left, or no server takes it."""
         done = self.over and not (self.waiting or self.under_way or self.postponed)
         if done or self.left or self.refused is not None:
             self.finished.set()
 
-    async def _hello(self) -> Served:
+    async def _discover_model(self) -> ServedModel:
         """What the first server to list its models says of ours; names are trusted where none does. Raises SophiaError."""
-        asked = [asyncio.create_task(self._models(server)) for server in self.fleet.servers]
+        asked = [asyncio.create_task(self._list_models(server)) for server in self.balancer.servers]
         known: list[dict[str, Any]] = []
         for listed in asyncio.as_completed(asked):
             if known := known or await listed:
@@ -195,109 +202,113 @@ class Client:
         for task in asked:
             task.cancel()
         names = {entry["id"]: entry for entry in known}
-        for name in self.manners.names:
+        for name in self.config.names:
             if name in names:
                 length = names[name].get("max_model_len")
                 context = length if isinstance(length, int) and length > 0 else math.inf
-                return Served(name, str(names[name].get("owned_by", "")), context)
+                return ServedModel(name, str(names[name].get("owned_by", "")), context)
         if names:
             listed_names = ", ".join(list(names)[:5])
-            raise SophiaError(f"{self.manners.names[0]}: the server does not know it, but {listed_names}; give one of these")
-        return Served(self.manners.otherwise)
+            raise SophiaError(f"{self.config.names[0]}: the server does not know it, but {listed_names}; give one of these")
+        return ServedModel(self.config.otherwise)
 
-    async def _models(self, server: Server) -> list[dict[str, Any]]:
+    async def _list_models(self, server: ServerState) -> list[dict[str, Any]]:
         """The models that a server lists; none, with a notice, where it does not within `HELLO_SECONDS`."""
         try:
-            answer = await self.pool.get(f"{server.url}/models", self.proxies[server.url], HELLO_SECONDS, MOST_BYTES)
+            answer = await self.pool.get(
+                f"{server.url}/models", self.proxies[server.url], DISCOVERY_SECONDS, MAX_RESPONSE_BYTES
+            )
             if answer.status != 200:
                 return []
             data = orjson.loads(answer.body)["data"]
             return [entry for entry in data if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
         except TimeoutError:
-            trouble = f"no answer within {HELLO_SECONDS:.0f} s"
-        except (NoConnection, Lost, TooLong, ValueError, LookupError, TypeError) as error:
+            trouble = f"no answer within {DISCOVERY_SECONDS:.0f} s"
+        except (ConnectError, ConnectionLost, ResponseTooLarge, ValueError, LookupError, TypeError) as error:
             trouble = str(error) or type(error).__name__
         log_line(f"{server.url}: does not say what models it has ({' '.join(trouble.split())[:200]})")
         return []
 
-    async def _feed(self, jobs: ReadAhead[Job]) -> None:
+    async def _feed_jobs(self, jobs: ReadAhead[Job]) -> None:
         """Keeps `AHEAD` jobs waiting. The thread that takes them blocks where the step's input does."""
         context = self.served.context
         try:
-            while batch := await self.loop.run_in_executor(self.takers, jobs.take_batch, AHEAD, 0.0):
-                if self.gone:
-                    raise self.gone
-                self.waiting.extend(Try(job, bounded=job.request.sampling.max_tokens < context) for job in batch)
-                self._dispatch()
-                while len(self.waiting) >= AHEAD // 2:
-                    self.hungry.clear()
-                    await self.hungry.wait()
+            while batch := await self.loop.run_in_executor(self.takers, jobs.take_batch, READ_AHEAD_JOBS, 0.0):
+                if self.abandoned:
+                    raise self.abandoned
+                self.waiting.extend(
+                    PendingRequest(job, sends_max_tokens=job.request.sampling.max_tokens < context) for job in batch
+                )
+                self._dispatch_requests()
+                while len(self.waiting) >= READ_AHEAD_JOBS // 2:
+                    self.wants_jobs.clear()
+                    await self.wants_jobs.wait()
         except Exception as fault:  # noqa: BLE001  (raised again when what is in flight is done)
-            self.fault = fault
+            self.error = fault
         self.over = True
-        self._look()
+        self._check_finished()
 
-    def _dispatch(self) -> None:
+    def _dispatch_requests(self) -> None:
         """Sends what waits while there is room and a server that takes it; sees to it that it is called again in time."""
         now = self.loop.time()
-        self.held_back = self.made - self.taken >= UNTAKEN
-        while self.waiting and self.under_way < self.manners.concurrency and not self.held_back:
-            server = self.fleet.pick(now, id(self.waiting[0].job.record))
+        self.held_back = self.made - self.taken >= MAX_UNTAKEN
+        while self.waiting and self.under_way < self.config.concurrency and not self.held_back:
+            server = self.balancer.pick_server(now, id(self.waiting[0].job.record))
             if server is None:
                 break
             self.under_way += 1
-            task = self.loop.create_task(self._send(self._next_for(server), server))
+            task = self.loop.create_task(self._send_request(self._next_request_for(server), server))
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
-        if self.waiting and not self.under_way and self.fleet.dead():
-            self._nobody_left()
-        if len(self.waiting) < AHEAD // 2:
-            self.hungry.set()
-        chance = self.fleet.next_chance(now) if self.waiting else None
+        if self.waiting and not self.under_way and self.balancer.all_failed():
+            self._fail_waiting()
+        if len(self.waiting) < READ_AHEAD_JOBS // 2:
+            self.wants_jobs.set()
+        chance = self.balancer.seconds_until_ready(now) if self.waiting else None
         if chance is not None and (self.timer is None or now + chance < self.timer.when()):
             if self.timer:
                 self.timer.cancel()
-            self.timer = self.loop.call_later(chance + 0.001, self._on_time)
+            self.timer = self.loop.call_later(chance + 0.001, self._on_timer)
 
-    def _on_time(self) -> None:
+    def _on_timer(self) -> None:
         self.timer = None
-        self._dispatch()
+        self._dispatch_requests()
 
-    def _next_for(self, server: Server) -> Try:
+    def _next_request_for(self, server: ServerState) -> PendingRequest:
         """The request that has waited longest; for a server that may be unwell, one for a record that did not fail there."""
-        if server.rests and server.suspects:
+        if server.backoffs and server.recent_failures:
             for place, attempt in enumerate(self.waiting):
-                if id(attempt.job.record) not in server.suspects:
+                if id(attempt.job.record) not in server.recent_failures:
                     del self.waiting[place]
                     return attempt
         return self.waiting.popleft()
 
-    async def _send(self, attempt: Try, server: Server) -> None:
+    async def _send_request(self, attempt: PendingRequest, server: ServerState) -> None:
         """One request from its sending to its outcome, or back to those that wait."""
         sent_at = self.loop.time()
         try:
-            outcome = await self._ask(attempt, server)
+            outcome = await self._request_completion(attempt, server)
             if outcome is not None:
-                self._note(attempt.job, outcome)
+                self._record_outcome(attempt.job, outcome)
             else:
                 self.waiting.appendleft(attempt)
-            self.fleet.answered(server)
-        except Again as again:
-            self.fleet.failed(server, id(attempt.job.record), sent_at, self.loop.time(), again.trouble)
-            self._again(attempt, server, again.trouble)
-        except Refused as refused:
+            self.balancer.on_response(server)
+        except RetryableError as again:
+            self.balancer.on_failure(server, id(attempt.job.record), sent_at, self.loop.time(), again.trouble)
+            self._retry_request(attempt, server, again.trouble)
+        except RequestsRefused as refused:
             self.refused = refused
         except RecordError as error:
-            self.fleet.unsent(server)
-            self._note(attempt.job, Failure(str(error)))
+            self.balancer.on_unsent(server)
+            self._record_outcome(attempt.job, Failure(str(error)))
         except Exception as fault:  # noqa: BLE001  (whatever it is, it is this request's; the others go on)
-            self.fleet.unsent(server)
-            self._note(attempt.job, Failure(f"{server.url}: {type(fault).__name__}: {str(fault)[:200]}"))
+            self.balancer.on_unsent(server)
+            self._record_outcome(attempt.job, Failure(f"{server.url}: {type(fault).__name__}: {str(fault)[:200]}"))
         self.under_way -= 1
-        self._dispatch()
-        self._look()
+        self._dispatch_requests()
+        self._check_finished()
 
-    def _note(self, job: Job, outcome: Completion | Failure) -> None:
+    def _record_outcome(self, job: Job, outcome: Completion | Failure) -> None:
         """What came of a job; those of `HAND_OVER_SECONDS` are handed over together."""
         self.made += 1
         self.done.append((job, outcome))
@@ -309,85 +320,98 @@ class Client:
             outcomes, self.done = self.done, []
             self.outcomes.put(outcomes)
 
-    async def _ask(self, attempt: Try, server: Server) -> Completion | Failure | None:
+    async def _request_completion(self, attempt: PendingRequest, server: ServerState) -> Completion | Failure | None:
         """The outcome of one request; None when it is to be asked again without `max_tokens`.
 
         Raises Again, Refused, and RecordError for a record that no request can be made of.
         """
         sampling = attempt.job.request.sampling
-        body = await self._body(attempt)
-        limit = self.manners.seconds(sampling.max_tokens)
-        most = MOST_BYTES + MOST_BYTES_A_TOKEN * sampling.max_tokens
+        body = await self._make_body(attempt)
+        limit = self.config.timeout_seconds(sampling.max_tokens)
+        most = MAX_RESPONSE_BYTES + MAX_BYTES_PER_TOKEN * sampling.max_tokens
         try:
             answer = await self.pool.post(server.endpoint, self.proxies[server.url], body, limit, most)
             if answer.status == 200:
-                return outcome_of(answer.body, attempt.job.request.sampling.logprobs)
-        except NoConnection as error:
-            raise Again(Trouble(str(error), sick=True)) from None
+                return parse_response(answer.body, attempt.job.request.sampling.logprobs)
+        except ConnectError as error:
+            raise RetryableError(RequestFailure(str(error), unhealthy=True)) from None
         except TimeoutError:
-            raise Again(Trouble(f"no answer within {limit:.0f} s")) from None
-        except Lost as error:
-            raise Again(Trouble(f"connection lost: {error}")) from None
-        except (TooLong, Unusable) as error:
-            raise Again(Trouble(f"unusable answer: {error}")) from None
-        message = complaint(answer.status, answer.body)
+            raise RetryableError(RequestFailure(f"no answer within {limit:.0f} s")) from None
+        except ConnectionLost as error:
+            raise RetryableError(RequestFailure(f"connection lost: {error}")) from None
+        except (ResponseTooLarge, UnusableResponse) as error:
+            raise RetryableError(RequestFailure(f"unusable answer: {error}")) from None
+        message = error_message(answer.status, answer.body)
         if "location" in answer.headers:
             message += f" (moved to {answer.headers['location'][:100]}: give that as --base-url)"
-        return self._refused(attempt, server, answer.status, message, answer.headers.get("retry-after"))
+        return self._handle_error_status(attempt, server, answer.status, message, answer.headers.get("retry-after"))
 
-    async def _body(self, attempt: Try) -> bytes:
+    async def _make_body(self, attempt: PendingRequest) -> bytes:
         """The request's body; images are read in another thread, as a disk may be slow. Raises RecordError."""
         request, served = attempt.job.request, self.served
-        asked = (request, served.name, self.manners.images, served.engine, attempt.bounded)
+        asked = (request, served.name, self.config.images, served.engine, attempt.sends_max_tokens)
         if has_images(request):
-            return await self.loop.run_in_executor(self.readers, body_of, *asked)
-        return body_of(*asked)
+            return await self.loop.run_in_executor(self.readers, request_body, *asked)
+        return request_body(*asked)
 
-    def _refused(self, attempt: Try, server: Server, status: int, message: str, retry_after: str | None) -> Failure | None:
+    def _handle_error_status(
+        self, attempt: PendingRequest, server: ServerState, status: int, message: str, retry_after: str | None
+    ) -> Failure | None:
         """What an answer of another status than 200 means for its request. Raises Again, Refused."""
-        if status in BUSY | SICK | AGAIN or status >= 500:
-            raise Again(Trouble(message, status in BUSY | SICK, status in BUSY, seconds_of(retry_after)))
-        if status in KEYS:
-            if self.fleet.ever_answered():  # a gateway while its server restarts, a key that has run out: others go on
-                raise Again(Trouble(message, sick=True))
-            raise Refused(
-                f"{server.url}: refuses every request ({message}); {KEYS[status].format(key=self.manners.key_name)}"
+        if status in BUSY_STATUSES | UNHEALTHY_STATUSES | RETRY_STATUSES or status >= 500:
+            raise RetryableError(
+                RequestFailure(
+                    message,
+                    status in BUSY_STATUSES | UNHEALTHY_STATUSES,
+                    status in BUSY_STATUSES,
+                    parse_retry_after(retry_after),
+                )
+            )
+        if status in KEY_VARIABLES:
+            if self.balancer.ever_answered():  # a gateway while its server restarts, a key that has run out: others go on
+                raise RetryableError(RequestFailure(message, unhealthy=True))
+            raise RequestsRefused(
+                f"{server.url}: refuses every request ({message}); {KEY_VARIABLES[status].format(key=self.config.key_name)}"
             )
         if exceeds_context(message):
-            if attempt.bounded and attempt.job.request.sampling.max_tokens > 1:
-                attempt.bounded = False  # prompt and limit together are too long: the context's end is the nearer limit
+            if attempt.sends_max_tokens and attempt.job.request.sampling.max_tokens > 1:
+                attempt.sends_max_tokens = (
+                    False  # prompt and limit together are too long: the context's end is the nearer limit
+                )
                 return None
             return Failure(f"context length: {message}")
         return Failure(f"refused: {message}")
 
-    def _again(self, attempt: Try, server: Server, trouble: Trouble) -> None:
+    def _retry_request(self, attempt: PendingRequest, server: ServerState, trouble: RequestFailure) -> None:
         """Puts a request back, or gives it up after `retries`; gives all up when nobody answers any more."""
-        attempt.turns += trouble.sick
-        attempt.tries += not trouble.sick
-        if attempt.tries > self.manners.retries or attempt.turns > TURNS * (self.manners.retries + 1):
-            tries = attempt.tries + attempt.turns
-            self._note(attempt.job, Failure(f"{server.url}: {trouble.reason} ({tries} tries)"))
-        elif trouble.sick:
+        attempt.busy_retries += trouble.unhealthy
+        attempt.failures += not trouble.unhealthy
+        if attempt.failures > self.config.retries or attempt.busy_retries > MAX_BUSY_RETRIES * (self.config.retries + 1):
+            tries = attempt.failures + attempt.busy_retries
+            self._record_outcome(attempt.job, Failure(f"{server.url}: {trouble.reason} ({tries} tries)"))
+        elif trouble.unhealthy:
             self.retried += 1
             self.waiting.appendleft(attempt)
         else:
             self.retried += 1
             self.postponed += 1
-            self.loop.call_later(max(self.fleet.pause(attempt.tries), trouble.asked), self._put_back, attempt)
-        if self.fleet.dead():
-            self._nobody_left()
+            self.loop.call_later(
+                max(self.balancer.retry_delay(attempt.failures), trouble.retry_after), self._put_back, attempt
+            )
+        if self.balancer.all_failed():
+            self._fail_waiting()
 
-    def _put_back(self, attempt: Try) -> None:
+    def _put_back(self, attempt: PendingRequest) -> None:
         self.postponed -= 1
         self.waiting.appendleft(attempt)
-        self._dispatch()
-        self._look()
+        self._dispatch_requests()
+        self._check_finished()
 
-    def _nobody_left(self) -> None:
+    def _fail_waiting(self) -> None:
         """Fails what waits. Should there be more to come, the step ends: typed again, it goes on."""
-        troubles = "; ".join(f"{server.url}: {server.trouble}" for server in self.fleet.servers[:3])
-        self.gone = SophiaError(f"no server answers ({troubles}); start one and type the command again, it continues")
+        troubles = "; ".join(f"{server.url}: {server.last_failure}" for server in self.balancer.servers[:3])
+        self.abandoned = SophiaError(f"no server answers ({troubles}); start one and type the command again, it continues")
         for attempt in self.waiting:
-            self._note(attempt.job, Failure(f"no server answers ({troubles})"))
+            self._record_outcome(attempt.job, Failure(f"no server answers ({troubles})"))
         self.waiting.clear()
-        self._look()
+        self._check_finished()

@@ -3,38 +3,38 @@
 import os
 import resource
 
-from sophia_cli.backends._openai.client import Client, Manners
-from sophia_cli.backends._openai.load_balancer import Fleet
+from sophia_cli.backends._openai.client import Client, ClientConfig
+from sophia_cli.backends._openai.load_balancer import LoadBalancer
 from sophia_cli.errors import UsageError
 from sophia_cli.inference.backend_options import BackendOptions
-from sophia_cli.models.aliases import Model
+from sophia_cli.models.aliases import ModelRef
 
-PLACES = 256
+DEFAULT_IN_FLIGHT = 256
 """Requests in flight for each server, unless `--concurrency` says otherwise: what vLLM runs at once by default."""
 SPARE_FILES = 100
 
 
-def connect(urls: list[str], model: Model, place: BackendOptions, key_name: str) -> Client:
+def make_client(urls: list[str], model: ModelRef, place: BackendOptions, key_name: str) -> Client:
     """A client of these servers; key_name: the variable whose value goes with every request, if it is set.
 
     Raises UsageError for an odd key, and for more requests at once than this process may hold sockets.
     """
     return Client(
-        Fleet.of(urls, place.retries),
-        Manners(
+        LoadBalancer.from_urls(urls, place.retries),
+        ClientConfig(
             names=(model.name, model.path),
             otherwise=model.name if os.path.isdir(model.path) else model.path,
-            concurrency=_in_flight(place.concurrency, PLACES * len(urls)),
+            concurrency=_max_in_flight(place.concurrency, DEFAULT_IN_FLIGHT * len(urls)),
             timeout=place.timeout,
             retries=place.retries,
             images="file" if place.shared_disk else "data",
-            key=_key(key_name),
+            key=_read_key(key_name),
             key_name=key_name,
         ),
     )
 
 
-def _key(name: str) -> str | None:
+def _read_key(name: str) -> str | None:
     """The key without the line break that files end with. Raises UsageError, which does not show it, for other odd ones."""
     key = os.environ.get(name, "").strip()
     if not (key.isascii() and key.isprintable()):
@@ -42,7 +42,7 @@ def _key(name: str) -> str | None:
     return key or None
 
 
-def _in_flight(wanted: int | None, usual: int) -> int:
+def _max_in_flight(wanted: int | None, usual: int) -> int:
     """As many requests as wanted, else as usual or possible: each needs a socket. Raises UsageError beyond the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = hard - SPARE_FILES if hard != resource.RLIM_INFINITY else 1 << 30

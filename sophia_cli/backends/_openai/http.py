@@ -21,31 +21,31 @@ import httptools
 from sophia_cli import __version__
 
 CONNECT_SECONDS = 30.0
-NEXT_SECONDS = 3.0
+NEXT_ADDRESS_SECONDS = 3.0
 """How long one of a host's addresses may keep us from the next."""
 IDLE_SECONDS = 4.0
 """Servers close an idle connection after 5 s (uvicorn); one that we close before is never lost under a request."""
-ADDRESS_SECONDS = 60.0
+DNS_CACHE_SECONDS = 60.0
 """How long a name's addresses are believed."""
-LONGEST_HEAD = 1 << 16
-FIELDS = {"User-Agent": f"sophia/{__version__}", "Accept": "application/json", "Accept-Encoding": "identity"}
-PORTS = {"http": 80, "https": 443}
+MAX_HEAD_BYTES = 1 << 16
+DEFAULT_HEADERS = {"User-Agent": f"sophia/{__version__}", "Accept": "application/json", "Accept-Encoding": "identity"}
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-class NoConnection(Exception):
+class ConnectError(Exception):
     """Nobody listens there, the name is not known, or TLS is refused."""
 
 
-class Lost(Exception):
+class ConnectionLost(Exception):
     """The connection ended before the answer did, or what came is no HTTP."""
 
 
-class TooLong(Exception):
+class ResponseTooLarge(Exception):
     """The answer is longer than the caller takes."""
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """Status, headers (names in small letters) and the whole body."""
 
     status: int
@@ -69,7 +69,7 @@ class Route:
     authorization: str = ""
 
     @property
-    def place(self) -> tuple[str, int, str | None, str | None]:
+    def connection_key(self) -> tuple[str, int, str | None, str | None]:
         """What two requests that may share a connection have in common."""
         return self.host, self.port, self.tls, self.through
 
@@ -83,21 +83,21 @@ def route_to(url: str, proxy: str | None = None) -> Route:
     try:
         return _route(url, proxy)
     except ValueError as error:  # a port that is none, a name that no name server takes
-        raise NoConnection(f"no connection: {url if not proxy else 'its proxy'} is no address ({error})") from None
+        raise ConnectError(f"no connection: {url if not proxy else 'its proxy'} is no address ({error})") from None
 
 
 def _route(url: str, proxy: str | None) -> Route:
     to = urlsplit(url)
-    host, port = to.hostname or "", to.port or PORTS[to.scheme]
+    host, port = to.hostname or "", to.port or DEFAULT_PORTS[to.scheme]
     written = f"[{host}]" if ":" in host else host.encode("idna").decode()
-    name = written if port == PORTS[to.scheme] else f"{written}:{port}"
+    name = written if port == DEFAULT_PORTS[to.scheme] else f"{written}:{port}"
     path = quote(to.path or "/", safe="/%:@!$&'()*+,;=~") + (f"?{to.query}" if to.query else "")
     tls = host if to.scheme == "https" else None
     if not proxy:
         return Route(host, port, name, path, tls)
     via = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     if via.scheme != "http":
-        raise NoConnection(f"no connection: a proxy at {via.scheme}:// is not spoken to; name one at http://")
+        raise ConnectError(f"no connection: a proxy at {via.scheme}:// is not spoken to; name one at http://")
     key = ""
     if via.username:
         pair = f"{unquote(via.username)}:{unquote(via.password or '')}"
@@ -113,21 +113,21 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self.parser = httptools.HttpResponseParser(self)
         self.transport: asyncio.Transport | None = None
-        self.answer: asyncio.Future[Answer] | None = None
+        self.answer: asyncio.Future[Response] | None = None
         self.idle_since = 0.0
 
-    def ask(self, request: bytes, most: int) -> "asyncio.Future[Answer]":
+    def send_request(self, request: bytes, most: int) -> "asyncio.Future[Response]":
         """Sends a request. The future raises Lost, and TooLong for an answer of more than `most` bytes."""
         self.answer = asyncio.get_running_loop().create_future()
-        self.most, self.size, self.parts, self.begun = most, 0, list[bytes](), False
+        self.max_bytes, self.size, self.parts, self.begun = most, 0, list[bytes](), False
         if self.transport is None or self.transport.is_closing():
-            self.answer.set_exception(Lost("closed by the server before the request"))
+            self.answer.set_exception(ConnectionLost("closed by the server before the request"))
         else:
             self.transport.write(request)
         return self.answer
 
     @property
-    def usable(self) -> bool:
+    def is_reusable(self) -> bool:
         """Whether another request may be sent."""
         return self.transport is not None and not self.transport.is_closing()
 
@@ -136,7 +136,7 @@ class Connection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
-    def _end(self, error: Exception) -> None:
+    def _fail(self, error: Exception) -> None:
         if self.answer is not None and not self.answer.done():
             self.answer.set_exception(error)
         self.abort()
@@ -146,26 +146,26 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        watch(transport.get_extra_info("socket"))
+        enable_keepalive(transport.get_extra_info("socket"))
 
     def data_received(self, data: bytes) -> None:
         if self.answer is None or self.answer.done():
             self.abort()  # nobody asked: a server's farewell
             return
         self.size += len(data)
-        if self.size > self.most:
-            self._end(TooLong(f"longer than {self.most} bytes"))
+        if self.size > self.max_bytes:
+            self._fail(ResponseTooLarge(f"longer than {self.max_bytes} bytes"))
             return
         try:
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._end(Lost(f"no HTTP: {error}"))
+            self._fail(ConnectionLost(f"no HTTP: {error}"))
 
     def connection_lost(self, error: Exception | None) -> None:
         ends_here = self.answer is not None and not self.answer.done() and self.begun and self.open_end
         if ends_here and error is None:
-            self._complete()
-        self._end(Lost(getattr(error, "strerror", None) or "closed by the server before the answer's end"))
+            self._complete_response()
+        self._fail(ConnectionLost(getattr(error, "strerror", None) or "closed by the server before the answer's end"))
 
     # What llhttp calls
 
@@ -186,21 +186,21 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if self.parser.get_status_code() >= 200:
-            self._complete()
+            self._complete_response()
         else:
             self.begun = False  # "continue", "early hints": the answer is yet to come
 
-    def _complete(self) -> None:
+    def _complete_response(self) -> None:
         if self.answer is None or self.answer.done():
             return
         body = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
-        self.answer.set_result(Answer(self.parser.get_status_code(), self.headers, body))
+        self.answer.set_result(Response(self.parser.get_status_code(), self.headers, body))
         unsent = self.transport is not None and self.transport.get_write_buffer_size()
         if self.open_end or unsent or not self.parser.should_keep_alive():
             self.abort()
 
 
-class _Proxy(asyncio.Protocol):
+class _ProxyTunnel(asyncio.Protocol):
     """A proxy that is asked for a tunnel. said: the head of its answer; OSError when there is none."""
 
     def __init__(self, ask: bytes):
@@ -213,7 +213,7 @@ class _Proxy(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard += data
-        if not self.said.done() and (b"\r\n\r\n" in self.heard or len(self.heard) > LONGEST_HEAD):
+        if not self.said.done() and (b"\r\n\r\n" in self.heard or len(self.heard) > MAX_HEAD_BYTES):
             self.said.set_result(self.heard)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -221,48 +221,48 @@ class _Proxy(asyncio.Protocol):
             self.said.set_exception(OSError("the proxy closed the connection"))
 
 
-class Pool:
+class ConnectionPool:
     """Connections to any number of servers, as many as there are requests in flight. For one event loop."""
 
     def __init__(self, headers: dict[str, str]):
-        self.fields = "".join(f"{name}: {value}\r\n" for name, value in {**FIELDS, **headers}.items())
+        self.fields = "".join(f"{name}: {value}\r\n" for name, value in {**DEFAULT_HEADERS, **headers}.items())
         self.idle: dict[object, deque[Connection]] = {}
         self.resolved: dict[tuple[str, int], tuple[float, asyncio.Task[list[str]]]] = {}
         self.loop = asyncio.get_running_loop()
         self.resolvers = ThreadPoolExecutor(4)  # of our own: the loop would wait for a silent name server in the end
 
-    async def get(self, url: str, proxy: str | None, seconds: float, most: int) -> Answer:
+    async def get(self, url: str, proxy: str | None, seconds: float, most: int) -> Response:
         """A GET; see `post`."""
-        return await self._request("GET", route_to(url, proxy), b"", seconds, most)
+        return await self._send("GET", route_to(url, proxy), b"", seconds, most)
 
-    async def post(self, url: str, proxy: str | None, body: bytes, seconds: float, most: int) -> Answer:
+    async def post(self, url: str, proxy: str | None, body: bytes, seconds: float, most: int) -> Response:
         """The answer to a POST, whatever its status.
 
         seconds: the longest from now to its last byte. most: its longest in bytes. Raises NoConnection, Lost, TooLong and
         TimeoutError.
         """
-        return await self._request("POST", route_to(url, proxy), body, seconds, most)
+        return await self._send("POST", route_to(url, proxy), body, seconds, most)
 
-    async def _request(self, method: str, route: Route, body: bytes, seconds: float, most: int) -> Answer:
+    async def _send(self, method: str, route: Route, body: bytes, seconds: float, most: int) -> Response:
         end = self.loop.time() + seconds
         own = "" if route.through else route.authorization
         head = (
             f"{method} {route.path} HTTP/1.1\r\nHost: {route.name}\r\n{own}{self.fields}Content-Length: {len(body)}\r\n\r\n"
         )
         request = head.encode("latin-1") + body
-        if kept := self._kept(route):
+        if kept := self._idle_connection(route):
             try:
-                return await self._asked(kept, route, request, end, most)
-            except Lost:
+                return await self._send_on(kept, route, request, end, most)
+            except ConnectionLost:
                 if kept.size:
                     raise  # else the server closed it, as it may, before it had read the request
-        connection = await self._connected(route, min(end - self.loop.time(), CONNECT_SECONDS))
-        return await self._asked(connection, route, request, end, most)
+        connection = await self._open_connection(route, min(end - self.loop.time(), CONNECT_SECONDS))
+        return await self._send_on(connection, route, request, end, most)
 
-    async def _asked(self, connection: Connection, route: Route, request: bytes, end: float, most: int) -> Answer:
+    async def _send_on(self, connection: Connection, route: Route, request: bytes, end: float, most: int) -> Response:
         """The answer to a request on this connection, which is kept for the next."""
-        answer = connection.ask(request, most)
-        timer = self.loop.call_at(end, connection._end, TimeoutError())
+        answer = connection.send_request(request, most)
+        timer = self.loop.call_at(end, connection._fail, TimeoutError())
         try:
             return await answer
         except asyncio.CancelledError:
@@ -270,41 +270,41 @@ class Pool:
             raise
         finally:
             timer.cancel()
-            if connection.usable:
+            if connection.is_reusable:
                 connection.idle_since = self.loop.time()
-                self.idle.setdefault(route.place, deque()).append(connection)
+                self.idle.setdefault(route.connection_key, deque()).append(connection)
 
-    def _kept(self, route: Route) -> Connection | None:
+    def _idle_connection(self, route: Route) -> Connection | None:
         """The connection that was used last; those that have been idle for long are closed."""
-        idle = self.idle.get(route.place)
-        while idle and (not idle[0].usable or idle[0].idle_since < self.loop.time() - IDLE_SECONDS):
+        idle = self.idle.get(route.connection_key)
+        while idle and (not idle[0].is_reusable or idle[0].idle_since < self.loop.time() - IDLE_SECONDS):
             idle.popleft().abort()
         while idle:
             connection = idle.pop()
-            if connection.usable:
+            if connection.is_reusable:
                 return connection
         return None
 
-    async def _connected(self, route: Route, seconds: float) -> Connection:
+    async def _open_connection(self, route: Route, seconds: float) -> Connection:
         try:
             async with asyncio.timeout(seconds):
-                return await self._connect(route)
+                return await self._connect_route(route)
         except TimeoutError:
-            raise NoConnection(f"no connection within {seconds:.0f} s") from None
+            raise ConnectError(f"no connection within {seconds:.0f} s") from None
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error or type(error).__name__
-            raise NoConnection(f"no connection: {reason}") from None
+            raise ConnectError(f"no connection: {reason}") from None
 
-    async def _connect(self, route: Route) -> Connection:
+    async def _connect_route(self, route: Route) -> Connection:
         """A new connection, to the first of the host's addresses that takes it; the next one tries that first."""
-        tls = _tls() if route.tls else None
+        tls = _tls_context() if route.tls else None
         trouble = OSError(f"{route.host} has no address")
-        addresses = await self._addresses(route.host, route.port)
+        addresses = await self._resolve_cached(route.host, route.port)
         for number, address in enumerate(list(addresses), 1):
             try:
-                async with asyncio.timeout(NEXT_SECONDS if number < len(addresses) else CONNECT_SECONDS):
+                async with asyncio.timeout(NEXT_ADDRESS_SECONDS if number < len(addresses) else CONNECT_SECONDS):
                     if route.through:
-                        made = await self._tunnel(route, address)
+                        made = await self._open_tunnel(route, address)
                     else:
                         to = (Connection, address, route.port)
                         _, made = await self.loop.create_connection(*to, ssl=tls, server_hostname=route.tls)
@@ -314,30 +314,32 @@ class Pool:
                 trouble = error
         raise trouble
 
-    async def _addresses(self, host: str, port: int) -> list[str]:
+    async def _resolve_cached(self, host: str, port: int) -> list[str]:
         """The addresses of a host, asked for once for all connections that begin at about the same time."""
         asked, task = self.resolved.get((host, port), (float("-inf"), None))
         failed = task is not None and task.done() and (task.cancelled() or task.exception() is not None)
-        if task is None or failed or asked < self.loop.time() - ADDRESS_SECONDS:
-            task = self.loop.create_task(self._resolve(host, port))
+        if task is None or failed or asked < self.loop.time() - DNS_CACHE_SECONDS:
+            task = self.loop.create_task(self._resolve_host(host, port))
             self.resolved[host, port] = self.loop.time(), task
         return await asyncio.shield(task)
 
-    async def _resolve(self, host: str, port: int) -> list[str]:
+    async def _resolve_host(self, host: str, port: int) -> list[str]:
         asked = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
         found = await self.loop.run_in_executor(self.resolvers, asked)
         return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
-    async def _tunnel(self, route: Route, address: str) -> Connection:
+    async def _open_tunnel(self, route: Route, address: str) -> Connection:
         """A TLS connection through a proxy (CONNECT)."""
         ask = f"CONNECT {route.through} HTTP/1.1\r\nHost: {route.through}\r\n{route.authorization}\r\n"
-        transport, proxy = await self.loop.create_connection(lambda: _Proxy(ask.encode("latin-1")), address, route.port)
+        transport, proxy = await self.loop.create_connection(
+            lambda: _ProxyTunnel(ask.encode("latin-1")), address, route.port
+        )
         try:
             status = (await proxy.said).split(b"\r\n")[0].split(maxsplit=1)[1:]
             if not status or not status[0].startswith(b"200"):
                 raise OSError(f"the proxy {route.host}:{route.port} says {b''.join(status)[:80].decode('latin-1')}")
             connection = Connection()
-            made = await self.loop.start_tls(transport, connection, _tls(), server_hostname=route.tls)
+            made = await self.loop.start_tls(transport, connection, _tls_context(), server_hostname=route.tls)
             assert made is not None
             connection.connection_made(made)
             return connection
@@ -354,11 +356,11 @@ class Pool:
 
 
 @functools.cache
-def _tls() -> ssl.SSLContext:
+def _tls_context() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def watch(made: socket.socket) -> None:
+def enable_keepalive(made: socket.socket) -> None:
     """Has a connection be lost two minutes after its other end has vanished without a word, as a node does that loses its
     power: an answer may take an hour, and its timeout even longer."""
     with contextlib.suppress(OSError):  # a socket that is lost already

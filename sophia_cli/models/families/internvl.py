@@ -4,8 +4,8 @@ from typing import Any
 
 from sophia_cli.models.families._images_only import load_images_only
 
-VISION = ("model.vision_tower.",)
-PROJECTOR = ("model.multi_modal_projector.",)
+VISION_PREFIXES = ("model.vision_tower.",)
+PROJECTOR_PREFIXES = ("model.multi_modal_projector.",)
 
 
 def load_processor(path: str) -> Any:

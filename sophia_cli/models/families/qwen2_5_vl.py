@@ -4,8 +4,8 @@ from typing import Any
 
 from sophia_cli.models.families._images_only import load_images_only
 
-VISION = ("model.visual.",)
-PROJECTOR = ("model.visual.merger.",)
+VISION_PREFIXES = ("model.visual.",)
+PROJECTOR_PREFIXES = ("model.visual.merger.",)
 
 
 def load_processor(path: str) -> Any:

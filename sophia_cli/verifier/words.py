@@ -2,28 +2,28 @@
 
 import re
 
-from sophia_cli.verifier.normalize import fold
+from sophia_cli.verifier.normalize import normalize_words
 
 _YES = frozenset("yes true correct 是 是的 对 对的 正确 真 ✓ oui ja sí да".split())
 _NO = frozenset("no false incorrect wrong not 否 不 不是 错 错误 不对 不正确 假 ✗ non nein нет".split())
 _STATEMENT = re.compile(r"^(?:it|this|the statement) is (?=\w+\W*$)", re.IGNORECASE)
-_HEAD = re.compile(r"[^\W\d_]+|[✓✗]")
+_LEADING_WORD = re.compile(r"[^\W\d_]+|[✓✗]")
 _BARE = re.compile(r"[^\W\d_][^\W\d_'.-]*(?:[\s,/&-]+[^\W\d_][^\W\d_'.-]*){0,40}[.!?]?")
 _MATHS_WORDS = re.compile(
     r"^(?:pi|e|i|infinity|inf|oo|sin|cos|tan|log|ln|sqrt|alpha|beta|theta|and|or|mod|max|min)$", re.IGNORECASE
 )
 
 
-def polarity(text: str) -> bool | None:
+def yes_or_no(text: str) -> bool | None:
     """Yes (True), no (False), or neither. `Yes, because …` is yes; `No idea` is neither."""
     if text in ("\\sqrt", "\\times"):  # √ and ×, as tidy spells them
         return text == "\\sqrt"
     text = _STATEMENT.sub("", text)
-    head = _HEAD.match(text.strip("\"'( "))
+    head = _LEADING_WORD.match(text.strip("\"'( "))
     if not head:
         return None
     word, rest = head[0].casefold(), text.strip("\"'( ")[head.end() :].lstrip()
-    others = {other.casefold() for other in _HEAD.findall(rest)}
+    others = {other.casefold() for other in _LEADING_WORD.findall(rest)}
     if others and others <= _YES | _NO | {"or", "and", "或", "和"}:
         return None  # yes, no
     if rest and not re.match(r"[,.;:!，。；：)\n]|-\s", rest):
@@ -64,13 +64,13 @@ def same_words(answer: str, gold: str) -> bool:
     """Whether two texts are the same words, whatever their case, articles and punctuation."""
     if _INNER_CAPITAL.match(gold):
         return answer.replace(" ", "") == gold  # CaO, NaOH, AOB
-    return _plain(answer) == _plain(gold)
+    return _plain_words(answer) == _plain_words(gold)
 
 
 _FIGURE = re.compile(r"(?:\\(angle|triangle|overline|overrightarrow|widehat)\s*)?\{?([A-Z]{2,4})\}?")
 
 
-def figure(text: str) -> tuple[str, str] | None:
+def figure_name(text: str) -> tuple[str, str] | None:
     """An angle, triangle or segment by its points, which may be read from either end: ∠ABC is ∠CBA and not ∠BAC."""
     match = _FIGURE.fullmatch(text)
     if not match or not match[1]:
@@ -88,9 +88,9 @@ _WHOLE_SYNONYMS = {
 }
 
 
-def _plain(text: str) -> str:
+def _plain_words(text: str) -> str:
     for one, other in _SYNONYMS.items():
         text = text.replace(one, other)
     text = re.sub(r"(?<=[一-鿿])\s+|\s+(?=[一-鿿])", "", text).translate(_HAN)
-    plain = re.sub(r"[\s.,!?;:'’-]+", " ", fold(text)).strip()
+    plain = re.sub(r"[\s.,!?;:'’-]+", " ", normalize_words(text)).strip()
     return _WHOLE_SYNONYMS.get(plain, plain)

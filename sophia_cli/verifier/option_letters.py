@@ -4,9 +4,8 @@ import re
 from collections.abc import Callable
 
 from sophia_cli.records import OPTION_LETTERS
-from sophia_cli.verifier import answer_phrases as phrases
-from sophia_cli.verifier import text as words
-from sophia_cli.verifier.normalize import compact, fold, tidy
+from sophia_cli.verifier import answer_phrases, words
+from sophia_cli.verifier.normalize import normalize, normalize_words, strip_spaces
 from sophia_cli.verifier.numbers import read_quantity
 from sophia_cli.verifier.tolerance import same_quantity
 
@@ -41,7 +40,7 @@ _RIVAL = re.compile(
 _REFUSED = re.compile(r"\b(?:not|wrong|incorrect|any|everything|except|neither|cannot|can't|isn't|doesn't|non)\b|不")
 
 
-def circled(text: str) -> frozenset[str] | None:
+def circled_numbers(text: str) -> frozenset[str] | None:
     """The numbered statements that ①③ names (`tidy` spells them `#1,#3,`), else None."""
     whole = _CIRCLES.fullmatch(text.replace("#, ", "#,") + ("" if text.endswith(",") else ","))
     return frozenset(re.findall(r"#(\d{1,2})", text)) if whole else None
@@ -61,7 +60,7 @@ def letters_of(text: str) -> frozenset[str] | None:
 def led_letter(text: str) -> tuple[str, str] | None:
     """The letter that a text begins with, as in `B. 7` or `(b) 7`, and what follows it."""
     match = _LED.fullmatch(text)
-    if match and _RIVAL.search(phrases.NEGATED.split(match[4], maxsplit=1)[0]):
+    if match and _RIVAL.search(answer_phrases.NEGATED.split(match[4], maxsplit=1)[0]):
         return None
     if match and (_OTHER.search(match[4]) or re.match(r"(?:是|选项)?(?:错|不(?!是\s*[A-J]))|[或和]", match[4])):
         return None
@@ -85,21 +84,21 @@ def is_letter_gold(gold: str) -> bool:
     )
 
 
-def options(text: str, choices: list[str]) -> frozenset[int] | None:
+def matching_options(text: str, choices: list[str]) -> frozenset[int] | None:
     """The indexes of the options that a tidy text names; None when it names none of them."""
     letters = letters_of(text)
     exact = _by_value(text, choices)
     if exact is not None and (letters is None or choices != [OPTION_LETTERS[index] for index in range(len(choices))]):
-        spelled = letters and _indexes(letters, len(choices))
+        spelled = letters and _letter_indexes(letters, len(choices))
         return spelled if spelled and len(text) == 1 and text.isupper() and len(spelled) == 1 else frozenset({exact})
     if letters is None and (agreeing := _by_polarity(text, choices)) is not None:
         return frozenset({agreeing})
-    if letters and (named := _indexes(letters, len(choices))):
+    if letters and (named := _letter_indexes(letters, len(choices))):
         return named
     if (led_option := _led_option(text, choices)) is not None:
         return frozenset({led_option})
     if (last := _TRAILING.fullmatch(text)) and not _LED.fullmatch(text) and not _REFUSED.search(text):
-        return _indexes(frozenset(last[1]), len(choices))
+        return _letter_indexes(frozenset(last[1]), len(choices))
     several = re.split(r"\s*(?:,|;|\band\b|和|与)\s*", text)
     if len(several) > 1 and all(part for part in several):
         found = [_by_value(part, choices) for part in several]
@@ -110,8 +109,8 @@ def options(text: str, choices: list[str]) -> frozenset[int] | None:
 
 def _by_polarity(text: str, choices: list[str]) -> int | None:
     """The one option that says yes, or no, as a text does."""
-    yes = words.polarity(text)
-    agreeing = [index for index, choice in enumerate(choices) if yes is not None and words.polarity(choice) == yes]
+    yes = words.yes_or_no(text)
+    agreeing = [index for index, choice in enumerate(choices) if yes is not None and words.yes_or_no(choice) == yes]
     return agreeing[0] if len(agreeing) == 1 else None
 
 
@@ -121,19 +120,23 @@ def _led_option(text: str, choices: list[str]) -> int | None:
     if match is None:
         spelled = _LETTER_AND_TEXT.fullmatch(text)
         index = OPTION_LETTERS.find(spelled[1]) if spelled else len(choices)
-        return index if spelled and index < len(choices) and fold(spelled[2]) == fold(choices[index]) else None
+        return (
+            index
+            if spelled and index < len(choices) and normalize_words(spelled[2]) == normalize_words(choices[index])
+            else None
+        )
     index = OPTION_LETTERS.find((match[1] or match[2] or match[3]).upper())
     if index >= len(choices):
-        return _by_value(tidy(match[4]), choices)
-    value = tidy(match[4])
-    said = words.polarity(value) if text.startswith("A:") else None
-    if said is not None and words.polarity(choices[index]) not in (None, said):
+        return _by_value(normalize(match[4]), choices)
+    value = normalize(match[4])
+    said = words.yes_or_no(value) if text.startswith("A:") else None
+    if said is not None and words.yes_or_no(choices[index]) not in (None, said):
         return _by_polarity(value, choices)
-    is_its_text = bool(value) and fold(value) == fold(choices[index])
+    is_its_text = bool(value) and normalize_words(value) == normalize_words(choices[index])
     return index if is_its_text or led_letter(text) else None
 
 
-def _indexes(letters: frozenset[str], count: int) -> frozenset[int] | None:
+def _letter_indexes(letters: frozenset[str], count: int) -> frozenset[int] | None:
     indexes = frozenset(OPTION_LETTERS.index(letter) for letter in letters)
     return indexes if max(indexes) < count else None
 
@@ -148,13 +151,13 @@ def _by_value(text: str, choices: list[str]) -> int | None:
 
 
 def _same_spelling(text: str) -> Callable[[str], bool]:
-    spelled = compact(text)
-    return lambda choice: compact(choice) == spelled
+    spelled = strip_spaces(text)
+    return lambda choice: strip_spaces(choice) == spelled
 
 
 def _same_folded(text: str) -> Callable[[str], bool]:
-    folded = fold(text)
-    return lambda choice: fold(choice) == folded and (words.is_words(choice) or words.is_prose(choice))
+    folded = normalize_words(text)
+    return lambda choice: normalize_words(choice) == folded and (words.is_words(choice) or words.is_prose(choice))
 
 
 def _same_number(text: str) -> Callable[[str], bool]:
@@ -166,8 +169,8 @@ def _same_number(text: str) -> Callable[[str], bool]:
 
 def option_texts(choices: list[str]) -> list[str]:
     """The options in their one spelling, without the letter that some data sets put before them."""
-    tidied = [tidy(choice) for choice in choices]
+    tidied = [normalize(choice) for choice in choices]
     led = [led_letter(choice) for choice in tidied]
     if len(tidied) > 1 and all(found and found[1] and found[0] == OPTION_LETTERS[index] for index, found in enumerate(led)):
-        return [tidy(found[1]) for found in led if found]
+        return [normalize(found[1]) for found in led if found]
     return tidied
