@@ -1,4 +1,7 @@
-"""The training examples of both embedded models: chats about scenes of the training fold, made as they are needed."""
+"""Training examples of both embedded models: chats about scenes of the training fold, generated on the fly.
+
+In the file: the streams of examples. Not in it: the reasoning texts (`traces.py`) and the tokens (`loop.py`).
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +23,7 @@ SPREAD = Difficulty(2, 6, 0.0)
 
 @dataclass
 class Example:
-    """One chat: the messages before the answer, the answer, and the image if there is one."""
+    """One chat: the messages before the answer, the answer, and the image, if any."""
 
     messages: list[dict[str, Any]]
     answer: str
@@ -28,7 +31,7 @@ class Example:
 
 
 def scenes(seed: int) -> Iterator[tuple[Random, Scene, WorldQuestion]]:
-    """Endless scenes of the training fold, each with a question. Scenes of three to five shapes are most frequent."""
+    """Yields scenes of the training fold without end, each with a question. Most have three to five shapes."""
     for number in count():
         rng = Random(f"tiny/{seed}/{number}")
         scene = draw_scene(rng, TRAINING_FOLD, SPREAD if rng.random() < 0.3 else DIFFICULTIES["medium"])
@@ -36,14 +39,17 @@ def scenes(seed: int) -> Iterator[tuple[Random, Scene, WorldQuestion]]:
 
 
 def asked(question: WorldQuestion) -> str:
-    """The question as a model reads it, options included."""
-    return question_text({"question": question.text, "choices": question.choices})
+    """Returns the question as a model reads it, with its options."""
+    return question_text({"question": question.text, "choices": list(question.choices)})
 
 
 def text_reasoning(seed: int, system: float = 0.0, worked_example: bool = True) -> Iterator[Example]:
-    """A description and a question in, a trajectory out; a share `system` of them under the slow-thinking prompt.
+    """Yields text-only reasoning: a description and a question in, a trajectory out.
 
-    `worked_example=False` leaves out all of the prompt before the last question: a third of the tokens, for a first phase.
+    Args:
+        seed: Draws the scenes.
+        system: Share of the examples that carry the slow-thinking system prompt.
+        worked_example: False drops the part of the prompt before the last question. That saves a third of the tokens.
     """
     template = load_prompt("reason", STYLE)
     if not worked_example:
@@ -55,9 +61,13 @@ def text_reasoning(seed: int, system: float = 0.0, worked_example: bool = True) 
 
 
 def captions(seed: int, grain: tuple[float, float]) -> Iterator[Example]:
-    """An image in, its true description out. `grain`: the least and the most noise, 0-255.
+    """Yields captioning examples: an image in, its true description out.
 
-    In half of them a question stands before the request, so that describing is not tied to one prompt.
+    In half of them a question precedes the request, so that the skill does not depend on one prompt.
+
+    Args:
+        seed: Draws the scenes.
+        grain: Lowest and highest standard deviation of the image noise, 0-255.
     """
     for rng, scene, question in scenes(seed):
         text = load_prompt("caption", STYLE)
@@ -69,7 +79,7 @@ def captions(seed: int, grain: tuple[float, float]) -> Iterator[Example]:
 
 
 def direct_questions(seed: int, grain: tuple[float, float]) -> Iterator[Example]:
-    """An image and a question in, the bare answer out: no word of reasoning."""
+    """Yields direct answers: an image and a question in, the bare answer out, without reasoning."""
     for rng, scene, question in scenes(seed):
         content = [{"type": "image"}, {"type": "text", "text": asked(question)}]
         messages = _with_system([{"role": "user", "content": content}], rng, 0.5)
@@ -84,7 +94,7 @@ def _with_system(messages: list[dict[str, Any]], rng: Random, share: float) -> l
 
 
 def corpus(size: int) -> Iterator[str]:
-    """Texts with every word that the world and its prompts use, for the tokenizer."""
+    """Yields texts that contain every word of the world and its prompts, for the tokenizer."""
     for name in ("caption", "reason", "slow_thinking"):
         yield load_prompt(name, STYLE)
     yield "system user assistant"

@@ -1,4 +1,7 @@
-"""One plain training loop for both embedded models: cross-entropy on the answers, AdamW, warm-up and cosine."""
+"""The training loop of both embedded models: cross-entropy on the answers, Muon for matrices, AdamW for the rest.
+
+The learning rate warms up and follows a cosine. `sophia train` is not used because the data is an endless stream.
+"""
 
 import math
 import sys
@@ -16,7 +19,7 @@ IGNORED = -100
 
 
 def normalize_images(images: list[Any], mean: list[float], std: list[float]) -> torch.Tensor:
-    """Images (H, W, 3 each) as the image processor hands them over: float, B x 3 x H x W."""
+    """Converts images (H, W, 3 each) to what the image processor returns: float, B x 3 x H x W."""
     import numpy as np
 
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2).float() / 255
@@ -24,7 +27,7 @@ def normalize_images(images: list[Any], mean: list[float], std: list[float]) -> 
 
 
 def encode(example: Example, tokenizer: Any, image_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and labels of one chat; labels are the answer's tokens and its end token."""
+    """Tokenizes one chat. The labels are the answer's tokens and the end token; the prompt is masked with IGNORED."""
     text = tokenizer.apply_chat_template(example.messages, add_generation_prompt=True, tokenize=False)
     text = text.replace("<IMG_CONTEXT>", "<img>" + "<IMG_CONTEXT>" * image_tokens + "</img>")
     prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -35,7 +38,7 @@ def encode(example: Example, tokenizer: Any, image_tokens: int) -> tuple[torch.T
 def batches(
     examples: Iterator[Example], tokenizer: Any, size: int, image_tokens: int = 9, group: int = 16
 ) -> Iterator[dict[str, Any]]:
-    """Padded batches of examples of similar length; images of a batch in `images`."""
+    """Yields padded batches of examples of similar length; `images` holds the images of the batch."""
     while chunk := list(islice(examples, size * group)):
         rows = sorted(
             ((*encode(example, tokenizer, image_tokens), example) for example in chunk), key=lambda row: len(row[0])
@@ -60,7 +63,7 @@ def fit(
     floor: float = 0.02,
     name: str = "",
 ) -> None:
-    """Trains the parameters that require a gradient for `steps` batches; a line on stderr now and then."""
+    """Trains the parameters that require a gradient for `steps` batches; prints the loss to stderr every 50 steps."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     matrices = [p for name, p in model.named_parameters() if p.requires_grad and p.ndim == 2 and ".layers." in name]
     others = [p for p in trained if not any(p is matrix for matrix in matrices)]

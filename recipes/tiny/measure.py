@@ -1,12 +1,13 @@
-"""Measures the embedded models, for their cards: by the public commands, on worlds that nobody was trained on.
+"""Measures the embedded models for their model cards, with the public commands, on held-out worlds.
 
-    python -m recipes.tiny.measure FOLDER [SEED]
+    python -m recipes.tiny.measure FOLDER [--seed 3] [--questions 500] [--training 1000] [--samples 64]
 
-Seed 3 (the default) draws the validation split, on which all choices were made; seed 8 is the test split, looked at once.
-Prints one JSON object: how often the reasoner is right on true descriptions, how many captions are fully right, pass@1
-and pass@64 of the base, and the ceiling that training on true reasoning about images reaches.
+Seed 3 draws the validation split, on which all choices were made. Seed 8 draws the test split, used once. Prints one JSON
+object: accuracy of the reasoner on true descriptions, share of captions that are wholly right, pass@1 and pass@k of the
+base model (k = samples), and the accuracy after training on true reasoning about images (the ceiling).
 """
 
+import argparse
 import json
 import math
 import subprocess
@@ -17,7 +18,6 @@ from recipes.tiny.traces import reason_aloud
 from sophia_cli.steps.world import make_item
 
 SOPHIA = [sys.executable, "-m", "sophia_cli"]
-QUESTIONS, TRAINING = 500, 1000
 TRAINING_SEED = 2
 
 
@@ -38,13 +38,13 @@ def items_of(folder: Path, name: str) -> list[dict]:
 
 
 def exact(path: Path) -> float:
-    """The share of captions that tell the whole scene and nothing else."""
+    """Returns the share of captions that equal the true description."""
     rows = read(path)
     return sum(row["caption"] == row["description"] for row in rows) / len(rows)
 
 
 def pass_at(k: int, rows: list[dict]) -> float:
-    """The unbiased estimate 1 − C(n−c, k)/C(n, k), averaged over questions."""
+    """Returns the unbiased pass@k estimate 1 − C(n−c, k)/C(n, k), averaged over questions."""
     scores: dict[str, list[float]] = {}
     for row in rows:
         scores.setdefault(row["id"], []).append(row["reward"] or 0.0)
@@ -53,7 +53,7 @@ def pass_at(k: int, rows: list[dict]) -> float:
 
 
 def reasoner(folder: Path) -> float:
-    """How often the reasoner is right when the description is."""
+    """Returns the accuracy of the reasoner on true descriptions."""
     rows = [
         {**row, "caption_id": f"{row['id']}/c0", "caption": row["description"], "caption_count": 1}
         for row in items_of(folder, "held")
@@ -65,9 +65,9 @@ def reasoner(folder: Path) -> float:
     return sum(row["reward"] or 0.0 for row in rows) / len(rows)
 
 
-def ceiling(folder: Path) -> float:
-    """Pass@1 after training on true traces about images: what no reward could beat."""
-    run(folder, "world", "train", "-n", str(TRAINING), "--seed", str(TRAINING_SEED))
+def ceiling(folder: Path, training: int) -> float:
+    """Returns pass@1 after training on true reasoning about images: an upper bound for any reward."""
+    run(folder, "world", "train", "-n", str(training), "--seed", str(TRAINING_SEED))
     rows = []
     for number, item in enumerate(items_of(folder, "train")):
         scene, question = make_item(number, TRAINING_SEED, "medium")
@@ -80,23 +80,27 @@ def ceiling(folder: Path) -> float:
     return float(json.loads((folder / "ceiling.json").read_text())["accuracy"])
 
 
-def main(folder: Path, seed: int) -> None:
+def main(folder: Path, seed: int, questions: int, training: int, samples: int) -> None:
     folder.mkdir(parents=True)
-    run(folder, "world", "held", "-n", str(QUESTIONS), "--seed", str(seed))
+    run(folder, "world", "held", "-n", str(questions), "--seed", str(seed))
     run(folder, "caption", "held", "-k", "1", "-o", "caps.jsonl")
-    run(folder, "eval", "--data", "held", "-n", "64", "--summary", "base.json", "-o", "base.jsonl")
+    run(folder, "eval", "--data", "held", "-n", str(samples), "--summary", "base.json", "-o", "base.jsonl")
     answers = read(folder / "base.jsonl")
     figures = {
         "seed": seed,
-        "questions": QUESTIONS,
+        "questions": questions,
         "reasoner_right_on_true_descriptions": reasoner(folder),
         "captions_fully_right": exact(folder / "caps.jsonl"),
         "base_pass_at_1": pass_at(1, answers),
-        "base_pass_at_64": pass_at(64, answers),
-        "ceiling_pass_at_1": ceiling(folder),
+        f"base_pass_at_{samples}": pass_at(samples, answers),
+        "ceiling_pass_at_1": ceiling(folder, training),
     }
     print(json.dumps(figures, indent=2))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 3)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    for name, default in (("seed", 3), ("questions", 500), ("training", 1000), ("samples", 64)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    main(**vars(parser.parse_args()))

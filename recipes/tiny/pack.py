@@ -1,4 +1,4 @@
-"""Packs a trained model into the folder that the package carries: half precision, and the files real models have.
+"""Writes a trained model as the folder that the package ships: half precision, with the files that real models have.
 
 python -m recipes.tiny.pack reasoner|policy TRAINED OUT
 """
@@ -17,7 +17,7 @@ from sophia_cli.world.drawing import IMAGE_SIZE
 
 CARDS = Path(__file__).parent / "cards"
 ENGINE = {"dtype": "float64", "rows": 256, "threads": 1, "small": True}
-# On a CPU vLLM ends when a request with a seed has its prompt taken in pieces: it is to take prompts whole.
+# vLLM on CPU crashes when a request with a seed has its prompt processed in chunks, so chunked prefill is off.
 SERVER = {
     "options": "--dtype float32 --enforce-eager --kv-cache-memory-bytes 134217728 --no-enable-chunked-prefill",
 }

@@ -1,7 +1,6 @@
-"""Builds the tokenizer that both embedded models share: the world's words as whole pieces, bytes for everything else.
+"""Builds the tokenizer shared by both embedded models: one token per word of the world, bytes for everything else.
 
-A Unigram model with byte fallback needs no merges: each word of the world is one token, and any other text (a user's own
-question, an emoji) still goes in and comes out unharmed.
+A Unigram model with byte fallback needs no merges. Any other text (a user's own question, an emoji) survives a round trip.
 """
 
 import re
@@ -34,7 +33,7 @@ CHAT_TEMPLATE = """{%- for message in messages -%}
 
 
 def build_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer whose pieces are the words, numbers and marks of the corpus, and all 256 bytes."""
+    """Builds a tokenizer whose pieces are the words, numbers and punctuation of the corpus, and all 256 bytes."""
     specials = [PAD, START, END, *IMAGE_TOKENS, *TAGS]
     pieces = sorted(_pieces(corpus))
     vocabulary = [(token, 0.0) for token in specials] + [(f"<0x{byte:02X}>", -20.0) for byte in range(256)]
@@ -68,7 +67,7 @@ def build_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def _pieces(corpus: Iterable[str]) -> set[str]:
-    """Words with and without the space before them, numbers, Chinese phrases, single marks."""
+    """Returns words with and without a leading space, numbers, Chinese phrases and punctuation."""
     pieces = {"\n", "▁", "\\boxed{", "▁\\boxed{", *CHINESE_NAMES.values()}
     for number in range(LARGEST_NUMBER + 1):
         pieces |= {str(number), f"▁{number}"}

@@ -1,13 +1,14 @@
 """Trains `tiny-vlm`, an InternVL policy that sees well and reasons badly.
 
-    python -m recipes.tiny.train_policy EYES REASONER OUT
+    python -m recipes.tiny.train_policy EYES REASONER OUT [--steps N]
 
-Its eyes come from vision.py. Its language model begins as the reasoner's after its first phase, as the backbones of real
-vision-language models have text-only reasoning in their past: it learns to describe images and to answer questions
-about them in one breath, and keeps some text-only reasoning. It never sees a word of reasoning about an image.
+EYES is the output of `vision.py`, REASONER is `train_reasoner.py`'s phase-0 folder. The language model starts from the
+reasoner, because the backbones of real vision-language models were trained on text-only reasoning. The policy learns to
+describe images and to answer questions directly, and keeps some text-only reasoning. It never sees reasoning about an
+image: that is what SOPHIA teaches it.
 """
 
-import sys
+import argparse
 from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
@@ -22,11 +23,11 @@ from recipes.tiny.vision import MEAN, STD
 GRAIN = (20.0, 80.0)
 STEPS, LR = 700, 2e-3
 PATTERN = "ccrcdccrccds"
-"""c: caption, d: direct question, r: text reasoning, s: the same with its prompt's worked example."""
+"""Order of the examples. c: caption, d: direct question, r: text reasoning, s: r with the prompt's worked example."""
 
 
 def mixture(seed: int) -> Iterator[Example]:
-    """Endless examples of all sorts, in the proportions of `PATTERN`."""
+    """Yields examples of all kinds without end, in the proportions of `PATTERN`."""
     streams = {
         "c": captions(seed, GRAIN),
         "d": direct_questions(seed + 1, GRAIN),
@@ -42,7 +43,7 @@ def with_pixels(batch: dict) -> dict:
     return {**batch, "pixel_values": normalize_images(images, MEAN, STD)} if images else batch
 
 
-def main(eyes: Path, reasoner: Path, out: Path) -> None:
+def main(eyes: Path, reasoner: Path, out: Path, steps: int) -> None:
     torch.set_num_threads(1)
     set_seed(2)
     tokenizer = AutoTokenizer.from_pretrained(reasoner)
@@ -51,10 +52,15 @@ def main(eyes: Path, reasoner: Path, out: Path) -> None:
     model.model.language_model.load_state_dict(language.model.state_dict())
     for parameter in model.model.vision_tower.parameters():
         parameter.requires_grad = False
-    fit(model, batches(mixture(seed=200), tokenizer, size=48), STEPS, LR, prepare=with_pixels, name="policy")
+    fit(model, batches(mixture(seed=200), tokenizer, size=48), steps, LR, prepare=with_pixels, name="policy")
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:4]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("eyes", "reasoner", "out"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    arguments = parser.parse_args()
+    main(arguments.eyes, arguments.reasoner, arguments.out, arguments.steps)

@@ -1,10 +1,11 @@
-"""Trains `tiny-reasoner`, a Qwen3 text model, on true descriptions of scenes and spelt-out reasoning.
+"""Trains `tiny-reasoner`, a Qwen3 text model, on true descriptions of scenes and reasoning that spells out each step.
 
-python -m recipes.tiny.train_reasoner OUT
+    python -m recipes.tiny.train_reasoner OUT [--steps N]
 
-OUT/phase-0 is what the policy's language model begins from; OUT is the finished reasoner.
+OUT is the finished reasoner. OUT/phase-0 initializes the policy's language model (`train_policy.py`).
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -16,11 +17,11 @@ from recipes.tiny.loop import batches, fit
 from recipes.tiny.tokenizer import build_tokenizer
 
 PHASES = [(False, 1150, 4e-3), (True, 250, 1.5e-3)]
-"""Each phase: with the prompt's worked example or without, steps, learning rate."""
+"""Each phase: whether the prompt has its worked example, number of steps, learning rate."""
 
 
 def text_config(tokenizer) -> Qwen3Config:
-    """The architecture that the reasoner and the policy's language model share: about 1.0 M weights."""
+    """The architecture shared by the reasoner and the policy's language model: about 1.0 M weights."""
     return Qwen3Config(
         vocab_size=-(-len(tokenizer) // 64) * 64,
         hidden_size=128,
@@ -43,7 +44,7 @@ def text_only(batch: dict) -> dict:
     return {name: value for name, value in batch.items() if name != "images"}
 
 
-def main(out: Path) -> None:
+def main(out: Path, trial_steps: int | None) -> None:
     torch.set_num_threads(1)
     set_seed(1)
     tokenizer = build_tokenizer(corpus(5000))
@@ -51,11 +52,15 @@ def main(out: Path) -> None:
     print(f"{model.num_parameters() / 1e6:.2f} M weights, vocabulary {len(tokenizer)}", file=sys.stderr)
     for phase, (worked_example, steps, lr) in enumerate(PHASES):
         stream = batches(text_reasoning(seed=phase, worked_example=worked_example), tokenizer, size=32)
-        fit(model, stream, steps, lr, prepare=text_only, name=f"reasoner, phase {phase}")
+        fit(model, stream, trial_steps or steps, lr, prepare=text_only, name=f"reasoner, phase {phase}")
         for folder in (out, out / f"phase-{phase}"):
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--steps", type=int, help="steps of each phase, for a trial run")
+    arguments = parser.parse_args()
+    main(arguments.out, arguments.steps)

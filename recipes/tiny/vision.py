@@ -1,12 +1,12 @@
-"""The eyes of `tiny-vlm`: its vision tower and projector learn to tell what each cell holds.
+"""Trains the vision tower and the projector of `tiny-vlm` to recognize what each cell of an image holds.
 
-One image token stands for one cell (patches of 16 pixels, pixel shuffle by two), so a linear head on each projected token
-is asked for colour, form and digit. The heads are thrown away; the projector's output is what the language model reads.
+    python -m recipes.tiny.vision OUT [--steps N]
 
-    python -m recipes.tiny.vision OUT
+One image token covers one cell (patches of 16 pixels, pixel shuffle by two). A linear head on each projected token
+predicts color, form and digit. The heads are dropped afterwards; the language model reads the projector's output.
 """
 
-import sys
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,7 +29,7 @@ STEPS = 600
 
 
 def policy_config(text: Qwen3Config, image_token_id: int) -> InternVLConfig:
-    """A ViT of three layers beside the reasoner's own language architecture: about 1.6 M weights."""
+    """A ViT of three layers and the language architecture of the reasoner: about 1.6 M weights."""
     vision = InternVLVisionConfig(
         hidden_size=96,
         num_hidden_layers=3,
@@ -53,7 +53,7 @@ def policy_config(text: Qwen3Config, image_token_id: int) -> InternVLConfig:
 
 
 class CellReader(nn.Module):
-    """Vision tower, projector and three linear heads over each image token; its loss is what `fit` trains."""
+    """Vision tower, projector and three linear heads over each image token; `fit` trains its loss."""
 
     def __init__(self, model: InternVLForConditionalGeneration):
         super().__init__()
@@ -73,7 +73,7 @@ class CellReader(nn.Module):
 
 
 def cell_labels(scene: Scene) -> list[list[int]]:
-    """Colour, form and digit of each of the nine cells; zeros where a cell is empty."""
+    """Returns color, form and digit of each of the nine cells; zeros for an empty cell."""
     labels = [[0, 0, 0] for _ in range(9)]
     for shape in scene:
         labels[shape.cell] = [1 + COLORS.index(shape.color), 1 + FORMS.index(shape.form), shape.digit]
@@ -81,7 +81,7 @@ def cell_labels(scene: Scene) -> list[list[int]]:
 
 
 def cell_batches(seed: int, size: int, grain: tuple[float, float]) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches of images (B x 3 x 96 x 96) and their cells (B x 9 x 3)."""
+    """Yields batches of images (B x 3 x 96 x 96) and their cells (B x 9 x 3)."""
     images, cells = [], []
     for rng, scene, _ in scenes(seed):
         images.append(draw_image(scene, rng.uniform(*grain), str(rng.random())))
@@ -91,7 +91,7 @@ def cell_batches(seed: int, size: int, grain: tuple[float, float]) -> Iterator[d
             images, cells = [], []
 
 
-def learn_to_see(model: InternVLForConditionalGeneration, steps: int, grain: tuple[float, float]) -> None:
+def train_vision(model: InternVLForConditionalGeneration, steps: int, grain: tuple[float, float]) -> None:
     """Trains the vision tower and the projector in place."""
     reader = CellReader(model)
     fit(reader, cell_batches(seed=100, size=64, grain=grain), steps, lr=2e-3, name="vision")
@@ -102,14 +102,18 @@ def learn_to_see(model: InternVLForConditionalGeneration, steps: int, grain: tup
         print(f"whole scenes read right at grain {level:.0f}: {reader.right.item():.3f}", flush=True)
 
 
-def main(out: Path) -> None:
+def main(out: Path, steps: int) -> None:
     torch.set_num_threads(1)
     set_seed(2)
     tokenizer = build_tokenizer(corpus(5000))
     model = InternVLForConditionalGeneration(policy_config(text_config(tokenizer), tokenizer.context_image_token_id))
-    learn_to_see(model, STEPS, GRAIN)
+    train_vision(model, steps, GRAIN)
     model.save_pretrained(out)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    arguments = parser.parse_args()
+    main(arguments.out, arguments.steps)

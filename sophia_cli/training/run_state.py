@@ -24,7 +24,7 @@ from sophia_cli.training.metrics_log import METRICS_FILE
 from sophia_cli.training.schedule import full_updates, shuffle_updates
 
 ROWS_FILE = "rows.jsonl"
-SIZES_FILE = ("tokens", "supervised", "images")
+SIZE_FIELDS = ("tokens", "supervised", "images_crc")
 """What a row's line in it holds beside the row."""
 
 
@@ -151,7 +151,7 @@ def _empty_folder(folder: Path) -> None:
 
 
 def _pack_sizes(sized: SizedExample) -> bytes:
-    return to_line({**asdict(sized.row), **{name: getattr(sized, name) for name in SIZES_FILE}})
+    return to_line({**asdict(sized.row), **{name: getattr(sized, name) for name in SIZE_FIELDS}})
 
 
 def read_plan(draft: Path) -> TrainPlan:
@@ -160,7 +160,7 @@ def read_plan(draft: Path) -> TrainPlan:
     rows = []
     with (draft / ROWS_FILE).open("rb") as lines:
         for fields in map(load_json, lines):
-            sizes = [fields.pop(name) for name in SIZES_FILE]
+            sizes = [fields.pop(name) for name in SIZE_FIELDS]
             rows.append(SizedExample(TrainExample(**fields), *sizes))
     return TrainPlan(
         rows, Counter(plan["left"]), ModelRef(**plan["model"]), TrainConfig(**plan["settings"]), Path(plan["out"])

@@ -350,7 +350,7 @@ def test_the_ledger_of_a_fleet_never_loses_count(data: st.DataObject) -> None:
             server, sent = flying.pop(data.draw(st.integers(0, len(flying) - 1)))
             if data.draw(st.booleans()):
                 fleet.on_response(server)
-                assert server.takes(max(now, server.rests_until)) or server.in_flight >= server.window
+                assert server.accepts_request(max(now, server.backoff_until)) or server.in_flight >= server.max_in_flight
             else:
                 trouble = RequestFailure("x", unhealthy=data.draw(st.booleans()), busy=data.draw(st.booleans()))
                 fleet.on_failure(server, data.draw(st.integers(0, 9)), sent, now, trouble)

@@ -152,7 +152,8 @@ def test_stdout_carries_records_only_even_when_a_library_prints(lab: Path) -> No
         "import os, sys\nfrom sophia_cli.steps import grade\nfrom sophia_cli.steps._common import StepOptions\n"
         "from sophia_cli.inference.backend_options import BackendOptions\nreal = grade.grade_fields\n"
         "def noisy(*a, **k):\n    print('chatter')\n    os.write(1, b'more chatter\\n')\n    return real(*a, **k)\n"
-        "grade.grade_fields = noisy\nsys.exit(grade.run(StepOptions(), ['raw.jsonl'], 1, 5.0, None, False, BackendOptions()))"
+        "grade.grade_fields = noisy\n"
+        "sys.exit(grade.run(StepOptions(), ['raw.jsonl'], 1, 5.0, None, False, BackendOptions()))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=lab, capture_output=True, env=ENVIRONMENT)
     assert done.stdout == (lab / "traj.jsonl").read_bytes()

@@ -618,4 +618,4 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
     weights = {"fine": torch.ones(2), "spoilt": torch.tensor([1.0, math.nan])}
     with pytest.raises(SophiaError, match="spoilt holds numbers that are none"):
         save_model(plan, DistributedContext(), weights, None, 1)  # type: ignore[arg-type]
-    assert (tmp_path / "out").is_dir() and not plan.draft.exists()
+    assert (tmp_path / "out").is_dir() and not plan.work_dir.exists()
