@@ -11,7 +11,7 @@ from rich.text import Text
 from sophia_cli.runtime.progress import stderr_console
 from sophia_cli.training.collator import IGNORE_INDEX, Encoder
 from sophia_cli.training.config import has_flash_attention, has_liger, has_vllm
-from sophia_cli.training.model import parameter_counts
+from sophia_cli.training.policy import parameter_counts
 from sophia_cli.training.run_state import SizedExample, TrainPlan, reference_count, sequences_per_update, update_batches
 from sophia_cli.training.time_estimate import EXPECTED_UTILIZATION, estimated_seconds
 from sophia_cli.training.zero_stage import STAGES, bytes_needed

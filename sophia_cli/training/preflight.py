@@ -16,8 +16,8 @@ from sophia_cli.runtime.progress import Progress, log_line
 from sophia_cli.runtime.worker_pool import ordered_map
 from sophia_cli.training.collator import Encoder, SkippedExample
 from sophia_cli.training.examples import TrainExample
-from sophia_cli.training.model import context_length, make_encoder
 from sophia_cli.training.plan_report import print_plan
+from sophia_cli.training.policy import context_length, make_encoder
 from sophia_cli.training.run_state import SizedExample, TrainPlan, sequences_per_update
 from sophia_cli.training.zero_stage import choose_stage
 

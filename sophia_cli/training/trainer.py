@@ -27,8 +27,8 @@ from sophia_cli.training.importance_ratio import LogRatios, pool_stats
 from sophia_cli.training.logprobs import LogprobHead
 from sophia_cli.training.loss_inputs import LossInputs
 from sophia_cli.training.metrics_log import EmitFunction, MetricsLog
-from sophia_cli.training.model import language_model, load_policy, make_encoder, warm_up_model
 from sophia_cli.training.packing import can_pack
+from sophia_cli.training.policy import language_model, load_policy, make_encoder, warm_up_model
 from sophia_cli.training.rendezvous import init_distributed, process_device
 from sophia_cli.training.run_state import TrainPlan, epochs_after_steps, update_batches, updates_per_epoch
 from sophia_cli.training.save import save_model

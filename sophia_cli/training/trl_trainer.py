@@ -20,7 +20,7 @@ from sophia_cli.training import checkpoints
 from sophia_cli.training.deepspeed_config import load_config, zero3_init
 from sophia_cli.training.distributed import DistributedContext
 from sophia_cli.training.metrics_log import EmitFunction, MetricsLog
-from sophia_cli.training.model import load_policy, make_encoder, warm_up_model
+from sophia_cli.training.policy import load_policy, make_encoder, warm_up_model
 from sophia_cli.training.rendezvous import init_distributed, process_device
 from sophia_cli.training.run_state import TrainPlan, epochs_after_steps, sequences_per_update, update_batches
 from sophia_cli.training.save import save_model

@@ -49,7 +49,7 @@ def choose_stage(plan: TrainPlan, processes: int, cpu: bool, tell: Callable[[str
     if cpu or not torch.cuda.is_available():
         stage = "none" if processes == 1 else "zero2"
     else:
-        from sophia_cli.training.model import parameter_counts
+        from sophia_cli.training.policy import parameter_counts
 
         weights, trained = parameter_counts(plan)
         stage = first_fitting_stage(

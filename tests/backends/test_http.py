@@ -189,7 +189,7 @@ def authority(monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
     authority = trustme.CA()
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    monkeypatch.setattr(http, "_tls", lambda: context)
+    monkeypatch.setattr(http, "_tls_context", lambda: context)
     return authority
 
 
@@ -278,7 +278,7 @@ def test_an_answer_before_the_end_of_a_large_upload_ends_its_connection() -> Non
 
 
 def test_an_address_that_nobody_answers_at_does_not_keep_from_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "NEXT_SECONDS", 0.2)
+    monkeypatch.setattr(http, "NEXT_ADDRESS_SECONDS", 0.2)
 
     async def work() -> list[str]:
         server = await asyncio.start_server(answers(WHOLE), "127.0.0.1", 0)
@@ -293,7 +293,7 @@ def test_an_address_that_nobody_answers_at_does_not_keep_from_the_next(monkeypat
             await asyncio.sleep(60 if host == "192.0.2.1" else 0)
             return await real(made, host, *rest, **more)
 
-        monkeypatch.setattr(pool, "_resolve", resolve)
+        monkeypatch.setattr(pool, "_resolve_host", resolve)
         monkeypatch.setattr(pool.loop, "create_connection", connect)
         await pool.post(f"http://gpu:{port}/v1", None, b"", 5.0, 1000)
         await asyncio.gather(*(pool.post(f"http://gpu:{port}/v1", None, b"", 5.0, 1000) for _ in range(3)))

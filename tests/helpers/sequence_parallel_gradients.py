@@ -14,7 +14,7 @@ from sophia_cli.training.collator import IGNORE_INDEX, Encoder
 from sophia_cli.training.distributed import DistributedContext
 from sophia_cli.training.examples import TrainExample, prompt_messages
 from sophia_cli.training.logprobs import LogprobHead
-from sophia_cli.training.model import find_family, language_model
+from sophia_cli.training.policy import find_family, language_model
 from sophia_cli.training.rendezvous import init_distributed
 from sophia_cli.training.sequence_parallel import SequenceParallel
 

@@ -312,7 +312,7 @@ def test_a_batch_is_kept_full(lab: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     from sophia_cli.models.aliases import resolve_model
     from sophia_cli.runtime.read_ahead import ReadAhead
 
-    monkeypatch.setattr(hf, "STRIDE", 8)
+    monkeypatch.setattr(hf, "TOKENS_PER_STRIDE", 8)
     backend = hf.Backend(resolve_model("tiny-reasoner"), BackendOptions(concurrency=4))
     messages = [{"role": "user", "content": "What is it?"}]
     limits = [40] + [1] * 12

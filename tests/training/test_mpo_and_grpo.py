@@ -25,7 +25,7 @@ from sophia_cli.training.config import TrainConfig
 from sophia_cli.training.dataset import TrainingData, read_pairs, read_questions
 from sophia_cli.training.distributed import DistributedContext
 from sophia_cli.training.examples import TrainExample
-from sophia_cli.training.model import load_policy, make_encoder
+from sophia_cli.training.policy import load_policy, make_encoder
 from sophia_cli.training.preflight import size_rows
 from sophia_cli.training.run_state import TrainPlan, reference_count
 from sophia_cli.training.trl_trainer import trainer_arguments

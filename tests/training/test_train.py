@@ -26,7 +26,8 @@ from sophia_cli.models.families import internvl
 from sophia_cli.objectives import sft, truncated
 from sophia_cli.objectives import sophia as sophia_objective
 from sophia_cli.records import Record
-from sophia_cli.training import model, time_estimate
+from sophia_cli.training import policy as policy_module
+from sophia_cli.training import time_estimate
 from sophia_cli.training import trainer as fitting
 from sophia_cli.training.collator import IGNORE_INDEX, Encoder, answer_after_prompt
 from sophia_cli.training.config import TrainConfig
@@ -52,8 +53,8 @@ def naive_gradient(records: list[dict[str, Any]], normalize_by: str) -> dict[str
     from transformers import AutoModelForImageTextToText
 
     model = resolve_model("tiny-vlm")
-    model = AutoModelForImageTextToText.from_pretrained(model.path, dtype=torch.float32).train()
-    for name, parameter in model.named_parameters():
+    policy = AutoModelForImageTextToText.from_pretrained(model.path, dtype=torch.float32).train()
+    for name, parameter in policy.named_parameters():
         parameter.requires_grad = "vision_tower" not in name and "multi_modal_projector" not in name
     processor = internvl.load_processor(model.path)
     total, tokens = torch.zeros(()), 0
@@ -74,13 +75,13 @@ def naive_gradient(records: list[dict[str, Any]], normalize_by: str) -> dict[str
             "input_ids"
         ]
         ids = torch.cat([inputs["input_ids"], answer], dim=1)
-        logits = model(input_ids=ids, pixel_values=inputs["pixel_values"]).logits[0]
+        logits = policy(input_ids=ids, pixel_values=inputs["pixel_values"]).logits[0]
         start = inputs["input_ids"].shape[1]
         for position in range(start, ids.shape[1]):
             total = total - record["weight"] * torch.log_softmax(logits[position - 1], dim=-1)[ids[0, position]]
         tokens += answer.shape[1]
     (total / (tokens if normalize_by == "tokens" else len(records))).backward()
-    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    return {name: parameter.grad for name, parameter in policy.named_parameters() if parameter.grad is not None}
 
 
 @pytest.mark.parametrize("normalize_by", ["tokens", "trajectories"])
@@ -103,8 +104,8 @@ def test_the_gradient_of_a_step_is_autograds_of_the_naive_loss_for_any_split(
         seen.update({name: p.grad.clone() for name, p in parameters if p.grad is not None})
         return 0.0
 
-    monkeypatch.setattr(engines.DDPEngine, "step", catch)
-    monkeypatch.setattr("sophia_cli.training.logprobs.BLOCK", 3000)  # twenty tokens at a time
+    monkeypatch.setattr(engines.DDPEngine, "take_step", catch)
+    monkeypatch.setattr("sophia_cli.training.logprobs.BLOCK_LOGITS", 3000)  # twenty tokens at a time
     asked_for = TrainConfig("sophia", 6, micro, 1e-3, 0.05, 0.25, normalize_by, 1.0, 1, 1024, 0)
     write_lines(tmp_path / "kept.jsonl", records)
     model = resolve_model("tiny-vlm")
@@ -152,7 +153,7 @@ def test_log_probabilities_in_blocks_are_those_of_all_logits(seed: int, block: i
     wanted = wanted * (labels[:, 1:] != IGNORE_INDEX)
     by_hand = torch.autograd.grad((wanted * out).sum(), (hidden, weight))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sophia_cli.training.logprobs.BLOCK", block)
+        patch.setattr("sophia_cli.training.logprobs.BLOCK_LOGITS", block)
         found = log_probabilities(hidden, weight, labels)
         ours = torch.autograd.grad((found * out).sum(), (hidden, weight))
     assert torch.allclose(found.double(), wanted, atol=1e-5)
@@ -425,7 +426,7 @@ def test_the_plan_is_shown_before_anything_is_trained(lab: Path, tmp_path: Path)
 
 def test_the_time_that_a_run_may_take(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its FLOPs by the speed of this machine and its processes; a row of twice the tokens takes a bit more than twice."""
-    monkeypatch.setattr(time_estimate, "matrix_speed", lambda device: 1e9)
+    monkeypatch.setattr(time_estimate, "matmul_flops", lambda device: 1e9)
     model = resolve_model("tiny-vlm")
     settings = TrainConfig("sft", 2, 1, 1e-3, 0.0, 1.0, "tokens", 1.0, None, 1024, 0)
     row = TrainExample("r", [], "x", 1.0)
@@ -472,7 +473,7 @@ def test_a_run_begins_with_a_pass_that_nobody_takes(tmp_path: Path) -> None:
 
 def test_a_run_packs_its_rows_where_the_kernel_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, padded = passes_of_a_run(tmp_path / "padded")
-    monkeypatch.setattr(fitting, "packs", lambda policy: True)
+    monkeypatch.setattr(fitting, "can_pack", lambda policy: True)
     passes, packed = passes_of_a_run(tmp_path / "packed")
     assert passes == [2, 1, 1]  # the first is the one that nobody takes
     assert packed[0]["loss"] == pytest.approx(padded[0]["loss"], rel=1e-5)
@@ -490,12 +491,12 @@ def test_flash_attention_is_used_where_it_can_be_loaded(
         asked.append(options["attn_implementation"])
         return AutoModelForImageTextToText.from_pretrained(path)
 
-    monkeypatch.setattr(model, "has_flash_attention", lambda: True)
-    monkeypatch.setattr(model, "AutoModelForImageTextToText", SimpleNamespace(from_pretrained=loaded))
+    monkeypatch.setattr(policy_module, "has_flash_attention", lambda: True)
+    monkeypatch.setattr(policy_module, "AutoModelForImageTextToText", SimpleNamespace(from_pretrained=loaded))
     settings = TrainConfig(objective, 4, 2, 1e-3, 0.0, 1.0, "tokens", 1.0, 1, 1024, 0)
     plan = TrainPlan([], {}, resolve_model("tiny-vlm"), settings, tmp_path)
-    model.load_policy(plan, torch.device("cpu"), bf16=True)
-    model.load_policy(plan, torch.device("cpu"), bf16=False)
+    policy_module.load_policy(plan, torch.device("cpu"), bf16=True)
+    policy_module.load_policy(plan, torch.device("cpu"), bf16=False)
     assert asked == [kernel, None]
 
 
@@ -513,7 +514,7 @@ def test_many_rows_are_read_by_several_processes_as_by_one(
     asked_for = TrainConfig("sophia", 6, 1, 1e-3, 0.05, 0.25, "tokens", 1.0, 1, 1024, 0)
     data = read_trajectories([str(tmp_path / "kept.jsonl")], [], None, model, 0, lambda text: None)
     for many in (1000, 2):
-        monkeypatch.setattr(preflight, "MANY", many)
+        monkeypatch.setattr(preflight, "PARALLEL_THRESHOLD", many)
         told: list[str] = []
         plan = preflight.size_rows(TrainPlan([], data.left, model, asked_for, tmp_path / "out"), data.rows, told.append)
         found.append((plan.rows, plan.skipped, told))
@@ -614,7 +615,7 @@ def test_the_objective_of_the_docs_is_one_file(lab: Path, tmp_path: Path) -> Non
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
     """After the last step no loss shows them any more; what stands at the output stays."""
     (tmp_path / "out").mkdir()
-    plan = SimpleNamespace(out=tmp_path / "out", draft=tmp_path / "out.tmp")
+    plan = SimpleNamespace(out=tmp_path / "out", work_dir=tmp_path / "out.tmp")
     weights = {"fine": torch.ones(2), "spoilt": torch.tensor([1.0, math.nan])}
     with pytest.raises(SophiaError, match="spoilt holds numbers that are none"):
         save_model(plan, DistributedContext(), weights, None, 1)  # type: ignore[arg-type]
