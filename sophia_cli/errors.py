@@ -1,17 +1,20 @@
-"""The exceptions of the project: each message is one line that names the place and the mend."""
+"""The exceptions of the project, and the exit codes of the command line.
+
+Each message is one line that names the file, line and field, and says what to do.
+"""
 
 # Exit codes (contract.md). A record that carries `error` makes SOME_FAILED; a verdict is no failure.
 FAILED, SOME_FAILED, INTERRUPTED = 1, 3, 130
 
 
 class SophiaError(Exception):
-    """A step could not be done; the command ends with exit code 1."""
+    """The step failed: exit code 1."""
 
     exit_code = 1
 
 
 class UsageError(SophiaError):
-    """Wrong options, an unknown name, an output that exists: exit code 2."""
+    """Wrong options, an unknown name, or an output that exists: exit code 2."""
 
     exit_code = 2
 
@@ -23,4 +26,4 @@ class InputError(SophiaError):
 
 
 class RecordError(Exception):
-    """One record cannot be worked on. The step goes on: the record goes out with this message as its `error`."""
+    """One record cannot be processed. The step goes on: the record is written with this message in its `error` field."""

@@ -1,7 +1,7 @@
-"""The record that flows through the pipe: its fields, its ids, and the checks that name what is wrong with it.
+"""The record that flows through the pipe: its fields, its ids, and checks that name a bad field.
 
-A record is a flat JSON object. Each step adds the fields listed under its name in `STEP_FIELDS` and leaves every other
-field as it came, in its order (contract.md, "The record").
+A record is a flat JSON object. Each step adds the fields listed under its name in `STEP_FIELDS` and keeps every other field
+and the order of the fields (contract.md, "The record").
 """
 
 import hashlib
@@ -26,7 +26,7 @@ STEP_FIELDS: dict[str, tuple[str, ...]] = {
 }
 
 JUDGE_FIELDS = ("rules_verdict", "judge_verdict", "judge_model", "judge_parts", "judge_parts_right", "extracted_by")
-"""What a judge adds to a record, where it is asked."""
+"""The fields that an LLM judge adds."""
 
 AFTER_CAPTION = frozenset(
     STEP_FIELDS["reason"]
@@ -35,16 +35,16 @@ AFTER_CAPTION = frozenset(
     + JUDGE_FIELDS
     + ("stop_alpha", "stop_length", "trajectory_logprob")
 )
-"""What later steps added to a caption's record: leaving it out gives the record as `caption` wrote it."""
+"""The fields that steps after `caption` add. Without them, a record is as `caption` wrote it."""
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
-"""The tags that thinking stands in, in trajectories and responses."""
+"""The tags around the thinking in trajectories and responses."""
 
 OPTION_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """The letters of the options, in order."""
 
 ID_FIELDS = ("sample_id", "trajectory_id", "caption_id", "id")
-"""From the most to the least specific: the first that a record has is its name."""
+"""Id fields from most to least specific. The first one present is the name of the record."""
 
 
 class Record(dict[str, Any]):
@@ -58,88 +58,115 @@ class Record(dict[str, Any]):
 
 
 GRADING_FIELDS = ("choices", "answer_type", "tolerance", "precision", "unit", "language")
-"""Fields of an item that its grading may depend on, beside `answer`."""
+"""Fields of an item, beside `answer`, that its verdict may depend on."""
 
 
 def record_name(record: Mapping[str, Any]) -> str:
-    """The most specific id of a record, for messages."""
+    """Returns the most specific id of a record, for messages."""
     name = next((str(record[field]) for field in ID_FIELDS if record.get(field)), "without id")
     return "".join(mark if mark.isprintable() else "?" for mark in name)
 
 
 def has_failed(record: Mapping[str, Any]) -> bool:
-    """Whether an earlier step failed on this record; `error: null`, as tables write it, is no failure."""
+    """Tells whether an earlier step failed on this record. `error: null`, as tables write it, is no failure."""
     return record.get("error") is not None
 
 
 def choices_of(record: Mapping[str, Any]) -> list[str]:
-    """The options of a multiple-choice question, none for others. Raises RecordError when the field is no list."""
+    """Returns the options of a multiple-choice question; an empty list for other questions.
+
+    Raises:
+        RecordError: `choices` is not a list.
+    """
     choices = record.get("choices")
     if choices is None:
         return []
     if not isinstance(choices, list):
-        raise RecordError(f"{where_of(record)}: field `choices` is {_json_type(choices)}, not a list; mend it")
+        raise RecordError(f"{where_of(record)}: field `choices` is {_json_type(choices)}, not a list; fix the field")
     return [str(choice) for choice in choices]
 
 
 def need_text(record: Mapping[str, Any], field: str, mend: str, empty: bool = False) -> str:
-    """The text in `field`. Raises RecordError when it is absent, of another type, or (unless `empty`) empty."""
+    """Returns the text in `field`.
+
+    Args:
+        record: The record.
+        field: The name of the field.
+        mend: What the user should do when the field is bad; the end of the message.
+        empty: Accept an empty text.
+
+    Raises:
+        RecordError: the field is missing, not a text, or empty.
+    """
     value = record.get(field)
     if isinstance(value, str) and (value or empty):
         return value
-    fault = "is missing" if field not in record else "is empty" if value == "" else f"is {_json_type(value)}, not a text"
+    fault = "is missing" if field not in record else "is empty" if value == "" else f"is {_json_type(value)}, not a string"
     raise RecordError(f"{where_of(record)}: field `{field}` {fault}; {mend}")
 
 
 def need_count(record: Mapping[str, Any], field: str) -> int:
-    """The positive whole number in `field`. Raises RecordError otherwise."""
+    """Returns the positive whole number in `field`.
+
+    Raises:
+        RecordError: the field is missing or something else.
+    """
     value = record.get(field)
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
     fault = "is missing" if field not in record else f"is {_json_type(value)}, not a positive whole number"
-    raise RecordError(f"{where_of(record)}: field `{field}` {fault}; let the step that writes it make the file again")
+    raise RecordError(f"{where_of(record)}: field `{field}` {fault}; run the step that writes it again")
 
 
 def need_number(record: Mapping[str, Any], field: str) -> float | None:
-    """The finite number or null in `field`. Raises RecordError otherwise."""
+    """Returns the finite number or null in `field`.
+
+    Raises:
+        RecordError: the field is missing or something else.
+    """
     value = record.get(field)
     if value is None and field in record:
         return None
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     fault = "is missing" if field not in record else f"is {_json_type(value)}, not a number or null"
-    raise RecordError(f"{where_of(record)}: field `{field}` {fault}; let the step that writes it make the file again")
+    raise RecordError(f"{where_of(record)}: field `{field}` {fault}; run the step that writes it again")
 
 
 def image_list(record: Mapping[str, Any]) -> list[str]:
-    """The images of a record, in order: paths, URLs or data URIs. Raises RecordError when the field is neither."""
+    """Returns the images of a record, in order: paths, URLs or data URIs.
+
+    Raises:
+        RecordError: `image` is neither a text nor a list of texts.
+    """
     value = record.get("image")
     if value is None:
         return []
     images = value if isinstance(value, list) else [value]
     if all(isinstance(image, str) and image for image in images):
         return images
-    raise RecordError(f"{where_of(record)}: field `image` is not a path, URL, data URI or a list of them; mend it")
+    raise RecordError(f"{where_of(record)}: field `image` is not a path, URL, data URI or a list of them; fix it")
 
 
 def where_of(record: Mapping[str, Any]) -> str:
+    """Returns where a record was read (`FILE:LINE`), or `?`."""
     return getattr(record, "where", "?")
 
 
 def _json_type(value: Any) -> str:
     kinds = {
         type(None): "null",
-        bool: "a truth value",
+        bool: "a boolean",
         int: "a number",
         float: "a number",
-        str: "a text",
+        str: "a string",
         list: "a list",
     }
     return kinds.get(type(value), "an object")
 
 
 def item_id(images: Iterable[bytes], question: str) -> str:
-    """An item's id when it has none: 16 hex digits of SHA-256 over its images' bytes and its question."""
+    """Returns an id for an item without one: 16 hex digits of SHA-256 over the bytes of its images and its question."""
     digest = hashlib.sha256()
     for image in images:
         digest.update(hashlib.sha256(image).digest())
@@ -160,11 +187,11 @@ def sample_id(item: str, n: int) -> str:
 
 
 def sample_seed(seed: int, name: str, number: int) -> int:
-    """The seed of one sample, 63 bits, made from (seed, id of the record, sample number)."""
+    """Returns the seed of one sample: 63 bits made from the run's seed, the id of the record, and the number of the sample."""
     digest = hashlib.sha256(f"{seed}\x00{name}\x00{number}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def error_record(record: Mapping[str, Any], error: str, ids: Mapping[str, Any]) -> Record:
-    """The record of a failure: the step's ids and counts, and `error` in one line."""
+    """Returns the record of a failure: the step's ids and counts, and `error` in one line."""
     return Record({**record, **ids, "error": " ".join(str(error).split())}, where_of(record))

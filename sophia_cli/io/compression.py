@@ -1,4 +1,4 @@
-"""Compression."""
+"""Compressed files: reads and appends .gz and .zst by the name of the file."""
 
 import gzip
 import io
@@ -8,11 +8,11 @@ from typing import IO, Any, cast
 from sophia_cli.errors import InputError
 
 BUFFER_BYTES = 1 << 20
-"""Bytes of a file that are read at once: lines are long."""
+"""Bytes read at a time. Lines are long."""
 
 
 def open_reader(path: Path, buffering: int = BUFFER_BYTES) -> IO[bytes]:
-    """A file opened for reading, decompressed by its name (.gz, .zst). buffering: bytes that are read at once."""
+    """Opens a file for reading, decompressed by its name (.gz, .zst)."""
     if path.suffix == ".gz":
         return cast(IO[bytes], gzip.open(path, "rb"))
     if path.suffix == ".zst":
@@ -21,7 +21,7 @@ def open_reader(path: Path, buffering: int = BUFFER_BYTES) -> IO[bytes]:
 
 
 class _ZstReader(io.RawIOBase):
-    """The content of a .zst file. Raises EOFError when the last frame is cut off, where zstandard's own reader just ends."""
+    """The content of a .zst file. Raises EOFError when the last frame is cut off; zstandard's own reader just ends there."""
 
     def __init__(self, path: Path):
         import zstandard
@@ -53,16 +53,16 @@ class _ZstReader(io.RawIOBase):
 
 
 def read_error(error: Exception, where: str) -> Exception:
-    """An InputError for what gzip and zstandard raise where a stream is cut off or damaged; any other error as it is."""
+    """Returns an InputError for what gzip and zstandard raise on a truncated or damaged stream; any other error unchanged."""
     if isinstance(error, EOFError | OSError | ValueError):
-        return InputError(f"{where}: cannot be read on ({error}); the file is cut off or damaged, make it again")
+        return InputError(f"{where}: cannot be read ({error}); the file is truncated or damaged, create it again")
     if type(error).__module__.startswith(("zlib", "zstandard")):
-        return InputError(f"{where}: cannot be decompressed ({error}); make the file again")
+        return InputError(f"{where}: cannot be decompressed ({error}); create the file again")
     return error
 
 
 def open_appender(file: Path, fresh: bool = False) -> IO[bytes]:
-    """A stream that appends to a file, compressed by the name of the file that it is or will become."""
+    """Opens a file for appending, compressed by its final name: a suffix `.tmp` is ignored. fresh: truncate it first."""
     mode = "wb" if fresh else "ab"
     suffix = Path(file.name.removesuffix(".tmp")).suffix
     if suffix == ".gz":
@@ -75,7 +75,7 @@ def open_appender(file: Path, fresh: bool = False) -> IO[bytes]:
 
 
 class _FlushingZst:
-    """A zstandard stream whose flush ends a block, so that a reader sees every record written so far."""
+    """A zstandard stream whose `flush` ends a block, so that a reader sees every record written so far."""
 
     def __init__(self, raw: IO[bytes], compressor: Any):
         self.raw, self.inner = raw, compressor.stream_writer(raw, closefd=False)

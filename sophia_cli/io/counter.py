@@ -1,4 +1,4 @@
-"""Counter."""
+"""Counts the records that a step reads."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # most steps run no model
 
 @dataclass
 class RecordCounter:
-    """Counts the records that a step takes in."""
+    """Counts the records that pass through `count_records`."""
 
     count: int = 0
 

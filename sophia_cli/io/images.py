@@ -1,4 +1,4 @@
-"""Images by path, URL or data URI: their bytes, and their pixels."""
+"""Images by path, URL or data URI: their bytes and their pixels."""
 
 import base64
 import binascii
@@ -20,7 +20,11 @@ URL_SECONDS = 60.0
 
 
 def image_bytes(reference: str) -> bytes:
-    """The bytes that a path, an http(s) URL, a file:// URL or a data URI stands for. Raises RecordError."""
+    """Returns the bytes behind a path, an http(s) URL, a file:// URL or a data URI.
+
+    Raises:
+        RecordError: they cannot be read.
+    """
     try:
         if reference.startswith("data:"):
             header, _, payload = reference.partition(",")
@@ -34,12 +38,16 @@ def image_bytes(reference: str) -> bytes:
     except (OSError, ValueError, binascii.Error, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise RecordError(
-            f"image {shorten_reference(reference)} cannot be read ({reason}); mend the path or the file"
+            f"image {shorten_reference(reference)} cannot be read ({reason}); fix the path or the file"
         ) from None
 
 
 def checked_image_bytes(reference: str) -> bytes:
-    """The bytes of an image file, as they are. Raises RecordError when they cannot be read or are no image."""
+    """Returns the bytes of an image file unchanged.
+
+    Raises:
+        RecordError: they cannot be read or are not an image.
+    """
     from PIL import Image
 
     data = image_bytes(reference)
@@ -47,12 +55,16 @@ def checked_image_bytes(reference: str) -> bytes:
         with Image.open(io.BytesIO(data)) as image:
             image.verify()
         return data
-    except Exception as error:  # noqa: BLE001  (what PIL raises differs by format)
+    except Exception as error:  # noqa: BLE001  (what Pillow raises depends on the format)
         raise _open_error(reference, error) from None
 
 
 def open_image(reference: str) -> "Image":
-    """The image, whole and in RGB. Raises RecordError when it cannot be read or is no image."""
+    """Returns the image, fully loaded, in RGB.
+
+    Raises:
+        RecordError: it cannot be read or is not an image.
+    """
     from PIL import Image
 
     data = image_bytes(reference)
@@ -65,30 +77,31 @@ def open_image(reference: str) -> "Image":
 
 def _open_error(reference: str, error: Exception) -> RecordError:
     reason = "not an image" if type(error).__name__ == "UnidentifiedImageError" else str(error)
-    return RecordError(f"image {shorten_reference(reference)} cannot be opened ({reason}); mend the file")
+    return RecordError(f"image {shorten_reference(reference)} cannot be opened ({reason}); fix the file")
 
 
 def data_uri(data: bytes) -> str:
-    """Image bytes as a data URI; the media type is read off the first bytes."""
+    """Returns image bytes as a data URI; the media type comes from the first bytes."""
     return f"data:image/{image_format(data)};base64,{base64.b64encode(data).decode()}"
 
 
 def image_format(data: bytes) -> str:
-    """The kind of image that bytes begin as; png where they say nothing."""
+    """Returns the format that the first bytes indicate; png where they indicate none."""
     kinds = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp", b"BM": "bmp"}
     kinds |= {b"II*\x00": "tiff", b"MM\x00*": "tiff"}
     return next((name for mark, name in kinds.items() if data.startswith(mark)), "png")
 
 
 def cache_dir() -> Path:
-    """`sophia` in the user's cache folder."""
+    """Returns the folder `sophia` in the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "sophia"
 
 
 def cache_image(data: bytes) -> str:
-    """The path of a file in the cache that holds these bytes, named after them; written where there is none yet.
+    """Stores image bytes in the cache under a name made from their hash. Returns the path.
 
-    Raises InputError when it cannot be written.
+    Raises:
+        InputError: the file cannot be written.
     """
     file = cache_dir() / "images" / f"{hashlib.sha256(data).hexdigest()[:32]}.{image_format(data)}"
     if not file.exists():
@@ -103,7 +116,7 @@ def cache_image(data: bytes) -> str:
 
 
 def to_cached_file(reference: str) -> str:
-    """The reference; of a data URI, a file of the cache: records stay short, and a person can look at it."""
+    """Returns the reference; for a data URI, a file of the cache, so that records stay short and a person can open it."""
     return cache_image(image_bytes(reference)) if reference.startswith("data:") else reference
 
 

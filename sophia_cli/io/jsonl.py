@@ -1,4 +1,4 @@
-"""JSONL in: files, stdin, compression, broken lines, shards and limits. And one way to write a record as a line."""
+"""JSONL: reads records from files and stdin, names a line that is broken, and writes a record as one line."""
 
 import contextlib
 import json
@@ -16,7 +16,11 @@ from sophia_cli.records import Record
 
 
 def load_json(text: str | bytes) -> Any:
-    """JSON to objects: orjson, and the slower standard parser where orjson would round, or refuse a lone surrogate."""
+    """Parses JSON with orjson; falls back to the standard parser where orjson would round or refuse a lone surrogate.
+
+    Raises:
+        ValueError: the text is not JSON.
+    """
     with contextlib.suppress(orjson.JSONDecodeError):
         parsed = orjson.loads(text)
         if not _may_be_rounded(parsed):
@@ -26,7 +30,7 @@ def load_json(text: str | bytes) -> Any:
 
 
 def _may_be_rounded(value: Any) -> bool:
-    """Whether orjson may have made a float of a whole number beyond 64 bits."""
+    """Tells whether orjson may have turned a whole number beyond 64 bits into a float."""
     if isinstance(value, float):
         return abs(value) >= 2.0**63
     if isinstance(value, dict):
@@ -41,20 +45,24 @@ def _refuse_constant(name: str) -> Any:
 def _finite_float(text: str) -> float:
     number = float(text)
     if math.isinf(number):
-        raise ValueError(f"{text} is too large a number")
+        raise ValueError(f"{text} is out of the range of a float")
     return number
 
 
 def to_line(record: Any) -> bytes:
-    """A record as one line of UTF-8 JSON, line break included."""
+    """Returns a record as one line of UTF-8 JSON with its line break."""
     try:
         return orjson.dumps(record, default=str, option=orjson.OPT_APPEND_NEWLINE)
-    except TypeError:  # whole numbers beyond 64 bits, lone surrogates
+    except TypeError:  # orjson refuses integers beyond 64 bits and lone surrogates
         return (json.dumps(record, default=str) + "\n").encode()
 
 
 def write_json(path: Path, fields: Any) -> None:
-    """A small JSON file, written whole or not at all. Raises SophiaError."""
+    """Writes a small JSON file atomically.
+
+    Raises:
+        SophiaError: the file cannot be written.
+    """
     draft = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +74,7 @@ def write_json(path: Path, fields: Any) -> None:
 
 
 class _NumberedLines:
-    """Lines of a stream, with the number of the last one read; a broken compressed stream becomes an InputError."""
+    """Iterates over lines and knows the number of the last one. A damaged compressed stream raises InputError."""
 
     def __init__(self, stream: Iterable[bytes], name: str):
         self.stream, self.name, self.number = stream, name, 0
@@ -83,21 +91,31 @@ class _NumberedLines:
                 yield next(lines)
             except StopIteration:
                 return
-            except Exception as error:  # noqa: BLE001  (raised again, some with better words)
+            except Exception as error:  # noqa: BLE001  (raised again, some with a better message)
                 raise read_error(error, self.where) from None
 
 
 def parse_record(line: bytes, where: str) -> Record:
-    """The record on a line. Raises InputError where there is no JSON object."""
+    """Returns the record on a line.
+
+    Raises:
+        InputError: the line is not a JSON object.
+    """
     return next(parse_records([line], where, alone=True))
 
 
 def parse_records(stream: Iterable[bytes], name: str, alone: bool = False) -> Iterator[Record]:
-    """The records of a stream of lines. Raises InputError that names the first line that is no JSON object.
+    """Yields the records of a stream of lines.
 
-    alone: the stream is one line, and `name` says where it stands.
+    Args:
+        stream: The lines.
+        name: The name of the stream, for errors.
+        alone: The stream is a single line, and `name` is its place (`FILE:LINE`).
+
+    Raises:
+        InputError: a line is not a JSON object; the message names the line.
     """
-    import jsonlines  # a tenth of the start of a step that needs no whole records
+    import jsonlines  # 10% of the start-up time of a step that does not need it
 
     lines = _NumberedLines(stream, name)
     try:
@@ -106,18 +124,26 @@ def parse_records(stream: Iterable[bytes], name: str, alone: bool = False) -> It
     except (jsonlines.InvalidLineError, RecursionError) as error:
         reason = str(error).split(" (line")[0]
         place = name if alone else lines.where
-        raise InputError(f"{place}: not a JSON object ({reason}); mend or delete the line") from None
+        raise InputError(f"{place}: not a JSON object ({reason}); fix or delete the line") from None
 
 
 def read_records(paths: list[str]) -> Iterator[Record]:
-    """The records of the files in order; `-` is stdin. Raises InputError for what cannot be opened or read."""
+    """Yields the records of the files in order; `-` is stdin.
+
+    Raises:
+        InputError: a file cannot be opened or read.
+    """
     for path in paths:
         with open_input(path) as stream:
             yield from parse_records(stream, "stdin" if path == "-" else path)
 
 
 def open_input(path: str, buffering: int = BUFFER_BYTES) -> IO[bytes]:
-    """A file to read, decompressed by its name; `-` is stdin. Raises InputError for what cannot be opened."""
+    """Opens a file for reading, decompressed by its name; `-` is stdin.
+
+    Raises:
+        InputError: the file cannot be opened.
+    """
     if path == "-":
         return os.fdopen(0, "rb", buffering=buffering, closefd=False)
     try:

@@ -1,4 +1,4 @@
-"""Manifest."""
+"""FILE.manifest.json: command, settings, versions, counts, tokens and seconds of the run that wrote FILE."""
 
 import platform
 import sys
@@ -19,7 +19,7 @@ RECORDED_LIBRARIES = ("torch", "transformers", "tokenizers", "math-verify", "dat
 
 
 class Manifest:
-    """FILE.manifest.json: what a file was begun with (`settings`), and what has come of it."""
+    """The manifest of a file: what the file was started with (`settings`), and what the run has done so far."""
 
     def __init__(self, file: Path, command: str, settings: dict[str, Any]):
         self.path = file.with_name(file.name + MANIFEST_SUFFIX)
@@ -37,25 +37,29 @@ class Manifest:
         self.start = time.monotonic()
 
     def check_settings(self) -> None:
-        """Raises UsageError, naming what differs, unless the file was begun with the same command and settings."""
+        """Checks that the file was started with the same command and settings.
+
+        Raises:
+            UsageError: they differ; the message names each difference.
+        """
         try:
             begun = orjson.loads(self.path.read_bytes())
             settings, command = begun["settings"], begun["command"]
             self.seconds_before = float(begun["seconds"])
         except FileNotFoundError:
             file = self.path.with_name(self.path.name.removesuffix(MANIFEST_SUFFIX))
-            raise UsageError(f"{file} exists and has no {self.path.name}; --force begins it anew") from None
+            raise UsageError(f"{file} exists without {self.path.name}; use --force to start over") from None
         except (ValueError, KeyError, TypeError):
-            raise UsageError(f"{self.path} is not a manifest; --force begins the file anew") from None
+            raise UsageError(f"{self.path} is not a manifest; use --force to start over") from None
         mine: dict[str, Any] = orjson.loads(orjson.dumps({"command": self.fields["command"], **self.fields["settings"]}))
         theirs = {"command": command, **settings}
         differing = [name for name in sorted(mine | theirs) if mine.get(name) != theirs.get(name)]
         if differing:
             listed = ", ".join(f"{name} was {theirs.get(name)!r}, is {mine.get(name)!r}" for name in differing)
-            raise UsageError(f"{self.path} was begun with other settings ({listed}); type those, or --force to begin anew")
+            raise UsageError(f"{self.path} was written with other settings ({listed}); use those, or --force to start over")
 
     def save(self, **fields: Any) -> None:
-        """Writes the manifest whole or not at all."""
+        """Updates the manifest atomically."""
         seconds = round(self.seconds_before + time.monotonic() - self.start, 3)
         self.fields.update(fields, seconds=seconds)
         write_json(self.path, self.fields)

@@ -1,4 +1,4 @@
-"""Parquet with images in it, written row by row: columns typed by a first pass, images as `datasets` stores them."""
+"""Parquet files with images, written row by row. A first pass finds the column types; images are stored as `datasets` does."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -9,20 +9,22 @@ from sophia_cli.errors import RecordError
 from sophia_cli.io.images import checked_image_bytes
 
 BATCH_ROWS, BATCH_BYTES = 1000, 64 << 20
-"""What of rows is written together: the first of the two that is reached."""
+"""Rows and bytes written together, whichever is reached first."""
 FILE_BYTES = 400 << 20
-"""Bytes of images and texts after which a folder's next file is begun."""
+"""Bytes of images and texts after which the next file of a folder starts."""
 TEXT_TYPE, LONG_TYPE = "string", "long"
 MAX_EXACT_INT = 1 << 53
-"""Whole numbers up to it are numbers of a column with fractions, too; a column that mixes longer ones with those is text."""
+"""Largest integer that a float column holds exactly. A column that mixes larger ones with floats becomes text."""
 
 Row = dict[str, Any]
 
 
 def column_types(rows: Iterable[Row], shaped: tuple[str, ...]) -> dict[str, str]:
-    """The type of each column, in the order in which they come; what has several kinds of values is text.
+    """Returns the type of each column, in order of appearance. A column with several kinds of values is text.
 
-    shaped: columns whose type is known (`_shapes`).
+    Args:
+        rows: The rows.
+        shaped: Columns whose type is known (`dataset_features`).
     """
     types: dict[str, str] = {}
     for row in rows:
@@ -49,18 +51,26 @@ def _common_type(one: str, other: str) -> str:
 
 
 def typed_row(row: Row, types: dict[str, str]) -> Row:
-    """A row as its table holds it. Raises RecordError for a text that cannot be written."""
+    """Returns a row with the types of its table.
+
+    Raises:
+        RecordError: a text cannot be written.
+    """
     return check_unicode({name: _cell_value(row.get(name), kind) for name, kind in types.items()})
 
 
 def check_unicode(row: Row) -> Row:
-    """The row. Raises RecordError for a text that readers of JSON and parquet refuse."""
+    """Returns the row.
+
+    Raises:
+        RecordError: a text holds half of a surrogate pair, which readers of JSON and parquet refuse.
+    """
     for name, value in row.items():
         try:
             if name != "images":
                 json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise RecordError(f"field `{name}` holds half of a surrogate pair; mend the text") from None
+            raise RecordError(f"field `{name}` holds half of a surrogate pair; fix the text") from None
     return row
 
 
@@ -73,7 +83,7 @@ def _cell_value(value: Any, kind: str) -> Any:
 
 
 def dataset_features(types: dict[str, str]) -> Any:
-    """The types as `datasets` knows them, images among them."""
+    """Returns the types as `datasets` features, with images."""
     from datasets import Features, Image, List, Value
 
     chat = List({"role": Value("string"), "content": Value("string")})
@@ -89,13 +99,13 @@ def dataset_features(types: dict[str, str]) -> Any:
 
 
 def write_parquet(rows: Iterable[Row], types: dict[str, str], path: Path) -> None:
-    """Writes one parquet file of rows that `cells` made."""
+    """Writes one parquet file from rows that `typed_row` made."""
     for _ in _write_files(rows, types, lambda number: path, 1 << 62):
         pass
 
 
 def write_parquet_folder(rows: Iterable[Row], types: dict[str, str], folder: Path) -> list[Path]:
-    """Writes `data/train-00000-of-00003.parquet` and so on, of bounded size; returns their paths."""
+    """Writes `data/train-00000-of-00003.parquet` and so on, of bounded size. Returns the paths."""
     data = folder / "data"
     data.mkdir(parents=True)
     drafts = list(_write_files(rows, types, lambda number: data / f"draft-{number:05}", FILE_BYTES))
@@ -103,7 +113,7 @@ def write_parquet_folder(rows: Iterable[Row], types: dict[str, str], folder: Pat
 
 
 def _write_files(rows: Iterable[Row], types: dict[str, str], path_of: Callable[[int], Path], most: int) -> Iterator[Path]:
-    """Writes the rows in batches into one file after the other, none begun when it holds `most` bytes; yields each."""
+    """Writes the rows into one file after another, each until it holds `most` bytes. Yields the paths."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -140,7 +150,11 @@ def _row_batches(rows: Iterable[Row]) -> Iterator[tuple[list[Row], int]]:
 
 
 def stored_image(reference: str, embed: bool) -> dict[str, Any]:
-    """An image as `datasets` stores it: its bytes and a name, or where it is. Raises RecordError."""
+    """Returns an image as `datasets` stores it: its bytes and a name, or its path.
+
+    Raises:
+        RecordError: the image cannot be read.
+    """
     if not embed and not reference.startswith("data:"):
         return {"bytes": None, "path": reference}
     name = None if reference.startswith("data:") else Path(reference.split("?")[0]).name
@@ -148,10 +162,10 @@ def stored_image(reference: str, embed: bool) -> dict[str, Any]:
 
 
 def dataset_card(types: dict[str, str]) -> str:
-    """The card of a data set on the hub: what it is, what its columns are.
+    """Returns the dataset card for the hub.
 
-    It does not say where its files are, as `datasets` finds them: where a card says so, `load_dataset` takes two folders of
-    one name for one, and gives what it read of the first.
+    It does not list the data files: where a card does, `load_dataset` takes two folders of one name for the same data set
+    and returns what it cached for the first.
     """
     columns = "\n".join(f"- `{name}`" for name in types)
     return f"""---

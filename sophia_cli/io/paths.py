@@ -1,4 +1,4 @@
-"""Paths."""
+"""Checks of the files that a step writes, before anything is opened for writing."""
 
 import os
 from collections.abc import Sequence
@@ -13,27 +13,39 @@ if TYPE_CHECKING:  # most steps run no model
 
 
 def check_output_file(file: Path | None, inputs: list[str]) -> None:
-    """Raises UsageError when the file to write is a folder, `-`, or one of the files to read."""
+    """Checks that a file can be an output.
+
+    Raises:
+        UsageError: it is a folder, `-`, or one of the input files.
+    """
     if file is None:
         return
     if str(file) == "-" or file.is_dir():
-        raise UsageError(f"{file}: not a file to write to; name one, or leave -o out for stdout")
+        raise UsageError(f"{file}: cannot be written to; give a file name, or omit -o for stdout")
     if file.exists() and any(Path(path).exists() and os.path.samefile(path, file) for path in inputs):
-        raise UsageError(f"{file}: is read and written at once; write to another file")
+        raise UsageError(f"{file}: is both an input and the output; write to another file")
 
 
 def check_side_files(files: Sequence[Path | None], inputs: list[str], outputs: Sequence[Path | None] = ()) -> None:
-    """Raises UsageError for a file beside the records that is an input, is written twice, or cannot be written.
+    """Checks the files that a step writes beside its records.
 
-    Before anything is done: what is told in the end must not fail then. outputs: the files of records, with manifests.
+    They are checked before any work, because a report that cannot be written at the end would be lost.
+
+    Args:
+        files: The side files.
+        inputs: The files that are read.
+        outputs: The files of records; their manifests are protected too.
+
+    Raises:
+        UsageError: a file is an input, is written twice, or cannot be written.
     """
     records = {path.resolve() for out in outputs if out for path in (out, out.with_name(out.name + MANIFEST_SUFFIX))}
     taken = set(records)
     for file in filter(None, files):
         check_output_file(file, inputs)
         if file.resolve() in taken:
-            where = "; it is where the records go" if file.resolve() in records else ""
-            raise UsageError(f"{file}: is to be written twice{where}; choose another file")
+            where = "; the records go there" if file.resolve() in records else ""
+            raise UsageError(f"{file}: would be written twice{where}; choose another file")
         taken.add(file.resolve())
         fresh = not file.exists()
         try:

@@ -1,7 +1,7 @@
-"""Where records go: stdout, a file (`-o`), or both (`--tee`); and how a file is begun, continued and described.
+"""Writes the records of a step to stdout, to a file (`-o`), or to both (`--tee`), and resumes a file.
 
-A file is begun together with FILE.manifest.json, which holds what makes its records what they are. Run again, the step
-continues: whole lines without `error` are kept, the rest is cut away and made again, unless the settings differ.
+FILE.manifest.json holds the settings that the file was started with. When the same command runs again, whole lines without
+`error` are kept, the rest is cut off and made again. Other settings are refused.
 """
 
 import contextlib
@@ -23,29 +23,23 @@ from sophia_cli.runtime.progress import log_line
 
 
 class ResumeFilter(Protocol):
-    """Looks through a file that is to be continued, and takes back records whose fellows are still to come."""
+    """Looks at the records of a file that is resumed, and may take some of them back."""
 
     def observe(self, record: Record) -> None:
-        """Every record of the file, failures included, before the first question."""
+        """Called with every record of the file, failures included, before the first request."""
         ...
 
     def takes_back(self, record: Record | None) -> bool:
-        """Whether it takes this record out of the file, and has put it in a safe place; for None, whether it takes any."""
+        """Tells whether the record leaves the file because it is kept elsewhere. None asks whether any record does."""
         ...
 
     def on_rewrite(self) -> None:
-        """The file is begun anew."""
+        """Called when the file is started over."""
         ...
 
 
 class RecordWriter:
-    """Takes the records of one step. `done` counts, by id, the records that an earlier run had written.
-
-    key: the field whose value tells a record of this step; records without it are never done.
-    ordered: the step keeps the order of its input, so only the records before the first failure are kept.
-    tokens_field: the field that holds a sample's length. observe: called with every record, kept ones included. review: may
-    take back what an earlier run has written.
-    """
+    """Writes the records of one step. `finished_ids` counts, by id, the records that an earlier run has written."""
 
     def __init__(
         self,
@@ -60,6 +54,23 @@ class RecordWriter:
         on_record: Callable[[Record], None] = lambda record: None,
         resume_filter: ResumeFilter | None = None,
     ):
+        """Opens the output.
+
+        Args:
+            id_field: The field that identifies a record of this step. Records without it are never finished.
+            stdout: Where each record goes, or None.
+            file: The file to write, or None.
+            manifest: The manifest of `file`.
+            force: Start the file over.
+            keeps_order: The step keeps the order of its input; resuming keeps only the records before the first failure.
+            rewrite: The file is written again from its first record on. Until that record exists, the old file stays.
+            tokens_field: The field that holds the number of tokens of a sample.
+            on_record: Called with every record, including those kept from an earlier run.
+            resume_filter: May take back records of an earlier run.
+
+        Raises:
+            UsageError: the file cannot be written, or was started with other settings.
+        """
         self.id_field, self.stdout, self.file, self.manifest = id_field, stdout, file, manifest
         self.tokens_field, self.on_record, self.resume_filter = tokens_field, on_record, resume_filter
         self.finished_ids: Counter[str] = Counter()
@@ -79,7 +90,7 @@ class RecordWriter:
             self.rewrite_pending, self.file_existed = rewrite, file.exists()
             self._lock_file(file)
             if rewrite:
-                return  # what stands there stays until there is something to put in its place
+                return  # the old content stays until the first record
             if begun:
                 self._resume_file(file, keeps_order)
             else:
@@ -90,10 +101,10 @@ class RecordWriter:
             self.stream = open_appender(file)
             self._lock_file(file)
         except OSError as error:
-            raise UsageError(f"{file}: cannot be written ({error.strerror}); choose another place") from None
+            raise UsageError(f"{file}: cannot be written ({error.strerror}); choose another file") from None
 
     def _start_rewrite(self) -> None:
-        """Begins a file that is written anew."""
+        """Truncates a file that is written again, and opens it."""
         if self.rewrite_pending and self.file and self.manifest:
             self.rewrite_pending = False
             self.file.write_bytes(b"")
@@ -101,13 +112,17 @@ class RecordWriter:
             self.stream = open_appender(self.file)
 
     def _keep_existing_file(self) -> None:
-        """Nothing came of a file that was to be written anew: one that was there stays, its manifest, too."""
+        """Leaves an existing file and its manifest as they are, because the run wrote nothing."""
         self.rewrite_pending = False
         if self.file and not self.file_existed:
             self.file.unlink(missing_ok=True)
 
     def _lock_file(self, file: Path) -> None:
-        """Holds the file for this process until it ends. Raises UsageError when another run is writing to it."""
+        """Locks the file for this process.
+
+        Raises:
+            UsageError: another run writes to it.
+        """
         lock = file.open("ab")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,9 +133,9 @@ class RecordWriter:
         self.lock = lock
 
     def _resume_file(self, file: Path, keeps_order: bool) -> None:
-        """Cuts away a line that a crash cut off and records with `error`; replays the rest to stdout.
+        """Removes a truncated last line and records with `error`; replays the rest to stdout.
 
-        A plain file without failures is only truncated; otherwise it is written anew beside itself and put in its place.
+        A plain file without failures is only truncated. Otherwise the file is written again beside itself and replaced.
         """
         good = self._finished_prefix(file, keeps_order)
         draft = file.with_name(file.name + ".tmp")
@@ -143,7 +158,7 @@ class RecordWriter:
             os.truncate(file, good or 0)
 
     def _finished_prefix(self, file: Path, keeps_order: bool) -> int | None:
-        """The length of the good beginning, if nothing beyond it is kept; None where the file is to be written anew."""
+        """Returns the length of the finished prefix if nothing after it is kept; None where the file must be rewritten."""
         good = 0
         rewrite = file.suffix in (".gz", ".zst")
         for line in _complete_lines(file):
@@ -163,19 +178,27 @@ class RecordWriter:
         return record if isinstance(record.get(self.id_field), str) and not has_failed(record) else None
 
     def skip_finished(self, name: str) -> bool:
-        """Whether an earlier run wrote the record of this id; each written record answers once."""
+        """Tells whether an earlier run wrote the record of this id. Each written record answers once."""
         if self.finished_ids.get(name, 0) == 0:
             return False
         self.finished_ids[name] -= 1
         return True
 
     def write(self, record: Record) -> None:
-        """Writes one record as one flushed line. Raises SophiaError when the disk is full."""
+        """Writes one record as one flushed line.
+
+        Raises:
+            SophiaError: the disk is full.
+        """
         self._write_line(to_line(record), record)
         self._count_record(record)
 
     def write_raw(self, line: bytes) -> None:
-        """Writes a line, of a record on which nothing failed, as it is. Raises SophiaError when the disk is full."""
+        """Writes a line of a successful record as it is.
+
+        Raises:
+            SophiaError: the disk is full.
+        """
         self._write_line(line, None)
         self.written += 1
 
@@ -187,13 +210,13 @@ class RecordWriter:
                 self.stream.write(line)
                 self.stream.flush()
             except OSError as error:
-                mend = "make room and type the command again; it continues"
+                mend = "free disk space and run the command again; it resumes"
                 name = record_name(record if record is not None else _parse_line(line))
                 raise SophiaError(f"{self.file}: cannot write {name} ({error.strerror}); {mend}") from None
         self._write_stdout(line)
 
     def log_failure(self, record: Record) -> None:
-        """Names a failed record that does not go out, and counts it."""
+        """Logs and counts a failed record that is not written."""
         self.failed += 1
         log_line(f"{record_name(record)} failed: {record['error']}")
 
@@ -204,7 +227,7 @@ class RecordWriter:
         self.on_record(record)
 
     def token_count(self, record: Record) -> int:
-        """How many tokens a record's sample has; 0 where the step samples none, or the sample failed."""
+        """Returns the number of tokens of a record's sample; 0 where the step samples none or the sample failed."""
         return int(record.get(self.tokens_field) or 0) if self.tokens_field else 0
 
     def _write_stdout(self, line: bytes) -> None:
@@ -217,18 +240,20 @@ class RecordWriter:
             raise
         except OSError as error:
             raise SophiaError(
-                f"stdout: cannot be written ({error.strerror}); make room and type the command again"
+                f"stdout: cannot be written ({error.strerror}); free disk space and run the command again"
             ) from None
 
     def close(self, finished: bool, records_in: int, report: dict[str, Any] | None = None) -> None:
-        """Closes the file and writes its manifest, with what the step reports."""
+        """Closes the file and saves its manifest with what the step reports."""
         if self.rewrite_pending and not finished:
             self._keep_existing_file()
             return
         try:
             self._start_rewrite()
         except OSError as error:
-            raise SophiaError(f"{self.file}: cannot be written ({error.strerror}); make room, and type it again") from None
+            raise SophiaError(
+                f"{self.file}: cannot be written ({error.strerror}); free disk space and run the command again"
+            ) from None
         if self.stream is None or self.manifest is None:
             return
         counts = {"in": records_in, "out": self.written, "failed": self.failed}
@@ -236,7 +261,7 @@ class RecordWriter:
             self.stream.close()
         except OSError as error:
             raise SophiaError(
-                f"{self.file}: cannot be written ({error.strerror}); make room and type the command again"
+                f"{self.file}: cannot be written ({error.strerror}); free disk space and run the command again"
             ) from None
         finally:
             self.stream = None
@@ -246,7 +271,7 @@ class RecordWriter:
 
 
 def _parse_line(line: bytes) -> dict[str, Any]:
-    """The object on a line; an empty one where there is none."""
+    """Returns the object on a line; an empty one if the line holds none."""
     try:
         record = load_json(line)
     except ValueError:
@@ -255,7 +280,7 @@ def _parse_line(line: bytes) -> dict[str, Any]:
 
 
 def _complete_lines(file: Path) -> Iterator[bytes]:
-    """The complete lines of a file; what a crash cut off at its end is left out."""
+    """Yields the complete lines of a file; skips what a crash cut off at its end."""
     import zstandard
 
     with open_reader(file) as stream:

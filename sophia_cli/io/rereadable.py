@@ -1,7 +1,7 @@
-"""The lines of JSONL inputs, read once in order and then again by their places, without holding them.
+"""Inputs that are read more than once: first in order, then again at given offsets, without holding the lines in memory.
 
-A plain file is sought in; a compressed one is read through again; what comes from a pipe is copied to a temporary file as it
-is read. A place is a line's first byte, counted through all inputs one after the other (decompressed).
+A plain file is read again by seeking, a compressed one by reading through it, and a pipe from a temporary copy. An offset
+is the position of a line's first byte, counted over all inputs in a row (decompressed).
 """
 
 import contextlib
@@ -21,13 +21,16 @@ from sophia_cli.records import Record
 
 UNKNOWN_SIZE = 1 << 62
 SEEK_BUFFER_BYTES = 1 << 15
-"""Bytes that are read at once where lines are sought: a few, as most of them may be passed over."""
+"""Bytes read at a time when seeking. Few, because most of them may be skipped."""
 
 
 class RereadableFile:
-    """One file, or stdin. start: the place of its first byte; size: its bytes, once it has been read.
+    """One file, or stdin.
 
-    begin: where in the file that is: whoever opened stdin may have read some of it.
+    Attributes:
+        offset: Offset of its first byte among all inputs.
+        size: Its bytes, once it has been read.
+        stream_start: Where in the file the first byte is: someone may have read some of stdin before.
     """
 
     def __init__(self, path: str, start: int, flow: bool = False):
@@ -39,7 +42,11 @@ class RereadableFile:
         self.spool_reader: IO[bytes] | None = None
 
     def open(self) -> IO[bytes]:
-        """Opened for the first time: what cannot be read twice is copied as it is read. Raises InputError."""
+        """Opens the file for the first time. What cannot be read twice is copied while it is read.
+
+        Raises:
+            InputError: the file cannot be opened.
+        """
         stream = open_input(self.path)
         if not self.needs_spool:
             self.stream_start = 0 if self.is_compressed else stream.tell()
@@ -54,7 +61,11 @@ class RereadableFile:
         return stream
 
     def read_lines(self) -> Iterator[tuple[int, int, bytes]]:
-        """Place, number and bytes of every line, the first time. Raises InputError where it cannot be read on."""
+        """Yields offset, line number and bytes of every line, the first time.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
         place, number = self.offset, 0
         with self.open() as stream:
             try:
@@ -70,12 +81,12 @@ class RereadableFile:
 
     @property
     def plain_size(self) -> int:
-        """Bytes of a plain file that others can open by its name, too; 0 for anything else."""
+        """Bytes of a plain file that another process can open by its name; 0 for anything else."""
         path = Path(self.path)
         return path.stat().st_size if self.path != "-" and not self.is_compressed and path.is_file() else 0
 
     def reopen(self) -> IO[bytes]:
-        """Opened to be read again, from its first byte."""
+        """Opens the file again, at its first byte."""
         if self.spool_writer is not None and self.spool_reader is not None:
             with spooling():
                 self.spool_writer.flush()
@@ -87,7 +98,7 @@ class RereadableFile:
         return stream
 
     def read_at(self, places: Iterator[int]) -> Iterator[bytes]:
-        """The lines at these places, which ascend."""
+        """Yields the lines at these offsets, which must ascend."""
         stream = self.reopen()
         try:
             yield from self._scan_lines(stream, places) if self.is_compressed else self._seek_lines(stream, places)
@@ -120,18 +131,20 @@ class RereadableFile:
 
 
 def file_changed_error(name: str) -> InputError:
-    """What is wrong when a line is not what it was, or not where."""
-    return InputError(f"{name}: was changed while it was read; type the command again")
+    """Returns the error for a line that has changed or moved since it was read."""
+    return InputError(f"{name}: changed while it was read; run the command again")
 
 
 @contextlib.contextmanager
 def spooling() -> Iterator[None]:
-    """Says in words that a temporary file cannot hold what is put aside there. Raises SophiaError."""
+    """Turns an OSError about the temporary folder into a SophiaError that names the folder."""
     try:
         yield
     except OSError as error:
         place = tempfile.tempdir or "TMPDIR"
-        raise SophiaError(f"{place}: cannot hold what is put aside ({error.strerror}); make room, or set TMPDIR") from None
+        raise SophiaError(
+            f"{place}: temporary file cannot be written ({error.strerror}); free disk space, or set TMPDIR"
+        ) from None
 
 
 class RereadableInputs:
@@ -143,11 +156,11 @@ class RereadableInputs:
 
     @property
     def from_pipe(self) -> bool:
-        """Whether they come from a pipe, and so perhaps while somebody still makes them."""
+        """Whether some input is a pipe, so that its records may still be in the making."""
         return any(_is_pipe(path) for path in self.paths)
 
     def iter_files(self) -> Iterator[RereadableFile]:
-        """The inputs in order, each to be read before the next is asked for."""
+        """Yields the inputs in order. Each must be read before the next is requested."""
         place = 0
         for path in self.paths:
             self.files.append(source := RereadableFile(path, place, self.from_pipe))
@@ -155,7 +168,11 @@ class RereadableInputs:
             place += source.size
 
     def lines_at(self, places: Iterable[int]) -> Iterator[bytes]:
-        """The lines at these places, which ascend. Raises InputError when a file has changed meanwhile."""
+        """Yields the lines at these offsets, which must ascend.
+
+        Raises:
+            InputError: a file has changed.
+        """
         rest = iter(places)
         following = next(rest, None)
 
@@ -173,7 +190,7 @@ class RereadableInputs:
                     yield line
 
     def location_of(self, place: int) -> str:
-        """Where the line at a place stands; read through again, for messages."""
+        """Returns `FILE:LINE` of the line at an offset. It reads the file again, so use it for messages only."""
         for source in self.files:
             if source.offset <= place < source.offset + source.size:
                 break
@@ -196,7 +213,7 @@ def _is_pipe(path: str) -> bool:
 
 @dataclass(frozen=True)
 class InputFiles:
-    """The files that are read, more than once: the name of each, and where it can be read again."""
+    """Files that are read more than once: the name of each, and the path where it can be read again."""
 
     files: list[tuple[str, str]]
 
@@ -207,7 +224,11 @@ class InputFiles:
 
 
 def copy_pipes(files: list[str], folder: str) -> list[tuple[str, str]]:
-    """The name of each file, and where it can be read again: a pipe is copied into `folder`. Raises InputError."""
+    """Returns the name of each file and a path where it can be read again; copies pipes into `folder`.
+
+    Raises:
+        InputError: a file cannot be opened.
+    """
     found = []
     for number, file in enumerate(files):
         path = file

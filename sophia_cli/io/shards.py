@@ -1,4 +1,4 @@
-"""Shards."""
+"""Shards: `--shard I/N` takes every N-th row."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -13,14 +13,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Shard:
-    """The `index`-th of `count` parts: every `count`-th record, counted from 0."""
+    """Shard `index` of `count`: every `count`-th row, counted from 0."""
 
     index: int = 0
     count: int = 1
 
     @classmethod
     def parse(cls, text: str | None) -> "Shard":
-        """`I/N` as the user types it. Raises UsageError."""
+        """Parses `I/N` as the user types it.
+
+        Raises:
+            UsageError: it is not of that form.
+        """
         if text is None:
             return cls()
         match = re.fullmatch(r"(\d+)/(\d+)", text)
@@ -32,10 +36,10 @@ class Shard:
         return f"{self.index}/{self.count}"
 
     def contains(self, number: Any, limit: int | None = None) -> Any:
-        """Whether rows of these numbers (one, or an array), counted from 0, are of this shard, and of its first `limit`."""
+        """Tells whether rows with these numbers (one, or an array; from 0) are in this shard, and among its first `limit`."""
         mine = number % self.count == self.index
         return mine if limit is None else mine & (number // self.count < limit)
 
     def take(self, rows: Iterable[T], limit: int | None = None) -> Iterator[T]:
-        """This shard's rows, and no more than `limit` of them."""
+        """Yields the rows of this shard, at most `limit` of them."""
         return islice(islice(rows, self.index, None, self.count), limit)

@@ -1,4 +1,4 @@
-"""File descriptors 0 to 2: kept open, and stdout kept for records. Imports nothing, so that `--help` stays fast."""
+"""File descriptors 0 to 2: keeps them open, and keeps stdout for records. Imports nothing, so that `--help` stays fast."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from typing import IO
 
 
 def open_descriptors() -> None:
-    """Opens what the shell closed: stdin empty, stderr to nowhere, stdout so that writing a record to it fails."""
+    """Opens what the shell closed: stdin is empty, stderr goes to /dev/null, and a write to stdout fails."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
             null = os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_RDWR)
@@ -17,7 +17,7 @@ def open_descriptors() -> None:
 
 
 def claim_stdout() -> IO[bytes]:
-    """A stream to the real stdout; from here on, whatever else writes to file descriptor 1 reaches stderr."""
+    """Returns a stream to the real stdout. From now on, anything else written to file descriptor 1 goes to stderr."""
     sys.stdout.flush()
     records = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

@@ -1,7 +1,7 @@
-"""A map over several processes that are copies of this one: they start at once, as they have nothing to import.
+"""A map over forked copies of this process. They start at once, because they import nothing.
 
-For work that only reads and cannot hang, and that touches nothing that another thread of this process may hold. What may
-hang or crash is done in `processes.py`.
+Use it only for work that reads, cannot hang, and takes no lock that another thread may hold. Work that may hang or crash
+belongs in `worker_pool.py`.
 """
 
 import os
@@ -17,13 +17,16 @@ R = TypeVar("R")
 
 INDEX_FORMAT = struct.Struct("=I")
 MAX_ITEMS = 1 << 14
-"""Items at most: their numbers lie in a pipe from the start, and a pipe holds 64 KB."""
+"""Most items of one call. Their indexes fill a pipe before the workers start, and a pipe holds 64 KB."""
 
 
 def forked_map(work: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R | None]:
-    """`work(item)` of each item, in order, by so many copies of this process; None where a copy ended before it was done.
+    """Yields `work(item)` for each item, in order; None where a worker ended before it finished.
 
-    Each copy takes the next item that nobody has taken.
+    Each worker takes the next free index from a shared pipe.
+
+    Raises:
+        ValueError: more than MAX_ITEMS items.
     """
     if len(items) > MAX_ITEMS:
         raise ValueError(f"{len(items)} items; at most {MAX_ITEMS}")
@@ -48,7 +51,7 @@ def _results_in_order(copies: dict[Connection, int], count: int) -> Iterator[Any
 
 
 def _receive_results(copies: dict[Connection, int], done: dict[int, Any]) -> None:
-    """Takes in what the copies have to tell; one that has ended is heard no more."""
+    """Receives results from the workers that have some; stops a worker that has ended."""
     for pipe in wait(list(copies)):
         assert isinstance(pipe, Connection)
         try:
@@ -59,19 +62,19 @@ def _receive_results(copies: dict[Connection, int], done: dict[int, Any]) -> Non
 
 
 def _stop_worker(copies: dict[Connection, int], pipe: Connection) -> None:
-    """Hears a copy no more, and ends it if it has not ended."""
+    """Closes the pipe of a worker and kills the worker if it still runs."""
     pipe.close()
     os.kill(copies[pipe], signal.SIGKILL)
     os.waitpid(copies.pop(pipe), 0)
 
 
 def _fork_worker(work: Callable[[T], Any], items: Sequence[T], numbers: int) -> tuple[Connection, int]:
-    """Starts a copy: the pipe on which it tells (number, result), and its process."""
+    """Forks a worker. Returns the pipe on which it sends (index, result), and its process id."""
     ours, theirs = Pipe(duplex=False)
     if (process := os.fork()) == 0:
         try:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end is the end of its pipes
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
             ours.close()
             while number := os.read(numbers, INDEX_FORMAT.size):
                 index = INDEX_FORMAT.unpack(number)[0]

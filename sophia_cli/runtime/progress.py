@@ -1,4 +1,4 @@
-"""What a person sees on stderr: a bar on a terminal, a line now and then elsewhere, and plain notices."""
+"""What a person sees on stderr: a progress bar on a terminal, a line now and then elsewhere, and messages."""
 
 import sys
 import time
@@ -14,14 +14,14 @@ LINE_INTERVAL_SECONDS = 15.0
 
 
 def stderr_console() -> "Console":
-    """A rich console on stderr; honours NO_COLOR."""
+    """Returns a rich console on stderr; it honors NO_COLOR."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
 
 
 def log_line(text: str, quiet: bool = False) -> None:
-    """One line on stderr, unless `quiet`. A stderr that is closed or full spoils no record."""
+    """Prints one line to stderr unless `quiet`. A closed or full stderr is ignored."""
     if not quiet:
         with suppress(OSError, ValueError):
             print(text, file=sys.stderr, flush=True)
@@ -31,17 +31,17 @@ _quiet: list[bool] = []
 
 
 def set_quiet() -> None:
-    """From now on, only errors are told (`--quiet`)."""
+    """Silences `log_info` from now on (`--quiet`)."""
     _quiet.append(True)
 
 
 def log_info(text: str) -> None:
-    """One line on stderr that tells how things go, unless hushed."""
+    """Prints one line of information to stderr unless `set_quiet` was called."""
     log_line(text, quiet=bool(_quiet))
 
 
 class Progress:
-    """Counts what is done, failed and how many tokens it took, and shows it at a bearable rate."""
+    """Counts finished records, failures and tokens, and displays them."""
 
     def __init__(self, step: str, total: int | None = None, quiet: bool = False, unit: str = "records"):
         self.step, self.total, self.quiet, self.unit = step, total, quiet, unit
@@ -52,7 +52,7 @@ class Progress:
 
     @contextmanager
     def display(self) -> Iterator["Progress"]:
-        """Shows a bar while the block runs, if stderr is a terminal; a last line in any case."""
+        """Shows a bar while the block runs, if stderr is a terminal, and prints a summary line at the end."""
         if self.quiet:
             yield self
             return
@@ -81,7 +81,7 @@ class Progress:
         self.bar.start()
 
     def count_record(self, tokens: int = 0, failed: bool = False) -> None:
-        """One more record is done."""
+        """Counts one finished record."""
         self.done += 1
         self.tokens += tokens
         self.failed += failed
@@ -103,6 +103,6 @@ class Progress:
         return ", ".join(parts)
 
     def summary_line(self) -> str:
-        """`caption: 40/80 records, 12.1/s, 800 tokens/s, 1 failed`."""
+        """Returns `caption: 40/80 records, 12.1/s, 800 tokens/s, 1 failed`."""
         total = f"/{self.total}" if self.total else ""
         return f"{self.step}: {self.done}{total} {self.unit}, {self._rates_text()}"

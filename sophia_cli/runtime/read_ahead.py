@@ -1,7 +1,7 @@
-"""What one thread hands to another: a channel that wakes nobody without need, and an iterator read ahead.
+"""Queues between threads: a bounded channel, and an iterator that is read ahead.
 
-A `queue.Queue` wakes a thread for every item, which is dear at thousands of requests a second. Here the reader is woken only
-when it waits, and a writer that has filled the channel only when half of it is empty.
+`queue.Queue` wakes a thread for every item, which is expensive at thousands of requests a second. Here the reader is woken
+only while it waits, and a writer that filled the channel only when half of it is empty again.
 """
 
 import threading
@@ -12,16 +12,17 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 MAX_WAIT_SECONDS = 0.03
-"""How long a batch waits for its next member, once it has one, where its size is worth a wait."""
+"""How long a batch waits for its next item once it has one."""
 
 POLL_SECONDS = 0.2
+"""How often a waiting reader checks for an interrupt."""
 
 
 class Channel(Generic[T]):
-    """Items from one thread to another, no more than about `depth` on the way. Several threads may put, one may get.
+    """Passes items between threads, about `depth` of them at a time. Several threads may put, one may get.
 
-    Appending and then looking whether the reader waits, here, and saying so and then looking for items, there, is in order
-    under the interpreter's lock: no wake-up is lost.
+    No wake-up is lost: the writer appends, then checks whether the reader waits; the reader announces that it waits, then
+    checks for items. The interpreter lock keeps this order.
     """
 
     def __init__(self, depth: int):
@@ -32,11 +33,11 @@ class Channel(Generic[T]):
         self._left: int | None = None
 
     def __len__(self) -> int:
-        """Items on the way."""
+        """Returns the number of items in the channel."""
         return len(self._items)
 
     def put(self, item: T) -> None:
-        """Waits while the channel is full."""
+        """Adds an item; blocks while the channel is full."""
         while len(self._items) >= self.depth:
             self._room.clear()
             if len(self._items) >= self.depth:
@@ -46,7 +47,12 @@ class Channel(Generic[T]):
             self._there.set()
 
     def get(self, timeout: float | None = None) -> T:
-        """The next item. Raises TimeoutError when none comes in so many seconds, KeyboardInterrupt after `interrupt`."""
+        """Returns the next item.
+
+        Raises:
+            TimeoutError: no item came within `timeout` seconds.
+            KeyboardInterrupt: `interrupt` was called, and the items that were there then are taken.
+        """
         while not self._items:
             if self._left is not None:
                 raise KeyboardInterrupt
@@ -69,22 +75,22 @@ class Channel(Generic[T]):
         return item
 
     def interrupt(self) -> None:
-        """What is there by now is still handed out; then `get` raises KeyboardInterrupt.
+        """Makes `get` raise KeyboardInterrupt after the items that are in the channel now.
 
-        Takes no lock, as a signal handler may run while its own thread holds one: the reader looks now and then.
+        It takes no lock, because a signal handler may run while its own thread holds one. The reader polls instead.
         """
         self._left = len(self._items)
 
 
 class _End:
-    """The end of an iterator, and what it raised, if anything."""
+    """The end of an iterator, with the error that it raised, if any."""
 
     def __init__(self, error: BaseException | None = None):
         self.error = error
 
 
 class ReadAhead(Generic[T]):
-    """Items that arrive: `take` gives those that are there, so that a batch never waits for a full house."""
+    """Reads an iterator in a thread. `take_batch` returns the items that have arrived, so that a batch never waits to be full."""
 
     def __init__(self, items: Iterable[T], depth: int = 4096):
         self._channel: Channel[T | _End] = Channel(depth)
@@ -102,14 +108,20 @@ class ReadAhead(Generic[T]):
             self._channel.put(_End())
 
     def put_back(self, items: list[T]) -> None:
-        """Hands back what was taken too early; the next `take` begins with it."""
+        """Returns items that were taken too early; the next `take_batch` starts with them."""
         self._back = items + self._back
 
     def take_batch(self, most: int, max_wait: float = MAX_WAIT_SECONDS, wait: bool = True) -> list[T]:
-        """Between one and `most` items, as many as arrive in time; none at the end. Raises what the iterator raised.
+        """Returns between one and `most` items, as many as arrive in time; an empty list at the end of the input.
 
-        linger: how many seconds it waits for the next item once it has one. wait: for the first, as long as it takes; else
-        there may be none yet, and nothing is raised.
+        Args:
+            most: Largest size of the batch.
+            max_wait: Seconds to wait for each further item once there is one.
+            wait: Block until the first item arrives. False returns an empty list when there is none yet, and raises
+                nothing.
+
+        Raises:
+            BaseException: what the iterator raised, after all items before it.
         """
         taken, self._back = self._back[:most], self._back[most:]
         while len(taken) < most and self._end is None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: who hands records on is told first, so that what is done is written; a second one does not wait."""
+"""Ctrl-C and SIGTERM: the first one lets a step write what is finished, the second one ends it at once."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -6,15 +6,15 @@ from contextlib import contextmanager
 from types import FrameType
 
 GRACE_SECONDS = 10
-"""Between the first signal and the end, whatever is still to be written: schedulers kill after 30."""
+"""Seconds between the first signal and the end, whatever is still unwritten. Schedulers kill after 30."""
 
 _interrupt_handlers: list[Callable[[], None]] = []
 received: list[int] = []
-"""The signals that came."""
+"""The signals received so far."""
 
 
 def install_handlers() -> None:
-    """Takes over both signals: they raise KeyboardInterrupt in the main thread, unless someone is to be told."""
+    """Handles both signals: they raise KeyboardInterrupt in the main thread, unless a handler of `on_interrupt` is registered."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _on_signal)
 
@@ -30,13 +30,13 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 
 def _on_alarm(number: int, frame: FrameType | None) -> None:
-    """Whoever was told is stuck, as in a write to a reader that has stopped."""
+    """Ends a handler that hangs, for example in a write to a reader that has stopped."""
     raise KeyboardInterrupt
 
 
 @contextmanager
 def on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
-    """While the block runs, the first signal calls `stop`, which must take no lock, instead of raising."""
+    """While the block runs, the first signal calls `stop` instead of raising. `stop` must not take a lock."""
     _interrupt_handlers.append(stop)
     try:
         yield

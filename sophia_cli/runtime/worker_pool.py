@@ -1,6 +1,6 @@
-"""Work in processes of their own: one that may be killed without harm, and an ordered map over several.
+"""Worker processes that may be killed without harm: a single one, and an ordered map over several.
 
-Whatever a child does (hang, crash, be killed from outside), its parent learns of it, starts another, and goes on.
+A worker may hang, crash or be killed from outside. The parent notices, starts another one, and goes on.
 """
 
 import importlib
@@ -24,31 +24,31 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 CHUNK_SIZE = 16
-"""Tasks that a worker is handed at once; each result comes back as soon as it is there."""
+"""Tasks that a worker receives at a time. Each result is returned as soon as it is finished."""
 CHUNKS_PER_WORKER = 8
-"""Chunks a worker that may be ahead of the one that everybody waits for."""
+"""Chunks per worker that may be finished ahead of the one whose results are due next."""
 READ_AHEAD_ITEMS = 256
 FLUSH_SECONDS = 0.01
 MAX_FAILED_STARTS = 3
-"""Workers in a row that may end before they are ready; then something is wrong with all of them."""
+"""Workers in a row that may end before they are ready. After that the pool gives up."""
 
 
 class WorkerTimeout(Exception):
-    """A child gave no answer in its time."""
+    """A worker did not answer in time."""
 
 
 class WorkerDied(Exception):
-    """A child ended before it answered."""
+    """A worker ended before it answered."""
 
 
 class WorkerNotStarted(Exception):
-    """A child ended before it was ready."""
+    """A worker ended before it was ready."""
 
 
 class WorkerProcess:
-    """A process that runs `target(pipe)`, a function of a module, which says `ready` first. It ends when its parent does.
+    """A process that runs `target(pipe)`, a module-level function that first sends `ready`. It ends when its parent ends.
 
-    A plain subprocess: `multiprocessing` would import the main module of whoever calls us again, and wait for us at exit.
+    It is a plain subprocess: `multiprocessing` would import the caller's main module again and wait for the worker at exit.
     """
 
     def __init__(self, target: Callable[[Connection], None]):
@@ -57,7 +57,7 @@ class WorkerProcess:
         program = (
             f"import sys; sys.path[:] = {sys.path!r}; from sophia_cli.runtime.worker_pool import main; main({arguments})"
         )
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is for the parent to handle
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child inherits it: the parent handles Ctrl-C
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", program], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
@@ -72,17 +72,26 @@ class WorkerProcess:
         return self.process.poll() is None
 
     def send(self, message: Any) -> None:
-        """Raises Died."""
+        """Sends a message.
+
+        Raises:
+            WorkerDied: the worker has ended.
+        """
         try:
             if not self.ready:
-                self.pipe.recv()  # what it imports is not counted against a task
+                self.pipe.recv()  # wait for the imports, so that they do not count as task time
                 self.ready = True
             self.pipe.send(message)
         except (EOFError, OSError):
             raise WorkerDied from None
 
     def receive(self, seconds: float) -> Any:
-        """The next message. Raises Silent when none comes in time, Died when the child has ended."""
+        """Returns the next message.
+
+        Raises:
+            WorkerTimeout: none came within `seconds`.
+            WorkerDied: the worker has ended.
+        """
         try:
             if self.pipe.poll(seconds):
                 return self.pipe.recv()
@@ -97,7 +106,7 @@ class WorkerProcess:
 
 
 def main(descriptor: int, module: str, function: str) -> None:
-    """What a child runs: its function, until it returns or the other end of the pipe is gone."""
+    """Runs the worker's function until it returns or the parent closes the pipe."""
     try:
         getattr(importlib.import_module(module), function)(Connection(descriptor))
     except (EOFError, OSError):
@@ -105,9 +114,9 @@ def main(descriptor: int, module: str, function: str) -> None:
 
 
 def run_worker(pipe: Connection) -> None:
-    """What a worker of `ordered_map` runs: the function first, then lists of tasks in, lists of results out.
+    """The loop of an `ordered_map` worker. It receives the function, then lists of tasks, and sends lists of results.
 
-    Results leave together with those of the next moments, as every message costs its reader more than a cheap task.
+    Results are sent together every FLUSH_SECONDS, because a message costs the parent more than a cheap task.
     """
     pipe.send("ready")
     work = pipe.recv()
@@ -143,7 +152,7 @@ class _Chunk(Generic[T, R]):
     results: "queue.SimpleQueue[list[R] | BaseException]" = field(default_factory=queue.SimpleQueue)
 
     def in_order(self) -> Iterator[R]:
-        """The results, as they come. Raises what was put in their place."""
+        """Yields the results as they come. Raises an error that was put in their place."""
         left = len(self.items)
         while left:
             found = self.results.get()
@@ -161,11 +170,18 @@ def ordered_map(
     timeout: float,
     on_lost: Callable[[T, str], R],
 ) -> Iterator[tuple[T, R]]:
-    """(item, `work(task_of(item))`) in the order of the items, each as soon as it and those before it are done.
+    """Yields (item, `work(task_of(item))`) in the order of the items, each as soon as it and those before it are done.
 
-    work: a function of a module, run in `workers` processes. patience: seconds after which a task is given up and its
-    worker replaced. lost(item, "timeout" | "error"): what stands for the result of a task that twice cost its worker.
-    Memory holds a bounded number of items.
+    Args:
+        work: A module-level function, run in the workers.
+        items: The items; a bounded number is held in memory.
+        workers: Number of processes.
+        task_of: Makes the task that is sent to a worker from an item.
+        timeout: Seconds after which a task is given up and its worker replaced.
+        on_lost: Called as `on_lost(item, "timeout" | "error")` for a task that cost two workers; returns its result.
+
+    Raises:
+        SophiaError: workers cannot start.
     """
     order: queue.Queue[_Chunk[T, R] | BaseException | None] = queue.Queue(CHUNKS_PER_WORKER * workers)
     todo: queue.SimpleQueue[_Chunk[T, R] | None] = queue.SimpleQueue()
@@ -180,7 +196,7 @@ def ordered_map(
 
 
 def _feed_chunks(items: Iterable[T], order: "queue.Queue[Any]", todo: "queue.SimpleQueue[Any]", workers: int) -> None:
-    """Hands the items out in chunks, to the workers and to whoever waits for them in order."""
+    """Cuts the items into chunks and puts each into the work queue and the output order."""
     arrivals = ReadAhead(items, READ_AHEAD_ITEMS)
     try:
         while taken := arrivals.take_batch(CHUNK_SIZE):
@@ -201,7 +217,7 @@ def _run_chunks(
     timeout: float,
     on_lost: Callable[[T, str], R],
 ) -> None:
-    """One worker: chunk after chunk, in a child that is started when the first is there."""
+    """One worker thread: takes chunk after chunk and runs it in a process that starts with the first chunk."""
     child: WorkerProcess | None = None
     for chunk in iter(todo.get, None):
         try:
@@ -219,10 +235,10 @@ def _run_chunk(
     timeout: float,
     on_lost: Callable[[T, str], R],
 ) -> WorkerProcess | None:
-    """Puts a result for every item of a chunk; the worker that is left is used for the next.
+    """Puts a result for every item of a chunk. Returns the worker for the next chunk, if it lives.
 
-    After a worker was lost the rest goes out one by one, so that the task that is to blame is known: it is given up when it
-    costs a worker again.
+    After a worker is lost, the rest of the chunk is sent task by task, to find the task that is to blame. That task is
+    given up when it costs a second worker.
     """
     done = starts = 0
     together = True
@@ -239,7 +255,9 @@ def _run_chunk(
         except WorkerNotStarted:
             starts += 1
             if starts == MAX_FAILED_STARTS:
-                raise SophiaError("a worker cannot start; --workers 1 needs none, and may show why") from None
+                raise SophiaError(
+                    "a worker process cannot start; --workers 1 runs without one and may show the reason"
+                ) from None
         except (WorkerTimeout, WorkerDied) as trouble:
             if not together:
                 chunk.results.put([on_lost(chunk.items[done], "timeout" if isinstance(trouble, WorkerTimeout) else "error")])
@@ -251,7 +269,11 @@ def _run_chunk(
 
 
 def _start_worker(work: Callable[[Any], Any]) -> WorkerProcess:
-    """A new worker that knows its work. Raises NotStarted."""
+    """Starts a worker and sends it its function.
+
+    Raises:
+        WorkerNotStarted: it ended first.
+    """
     child = WorkerProcess(run_worker)
     try:
         child.send(work)
