@@ -42,7 +42,7 @@ class StatsFields(msgspec.Struct, gc=False):
 
 
 class StatsTable:
-    """The facts of all records (`ledger`), and beside them, row by row, what else is measured: 120 bytes a record.
+    """The facts of all records (`table`), and beside them, row by row, what else is measured: 120 bytes a record.
 
     labels: for each column of the user's that was asked for, the values that it has, in the order they came.
     """
@@ -79,7 +79,7 @@ class StatsTable:
             self.groups[name].append(codes.setdefault(label, len(codes)))
 
     def flush_rows(self) -> None:
-        """Puts what waits into the ledger, which takes many rows at once more cheaply."""
+        """Puts what waits into the table, which takes many rows at once more cheaply."""
         if self.waiting:
             facts, places, contents = zip(*self.waiting, strict=True)
             self.table.add_rows(facts, places, contents)
@@ -120,17 +120,17 @@ def first_rows(names: npt.NDArray[Any], among: Bools) -> Bools:
 
 def compute_figures(columns: StatsTable, selection: Selection, in_group: Bools, whole: bool = True) -> dict[str, Any]:
     """The figures of the rows that are `mine`. choice: what Eq. 5 and 6 make of all rows. whole: with histograms."""
-    ledger, alpha = columns.table, columns.table.rule.alpha
-    items = as_numpy(ledger.items)
+    table, alpha = columns.table, columns.table.rule.alpha
+    items = as_numpy(table.items)
     rows = columns.trajectory_rows() & in_group
     captions = columns.unique_captions() & in_group
-    rewards, tokens = as_numpy(ledger.rewards)[rows], as_numpy(ledger.sort_keys)[rows]
+    rewards, tokens = as_numpy(table.rewards)[rows], as_numpy(table.sort_keys)[rows]
     graded, right, kept = rewards[~np.isnan(rewards)], rewards == 1.0, selection.selected[rows]
     verdicts = np.bincount(as_numpy(columns.verdicts)[rows], minlength=NO_VERDICT)
     found = caption_rewards(columns, selection, rows)
     described, width = as_numpy(columns.caption_tokens)[captions], bin_width(tokens) if whole else 0
     spent = int(described.sum()), int(tokens.sum())
-    leaks, judged = (as_numpy(ledger.marks)[rows] & LEAKS) != 0, int(as_numpy(columns.judged)[rows].sum())
+    leaks, judged = (as_numpy(table.marks)[rows] & LEAKS) != 0, int(as_numpy(columns.judged)[rows].sum())
     figures: dict[str, Any] = {
         "records": int(in_group.sum()),
         "items": count_distinct(items[in_group]),
@@ -174,13 +174,13 @@ def repeat_counts(columns: StatsTable, look: RecordLookup) -> dict[str, int]:
     trajectories: the same record; conflicting: one trajectory id with other content; texts, captions: the same trajectory
     or description, word for word, under two ids of one item.
     """
-    ledger, rows, captions = columns.table, columns.trajectory_rows(), columns.unique_captions()
-    names = as_numpy(ledger.names)
-    again = np.flatnonzero((as_numpy(ledger.marks) & (NOT_TRAJECTORY | FAILED) == 0) & ~rows)
-    twice = np.flatnonzero((as_numpy(ledger.marks) & (NOT_TRAJECTORY | FAILED) == 0) & np.isin(names, names[again]))
+    table, rows, captions = columns.table, columns.trajectory_rows(), columns.unique_captions()
+    names = as_numpy(table.names)
+    again = np.flatnonzero((as_numpy(table.marks) & (NOT_TRAJECTORY | FAILED) == 0) & ~rows)
+    twice = np.flatnonzero((as_numpy(table.marks) & (NOT_TRAJECTORY | FAILED) == 0) & np.isin(names, names[again]))
     contents = np.fromiter(look.digests(twice.tolist()), dtype=np.uint64, count=len(twice))
     conflicting = count_distinct(np.stack([names[twice], contents])) - count_distinct(names[twice])
-    items = as_numpy(ledger.items)
+    items = as_numpy(table.items)
     return {
         "trajectories": len(again) - conflicting,
         "conflicting": conflicting,
@@ -191,9 +191,9 @@ def repeat_counts(columns: StatsTable, look: RecordLookup) -> dict[str, int]:
 
 def caption_rewards(columns: StatsTable, choice: Selection, rows: Bools) -> npt.NDArray[np.float64]:
     """R(c) of each caption, for each reasoner that thought over it."""
-    ledger = columns.table
+    table = columns.table
     first = first_rows(
-        caption_reasoner_ids(as_numpy(ledger.captions), as_numpy(ledger.reasoners)), rows & ~np.isnan(choice.rewards)
+        caption_reasoner_ids(as_numpy(table.captions), as_numpy(table.reasoners)), rows & ~np.isnan(choice.rewards)
     )
     each: npt.NDArray[np.float64] = choice.rewards[first]
     return each

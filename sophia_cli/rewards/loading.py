@@ -1,8 +1,8 @@
-"""From lines to the rows of a ledger. A large file is read in blocks by several processes: what costs time is to step over
-the texts.
+"""Loads JSONL lines into the table. Several processes read a large file in blocks, because skipping the texts takes the
+time.
 
-A worker reads only what is plainly sound. Of a block with anything else in it (a bad field, a blank line, a failure) it says
-nothing, and that block is read here, where errors are named.
+A worker decodes plain lines only. It returns nothing for a block with anything else (a bad field, a blank line, a
+failure); that block is read again in this process, where errors are named.
 """
 
 import os
@@ -23,59 +23,59 @@ from sophia_cli.runtime.fork_map import forked_map
 if TYPE_CHECKING:  # a worker's start is part of what it costs
     from sophia_cli.io.counter import RecordCounter
 BATCH_ROWS = 1024
-"""Rows that are noted together."""
+"""Rows that are added at a time."""
 BUFFER_BYTES = 1 << 18
-"""Bytes that are read at once: no more than stays in a core's own cache."""
+"""Bytes read at a time: no more than fits into the cache of a core."""
 BLOCK_BYTES = 1 << 20
-"""Bytes of a block, at least."""
+"""Smallest size of a block."""
 MAX_BLOCKS = 1 << 13
 PARALLEL_FILE_BYTES = 1 << 26
-"""Bytes of a file that is worth the start of workers."""
+"""Size of a file from which worker processes are worth their start."""
 MAX_WORKERS = 8
 
 NumberedLines = Iterable[tuple[int, int, bytes]]
-"""Place, number and bytes of lines."""
+"""Offset, line number and bytes of lines."""
 Block = tuple[str, int, int, int, SelectionRule]
-"""A file, where a block of it begins and ends, the place of the file's first byte among all inputs, and the rule."""
+"""A file, the begin and the end of a block in it, the offset of the file among all inputs, and the rule."""
 
 
-def load_table(lines: RereadableInputs, ledger: TrajectoryTable, counter: "RecordCounter") -> Iterator[tuple[int, str]]:
-    """Fills the ledger, a row for each record; yields the rows of which no facts can be read, and where they stand."""
+def load_table(lines: RereadableInputs, table: TrajectoryTable, counter: "RecordCounter") -> Iterator[tuple[int, str]]:
+    """Fills the table, one row per record. Yields the rows that cannot be decoded, and their place."""
     for source in lines.iter_files():
         if (workers := worker_count(source.plain_size)) > 1:
-            yield from _read_blocks(source, ledger, counter, workers)
+            yield from _read_blocks(source, table, counter, workers)
         else:
-            yield from _read_serially(source.read_lines(), source.name, ledger, counter)
+            yield from _read_serially(source.read_lines(), source.name, table, counter)
 
 
 def _read_blocks(
-    source: RereadableFile, ledger: TrajectoryTable, counter: "RecordCounter", workers: int
+    source: RereadableFile, table: TrajectoryTable, counter: "RecordCounter", workers: int
 ) -> Iterator[tuple[int, str]]:
-    """The rows of a large file, read by several processes; what they leave alone is read here."""
+    """Reads a large file in several processes; the blocks that they skip are read here."""
     source.size, number = source.plain_size, 0
-    blocks = list(split_blocks(source.path, source.offset, source.size, ledger.rule))
+    blocks = list(split_blocks(source.path, source.offset, source.size, table.rule))
     read = forked_map(load_block, blocks, workers)
-    import sophia_cli.rewards.selection  # noqa: F401  (needed next, and it takes a while: the others read meanwhile)
+    import sophia_cli.rewards.selection  # noqa: F401  (imported now, while the workers read)
 
     for (path, begin, end, start, _), packed in zip(blocks, read, strict=True):
         if packed is not None:
-            rows = ledger.extend_from_bytes(packed)
+            rows = table.extend_from_bytes(packed)
             counter.count += rows
             number += rows
             continue
         left = [(start + offset, line) for offset, line in block_lines(path, begin, end)]
         numbered = ((place, number + index, line) for index, (place, line) in enumerate(left, 1))
-        yield from _read_serially(numbered, source.name, ledger, counter)
+        yield from _read_serially(numbered, source.name, table, counter)
         number += len(left)
 
 
 def _read_serially(
-    lines: NumberedLines, name: str, ledger: TrajectoryTable, counter: "RecordCounter"
+    lines: NumberedLines, name: str, table: TrajectoryTable, counter: "RecordCounter"
 ) -> Iterator[tuple[int, str]]:
     facts, places, contents = list[Trajectory](), list[int](), list[int]()
 
     def flush() -> None:
-        ledger.add_rows(facts, places, contents)
+        table.add_rows(facts, places, contents)
         for column in (facts, places, contents):
             column.clear()
 
@@ -83,9 +83,9 @@ def _read_serially(
         counter.count += 1
         if isinstance(row, Record):
             flush()
-            ledger.add_non_trajectory(row, place)
+            table.add_non_trajectory(row, place)
             if not content:
-                yield len(ledger) - 1, row.where
+                yield len(table) - 1, row.where
             continue
         facts.append(row)
         places.append(place)
@@ -96,10 +96,13 @@ def _read_serially(
 
 
 def decode_lines(lines: NumberedLines, name: str) -> Iterator[tuple[int, int, Trajectory | Record]]:
-    """Place, hash and facts of each record of an input of this name.
+    """Yields offset, content hash and fields of each record.
 
-    Where no facts can be read, the record itself: an earlier step's failure as it came, and 1 for a hash; any other with
-    `error`, and 0. Raises InputError for a line that is no JSON object.
+    Where the fields cannot be decoded, it yields the record itself: a failure of an earlier step unchanged with hash
+    1, any other with `error` and hash 0.
+
+    Raises:
+        InputError: a line is not a JSON object.
     """
     for place, number, line in lines:
         if facts := decode_fast(line):
@@ -118,23 +121,25 @@ def decode_lines(lines: NumberedLines, name: str) -> Iterator[tuple[int, int, Tr
 
 
 def worker_count(size: int) -> int:
-    """How many processes read a file of so many bytes; 1: this one."""
+    """Returns how many processes read a file of this size; 1 means this process."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, MAX_WORKERS) if size >= PARALLEL_FILE_BYTES and hasattr(os, "fork") else 1
 
 
 def split_blocks(path: str, start: int, size: int, rule: SelectionRule) -> Iterator[Block]:
-    """A file in blocks. A line belongs to the block in which it begins."""
+    """Splits a file into blocks. A line belongs to the block in which it begins."""
     step = max(BLOCK_BYTES, size // MAX_BLOCKS + 1)
     for begin in range(0, size, step):
         yield path, begin, min(begin + step, size), start, rule
 
 
 def block_lines(path: str, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Offset and bytes of the lines that begin in a block; one by one, so that a block's memory is used again and again."""
+    """Yields offset and bytes of the lines that begin in a block, one by one, so that memory is reused."""
     with Path(path).open("rb", buffering=BUFFER_BYTES) as stream:
         stream.seek(max(begin - 1, 0))
-        before = b"\n" if begin == 0 else stream.readline(end - begin + 1)  # no more: the line may be far longer
+        before = (
+            b"\n" if begin == 0 else stream.readline(end - begin + 1)
+        )  # bounded, because the line may be far longer than the block
         offset = begin if begin == 0 else begin - 1 + len(before)
         for line in stream if before.endswith(b"\n") and offset < end else ():
             yield offset, line
@@ -144,9 +149,9 @@ def block_lines(path: str, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
 
 
 def load_block(block: Block) -> dict[str, bytes] | None:
-    """The columns of a block's rows; None when any line of it is to be read with care. What a worker does."""
+    """Returns the columns of a block, or None when a line needs `decode_checked`. Runs in a worker."""
     path, begin, end, start, rule = block
-    ledger = TrajectoryTable(rule)
+    table = TrajectoryTable(rule)
     facts, places, contents = list[Trajectory](), list[int](), list[int]()
     try:
         for offset, line in block_lines(path, begin, end):
@@ -155,20 +160,20 @@ def load_block(block: Block) -> dict[str, bytes] | None:
             facts.append(row)
             places.append(start + offset)
             contents.append(xxh3_64_intdigest(line))
-        ledger.add_rows(facts, places, contents)
-    except Exception:  # noqa: BLE001  (whatever it is, it is met again where it is named)
+        table.add_rows(facts, places, contents)
+    except Exception:  # noqa: BLE001  (raised again, with its place, when the block is read serially)
         return None
-    return ledger.to_bytes()
+    return table.to_bytes()
 
 
-def make_lookup(lines: RereadableInputs, ledger: TrajectoryTable) -> RecordLookup:
-    """What the columns do not hold is read again."""
+def make_lookup(lines: RereadableInputs, table: TrajectoryTable) -> RecordLookup:
+    """Returns the functions that read again what the columns do not hold."""
 
     def names(rows: list[int]) -> Iterator[str]:
-        return (parse_record(line, "")["trajectory_id"] for line in lines.lines_at(ledger.offsets[row] for row in rows))
+        return (parse_record(line, "")["trajectory_id"] for line in lines.lines_at(table.offsets[row] for row in rows))
 
     def digests(rows: list[int]) -> Iterator[int]:
-        records = (parse_record(line, "") for line in lines.lines_at(ledger.offsets[row] for row in rows))
+        records = (parse_record(line, "") for line in lines.lines_at(table.offsets[row] for row in rows))
         return map(content_hash, records)
 
-    return RecordLookup(names, digests, lambda row: lines.location_of(ledger.offsets[row]))
+    return RecordLookup(names, digests, lambda row: lines.location_of(table.offsets[row]))

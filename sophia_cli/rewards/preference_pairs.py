@@ -1,7 +1,7 @@
-"""Preference data from graded trajectories: right ones beside wrong ones of the same item (DPO, MPO).
+"""Preference pairs for DPO and MPO: a correct and a wrong trajectory of the same item.
 
-Of an item's right trajectories those that Eq. 6 keeps come first, then the shorter ones; the wrong ones (reward 0, whatever
-the verdict) are drawn by the seed. Left out of this file: what a trainer makes of a pair.
+Of an item's correct trajectories, those that Eq. 6 keeps come first, then the shorter ones. The wrong ones (reward 0,
+whatever the verdict) are drawn by the seed. How a trainer uses a pair is not here.
 """
 
 from collections.abc import Iterator
@@ -24,23 +24,23 @@ from sophia_cli.rewards.trajectory import SelectionRule, decode_checked
 def preference_pairs(
     lines: RereadableInputs, rule: SelectionRule, per_item: int, part: Shard, counter: RecordCounter
 ) -> Iterator[tuple[Record, Record]]:
-    """(right, wrong), at most `per_item` of an item, no trajectory twice, of this shard's items.
+    """Yields (correct, wrong) records, at most `per_item` pairs of an item, each trajectory once.
 
-    Raises InputError for a line without a graded trajectory or an earlier step's failure on it, and for one trajectory id
-    with two contents.
+    Raises:
+        InputError: a line is neither a graded trajectory nor a failure, or one trajectory id has two contents.
     """
-    ledger = TrajectoryTable(rule)
-    for row, where in load_table(lines, ledger, counter):
-        (line,) = lines.lines_at([ledger.offsets[row]])
+    table = TrajectoryTable(rule)
+    for row, where in load_table(lines, table, counter):
+        (line,) = lines.lines_at([table.offsets[row]])
         _raise_input_error(parse_record(line, where))
-    mine = rows_in_shard(ledger, part, None)
-    selected = select_trajectories(ledger, mine, make_lookup(lines, ledger)).selected
-    right, wrong = paired_rows(ledger, mine, selected, per_item)
+    mine = rows_in_shard(table, part, None)
+    selected = select_trajectories(table, mine, make_lookup(lines, table)).selected
+    right, wrong = paired_rows(table, mine, selected, per_item)
     waiting: dict[int, Record] = {}
     rows = np.sort(np.concatenate([right, wrong]))
     other = dict(zip(np.r_[right, wrong].tolist(), np.r_[wrong, right].tolist(), strict=True))
     chosen = set(right.tolist())
-    for row, line in zip(rows.tolist(), lines.lines_at(ledger.offsets[row] for row in rows), strict=True):
+    for row, line in zip(rows.tolist(), lines.lines_at(table.offsets[row] for row in rows), strict=True):
         record, fellow = parse_record(line, "?"), waiting.pop(other[row], None)
         if fellow is None:
             waiting[row] = record
@@ -55,34 +55,34 @@ def _raise_input_error(record: Record) -> None:
         raise InputError(str(error)) from None
 
 
-def paired_rows(ledger: TrajectoryTable, mine: Bools, selected: Bools, per_item: int) -> tuple[Rows, Rows]:
-    """Rows of right trajectories, and beside each that of a wrong one of its item."""
-    names, rewards, items = as_numpy(ledger.names), as_numpy(ledger.rewards), as_numpy(ledger.items)
-    rows = np.flatnonzero(mine & (as_numpy(ledger.marks) & (NOT_TRAJECTORY | FAILED) == 0))
+def paired_rows(table: TrajectoryTable, mine: Bools, selected: Bools, per_item: int) -> tuple[Rows, Rows]:
+    """Returns the rows of correct trajectories and, parallel to them, the rows of wrong ones."""
+    names, rewards, items = as_numpy(table.names), as_numpy(table.rewards), as_numpy(table.items)
+    rows = np.flatnonzero(mine & (as_numpy(table.marks) & (NOT_TRAJECTORY | FAILED) == 0))
     rows = rows[np.sort(np.unique(names[rows], return_index=True)[1])]
     right, wrong = rows[rewards[rows] == 1.0], rows[rewards[rows] == 0.0]
-    right = right[np.lexsort((names[right], as_numpy(ledger.sort_keys)[right], ~selected[right], items[right]))]
-    wrong = wrong[np.lexsort((_random_keys(names[wrong], ledger.rule.seed), items[wrong]))]
+    right = right[np.lexsort((names[right], as_numpy(table.sort_keys)[right], ~selected[right], items[right]))]
+    wrong = wrong[np.lexsort((_random_keys(names[wrong], table.rule.seed), items[wrong]))]
     right, wrong = (of[_rank_in_item(items[of]) < per_item] for of in (right, wrong))
     _, ours, theirs = np.intersect1d(_slot_ids(items[right]), _slot_ids(items[wrong]), return_indices=True)
     return right[ours], wrong[theirs]
 
 
 def _rank_in_item(items: npt.NDArray[np.uint64]) -> Rows:
-    """The place of each row within its item's run, counted from 0."""
+    """Returns the position of each row within its item's run, from 0."""
     starts = np.flatnonzero(np.r_[True, items[1:] != items[:-1]]) if len(items) else np.empty(0, np.int64)
     lengths = np.diff(np.r_[starts, len(items)])
     return np.arange(len(items)) - np.repeat(starts, lengths)
 
 
 def _slot_ids(items: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """64 bits that stand for an item and a place in its run."""
+    """Returns 64 bits for each pair of an item and a position in its run."""
     named: npt.NDArray[np.uint64] = items + _rank_in_item(items).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return named
 
 
 def _random_keys(names: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.uint64]:
-    """A draw that depends on the seed and the trajectory alone."""
+    """Returns random draws that depend on the seed and the trajectory only."""
     mixed = (names ^ np.uint64(seed % (1 << 64))) * np.uint64(0xBF58476D1CE4E5B9)
     lots: npt.NDArray[np.uint64] = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0x94D049BB133111EB)
     return lots

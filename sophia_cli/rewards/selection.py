@@ -1,4 +1,4 @@
-"""Rewards of captions and the choice of trajectories: Eq. 5 and Eq. 6, over the columns of a ledger."""
+"""Eq. 5 and Eq. 6: the reward of each caption, and which trajectories are kept, over the columns of the table."""
 
 from array import array
 from collections.abc import Iterable
@@ -20,42 +20,45 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Selection:
-    """The outcome, row by row: R(c) of its caption (NaN: none), whether it is kept, whether anything of its item is."""
+    """The result, row by row: R(c) of its caption (NaN if none), whether it is kept, whether anything of its item is
+    kept.
+    """
 
     rewards: Floats
     selected: Bools
     solved: Bools
 
 
-def select_trajectories(ledger: TrajectoryTable, in_shard: Bools, lookup: RecordLookup) -> Selection:
-    """Eq. 5 and Eq. 6 over the rows that are `mine`; a trajectory counts once, however often its record comes.
+def select_trajectories(table: TrajectoryTable, in_shard: Bools, lookup: RecordLookup) -> Selection:
+    """Applies Eq. 5 and Eq. 6 to the rows in the shard. A trajectory counts once, however often its record occurs.
 
-    Raises InputError for one trajectory id with two contents, and for means that nobody can know.
+    Raises:
+        InputError: one trajectory id has two contents, or a mean cannot be known.
     """
-    marks = as_numpy(ledger.marks)
+    marks = as_numpy(table.marks)
     rows = np.flatnonzero(in_shard & (marks & NOT_TRAJECTORY == 0))
-    rows = rows[_first_rows(ledger, rows, lookup)]
-    of_rows = caption_reasoner_ids(as_numpy(ledger.captions), _row_reasoners(ledger, rows))
+    rows = rows[_first_rows(table, rows, lookup)]
+    of_rows = caption_reasoner_ids(as_numpy(table.captions), _row_reasoners(table, rows))
     captions, of = np.unique(of_rows[rows], return_inverse=True)
-    _check_single_run(ledger, rows, of, len(captions), lookup)
-    means, eligible = _caption_rewards(ledger, rows, of, len(captions))
-    kept = _keep_shortest(ledger, rows, eligible[of], lookup)
-    rewards, selected = np.full(len(ledger), np.nan), np.zeros(len(ledger), dtype=np.bool_)
+    _check_single_run(table, rows, of, len(captions), lookup)
+    means, eligible = _caption_rewards(table, rows, of, len(captions))
+    kept = _keep_shortest(table, rows, eligible[of], lookup)
+    rewards, selected = np.full(len(table), np.nan), np.zeros(len(table), dtype=np.bool_)
     selected[kept] = True
     if len(captions):
         found = np.searchsorted(captions, of_rows).clip(max=len(captions) - 1)
         known = in_shard & (marks & (NOT_TRAJECTORY | FAILED) == 0)
         rewards[known] = means[found[known]]
-    return Selection(rewards, selected, np.isin(as_numpy(ledger.items), as_numpy(ledger.items)[kept]))
+    return Selection(rewards, selected, np.isin(as_numpy(table.items), as_numpy(table.items)[kept]))
 
 
-def _row_reasoners(ledger: TrajectoryTable, rows: Rows) -> npt.NDArray[Any]:
-    """Who reasoned, row by row; a failure that names nobody is of its caption's only reasoner."""
-    reasoners = as_numpy(ledger.reasoners)
-    nameless = (reasoners[rows] == NO_REASONER) & (as_numpy(ledger.marks)[rows] & FAILED != 0)
+def _row_reasoners(table: TrajectoryTable, rows: Rows) -> npt.NDArray[Any]:
+    """Returns the reasoner of each row. A failure that names none belongs to the only reasoner of its caption."""
+    reasoners = as_numpy(table.reasoners)
+    nameless = (reasoners[rows] == NO_REASONER) & (as_numpy(table.marks)[rows] & FAILED != 0)
     if not nameless.any():
         return reasoners
-    reasoners, captions, known = reasoners.copy(), as_numpy(ledger.captions), rows[~nameless]
+    reasoners, captions, known = reasoners.copy(), as_numpy(table.captions), rows[~nameless]
     each, of = np.unique(captions[known], return_inverse=True)
     least, most = np.full(len(each), np.iinfo(reasoners.dtype).max), np.full(len(each), np.iinfo(reasoners.dtype).min)
     np.minimum.at(least, of, reasoners[known])
@@ -68,9 +71,9 @@ def _row_reasoners(ledger: TrajectoryTable, rows: Rows) -> npt.NDArray[Any]:
     return reasoners
 
 
-def rows_in_shard(ledger: TrajectoryTable, part: Shard, limit: int | None) -> Bools:
-    """Which rows are of this shard's items, and of the first `limit` of them; items are counted as they come."""
-    items = as_numpy(ledger.items)
+def rows_in_shard(table: TrajectoryTable, part: Shard, limit: int | None) -> Bools:
+    """Returns a mask of the rows whose item is in the shard and among its first `limit` items, in order of appearance."""
+    items = as_numpy(table.items)
     if part.count == 1 and limit is None:
         return np.ones(len(items), dtype=np.bool_)
     _, first, of = np.unique(items, return_index=True, return_inverse=True)
@@ -82,19 +85,21 @@ def rows_in_shard(ledger: TrajectoryTable, part: Shard, limit: int | None) -> Bo
 
 
 def caption_reasoner_ids(captions: npt.NDArray[Any], reasoners: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """64 bits that stand for a caption and the reasoner that thought over it."""
+    """Returns 64 bits for each pair of a caption and the reasoner that thought over it."""
     mixed: npt.NDArray[Any] = captions ^ (reasoners.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     return mixed
 
 
 def as_numpy(column: "array[int] | array[float]") -> npt.NDArray[Any]:
-    """A column as numpy sees it; nothing can be added while the view lives."""
+    """Returns a numpy view of a column. Nothing can be appended while the view exists."""
     return np.frombuffer(column, dtype=column.typecode) if column else np.empty(0, column.typecode)
 
 
-def _first_rows(ledger: TrajectoryTable, rows: Rows, lookup: RecordLookup) -> Bools:
-    """Which rows are the first of their trajectory; what failed stands behind what did not."""
-    names, failed = as_numpy(ledger.names)[rows], as_numpy(ledger.marks)[rows] & FAILED
+def _first_rows(table: TrajectoryTable, rows: Rows, lookup: RecordLookup) -> Bools:
+    """Returns a mask of the first row of each trajectory. A failed row counts only if no other row of its trajectory
+    exists.
+    """
+    names, failed = as_numpy(table.names)[rows], as_numpy(table.marks)[rows] & FAILED
     ordered = np.sort(names)
     if not (ordered[1:] == ordered[:-1]).any():
         return np.ones(len(rows), dtype=np.bool_)
@@ -104,13 +109,17 @@ def _first_rows(ledger: TrajectoryTable, rows: Rows, lookup: RecordLookup) -> Bo
     heads = np.flatnonzero(new)[np.cumsum(new) - 1]
     again = np.flatnonzero(~new & (failed[order] == 0))
     firsts[order[~new]] = False
-    check_same_content(ledger, rows[order[heads[again]]], rows[order[again]], lookup)
+    check_same_content(table, rows[order[heads[again]]], rows[order[again]], lookup)
     return firsts
 
 
-def check_same_content(ledger: TrajectoryTable, ones: Rows, others: Rows, lookup: RecordLookup) -> None:
-    """Raises InputError unless rows of one trajectory id have one content, pair by pair; read at once, if any are."""
-    contents = as_numpy(ledger.contents)
+def check_same_content(table: TrajectoryTable, ones: Rows, others: Rows, lookup: RecordLookup) -> None:
+    """Checks that rows with one trajectory id have the same content, pair by pair.
+
+    Raises:
+        InputError: they differ.
+    """
+    contents = as_numpy(table.contents)
     unequal = contents[ones] != contents[others]
     ones, others = ones[unequal], others[unequal]
     rows = np.unique(np.r_[ones, others]).tolist()
@@ -118,51 +127,56 @@ def check_same_content(ledger: TrajectoryTable, ones: Rows, others: Rows, lookup
     for one, other in zip(ones.tolist(), others.tolist(), strict=True):
         if digests[one] != digests[other]:
             name = next(lookup.names([other]))
-            fault = f"trajectory_id {name!r} stands at {lookup.where(one)} with other content"
+            fault = f"trajectory_id {name!r} is also at {lookup.where(one)} with different content"
             raise InputError(f"{lookup.where(other)}: {fault}; drop one of them")
 
 
-def _caption_rewards(ledger: TrajectoryTable, rows: Rows, caption_index: Rows, count: int) -> tuple[Floats, Bools]:
-    """R(c) of Eq. 5, the mean of R(y) over the graded trajectories of each caption, and whether R(c) > α, strictly.
+def _caption_rewards(table: TrajectoryTable, rows: Rows, caption_index: Rows, count: int) -> tuple[Floats, Bools]:
+    """Returns R(c) of Eq. 5 and whether R(c) > α, for each caption.
 
-    The mean is NaN when none was graded, and where sampling was stopped early: the mean of those is not Eq. 5's. What could
-    not be graded counts against its caption, for α alone (contract.md).
+    R(c) is the mean of R(y) over the graded trajectories of the caption. It is NaN when none was graded, and where
+    sampling stopped early, because that mean is not Eq. 5's. What could not be graded counts against its caption for α
+    only (contract.md).
     """
-    rule, rewards = ledger.rule, as_numpy(ledger.rewards)[rows].astype(np.float64)
+    rule, rewards = table.rule, as_numpy(table.rewards)[rows].astype(np.float64)
     graded = ~np.isnan(rewards)
     right = np.bincount(caption_index, weights=np.where(graded, rewards, 0.0), minlength=count)
     evidence = np.bincount(caption_index, weights=graded, minlength=count)
-    stopped = _stopped_captions(ledger, rows, caption_index, count)
+    stopped = _stopped_captions(table, rows, caption_index, count)
     with np.errstate(invalid="ignore", divide="ignore"):
         means = np.where(stopped, np.nan, right / evidence)
         if rule.min_graded is not None:
             return means, ~stopped & (evidence >= max(rule.min_graded, 1)) & (means > rule.alpha)
         share = right / np.maximum(
-            planned_counts(ledger, rows, caption_index, count), np.bincount(caption_index, minlength=count)
+            planned_counts(table, rows, caption_index, count), np.bincount(caption_index, minlength=count)
         )
     return means, ~stopped & (share > rule.alpha)
 
 
-def planned_counts(ledger: TrajectoryTable, rows: Rows, caption_index: Rows, count: int) -> Rows:
-    """N of each caption, 0 where no record says: the most that one of its records says. of: the caption of each row."""
+def planned_counts(table: TrajectoryTable, rows: Rows, caption_index: Rows, count: int) -> Rows:
+    """Returns N of each caption: the largest that its records say, 0 where none says."""
     planned = np.zeros(count, dtype=np.int64)
     np.maximum.at(
-        planned, caption_index, as_numpy(ledger.planned)[rows].astype(np.int64)
+        planned, caption_index, as_numpy(table.planned)[rows].astype(np.int64)
     )  # of one type it takes a tenth of the time
     return planned
 
 
-def _stopped_captions(ledger: TrajectoryTable, rows: Rows, caption_index: Rows, count: int) -> Bools:
-    """Which captions were given up early."""
+def _stopped_captions(table: TrajectoryTable, rows: Rows, caption_index: Rows, count: int) -> Bools:
+    """Returns a mask of the captions for which sampling stopped early."""
     stopped = np.zeros(count, dtype=np.bool_)
-    stopped[caption_index[(as_numpy(ledger.marks)[rows] & STOPPED) != 0]] = True
+    stopped[caption_index[(as_numpy(table.marks)[rows] & STOPPED) != 0]] = True
     return stopped
 
 
-def _check_single_run(ledger: TrajectoryTable, rows: Rows, caption_index: Rows, count: int, lookup: RecordLookup) -> None:
-    """Raises InputError where a caption was given up in one run of a reasoner, and another (`--tag`) adds to its mean."""
-    stopped = _stopped_captions(ledger, rows, caption_index, count)
-    if not (ledger.rule.caption_reward and stopped.any()):
+def _check_single_run(table: TrajectoryTable, rows: Rows, caption_index: Rows, count: int, lookup: RecordLookup) -> None:
+    """Checks that a caption that was given up is not extended by another run of the same reasoner (`--tag`).
+
+    Raises:
+        InputError: it is; their common mean is not known.
+    """
+    stopped = _stopped_captions(table, rows, caption_index, count)
+    if not (table.rule.caption_reward and stopped.any()):
         return
     concerned = np.flatnonzero(stopped[caption_index])
     runs: dict[int, str] = {}
@@ -170,14 +184,14 @@ def _check_single_run(ledger: TrajectoryTable, rows: Rows, caption_index: Rows, 
         run = name.rpartition("t")[0]
         if runs.setdefault(caption, run) != run:
             raise InputError(
-                f"{name}: its caption was given up early in one of several runs of the same reasoner ({runs[caption]}… and "
-                f"{run}…), so their common mean is not known; propagate them apart, or sample without --stop-early"
+                f"{name}: sampling of its caption stopped early in one of several runs of a reasoner ({runs[caption]}… and "
+                f"{run}…), so their common mean is unknown; propagate them separately, or sample without --stop-early"
             )
 
 
-def _keep_shortest(ledger: TrajectoryTable, rows: Rows, eligible: Bools, lookup: RecordLookup) -> Rows:
-    """The rows that Eq. 6 keeps: at most `keep` an item, the smallest keys; ties go to the smaller name."""
-    rule, marks, rewards = ledger.rule, as_numpy(ledger.marks)[rows], as_numpy(ledger.rewards)[rows]
+def _keep_shortest(table: TrajectoryTable, rows: Rows, eligible: Bools, lookup: RecordLookup) -> Rows:
+    """Returns the rows that Eq. 6 keeps: at most `keep` per item, by the smallest sort key. Ties go to the smaller id."""
+    rule, marks, rewards = table.rule, as_numpy(table.marks)[rows], as_numpy(table.rewards)[rows]
     qualify = rewards == 1.0 if rule.correctness else ~np.isnan(rewards.astype(np.float64))
     if rule.caption_reward:
         qualify &= eligible
@@ -186,7 +200,7 @@ def _keep_shortest(ledger: TrajectoryTable, rows: Rows, eligible: Bools, lookup:
     rows = rows[qualify]
     if rule.select == "all" or not len(rows):
         return rows
-    items, keys = as_numpy(ledger.items)[rows], as_numpy(ledger.sort_keys)[rows]
+    items, keys = as_numpy(table.items)[rows], as_numpy(table.sort_keys)[rows]
     order = np.lexsort((keys, items))
     rows, items, keys = rows[order], items[order], keys[order]
     starts = np.flatnonzero(np.r_[True, items[1:] != items[:-1]])
@@ -208,9 +222,9 @@ def _keep_shortest(ledger: TrajectoryTable, rows: Rows, eligible: Bools, lookup:
 
 
 def select_in_memory(trajectories: Iterable[tuple[Trajectory, int, str]], rule: SelectionRule) -> set[int]:
-    """The numbers of the kept ones of (trajectory, 64 bits of its content, where it stands), counted from 0."""
+    """Selects among trajectories in memory, each with a 64-bit hash of its content and its place. Returns their indexes."""
     facts, contents, places = zip(*trajectories, strict=True) if (trajectories := list(trajectories)) else ((), (), ())
-    ledger = TrajectoryTable(rule)
-    ledger.add_rows(facts, range(len(facts)), contents)
+    table = TrajectoryTable(rule)
+    table.add_rows(facts, range(len(facts)), contents)
     look = RecordLookup(lambda rows: (facts[row].name for row in rows), lambda rows: iter(rows), lambda row: places[row])
-    return set(np.flatnonzero(select_trajectories(ledger, np.ones(len(ledger), dtype=np.bool_), look).selected).tolist())
+    return set(np.flatnonzero(select_trajectories(table, np.ones(len(table), dtype=np.bool_), look).selected).tolist())

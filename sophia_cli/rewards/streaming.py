@@ -1,8 +1,8 @@
-"""Items that leave a pipe as soon as they are complete, in the order in which their records came.
+"""Selects item by item while records arrive through a pipe. Items leave in the order in which their records came.
 
-An item is complete when each of its K captions has its N trajectories, as the records say (`caption_count`,
-`trajectory_count`); what failed has come, too. Where the records do not say, where a caption was given up early, and where
-something is missing, the item waits for the end of the input. The texts wait on disk (`lines.Lines`).
+An item is complete when each of its K captions has its N trajectories, failures included (`caption_count`,
+`trajectory_count`). Without these counts, after an early stop, or when something is missing, an item waits for the end
+of the input. The texts wait on disk (`io.rereadable.RereadableInputs`).
 """
 
 from array import array
@@ -25,23 +25,23 @@ from sophia_cli.rewards.selection import (
 from sophia_cli.rewards.table import FAILED, NAN, NO_REASONER, NOT_TRAJECTORY, STOPPED, RecordLookup, TrajectoryTable
 
 WAITING, OTHER_SHARD, PASS_THROUGH, NOT_SELECTED, SELECTED = range(5)
-"""What is known of a row: nothing; it is another shard's; it goes out as it is; it is not kept; it is."""
+"""States of a row: undecided; of another shard; written unchanged; not selected; selected."""
 UNKNOWN_COUNT = 1 << 62
 
 
 @dataclass
 class PendingItem:
-    """The rows of an item that is not complete. wanted: how many there are to be before it is looked at."""
+    """The rows of an incomplete item. wanted: how many rows there must be before it is checked."""
 
     wanted: int = UNKNOWN_COUNT
     rows: "array[int]" = field(default_factory=lambda: array("q"))
 
 
 class StreamingSelector:
-    """The rows of a ledger as they come: `come` after each that is added, then `leave` for those that may go out."""
+    """Decides about the rows of a growing table: call `add_last_row` after each row, then `pop_ready`."""
 
-    def __init__(self, ledger: TrajectoryTable, lookup: RecordLookup, part: Shard, limit: int | None):
-        self.ledger, self.lookup, self.part, self.limit = ledger, lookup, part, limit
+    def __init__(self, table: TrajectoryTable, lookup: RecordLookup, part: Shard, limit: int | None):
+        self.table, self.lookup, self.part, self.limit = table, lookup, part, limit
         self.item_numbers: dict[int, int] = {}
         self.items: dict[int, PendingItem] = {}
         self.rewards, self.states = array("d"), array("b")
@@ -49,9 +49,13 @@ class StreamingSelector:
         self.first_rows: dict[int, int] | None = None
 
     def add_last_row(self) -> None:
-        """Takes in the row that was added last. Raises InputError for one whose item has left."""
-        ledger, row = self.ledger, len(self.ledger) - 1
-        name, mark = ledger.items[row], ledger.marks[row]
+        """Takes in the row that was added last.
+
+        Raises:
+            InputError: its item was already written.
+        """
+        table, row = self.table, len(self.table) - 1
+        name, mark = table.items[row], table.marks[row]
         known = name in self.item_numbers
         number = self.item_numbers.setdefault(name, len(self.item_numbers))
         mine = self.part.contains(number, self.limit)
@@ -64,39 +68,39 @@ class StreamingSelector:
             return
         item = self.items.setdefault(name, PendingItem())
         item.rows.append(row)
-        if mark & NOT_TRAJECTORY and ledger.caption_counts[row]:
-            item.wanted = 0  # a caption that failed stands for its N trajectories
-        elif item.wanted == UNKNOWN_COUNT and ledger.caption_counts[row] and ledger.planned[row]:
-            item.wanted = ledger.caption_counts[row] * ledger.planned[row]
+        if mark & NOT_TRAJECTORY and table.caption_counts[row]:
+            item.wanted = 0  # a caption that failed counts as all of its N trajectories
+        elif item.wanted == UNKNOWN_COUNT and table.caption_counts[row] and table.planned[row]:
+            item.wanted = table.caption_counts[row] * table.planned[row]
         if len(item.rows) < item.wanted:
             return
         if self._is_complete(rows := np.array(item.rows)):
             del self.items[name]
             self._select_item(rows)
         else:
-            item.wanted = len(rows) + 1 + len(rows) // 64  # of a very large one not at every row
+            item.wanted = len(rows) + 1 + len(rows) // 64  # do not check a very large item at every row
 
     def pop_ready(self) -> Iterator[tuple[int, int, float]]:
-        """Row, state and R(c) of those that may go out: nothing that came before them waits."""
+        """Yields row, state and R(c) of the rows that can be written: no row before them waits."""
         while self.head < len(self.states) and self.states[self.head] != WAITING:
             self.head += 1
             if self.states[self.head - 1] != OTHER_SHARD:
                 yield self.head - 1, self.states[self.head - 1], self.rewards[self.head - 1]
 
     def finish_input(self) -> None:
-        """Decides all that waits: nothing more will come."""
+        """Decides about all waiting rows at the end of the input."""
         rows = np.array(sorted(row for item in self.items.values() for row in item.rows), dtype=np.int64)
         self.items.clear()
         self._select_item(rows)
 
     def _is_complete(self, rows: Rows) -> bool:
-        """Whether each of the item's K captions has failed, or its N trajectories from each reasoner."""
-        marks, counts = as_numpy(self.ledger.marks)[rows], as_numpy(self.ledger.caption_counts)[rows]
+        """Tells whether each of the item's K captions has failed or has its N trajectories from each reasoner."""
+        marks, counts = as_numpy(self.table.marks)[rows], as_numpy(self.table.caption_counts)[rows]
         if (marks & STOPPED).any() or counts.min() == 0 or counts.min() != counts.max():
             return False
         bare = marks & NOT_TRAJECTORY != 0
-        ours, captions = rows[~bare], as_numpy(self.ledger.captions)
-        reasoners = as_numpy(self.ledger.reasoners)[ours]
+        ours, captions = rows[~bare], as_numpy(self.table.captions)
+        reasoners = as_numpy(self.table.reasoners)[ours]
         nameless = (marks[~bare] & FAILED != 0) & (
             reasoners == NO_REASONER
         )  # a failure names no reasoner: it is of the only one
@@ -105,15 +109,15 @@ class StreamingSelector:
             return False
         reasoners[nameless] = known[0] if len(known) else NO_REASONER
         names, of = np.unique(caption_reasoner_ids(captions[ours], reasoners), return_inverse=True)
-        distinct = np.unique(np.stack([of, as_numpy(self.ledger.names)[ours].view(np.int64)]), axis=1)
-        planned = planned_counts(self.ledger, ours, of, len(names))
+        distinct = np.unique(np.stack([of, as_numpy(self.table.names)[ours].view(np.int64)]), axis=1)
+        planned = planned_counts(self.table, ours, of, len(names))
         full = (planned > 0) & (np.bincount(distinct[0], minlength=len(names)) >= planned)
         failed, each = len(np.unique(captions[rows[bare]])), max(len(known), 1)
         return bool(full.all() and len(names) + failed * each == counts[0] * each)
 
     def _select_item(self, rows: Rows) -> None:
         look, there = self.lookup, rows.tolist()
-        part = self.ledger.take_rows(there)
+        part = self.table.take_rows(there)
         mapped = RecordLookup(
             lambda few: look.names([there[row] for row in few]),
             lambda few: look.digests([there[row] for row in few]),
@@ -125,20 +129,20 @@ class StreamingSelector:
             if self.states[row] == WAITING:
                 self.rewards[row], self.states[row] = reward, SELECTED if kept else NOT_SELECTED
                 if self.first_rows is not None:
-                    self.first_rows.setdefault(self.ledger.names[row], row)
+                    self.first_rows.setdefault(self.table.names[row], row)
 
     def _add_late_row(self, row: int) -> None:
-        """A row whose item has left: the same trajectory once more goes out, too; anything else comes too late."""
+        """Handles a row whose item was written. A repeated trajectory is written too; anything else is an error."""
         if self.states[row] == PASS_THROUGH:
             return
-        names = self.ledger.names
+        names = self.table.names
         if self.first_rows is None:
             self.first_rows = {names[one]: one for one, state in enumerate(self.states) if state in (SELECTED, NOT_SELECTED)}
         first = self.first_rows.get(names[row])
         if first is None:
             raise InputError(
-                f"{self.lookup.where(row)}: is of an item that was complete (K captions, N trajectories each) and has left; "
-                "give propagate the files themselves, not a pipe: then it reads all before it chooses"
+                f"{self.lookup.where(row)}: belongs to an item that was complete (K captions, N trajectories each) and is already written; "
+                "give `propagate` the files instead of a pipe, so that it reads all records first"
             )
-        check_same_content(self.ledger, np.array([first]), np.array([row]), self.lookup)
+        check_same_content(self.table, np.array([first]), np.array([row]), self.lookup)
         self.rewards[row], self.states[row] = self.rewards[first], NOT_SELECTED

@@ -1,7 +1,7 @@
-"""The facts of all records of a data set, in columns: what is held of a file of any size.
+"""The fields of all records of a data set in columns: everything that is held of a file of any size.
 
-Names are kept as 64-bit hashes: two captions of millions that share one are a chance of one in millions of millions, and
-trajectories that do are told apart by their content.
+Names are 64-bit hashes. Two of a million captions share a hash with a probability of 1 in 10^7; trajectories that do
+are told apart by their content.
 """
 
 import hashlib
@@ -19,16 +19,21 @@ from sophia_cli.rewards.trajectory import COUNT_LIMIT, SelectionRule, Trajectory
 NAN = float("nan")
 
 FAILED, LEAKS, STOPPED, NOT_TRAJECTORY, PROPAGATED = 1, 2, 4, 8, 16
-"""Marks of a row: an earlier step failed on it; it mentions the caption; its caption was given up early; it is no
-trajectory; it was propagated before.
+"""Marks of a row: an earlier step failed; the trajectory mentions the caption; sampling of its caption stopped early; the
+record is not a trajectory; the record was propagated before.
 """
 
 
 class TrajectoryTable:
-    """The facts of all records of a data set, a row each, in columns: 73 bytes a record.
+    """The records of a data set, one row each, in columns: 73 bytes per record.
 
-    rule: what will be asked of them. A record that is no trajectory has a row, too, with the mark BARE, so that rows and
-    records run side by side. places: where the caller finds the record again; contents: a hash of all of it.
+    A record that is not a trajectory has a row too, marked NOT_TRAJECTORY, so that rows and records correspond.
+
+    Attributes:
+        rule: The selection that will be applied.
+        offsets: Where the caller finds the record again.
+        contents: A hash of the whole record.
+        sort_keys: What Eq. 6 sorts by: the length, or a random draw.
     """
 
     def __init__(self, rule: SelectionRule):
@@ -42,9 +47,10 @@ class TrajectoryTable:
         return len(self.offsets)
 
     def add_rows(self, facts: Sequence[Trajectory], places: Iterable[int], contents: Iterable[int]) -> None:
-        """Notes graded records, many at once: this is what a pass over a large file spends its time on.
+        """Adds many graded records. A pass over a large file spends its time here.
 
-        contents: 64 bits of each. Raises UsageError where the rule cannot be served from them.
+        Raises:
+            UsageError: the records cannot serve the rule (early stop).
         """
         for row in facts:
             if row.stop_alpha is not None or row.stop_length is not None:
@@ -65,18 +71,18 @@ class TrajectoryTable:
             self.sort_keys.extend([row.tokens for row in facts])
 
     def to_bytes(self) -> dict[str, bytes]:
-        """The columns, to be sent to another process."""
+        """Returns the columns as bytes, to send them to another process."""
         return {name: column.tobytes() for name, column in vars(self).items() if isinstance(column, array)}
 
     def extend_from_bytes(self, packed: dict[str, bytes]) -> int:
-        """Takes in the rows of another ledger; returns how many."""
+        """Appends the rows of another table. Returns their number."""
         before = len(self)
         for name, column in packed.items():
             getattr(self, name).frombytes(column)
         return len(self) - before
 
     def take_rows(self, rows: Iterable[int]) -> "TrajectoryTable":
-        """These rows alone."""
+        """Returns a table of these rows."""
         part, rows = TrajectoryTable(self.rule), list(rows)
         for name, column in vars(part).items():
             if isinstance(column, array):
@@ -84,7 +90,7 @@ class TrajectoryTable:
         return part
 
     def add_non_trajectory(self, record: Record, place: int) -> None:
-        """Notes a record that is no trajectory; it may be a caption's failure."""
+        """Adds a record that is not a trajectory, for example a caption that failed."""
         caption, count = record.get("caption_id"), record.get("caption_count")
         of_caption = isinstance(caption, str) and "trajectory_id" not in record and has_failed(record)
         count = count if of_caption and isinstance(count, int) and 0 < count < COUNT_LIMIT else 0
@@ -100,8 +106,12 @@ class TrajectoryTable:
 
 @dataclass(frozen=True)
 class RecordLookup:
-    """How the choice finds what the columns do not hold: the names of rows (which ascend), 64 bits that stand for their
-    contents however they are written, and where one stands.
+    """How the selection gets what the columns do not hold.
+
+    Attributes:
+        names: The trajectory ids of rows, which ascend.
+        digests: 64-bit hashes of the rows' contents, independent of the field order.
+        where: `FILE:LINE` of a row.
     """
 
     names: Callable[[list[int]], Iterator[str]]
@@ -110,12 +120,12 @@ class RecordLookup:
 
 
 def content_hash(record: Record) -> int:
-    """64 bits that stand for a record, in whatever order its fields are written."""
+    """Returns 64 bits that identify a record's content, whatever the order of its fields."""
     return xxh3_64_intdigest(to_line(dict(sorted(record.items()))))
 
 
 def hash64(text: str) -> int:
-    """64 bits that stand for a text, the same in every process."""
+    """Returns a 64-bit hash of a text, the same in every process."""
     return xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
 
 
@@ -124,7 +134,7 @@ NO_REASONER = hash64("") >> 33
 
 
 def _hash_all(texts: list[str]) -> list[int]:
-    """`short` of each, of texts that repeat."""
+    """Hashes texts that repeat."""
     found = {text: hash64(text) for text in set(texts)}
     return [found[text] for text in texts]
 
@@ -139,6 +149,6 @@ def _row_marks(facts: Trajectory) -> int:
 
 
 def _random_key(seed: int, name: str) -> int:
-    """A draw that depends on the seed and the trajectory alone, so that order and shards change nothing."""
+    """A random draw that depends on the seed and the trajectory only, not on order or shards."""
     digest = hashlib.sha256(f"{seed}\x00{name}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") >> 1

@@ -1,4 +1,4 @@
-"""The trajectories worth learning from: those with a weight, or, where nobody propagated, those that Eq. 6 keeps."""
+"""The trajectories to learn from: those with a weight or, where nobody propagated, those that Eq. 6 keeps."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +16,7 @@ FailureHandler = Callable[[Record], None]
 
 
 def selection_rule(alpha: float | None, keep: int | None) -> SelectionRule | None:
-    """The rule that `--alpha` and `--keep` ask for; None where the user gave neither."""
+    """Returns the rule of `--alpha` and `--keep`; None where the user gave neither."""
     if alpha is None and keep is None:
         return None
     return SelectionRule(alpha=SelectionRule.alpha if alpha is None else alpha, keep=keep or SelectionRule.keep)
@@ -25,17 +25,27 @@ def selection_rule(alpha: float | None, keep: int | None) -> SelectionRule | Non
 def load_weighted(
     source: InputFiles, rule: SelectionRule | None, lost: FailureHandler, step: str, tell: LogFunction
 ) -> Iterator[Record]:
-    """The records with a weight other than 0; propagated here, by `rule` or the paper's, when they carry none.
+    """Yields the records with a weight other than 0. Records without weights are propagated here, by `rule` or the
+    paper's rule.
 
-    The files are read twice: first the facts of all records, then the texts of the chosen ones. lost: is told of what failed
-    before. step: who tells what was done. Raises UsageError when weights and a rule come together, InputError when some
-    records have weights and some not, or cannot be read.
+    The files are read twice: first the fields of all records, then the texts of the selected ones.
+
+    Args:
+        source: The files.
+        rule: The rule that the user typed, or None.
+        lost: Called with each record that failed before.
+        step: The name of the step, for messages.
+        tell: Logs what was done.
+
+    Raises:
+        UsageError: weights and a rule come together.
+        InputError: some records have weights and some do not, or a record cannot be read.
     """
     facts, without, carried, used = list[tuple[Trajectory, int, str]](), list[tuple[Trajectory, int, str]](), 0, 0
     for record in source.read_records():
         if has_failed(record):
             lost(record)
-            with contextlib.suppress(RecordError):  # no trajectory: a caption's failure
+            with contextlib.suppress(RecordError):  # a caption that failed is no trajectory
                 without.append((decode_checked(record), content_hash(record), record.where))
         elif record.get("weight") is not None:
             carried += 1
@@ -49,22 +59,22 @@ def load_weighted(
             mend = "run `sophia propagate` over all of them"
             raise InputError(f"{where_of(record)}: records with and without `weight` in one run; {mend}")
     if carried and rule is not None:
-        raise UsageError("--alpha and --keep go with records that carry no `weight`; these do, leave the options out")
+        raise UsageError("--alpha and --keep apply to records without `weight`; these have one, omit the options")
     if carried:
-        tell(f"{step}: {used} of {carried} records carry a weight other than 0; they are used as they are")
+        tell(f"{step}: {used} of {carried} records have a weight other than 0; the weights are used as they are")
         yield from (record for record in without_errors(source.read_records()) if record["weight"] != 0)
         return
     chosen, count = rule or SelectionRule(), len(facts)
-    kept = select_in_memory([*facts, *without], chosen)  # what failed counts against its caption
+    kept = select_in_memory([*facts, *without], chosen)  # failures count against their caption
     settings = f"alpha {chosen.alpha}, keep {chosen.keep}"
-    tell(f"{step}: nobody propagated these records; propagated here ({settings}): {len(kept)} of {count} kept")
+    tell(f"{step}: the records have no weights; propagated here ({settings}): {len(kept)} of {count} kept")
     for number, record in enumerate(without_errors(source.read_records())):
         if number in kept:
             yield Record({**record, "weight": 1.0}, record.where)
 
 
 def without_errors(source: Iterable[Record], lost: FailureHandler = lambda record: None) -> Iterator[Record]:
-    """The records on which no earlier step failed; `lost` is told of the others."""
+    """Yields the records on which no earlier step failed; `lost` is called with the others."""
     for record in source:
         if has_failed(record):
             lost(record)
@@ -73,7 +83,11 @@ def without_errors(source: Iterable[Record], lost: FailureHandler = lambda recor
 
 
 def unique_items(source: InputFiles) -> Iterator[Record]:
-    """The first record of each item on which nothing failed. Raises InputError for two items of one id."""
+    """Yields the first record of each item.
+
+    Raises:
+        InputError: one id stands for two items.
+    """
     seen: dict[str, int] = {}
     for row in without_errors(source.read_records()):
         try:
@@ -86,6 +100,6 @@ def unique_items(source: InputFiles) -> Iterator[Record]:
             yield record
         elif seen[record["id"]] != content:
             raise InputError(
-                f"{record.where}: field `id` {record['id']!r} stands at another question, image or answer; "
-                "give it one of its own"
+                f"{record.where}: field `id` {record['id']!r} is used for another question, image or answer; "
+                "give each item its own id"
             )

@@ -1,4 +1,4 @@
-"""What Eq. 5 and 6 need of a record, read from its line without the texts, and the rule that it is to serve."""
+"""The fields of a record that Eq. 5 and Eq. 6 need, decoded without its texts, and the selection rule."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -9,19 +9,23 @@ from sophia_cli.errors import UsageError
 from sophia_cli.records import STEP_FIELDS, Record, has_failed, need_count, need_number, need_text
 
 COUNT_LIMIT = 1 << 31
-"""Counts are below it."""
+"""All counts are below it."""
 GRADED_HINT = "`sophia grade` writes it"
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 Count = Annotated[int, msgspec.Meta(gt=0, lt=COUNT_LIMIT)]
 
 
 class Trajectory(msgspec.Struct, frozen=True, gc=False):
-    """What Eq. 5 and 6 need of one graded record; msgspec reads it from a line without reading the rest.
+    """One graded record, as Eq. 5 and Eq. 6 need it. msgspec decodes it from a line and skips the other fields.
 
-    `reward` is None where there is no evidence. `planned` is N, the number of trajectories that its caption was to get, and
-    `captions` K, where the record says. `stop_alpha` is the α that its caption can no longer pass, where sampling was
-    stopped early; `stop_length`: it was given up, perhaps, as it has none shorter than another. `error`: a step failed.
-    The last three are of a record that was propagated before.
+    Attributes:
+        reward: R(y); None where there is no evidence.
+        planned: N, the number of trajectories that its caption was to get, if the record says.
+        captions: K, the number of captions of its item, if the record says.
+        stop_alpha: The α that its caption can no longer pass, where sampling stopped early.
+        stop_length: Its caption was given up because it has no correct trajectory as short as this length.
+        error: Set when a step failed.
+        caption_reward, selected, weight: Present when the record was propagated before.
     """
 
     name: Name = msgspec.field(name="trajectory_id")
@@ -48,10 +52,17 @@ class Trajectory(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True)
 class SelectionRule:
-    """How trajectories are chosen. The defaults are the paper's: Keep-1, the shortest, α = 0.75.
+    """How trajectories are selected. The defaults are the paper's: Keep-1, the shortest, α = 0.75.
 
-    select: shortest, random (drawn by `seed`), or all that qualify.
-    min_graded: instead of (right ones)/N > α ask for a mean over α and so many graded ones.
+    Attributes:
+        alpha: α of Eq. 6.
+        keep: Trajectories kept per item (Keep-N).
+        select: `shortest`, `random` (drawn by `seed`), or `all` that qualify.
+        caption_reward: Apply the caption rule, R(c) > α.
+        correctness: Keep correct trajectories only.
+        min_graded: Instead of (correct)/N > α, require a mean over α and this many graded trajectories.
+        drop_leaks: Leave out trajectories that mention a caption.
+        seed: Seed of `random`.
     """
 
     alpha: float = 0.75
@@ -65,8 +76,12 @@ class SelectionRule:
 
 
 def decode_checked(record: Record) -> Trajectory:
-    """The facts of a graded record. Raises RecordError that names the field."""
-    failure = has_failed(record)  # no evidence, whatever it says
+    """Decodes a graded record field by field.
+
+    Raises:
+        RecordError: a field is bad; the message names it.
+    """
+    failure = has_failed(record)  # no evidence, whatever its other fields say
     return Trajectory(
         name=need_text(record, "trajectory_id", GRADED_HINT),
         item=need_text(record, "id", "the source must give it"),
@@ -92,7 +107,7 @@ _DECODE = msgspec.json.Decoder(Trajectory).decode
 
 
 def decode_fast(line: bytes) -> Trajectory | None:
-    """The facts of a line that are plainly sound; None for one that is to be read with care (`read_trajectory`)."""
+    """Decodes a line with msgspec. Returns None for a line that needs `decode_checked`."""
     try:
         facts = _DECODE(line)
         if facts.error is None and (line.isascii() or line.decode()):
@@ -103,17 +118,21 @@ def decode_fast(line: bytes) -> Trajectory | None:
 
 
 def check_early_stop(facts: Trajectory, rule: SelectionRule) -> None:
-    """Raises UsageError where a caption was given up for an α that this selection does not ask for."""
+    """Checks that a record of an early-stopped run serves this rule.
+
+    Raises:
+        UsageError: its caption was given up for an α that this selection does not use.
+    """
     name, given_up = facts.name, facts.stop_alpha
     if facts.stop_length is not None and rule != SelectionRule(alpha=given_up or 0.0, seed=rule.seed):
         raise UsageError(
             f"{name}: was sampled with --stop-early --bound-length --alpha {given_up}, which serves just that "
-            "alpha with --keep 1 and no other rule; ask for that, or sample again without --bound-length"
+            "alpha with --keep 1 and no other rule; use those, or sample again without --bound-length"
         )
     if given_up is None or (rule.caption_reward and rule.alpha >= given_up):
         return
     wanted = f"--alpha {rule.alpha}" if rule.caption_reward else "--no-caption-reward"
     raise UsageError(
-        f"{name}: was sampled with --stop-early --alpha {given_up}, which {wanted} cannot be served from; "
-        "sample again without --stop-early, or ask for no less"
+        f"{name}: was sampled with --stop-early --alpha {given_up}, which cannot serve {wanted}; "
+        "sample again without --stop-early, or use a larger alpha"
     )

@@ -1,4 +1,4 @@
-"""E."""
+"""Columns that hold images as {bytes, path}, as `datasets` and parquet files store them."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -8,7 +8,7 @@ from sophia_cli.records import Record
 
 
 def read_undecoded(data: Any) -> Iterator[dict[str, Any]]:
-    """Rows with images left as the bytes or paths they were stored as."""
+    """Yields rows with images left as stored bytes or paths."""
     from datasets import Image
 
     for column, feature in (data.features or {}).items():
@@ -18,9 +18,12 @@ def read_undecoded(data: Any) -> Iterator[dict[str, Any]]:
 
 
 def merge_images(rows: Iterable[dict[str, Any]], where: str, merged: bool) -> Iterator[Record]:
-    """Rows whose image columns hold {bytes, path}: each becomes a data URI or a path; other columns stay.
+    """Yields rows in which each image is a data URI or a path.
 
-    merged: where there is no `image`, all image columns become it.
+    Args:
+        rows: Rows whose image columns hold {bytes, path}.
+        where: The name of the source, for errors.
+        merged: Where there is no `image` column, merge all image columns into it.
     """
     for number, row in enumerate(rows, 1):
         fields = {name: _image_reference(value) for name, value in row.items()}

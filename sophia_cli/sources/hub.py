@@ -1,4 +1,4 @@
-"""E."""
+"""A data set on the Hugging Face hub: `hf:org/name[:config]@split`."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,12 @@ from sophia_cli.sources._embedded_images import merge_images, read_undecoded
 
 
 def read_hub(name: str, merged: bool) -> Iterator[Record]:
-    """`org/name[:config]@split`, streamed from the hub or its cache."""
+    """Yields the rows of `org/name[:config]@split`, streamed from the hub or its cache.
+
+    Raises:
+        UsageError: no split is given.
+        InputError: the data set cannot be loaded.
+    """
     from datasets import load_dataset
 
     repository, _, split = name.partition("@")

@@ -1,4 +1,4 @@
-"""E."""
+"""An ImageFolder: a folder of images with metadata.jsonl or metadata.csv."""
 
 import csv
 import json
@@ -13,6 +13,11 @@ LAYOUT_HINT = "a folder needs metadata.jsonl or metadata.csv with `file_name`, `
 
 
 def read_image_folder(folder: Path) -> Iterator[Record]:
+    """Yields the rows of the metadata, each with the path of its image.
+
+    Raises:
+        InputError: there is no metadata, or it cannot be read.
+    """
     if (folder / "metadata.jsonl").exists():
         path = folder / "metadata.jsonl"
         with path.open("rb") as stream:
@@ -24,7 +29,7 @@ def read_image_folder(folder: Path) -> Iterator[Record]:
 
 
 def _read_csv(path: Path) -> Iterator[Record]:
-    """Rows of a CSV file; `choices` is a JSON list there."""
+    """Yields the rows of a CSV file; `choices` holds a JSON list."""
     with path.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.DictReader(stream)
         try:
@@ -37,14 +42,16 @@ def _read_csv(path: Path) -> Iterator[Record]:
                     record["choices"] = json.loads(record["choices"])
                 yield record
         except (csv.Error, ValueError) as error:
-            raise InputError(f"{path}:{reader.line_num}: cannot be read ({error}); mend the line") from None
+            raise InputError(f"{path}:{reader.line_num}: cannot be read ({error}); fix the line") from None
 
 
 def _resolve_file_names(rows: Iterable[Record], folder: Path) -> Iterator[Record]:
-    """`file_name`, relative to the folder, becomes `image`, relative to the working directory."""
+    """Replaces `file_name`, relative to the folder, by `image`, relative to the working directory."""
     for row in rows:
         name = row.get("file_name")
         if not isinstance(name, str):
-            raise InputError(f"{row.where}: field `file_name` is missing or no text; name the image, relative to {folder}")
+            raise InputError(
+                f"{row.where}: field `file_name` is missing or not a string; give the image's path relative to {folder}"
+            )
         fields = {("image" if field == "file_name" else field): value for field, value in row.items() if field != "image"}
         yield Record({**fields, "image": str(folder / name)}, row.where)

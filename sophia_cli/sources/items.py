@@ -1,4 +1,4 @@
-"""Sources of items: an ImageFolder, a JSONL file, parquet, a `datasets` folder, or a hub data set (contract.md)."""
+"""Reads the items of any source: an ImageFolder, JSONL, parquet, a `datasets` folder, or a hub data set (contract.md)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +14,15 @@ from sophia_cli.sources.parquet import read_parquet
 
 
 def read_items(source: str, distinct: bool = True) -> Iterator[Record]:
-    """The items of a source, each with an `id`.
+    """Yields the items of a source, each with an `id`.
 
-    Raises UsageError for a source that is not there, InputError for one that cannot be read, or in which an id comes twice
-    where they are to be `distinct`.
+    Args:
+        source: What the user typed.
+        distinct: Refuse an id that occurs twice.
+
+    Raises:
+        UsageError: the source does not exist.
+        InputError: it cannot be read, or an id occurs twice.
     """
     seen: dict[str, str] = {}
     for row in _source_rows(source):
@@ -29,13 +34,13 @@ def read_items(source: str, distinct: bool = True) -> Iterator[Record]:
             continue
         if distinct and item["id"] in seen:
             twice = f"field `id` {item['id']!r}" if row.get("id") is not None else "the same image and question"
-            raise InputError(f"{item.where}: {twice} stands at {seen[item['id']]} already; give each item an id of its own")
+            raise InputError(f"{item.where}: {twice} is also at {seen[item['id']]}; give each item its own id")
         seen[item["id"]] = item.where
         yield item
 
 
 def count_items(source: str) -> int | None:
-    """How many items a source holds, when a look at its metadata tells; else None."""
+    """Returns the number of items of a source if its metadata tells, else None."""
     folder = Path(source)
     for path in (folder / "metadata.jsonl", folder):
         if path.is_file() and path.suffix == ".jsonl":
@@ -45,9 +50,13 @@ def count_items(source: str) -> int | None:
 
 
 def read_rows(source: str) -> Iterator[Record]:
-    """The rows of a source as they are: no ids are made, and each column that holds images keeps them to itself.
+    """Yields the rows of a source unchanged: no ids are made, and columns with images are not merged.
 
-    A data set of the hub is downloaded first, and kept: a benchmark is asked again. Raises UsageError, InputError.
+    A hub data set is downloaded and kept, because a benchmark is used again.
+
+    Raises:
+        UsageError: the source does not exist.
+        InputError: it cannot be read.
     """
     return _source_rows(source, merged=False)
 
@@ -68,13 +77,14 @@ def _source_rows(source: str, merged: bool = True) -> Iterator[Record]:
         return read_parquet(path, merged)
     if {".jsonl", ".json"} & set(path.suffixes):
         return read_records([source])
-    raise UsageError(f"{source}: not a source; {LAYOUT_HINT}, a file ends in .jsonl or .parquet")
+    raise UsageError(f"{source}: unknown kind of source; {LAYOUT_HINT}, a file ends in .jsonl or .parquet")
 
 
 def with_id(row: Record) -> Record:
-    """The row with its `id` first; made from the bytes of its images and its question when it has none.
+    """Returns the row with its `id` first. A missing id is made from the bytes of its images and its question.
 
-    Raises RecordError when the id is no text or number, or an image that it must be made from cannot be read.
+    Raises:
+        RecordError: the id is neither text nor number, or an image cannot be read.
     """
     given = row.get("id")
     if isinstance(given, int) and not isinstance(given, bool):
@@ -83,6 +93,6 @@ def with_id(row: Record) -> Record:
         question = row.get("question")
         given = item_id(map(image_bytes, image_list(row)), question if isinstance(question, str) else "")
     if not isinstance(given, str) or not given:
-        raise RecordError(f"{row.where}: field `id` is neither text nor number; mend it or leave it out")
+        raise RecordError(f"{row.where}: field `id` is neither text nor number; fix it or omit it")
     fields = {**row, "id": given} if "id" in row else {"id": given, **row}
     return Record(fields, row.where)

@@ -1,6 +1,6 @@
 """Step 4: the reward flows back to the description (Eq. 5), and the best trajectories are kept (Eq. 6).
 
-The first pass reads a few facts of each line (`ledger.py`), the second writes the lines, in the order they came. The
+The first pass reads a few facts of each line (`table.py`), the second writes the lines, in the order they came. The
 texts are neither parsed nor held: a line goes out as it came, with three fields more.
 """
 
@@ -62,31 +62,31 @@ def propagate_records(
     emit: `all`; `selected`, only the kept ones; or `unsolved`, the captions of items in which nothing qualified. Records
     with a bad field go out with `error`; where only some records are asked for, they are named and counted instead.
     """
-    ledger = TrajectoryTable(rule)
+    table = TrajectoryTable(rule)
     if lines.from_pipe and emit != "unsolved":
-        yield from _propagate_stream(lines, ledger, part, limit, emit, output, counter)
+        yield from _propagate_stream(lines, table, part, limit, emit, output, counter)
         return
-    bad = dict(load_table(lines, ledger, counter))
+    bad = dict(load_table(lines, table, counter))
     import numpy as np  # only now, so that those who read start at once
 
     from sophia_cli.rewards.selection import as_numpy, rows_in_shard, select_trajectories
 
-    mine = rows_in_shard(ledger, part, limit)
+    mine = rows_in_shard(table, part, limit)
     if emit != "all":
-        odd = mine & (as_numpy(ledger.marks) & (NOT_TRAJECTORY | FAILED) != 0)
-        _log_failures(lines, ledger, np.flatnonzero(odd).tolist(), bad, output)
-    choice = select_trajectories(ledger, mine, make_lookup(lines, ledger))
+        odd = mine & (as_numpy(table.marks) & (NOT_TRAJECTORY | FAILED) != 0)
+        _log_failures(lines, table, np.flatnonzero(odd).tolist(), bad, output)
+    choice = select_trajectories(table, mine, make_lookup(lines, table))
     if emit == "unsolved":
-        yield from _unsolved_captions(lines, [ledger.offsets[row] for row in np.flatnonzero(mine & ~choice.solved)])
+        yield from _unsolved_captions(lines, [table.offsets[row] for row in np.flatnonzero(mine & ~choice.solved)])
         return
     rows = np.flatnonzero(mine & choice.selected if emit == "selected" else mine)
     rewards, kept = choice.rewards[rows].tolist(), choice.selected[rows].tolist()
-    yield from _annotate_lines(lines, ledger, rows.tolist(), rewards, kept, bad)
+    yield from _annotate_lines(lines, table, rows.tolist(), rewards, kept, bad)
 
 
 def _propagate_stream(
     lines: RereadableInputs,
-    ledger: TrajectoryTable,
+    table: TrajectoryTable,
     part: Shard,
     limit: int | None,
     emit: str,
@@ -101,32 +101,32 @@ def _propagate_stream(
         out = [(row, reward, state == SELECTED) for row, state, reward in arriving.pop_ready() if state in wanted]
         if out:
             rows, rewards, kept = map(list, zip(*out, strict=True))
-            yield from _annotate_lines(lines, ledger, rows, rewards, kept, bad)
+            yield from _annotate_lines(lines, table, rows, rewards, kept, bad)
 
-    arriving = StreamingSelector(ledger, make_lookup(lines, ledger), part, limit)
+    arriving = StreamingSelector(table, make_lookup(lines, table), part, limit)
     bad: dict[int, str] = {}
     found = (found for source in lines.iter_files() for found in decode_lines(source.read_lines(), source.name))
     for place, content, row in found:
         counter.count += 1
         if isinstance(row, Record):
-            ledger.add_non_trajectory(row, place)
+            table.add_non_trajectory(row, place)
             if not content:
-                bad[len(ledger) - 1] = row.where
+                bad[len(table) - 1] = row.where
         else:
-            ledger.add_rows([row], [place], [content])
+            table.add_rows([row], [place], [content])
         arriving.add_last_row()
         if emit != "all" and arriving.states[-1] == PASS_THROUGH:  # no trajectory, or one that failed
-            _log_failures(lines, ledger, [len(ledger) - 1], bad, output)
+            _log_failures(lines, table, [len(table) - 1], bad, output)
         yield from leaving()
     arriving.finish_input()
     yield from leaving()
 
 
 def _log_failures(
-    lines: RereadableInputs, ledger: TrajectoryTable, rows: list[int], bad: dict[int, str], output: RecordWriter
+    lines: RereadableInputs, table: TrajectoryTable, rows: list[int], bad: dict[int, str], output: RecordWriter
 ) -> None:
     """Names those of these rows that failed, and would go out if all did; an earlier step's failure is none of this step."""
-    for row, line in zip(rows, lines.lines_at(ledger.offsets[row] for row in rows), strict=True):
+    for row, line in zip(rows, lines.lines_at(table.offsets[row] for row in rows), strict=True):
         record = parse_record(line, bad.get(row, ""))
         if row in bad:
             output.log_failure(_error_fields(record))
@@ -136,7 +136,7 @@ def _log_failures(
 
 def _annotate_lines(
     lines: RereadableInputs,
-    ledger: TrajectoryTable,
+    table: TrajectoryTable,
     rows: list[int],
     rewards: list[float],
     kept: list[bool],
@@ -146,16 +146,16 @@ def _annotate_lines(
 
     rewards: R(c) of each, NaN where there is none. bad: where rows stand of which no facts can be read.
     """
-    found = lines.lines_at(ledger.offsets[row] for row in rows)
+    found = lines.lines_at(table.offsets[row] for row in rows)
     for row, line, reward, selected in zip(rows, found, rewards, kept, strict=True):
-        if ledger.marks[row] & (NOT_TRAJECTORY | FAILED):
+        if table.marks[row] & (NOT_TRAJECTORY | FAILED):
             record = parse_record(line, bad.get(row, ""))
             yield _error_fields(record) if row in bad else record
             continue
-        if xxh3_64_intdigest(line) != ledger.contents[row]:
+        if xxh3_64_intdigest(line) != table.contents[row]:
             raise file_changed_error(", ".join(lines.paths))
         fields = {"caption_reward": None if reward != reward else reward, "selected": selected, "weight": float(selected)}
-        if ledger.marks[row] & PROPAGATED:
+        if table.marks[row] & PROPAGATED:
             yield Record({**parse_record(line, ""), **fields})
         else:
             yield line.removeprefix(BOM_UTF8).rstrip()[:-1] + b"," + orjson.dumps(fields)[1:] + b"\n"
