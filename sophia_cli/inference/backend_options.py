@@ -1,4 +1,4 @@
-"""Where a model runs: what the options of "Where the model runs" say, and the backend that they stand for."""
+"""Where a model runs: the options under "Where the model runs", and the backend that they select."""
 
 import math
 from collections.abc import Iterator
@@ -16,10 +16,16 @@ from sophia_cli.serving.vllm_server import ServerConfig, can_serve
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """Where a model runs (`--backend`), how many samples at once, how servers are reached, and how ours are started.
+    """Where a model runs, how many samples at a time, how servers are reached, and how our own are started.
 
-    timeout: seconds of one request; None follows the token budget. retries: how often a request is sent again. shared_disk:
-    the servers read images by their paths. setup: of the servers that the vllm backend starts.
+    Attributes:
+        name: `--backend`.
+        concurrency: Samples in flight, or rows of a batch.
+        base_urls: Addresses of OpenAI-compatible servers.
+        timeout: Seconds per request; None follows the token budget.
+        retries: How often a failed request is sent again.
+        shared_disk: The servers can read images by their paths.
+        server_config: Settings of the servers that the vllm backend starts.
     """
 
     name: str | None = None
@@ -31,11 +37,15 @@ class BackendOptions:
     server_config: ServerConfig = field(default_factory=ServerConfig)
 
     def with_servers(self, base_urls: tuple[str, ...]) -> "BackendOptions":
-        """The servers at these addresses instead, reached in the same way."""
+        """Returns the same options for the servers at these addresses."""
         return replace(self, name="openai", base_urls=base_urls, server_config=ServerConfig())
 
     def resolve_model(self, name: str) -> ModelRef:
-        """The model of this name: an alias, a folder or a hub id; with `openai` any name. Raises UsageError."""
+        """Returns the model of this name: an alias, a folder or a hub id; with `openai` any name.
+
+        Raises:
+            UsageError: there is no such model.
+        """
         try:
             return resolve_model(name)
         except UsageError:
@@ -44,8 +54,9 @@ class BackendOptions:
             raise
 
     def backend_name(self, model: ModelRef) -> str:
-        """The backend's name: as typed; else `openai` with an address, `vllm` with one of its options, or where it and a GPU
-        are there and the model is not an embedded one; else `hf`."""
+        """Returns the backend: the one that was typed; `openai` with an address; `vllm` with one of its options, or where
+        vLLM and a GPU are available and the model is not embedded; else `hf`.
+        """
         if self.name or self.base_urls:
             return self.name or "openai"
         if self.server_config.given_options or ("hf" not in model.defaults and can_serve()):
@@ -53,25 +64,33 @@ class BackendOptions:
         return "hf"
 
     def make_backend(self, model: ModelRef) -> "LazyBackend":
-        """The backend, which does nothing before its first job. Raises UsageError for an unknown name or an unfit option."""
+        """Returns the backend, which does nothing before its first job.
+
+        Raises:
+            UsageError: the name is unknown or an option does not fit.
+        """
         kind = self.backend_name(model)
         if kind not in registry.names("backends"):
             registry.find("backends", kind)
         if self.timeout is not None and not math.isfinite(self.timeout):
-            raise UsageError(f"--timeout {self.timeout}: not a number of seconds")
+            raise UsageError(f"--timeout {self.timeout}: give a finite number of seconds")
         for url in self.base_urls:
             check_base_url(url)
         if self.base_urls and kind != "openai":
-            raise UsageError(f"--base-url: is for --backend openai; {kind} runs the model itself")
+            raise UsageError(f"--base-url applies to --backend openai; {kind} runs the model itself")
         if self.server_config.given_options and kind != "vllm":
             raise UsageError(
-                f"{self.server_config.given_options[0]}: is for --backend vllm, which starts servers; this is {kind}"
+                f"{self.server_config.given_options[0]} applies to --backend vllm, which starts servers; this is {kind}"
             )
         return LazyBackend(kind, self, model)
 
 
 def check_base_url(url: str) -> None:
-    """Raises UsageError for what is no address of a server, or holds a secret that would end up in logs and manifests."""
+    """Checks that a URL is the address of a server.
+
+    Raises:
+        UsageError: it is not, or it holds a secret, which would end up in logs and manifests.
+    """
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -79,15 +98,15 @@ def check_base_url(url: str) -> None:
         good = False
     else:
         if parts.username or parts.password:
-            raise UsageError(f"--base-url at {parts.hostname}: holds a name or password; set OPENAI_API_KEY instead")
+            raise UsageError(f"--base-url at {parts.hostname}: contains a user name or password; set OPENAI_API_KEY instead")
     if not good or any(character.isspace() for character in url):
-        raise UsageError(f"--base-url {url}: no address of a server; give one as in http://127.0.0.1:8000/v1")
+        raise UsageError(f"--base-url {url}: not the address of a server; give one like http://127.0.0.1:8000/v1")
 
 
 class LazyBackend:
-    """A backend that is imported, and set to work, when the first job is there: no work, no model, no server.
+    """A backend that is imported and started with its first job: without work there is no model and no server.
 
-    To be used as a context: however the step ends, what the backend has started is ended.
+    Use it as a context manager: it closes the backend however the step ends.
     """
 
     def __init__(self, kind: str, place: BackendOptions, model: ModelRef):
@@ -95,18 +114,18 @@ class LazyBackend:
         self.loaded: Backend | None = None
 
     def stream(self, jobs: ReadAhead[Job]) -> Iterator[tuple[Job, Completion | Failure]]:
-        """As the backend's own `stream`."""
+        """Streams jobs through the backend; starts it with the first job."""
         if first := jobs.take_batch(1):
             jobs.put_back(first)
             self.loaded = registry.find("backends", self.backend_name).Backend(self.model, self.options)
             yield from self.loaded.stream(jobs)
 
     def status(self) -> str:
-        """As the backend's own, once there is one."""
+        """Returns the status of the backend, empty before it has started."""
         return self.loaded.status() if self.loaded else ""
 
     def close(self) -> None:
-        """As the backend's own, if there is one."""
+        """Closes the backend, if it has started."""
         if self.loaded:
             self.loaded.close()
 

@@ -1,15 +1,15 @@
-"""Lossless early stop: no more trajectories for a caption whose reward can no longer pass α (method.md).
+"""Lossless early stop: samples no more trajectories for a caption whose reward can no longer pass α (method.md).
 
-A caption is decided once its failures exceed N − ⌊αN⌋ − 1. Its trajectories are sampled in waves: each wave is as large as
-the number of failures that would still decide it, so not one is sampled that the decision did not need. Waves are fixed by
-N, α and the verdicts, and every trajectory has a seed of its own: what is written does not depend on timing. While one
-caption waits for its verdicts, others are worked on. A caption's records go out together, when it is given up or complete,
-since only then is it known whether they carry `stop_alpha`.
+A caption fails once more than N − ⌊αN⌋ − 1 of its trajectories are wrong. They are sampled in rounds. A round is as
+large as the number of failures that are still allowed plus one, so that no trajectory is sampled that the decision did
+not need. The rounds depend on N, α and the verdicts only, and every trajectory has its own seed, so the records do not
+depend on timing. The records of a caption are written together, because only then is it known whether they carry
+`stop_alpha`.
 
-Where only the shortest trajectory of a question is wanted (Keep-1), the bound on lengths: once a caption of the question
-passes with a right trajectory of L tokens, another one matters only if it has a right one that is no longer. Its
-trajectories are first sampled up to L; if none of them ends right by then, it is given up (`stop_length`), else those that
-were cut are sampled to their ends, anew, with their own seeds. A question's captions are worked on one after the other.
+The bound on lengths (`--bound-length`) serves Keep-1. Once a caption of a question passes with a correct trajectory of
+L tokens, another caption matters only if it has a correct trajectory of at most L tokens. Its trajectories are sampled
+up to L first. If none of them is correct, the caption is given up (`stop_length`); else those that were cut are
+sampled again to their ends with the same seeds. The captions of a question are processed one after the other.
 """
 
 import itertools
@@ -27,32 +27,39 @@ from sophia_cli.runtime.read_ahead import ReadAhead
 from sophia_cli.runtime.signals import on_interrupt
 
 MAX_OPEN_CAPTIONS = 4096
-"""Captions under way at once; memory holds their records."""
+"""Captions in progress at a time. Memory holds their records."""
 READ_AHEAD_JOBS = 256
-"""Jobs handed over before the backend has room for them; a small number lets later waves go before new captions."""
+"""Jobs handed over before the backend has room. A small number lets later rounds go before new captions."""
 
 RewardFunction = Callable[[Record], float | None]
 
 
 def min_correct(alpha: float, count: int) -> int:
-    """The smallest number of right trajectories of `count` with R(c) > α (Eq. 6), found by the comparison of `propagate`."""
+    """Returns the smallest number of correct trajectories with R(c) > α (Eq. 6), by the comparison that `propagate` uses."""
     return next((right for right in range(count + 1) if right / count > alpha), count + 1)
 
 
 def max_failures(alpha: float, count: int) -> int:
-    """How many of N trajectories may be wrong: N − ⌊αN⌋ − 1. Raises UsageError when no caption can pass."""
+    """Returns how many of N trajectories may be wrong: N − ⌊αN⌋ − 1.
+
+    Raises:
+        UsageError: no caption can pass α.
+    """
     allowed = count - min_correct(alpha, count)
     if allowed < 0:
-        raise UsageError(f"--alpha {alpha}: no caption passes it, as more than all would have to be right; give less than 1")
+        raise UsageError(f"--alpha {alpha}: no caption can pass it; give a value below 1")
     return allowed
 
 
 @dataclass
 class CaptionPlan:
-    """A caption's N jobs in their order, and the records of those that an earlier run has made (by number).
+    """The N jobs of a caption, in order, and the records that an earlier run has made.
 
-    settled: an earlier run has written all that it will; there are no jobs then. shortest: its shortest right trajectory, if
-    it is settled and passes.
+    Attributes:
+        jobs: The jobs; empty when `is_finished`.
+        earlier_records: Records of an earlier run, by trajectory number.
+        is_finished: An earlier run has written all records of the caption.
+        shortest_correct: Length of its shortest correct trajectory, if it is finished and passes.
     """
 
     jobs: list[Job]
@@ -63,9 +70,9 @@ class CaptionPlan:
 
 @dataclass
 class QuestionGroup:
-    """The captions that are worked on one after the other, and the length that a trajectory must not exceed to be selected.
+    """Captions that are processed one after the other, and the length that a trajectory must not exceed to be selected.
 
-    With a bound on lengths these are all captions of a question, in their order; without, each is alone.
+    With a bound on lengths, these are all captions of a question; without one, each caption is a group.
     """
 
     plans: list[CaptionPlan]
@@ -74,10 +81,15 @@ class QuestionGroup:
 
 @dataclass
 class OpenCaption:
-    """A caption under way: its plan, the rewards and records so far, and how many of its wave are still to come.
+    """A caption in progress.
 
-    queue: the numbers that are yet to be asked for. cut: those whose answers were cut at the bound, so that it is not known
-    how they would have ended. whole: the second time, when they are sampled to their ends.
+    Attributes:
+        queue: Numbers of the trajectories that are not requested yet.
+        rewards, records: Results so far, by trajectory number.
+        cut: Trajectories that were cut at the length bound, so that their end is unknown.
+        awaited: Trajectories of the current round that are still missing.
+        is_uncut_pass: The second pass, in which cut trajectories are sampled to their ends.
+        given_up: No more trajectories will be sampled.
     """
 
     plan: CaptionPlan
@@ -92,7 +104,7 @@ class OpenCaption:
 
     @property
     def length_bound(self) -> float:
-        """How long a trajectory of this wave may get; beyond it, it is only cut."""
+        """The longest trajectory of this round; longer ones are cut."""
         return math.inf if self.is_uncut_pass else self.group.length_bound
 
     @property
@@ -101,12 +113,12 @@ class OpenCaption:
 
     @property
     def shortest_correct(self) -> float:
-        """The length of its shortest right trajectory so far."""
+        """The length of the shortest correct trajectory so far."""
         lengths = (self.records[number]["trajectory_tokens"] for number, reward in self.rewards.items() if reward == 1.0)
         return min(lengths, default=math.inf)
 
     def make_job(self, number: int) -> Job:
-        """The job of a trajectory, which ends at the bound."""
+        """Returns the job of a trajectory, limited to the length bound."""
         job = self.plan.jobs[number]
         request, most = job.request, job.request.sampling.max_tokens
         if most <= self.length_bound:
@@ -114,13 +126,13 @@ class OpenCaption:
         return replace(job, request=replace(request, sampling=replace(request.sampling, max_tokens=int(self.length_bound))))
 
     def next_round(self, allowed: int) -> list[int]:
-        """The numbers of the next wave; none when the caption is given up or complete."""
+        """Returns the trajectory numbers of the next round; none when the caption is given up or complete."""
         if not self.queue and self.cut and not self.is_uncut_pass:
             self.is_uncut_pass = True
             if self.shortest_correct < math.inf:
                 self.queue = sorted(self.cut)
             else:
-                self.given_up = True  # whatever the rest would say, none of it is short enough
+                self.given_up = True  # no uncut trajectory is correct, so none can be short enough
         size = allowed + 1 - self.failures
         self.given_up = self.given_up or (size <= 0 and bool(self.queue or self.cut))
         wave, self.queue = ([], []) if self.given_up else (self.queue[:size], self.queue[size:])
@@ -129,7 +141,7 @@ class OpenCaption:
 
 @dataclass
 class EarlyStopStats:
-    """For the manifest: captions, those given up; trajectories planned, sampled and cut at the bound; and tokens."""
+    """Counts for the manifest: captions, those given up; trajectories planned, sampled and cut; tokens."""
 
     captions: int = 0
     given_up: int = 0
@@ -140,7 +152,7 @@ class EarlyStopStats:
     tokens: int = 0
 
     def add_caption(self, planned: int, lengths: Sequence[int], cut: int, given_up: bool) -> None:
-        """Takes a settled caption: the lengths of its whole trajectories, and the number of those that were cut."""
+        """Adds a finished caption: the lengths of its uncut trajectories and the number of cut ones."""
         self.captions += 1
         self.given_up += given_up
         self.planned += planned
@@ -149,7 +161,7 @@ class EarlyStopStats:
         self.whole_tokens += sum(lengths)
 
     def to_manifest(self) -> dict[str, float | int | None]:
-        """The counts, and about how many tokens were spared, had the others been as long as those that are whole."""
+        """Returns the counts, and roughly how many tokens were saved, if the missing trajectories had the mean length."""
         whole = self.sampled - self.cut
         return {
             "captions": self.captions,
@@ -163,7 +175,7 @@ class EarlyStopStats:
 
 
 class EarlyStopSampler:
-    """Samples captions wave by wave. `stream` runs in one thread; the input and the backend have one each."""
+    """Samples captions round by round. `stream` runs in one thread; the input and the backend have one thread each."""
 
     def __init__(
         self,
@@ -185,10 +197,12 @@ class EarlyStopSampler:
         self.open_captions: dict[int, OpenCaption] = {}
 
     def stream(self, items: Iterable[QuestionGroup | Record], backend: Backend) -> Iterator[Record]:
-        """The records of all captions, each caption's together. Records among the items pass through.
+        """Yields the records of all captions, those of a caption together. Records among the groups pass through.
 
-        Raises what the items or the backend raise, after all that came before it. What is done then of captions that are not
-        settled is held beside the file.
+        Raises:
+            BaseException: what the groups or the backend raise, after all records before it. Finished trajectories of
+                open captions
+                are stored beside the file.
         """
         try:
             with on_interrupt(lambda: self.events.put(("interrupt", None))):
@@ -255,7 +269,7 @@ class EarlyStopSampler:
         self.events.put(("worked", None))
 
     def _add_outcome(self, caption: OpenCaption, number: int, outcome: Completion | Failure) -> Iterator[Record]:
-        """Takes a trajectory; the last of a wave brings the next wave, or the caption's records."""
+        """Adds a trajectory. The last one of a round starts the next round or yields the caption's records."""
         job = caption.plan.jobs[number]
         caption.cut.discard(number)
         if isinstance(outcome, Failure):
@@ -268,7 +282,7 @@ class EarlyStopSampler:
             yield from self._continue_caption(caption)
 
     def _add_record(self, caption: OpenCaption, number: int, record: Record) -> None:
-        """Notes a trajectory and its reward; of one that was cut at the bound only that."""
+        """Adds a trajectory and its reward; of a cut one only the cut is noted."""
         caption.records[number] = record
         if record["finish_reason"] == "length" and record["trajectory_tokens"] >= caption.length_bound:
             caption.cut.add(number)
@@ -279,7 +293,7 @@ class EarlyStopSampler:
             caption.rewards[number] = None
 
     def _start_group(self, item: QuestionGroup) -> Iterator[Record]:
-        """Goes on with the next caption of an item that is not settled yet."""
+        """Starts the next unfinished caption of a group."""
         while item.plans:
             plan = item.plans.pop(0)
             if plan.is_finished:
@@ -292,7 +306,7 @@ class EarlyStopSampler:
             return
 
     def _continue_caption(self, caption: OpenCaption, first: bool = False) -> Iterator[Record]:
-        """Asks for the next wave, of which an earlier run may have made some; or lets the caption's records go."""
+        """Requests the next round, except what an earlier run has made; or yields the caption's records."""
         while wave := caption.next_round(self.max_failures):
             for number in wave:
                 known = caption.plan.earlier_records.get(number)
@@ -310,7 +324,7 @@ class EarlyStopSampler:
         yield from self._start_group(caption.group)
 
     def _finish_caption(self, caption: OpenCaption) -> Iterator[Record]:
-        """The records of a caption that is given up or complete, with their marks."""
+        """Yields the records of a caption that is given up or complete, with `stop_alpha` and `stop_length`."""
         count = len(caption.plan.jobs)
         whole = [
             record for number, record in caption.records.items() if number not in caption.cut and not has_failed(record)

@@ -1,7 +1,7 @@
-"""FILE.held: trajectories of captions that are not settled, kept beside the file of `reason --stop-early` until they are.
+"""FILE.held: finished trajectories of captions that `reason --stop-early` has not finished, kept beside the output file.
 
-The file itself holds settled captions only. What an interrupt leaves of the others, and what fellows of a failed trajectory
-there are, is put here; the next run takes it from here, by its place, so that memory holds no texts.
+The output file holds finished captions only. After an interrupt, the trajectories of the other captions are stored
+here. The next run reads them by their offset, so that memory holds no texts.
 """
 
 import math
@@ -17,11 +17,11 @@ from sophia_cli.records import Record, has_failed
 
 HELD_SUFFIX, ID_FIELD = ".held", "trajectory_id"
 STOP_FIELDS = ("stop_alpha", "stop_length")
-"""What the records of a caption that was given up carry, once that is settled."""
+"""The fields that the records of a caption get when it is given up."""
 
 
 class HeldRecords:
-    """The records that are held beside a file; without one, none are."""
+    """The records that are stored beside a file; none without a file."""
 
     def __init__(self, file: Path | None):
         self.path = file.with_name(file.name + HELD_SUFFIX) if file else None
@@ -29,7 +29,7 @@ class HeldRecords:
         self.loaded = False
 
     def load(self) -> None:
-        """Reads where each record stands; a line that a crash cut off is cut away."""
+        """Reads the offset of each record; removes a truncated last line."""
         self.loaded = True
         if self.path is None or not self.path.exists():
             return
@@ -46,7 +46,11 @@ class HeldRecords:
         self.offsets[str(record.get("caption_id"))][str(record.get("trajectory_id"))] = place
 
     def add_record(self, record: Record) -> None:
-        """Puts a record beside the file, without its marks, unless it is there already. Raises OSError."""
+        """Stores a record without its stop fields, unless it is stored already.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         caption, name = str(record.get("caption_id")), str(record.get("trajectory_id"))
         if self.path is None or name in self.offsets.get(caption, {}):
             return
@@ -55,7 +59,7 @@ class HeldRecords:
             stream.write(to_line(Record({name: value for name, value in record.items() if name not in STOP_FIELDS})))
 
     def get_record(self, caption: str, name: str) -> Record | None:
-        """A trajectory of a caption."""
+        """Returns a trajectory of a caption, or None."""
         place = self.offsets.get(caption, {}).get(name)
         if place is None or self.path is None:
             return None
@@ -64,12 +68,12 @@ class HeldRecords:
             return Record(load_json(stream.readline()))
 
     def forget_caption(self, caption: str) -> None:
-        """Nothing more is needed of a caption; when that holds for all, the file beside goes."""
+        """Drops the records of a finished caption; deletes the file when none are left."""
         if self.offsets.pop(caption, None) is not None and not self.offsets:
             self.clear()
 
     def clear(self) -> None:
-        """Removes the file beside: all is settled, or begun anew."""
+        """Deletes the file."""
         self.offsets.clear()
         if self.path is not None:
             self.path.unlink(missing_ok=True)
@@ -77,11 +81,15 @@ class HeldRecords:
 
 @dataclass
 class ResumeState:
-    """What an earlier run with early stop has written (a `Review` of its file).
+    """What an earlier run with early stop has written (a `ResumeFilter` of its file).
 
-    A caption is settled when it was given up or all N of its trajectories are there, none of them failed. Records of other
-    captions are held beside the file: only when a caption is settled is it known whether they carry `stop_alpha`.
-    grade: R(y) of a record, where the shortest right trajectory of a settled caption bounds the others.
+    A caption is finished when it was given up, or when all N trajectories exist and none has failed. Records of other
+    captions are moved to FILE.held, because only at the end is it known whether they carry `stop_alpha`.
+
+    Attributes:
+        n: N.
+        held: The records beside the file.
+        grade: R(y) of a record, where the shortest correct trajectory of a caption bounds the others.
     """
 
     n: int
@@ -118,21 +126,21 @@ class ResumeState:
             return None
 
     def length_bound(self, caption: str, alpha: float) -> float:
-        """The length of the shortest right trajectory of a settled caption, if it passes."""
+        """Returns the length of the shortest correct trajectory of a finished caption, if the caption passes."""
         right = self.right.get(caption, [])
         return min(right) if len(right) / self.n > alpha else math.inf
 
     def is_finished(self, caption: str) -> bool:
-        """Whether nothing is left to do for a caption; nor, where one bounds the others, for another of its question."""
+        """Tells whether nothing is left to do for a caption and, with a length bound, for its question."""
         return self._is_complete(caption) and self.questions.get(caption) not in self.unfinished_questions
 
     def _is_complete(self, caption: str) -> bool:
-        """Whether all that is to be written of a caption is there. A crash may have cut the last one's records short."""
+        """Tells whether all records of a caption exist. A crash may have truncated the records of the last caption."""
         given_up = caption in self.given_up and caption != self.last_caption
         return caption not in self.broken and (given_up or len(self.written.get(caption, ())) >= self.n)
 
     def takes_back(self, record: Record | None) -> bool:
-        """Puts the records of captions that are not settled beside the file, to be written with their fellows."""
+        """Moves the records of unfinished captions to FILE.held."""
         if record is None:
             self.held.load()
             if self.grade is not None:
@@ -146,5 +154,5 @@ class ResumeState:
         return True
 
     def on_rewrite(self) -> None:
-        """Nothing that is held belongs to the file."""
+        """Deletes FILE.held."""
         self.held.clear()

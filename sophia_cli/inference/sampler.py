@@ -1,7 +1,7 @@
-"""Requests to completions: what a step asks of a model, in a stream. Knows no backend.
+"""Turns jobs into records: runs them through a backend and passes on each result.
 
-A step makes jobs (a record and the request it needs); a backend takes jobs as it has room and gives each back with its
-completion. Each sample has its own seed, so what comes back depends neither on the order nor on the company.
+A backend takes jobs as it has room. Each sample has its own seed, so the records depend neither on the order nor on
+the batch.
 """
 
 import hashlib
@@ -24,13 +24,19 @@ R = TypeVar("R")
 def sample_records(
     jobs: Iterator[Job | Record], backend: Backend, finish: Callable[[Job, Completion], Record], keeps_empty: bool = False
 ) -> Iterator[Record]:
-    """Turns jobs into records: `finish` makes one of each completion, a failure becomes a record with `error`.
+    """Yields a record for each job: `finish` makes it from a completion, a failure becomes a record with `error`.
 
-    keeps_empty: what says nothing is a completion, too.
+    Records among the jobs are failures of an earlier step and pass through at once.
 
-    Records among the jobs (failures of an earlier step) pass through at once: they share a queue with what the backend
-    makes, which works in a thread of its own. What either raises is raised here, after all that came before it; so is an
-    interrupt.
+    Args:
+        jobs: The jobs.
+        backend: Runs in a thread of its own.
+        finish: Makes a record of a job and its completion.
+        keeps_empty: An empty response is a completion too.
+
+    Raises:
+        BaseException: what `jobs` or the backend raise, after all records before it.
+        KeyboardInterrupt: the user interrupts.
     """
     done: Channel[Record | BaseException | None] = Channel(1024)
 
@@ -72,10 +78,10 @@ def complete_in_order(
     finish: Callable[[T, Completion | Failure | None], R],
     window: int = 1024,
 ) -> Iterator[R]:
-    """`finish` of each item and what the backend says to its job, in the order of the items; None where there is no job.
+    """Yields `finish(item, outcome)` in the order of the items; the outcome is None where `job_of` returns no job.
 
-    Items whose jobs ask the same are answered by one completion: the answers to the last `REMEMBERED` questions are kept.
-    No more than `window` items are held at once.
+    Items with equal requests share one completion: the last `MAX_CACHED_ANSWERS` are kept. At most `window` items are
+    held.
     """
     done: Channel[tuple[int, R] | BaseException | None] = Channel(2 * window)
     room = threading.Semaphore(window)
@@ -107,7 +113,7 @@ def complete_in_order(
 
 
 def _in_order(done: "Channel[tuple[int, R] | BaseException | None]") -> Iterator[R]:
-    """The results by their places, from 0. Raises what it finds instead of a result."""
+    """Yields the results by their index, from 0. Raises an error that comes instead of a result."""
     waiting: dict[int, R] = {}
     following = 0
     while (result := done.get()) is not None:
@@ -123,7 +129,7 @@ MAX_CACHED_ANSWERS = 100_000
 
 
 class _AnswerCache(Generic[T]):
-    """Who asked what: the first to ask gets the job done, those that ask the same meanwhile wait for its answer."""
+    """Answers by request. The first item with a request gets it sent; items with the same request wait for its answer."""
 
     def __init__(self) -> None:
         self.answers: dict[bytes, Completion] = {}
@@ -135,7 +141,7 @@ class _AnswerCache(Generic[T]):
         return hashlib.sha256(repr(request).encode("utf-8", "surrogatepass")).digest()
 
     def get_or_wait(self, request: Request, who: T) -> Completion | None:
-        """The answer, if there is one; else `who` waits for it."""
+        """Returns the answer if there is one; else `who` waits for it."""
         key = self._request_key(request)
         with self.lock:
             if key not in self.answers:
@@ -143,12 +149,12 @@ class _AnswerCache(Generic[T]):
             return self.answers.get(key)
 
     def is_first(self, request: Request) -> bool:
-        """Whether nobody else waits for this answer, so that it is yet to be asked for."""
+        """Tells whether no other item waits for this answer, so that the request must be sent."""
         with self.lock:
             return len(self.asking.get(self._request_key(request), [])) == 1
 
     def store_answer(self, request: Request, outcome: Completion | Failure) -> list[T]:
-        """Keeps an answer, not a failure; returns all who wait for it."""
+        """Stores an answer (not a failure). Returns the items that wait for it."""
         key = self._request_key(request)
         with self.lock:
             if isinstance(outcome, Completion):
@@ -161,10 +167,10 @@ class _AnswerCache(Generic[T]):
 def show_plan(
     step: str, jobs: Iterator[Job | Record], model: ModelRef, sampling: SamplingParams, counts: dict[str, int]
 ) -> int:
-    """`--dry-run`: the first full request and the plan, on stderr. Returns the exit code."""
+    """Prints the first full request and the plan to stderr (`--dry-run`). Returns the exit code."""
     job = next((job for job in jobs if isinstance(job, Job)), None)
     if job is None:
-        log_line(f"{step}: no request would be made: there is no record to work on")
+        log_line(f"{step}: there is no record to process; no request would be sent")
         return 0
     for message in job.request.messages:
         content = message["content"]

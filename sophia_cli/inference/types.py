@@ -1,4 +1,4 @@
-"""Types."""
+"""The types that steps and backends share: sampling parameters, requests, completions, failures, jobs."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -11,9 +11,11 @@ from sophia_cli.runtime.read_ahead import ReadAhead
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """Temperature 0 means greedy; `max_tokens` counts the end token. 0 tokens: the model's own default of the step.
+    """How to sample. Temperature 0 is greedy.
 
-    logprobs: completions come with their log-probability.
+    Attributes:
+        max_tokens: Longest completion, the end token included; 0 means the model's default for the step.
+        logprobs: Return the log-probability of each completion.
     """
 
     temperature: float = 1.0
@@ -22,17 +24,21 @@ class SamplingParams:
     logprobs: bool = False
 
     def with_defaults(self, model: ModelRef, step: str, longest: int) -> "SamplingParams":
-        """With `max_tokens` from the model's folder, else `longest`, when the user gave none."""
+        """Returns the parameters with `max_tokens` from the model's folder, else `longest`, when the user gave none."""
         return replace(self, max_tokens=self.max_tokens or int(model.default(step, "max_tokens", longest)))
 
     def manifest_settings(self) -> dict[str, Any]:
-        """For the manifest."""
+        """Returns the settings for the manifest."""
         return {name: value for name, value in asdict(self).items() if name != "logprobs" or value}
 
 
 @dataclass(frozen=True)
 class Request:
-    """Chat messages (parts of a content list are `{"type": "image", "image": reference}` or `{"type": "text", …}`)."""
+    """Chat messages, and how to sample the answer.
+
+    A message's content is a text, or a list of parts: `{"type": "image", "image": reference}` or `{"type": "text",
+    …}`.
+    """
 
     messages: list[dict[str, Any]]
     sampling: SamplingParams
@@ -41,9 +47,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model said: the whole text, its length in tokens (the end token counted), and why it ended (stop, length).
+    """What a model said.
 
-    logprob: the sum over its tokens of log µ(token), by the model itself: before temperature and top-p; where asked for.
+    Attributes:
+        text: The whole text.
+        tokens: Its length in tokens, the end token included.
+        finish_reason: `stop` or `length`.
+        logprob: Σ log µ(token) under the model itself, before temperature and top-p, if requested.
     """
 
     text: str
@@ -61,15 +71,15 @@ class Failure:
 
 @dataclass(frozen=True)
 class EmptyResponse(Failure):
-    """The model said nothing at all: a failure of whoever needs a text, an answer like any other to whoever grades."""
+    """The model said nothing: a failure for a step that needs a text, an answer like any other for a step that grades."""
 
-    error: str = "empty answer: the model said nothing"
+    error: str = "empty response: the model generated no text"
     tokens: int = 0
 
 
 @dataclass(frozen=True)
 class Job:
-    """A record, the ids and counts that its sample will carry, and the request that makes the sample."""
+    """A record, the ids and counts that its sample will have, and the request for the sample."""
 
     record: Record
     ids: dict[str, Any]
@@ -77,16 +87,18 @@ class Job:
 
 
 class Backend(Protocol):
-    """Where a model runs: a file of `backends/` whose `Backend(model, place)` is one of these and does no work yet."""
+    """Where a model runs: a file of `backends/` with a class `Backend(model, options)` that implements this protocol."""
 
     def stream(self, jobs: "ReadAhead[Job]") -> Iterator[tuple[Job, Completion | Failure]]:
-        """Every job once, in any order, with what came of it."""
+        """Yields every job once, in any order, with its completion or failure."""
         ...
 
     def status(self) -> str:
-        """What the progress line says of it; may be nothing."""
+        """Returns a text for the progress line; it may be empty."""
         ...
 
     def close(self) -> None:
-        """Ends what it has started. Called once by the main thread, however the step ends, perhaps while it streams."""
+        """Stops what the backend has started. The main thread calls it once, however the step ends, perhaps while it
+        streams.
+        """
         ...

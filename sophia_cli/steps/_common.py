@@ -1,4 +1,4 @@
-"""Common."""
+"""The options that every step has."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +26,11 @@ class StepOptions:
 
     @property
     def parsed_shard(self) -> Shard:
+        """The shard that the step reads."""
         return Shard.parse(self.shard)
 
     def expected_records(self, rows: int | None, each: int) -> int | None:
-        """How many records a step will write for so many rows of its source, when that is known."""
+        """Returns how many records a step will write for this many source rows, if that is known."""
         if rows is None:
             return None
         mine = len(range(self.parsed_shard.index, rows, self.parsed_shard.count))

@@ -1,8 +1,4 @@
-"""The frame around every command: stdout kept for records, one line for an error, the exit code.
-
-Exit codes (contract.md): 0 all done; 1 failed; 2 wrong usage or unreadable input; 3 finished, but some records carry
-`error`; 130 interrupted. A closed pipe ends quietly with 0.
-"""
+"""Runs a step: opens the output, resumes it, shows progress, writes what the step yields, and returns the exit code."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -25,7 +21,7 @@ if TYPE_CHECKING:  # most steps run no model
 def run_step(
     step: str,
     key: str,
-    common: StepOptions,
+    options: StepOptions,
     settings: dict[str, Any],
     produce: Callable[[RecordWriter, RecordCounter], Iterator[Record] | Iterator[Record | bytes]],
     total: int | None = None,
@@ -38,37 +34,48 @@ def run_step(
     review: ResumeFilter | None = None,
     report: Callable[[], dict[str, Any]] = dict,
 ) -> int:
-    """Runs `produce` to its end and writes what it yields: records, and lines that go out as they are.
+    """Runs `produce` to its end and writes what it yields: records, and raw lines.
 
-    The exit code is 0, or 3 when some records carry `error`.
+    Args:
+        step: The name of the step.
+        key: The field that identifies a record of this step.
+        options: The options of every step.
+        settings: What makes the records what they are. A file started with other settings is refused.
+        produce: Called with the writer and the counter of input records.
+        total: Number of records expected, for the progress bar.
+        inputs: The files read; the output must not be one of them.
+        ordered: The step keeps the order of its input.
+        anew: Write the file again from the first record on, instead of resuming it. Until that record exists, the old
+            file stays.
+        tokens_field: The field that holds the number of tokens of a sample.
+        observe: Called with every record, including those of an earlier run.
+        backend: Shows its status in the progress line; closed however the step ends.
+        review: May take back records of a file that is resumed.
+        report: Returns more fields for the manifest.
 
-    settings: what makes the records what they are; a file begun with others is refused. inputs: the files read, none of
-    which may be the file written. anew: a file begun with the same settings and inputs is not continued but written again,
-    from the first record on; until that is there, what stands there stays.
-    review: may take back records of a file that is continued.
-    backend: says in the progress line how it fares, and is closed however the step ends. report: what else the manifest is
-    to say in the end.
+    Returns:
+        0, or 3 when some records carry `error`.
     """
-    if common.out and common.tee:
-        raise UsageError("-o and --tee are two ways to write one file; give one of them")
-    part = common.parsed_shard
-    file = common.out or common.tee
+    if options.out and options.tee:
+        raise UsageError("-o and --tee both name the output file; give only one of them")
+    part = options.parsed_shard
+    file = options.out or options.tee
     check_output_file(file, inputs or [])
-    identity = {**settings, "seed": common.seed, "shard": str(part), **({"inputs": inputs} if anew else {})}
+    identity = {**settings, "seed": options.seed, "shard": str(part), **({"inputs": inputs} if anew else {})}
     manifest = Manifest(file, step, identity) if file else None
     stdout = claim_stdout()
-    if common.quiet:
+    if options.quiet:
         set_quiet()
-    progress = Progress(step, total, common.quiet)
+    progress = Progress(step, total, options.quiet)
     if backend:
         progress.status = backend.status
     output = RecordWriter(
-        key, None if common.out else stdout, file, manifest, common.force, ordered, anew, tokens_field, observe, review
+        key, None if options.out else stdout, file, manifest, options.force, ordered, anew, tokens_field, observe, review
     )
     counter, finished = RecordCounter(), False
     kept = output.written
     if kept:
-        log_line(f"{step}: {file} holds {kept} finished records; going on", common.quiet)
+        log_line(f"{step}: {file} holds {kept} finished records; resuming", options.quiet)
         progress.total = total and total - kept
     with backend or contextlib.nullcontext():
         try:

@@ -1,4 +1,4 @@
-"""How far a person agrees with the judge of an audit (`eval --audit`, Table 9): Cohen's κ of each fault."""
+"""How far a person agrees with the judge of an audit (`eval --audit`, Table 9): Cohen's κ for each fault."""
 
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from sophia_cli.runtime.progress import stderr_console
 
 
 def run(sheet: Path, summary_file: Path | None) -> int:
-    """`sophia agreement`: reads the sheet and the judge's labels beside it, shows how far they agree. The exit code."""
+    """`sophia agreement`: reads the person's labels and the judge's, and shows how far they agree. Returns the exit code."""
     check_side_files([summary_file], [str(sheet), str(judge_labels_file(sheet))])
     figures = label_agreement(sheet)
     if not any(found["n"] for found in figures.values()):
-        raise InputError(f"{sheet}: no answer is labelled by both; write yes or no under {' and '.join(FAULTS)}")
+        raise InputError(f"{sheet}: no answer has both labels; write yes or no in the columns {' and '.join(FAULTS)}")
     print_agreement(figures)
     if summary_file:
         write_json(summary_file, figures)
@@ -24,7 +24,7 @@ def run(sheet: Path, summary_file: Path | None) -> int:
 
 
 def print_agreement(figures: dict[str, Any]) -> None:
-    """The agreement as a table on stderr."""
+    """Prints the agreement as a table to stderr."""
     from rich.table import Table
 
     table = Table(title="a person and the judge")

@@ -1,6 +1,7 @@
-"""Step 1, on-policy: for each image the policy samples K descriptions, c ~ π_θ(· | x_d, I) (method.md, step 1).
+"""Step 1, on-policy: the policy samples K descriptions of each image, c ~ π_θ(· | x_d, I) (method.md, step 1).
 
-The prompt x_d never holds the question: the captioner would answer it, and the caption's reward could be hacked.
+The prompt x_d never contains the question. With it, the captioner would answer the question, and the caption's reward
+could be hacked.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,7 +26,7 @@ DEFAULT_MAX_TOKENS = 32768
 
 
 def run(
-    common: StepOptions,
+    options: StepOptions,
     source: str,
     model: str,
     k: int,
@@ -38,11 +39,11 @@ def run(
     backend = place.make_backend(chosen)
     sampling = sampling.with_defaults(chosen, STEP, DEFAULT_MAX_TOKENS)
     prompt = chosen_prompt(prompt_file, STEP, chosen.prompt_style)
-    items = common.parsed_shard.take(read_items(source), common.limit)
-    if common.dry_run:
+    items = options.parsed_shard.take(read_items(source), options.limit)
+    if options.dry_run:
         return show_plan(
             STEP,
-            _make_jobs(items, prompt, k, sampling, common.seed, RecordWriter(ID_FIELD, None)),
+            _make_jobs(items, prompt, k, sampling, options.seed, RecordWriter(ID_FIELD, None)),
             chosen,
             sampling,
             {"K": k},
@@ -50,15 +51,15 @@ def run(
     settings = {**chosen.identity, "prompt": prompt, "k": k, **sampling.manifest_settings()}
 
     def produce(output: RecordWriter, counter: RecordCounter) -> Iterator[Record]:
-        return sample_captions(counter.count_records(items), backend, model, prompt, k, sampling, common.seed, output)
+        return sample_captions(counter.count_records(items), backend, model, prompt, k, sampling, options.seed, output)
 
     return run_step(
         STEP,
         ID_FIELD,
-        common,
+        options,
         settings,
         produce,
-        total=common.expected_records(count_items(source), k),
+        total=options.expected_records(count_items(source), k),
         tokens_field="caption_tokens",
         backend=backend,
     )
@@ -74,7 +75,7 @@ def sample_captions(
     seed: int,
     output: RecordWriter,
 ) -> Iterator[Record]:
-    """K records an item, each with one description; those that `output` has done already are left out."""
+    """Yields K records per item, each with one caption; skips those that `output` has finished."""
 
     def finish(job: Job, completion: Completion) -> Record:
         fields = {
@@ -94,7 +95,7 @@ def _make_jobs(
 ) -> Iterator[Job | Record]:
     for item in items:
         if taken := [field for field in STEP_FIELDS[STEP] if field in item]:
-            raise InputError(f"{where_of(item)}: field `{taken[0]}` is one that this step writes; rename the column")
+            raise InputError(f"{where_of(item)}: field `{taken[0]}` is written by this step; rename the column")
         try:
             if has_failed(item):
                 raise RecordError(item["error"])
@@ -113,9 +114,13 @@ def _record_ids(item: Record, number: int, k: int) -> dict[str, Any]:
 
 
 def description_request(item: Record, prompt: str) -> list[dict[str, Any]]:
-    """The chat that asks for a description: the item's images and the prompt, nothing else. Raises RecordError."""
+    """Returns the chat that asks for a caption: the item's images and the prompt, nothing else.
+
+    Raises:
+        RecordError: the item has no image.
+    """
     images = image_list(item)
     if not images:
-        raise RecordError(f"{where_of(item)}: field `image` is missing; a description needs an image")
+        raise RecordError(f"{where_of(item)}: field `image` is missing; a caption needs an image")
     content = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": prompt}]
     return [{"role": "user", "content": content}]

@@ -1,8 +1,8 @@
-"""Whether one of two runs is better: question by question, on the same questions.
+"""Compares two evaluation runs, question by question.
 
-Two runs answer the same questions, so what counts is the difference on each; its standard error is far smaller than that
-of the two accuracies on their own (Miller, arXiv 2411.00640). Reads what `eval` wrote; the questions that flipped go to
-stdout, the figures to stderr.
+Both runs answer the same questions, so the difference on each question counts. Its standard error is far smaller than
+that of two separate accuracies (Miller, arXiv 2411.00640). The questions that flipped go to stdout, the figures to
+stderr.
 """
 
 from collections import Counter, defaultdict
@@ -28,7 +28,9 @@ MEAN = "mean"
 
 @dataclass
 class GradedQuestion:
-    """The graded samples of one question in one run. asked: question and gold answer, to tell it from another of its id."""
+    """The graded samples of one question in one run. question_key: question and gold answer, to detect another question
+    of the same id.
+    """
 
     benchmark: str
     cluster: str
@@ -55,7 +57,9 @@ class QuestionPair:
 
 
 def run(one: str, other: str, summary_file: Path | None, quiet: bool) -> int:
-    """`sophia compare`: reads two runs, writes the questions that flipped, and says which run is better. The exit code."""
+    """`sophia compare`: reads two runs, writes the questions that flipped, and shows which run is better. Returns the
+    exit code.
+    """
     check_side_files([summary_file], [one, other])
     files, left = (one, other), (Counter[str](), Counter[str]())
     try:
@@ -70,9 +74,9 @@ def run(one: str, other: str, summary_file: Path | None, quiet: bool) -> int:
     only = [len(run) - len(pairs) for run in runs]
     for file, alone, without in zip(files, only, left, strict=True):
         if alone:
-            log_line(f"compare: {alone:,} graded questions of {file} are not in the other; they are left out", quiet)
+            log_line(f"compare: {alone:,} graded questions of {file} are not in the other run; they are ignored", quiet)
         for why, count in without.items():
-            log_line(f"compare: {count:,} samples of {file} {why}; they are left out", quiet)
+            log_line(f"compare: {count:,} samples of {file} {why}; they are ignored", quiet)
     counts = {"only_in_one": only, "left_out": [dict(without) for without in left]}
     figures = {"runs": list(files), **counts, "compared": comparison_figures(pairs)}
     if not quiet:
@@ -85,24 +89,29 @@ def run(one: str, other: str, summary_file: Path | None, quiet: bool) -> int:
 def pair_questions(
     files: tuple[str, str], one: dict[str, GradedQuestion], other: dict[str, GradedQuestion]
 ) -> list[QuestionPair]:
-    """The questions that both runs have graded samples of.
+    """Returns the questions that both runs have graded samples of.
 
-    Raises InputError when there are none, and where one id is of two questions.
+    Raises:
+        InputError: there are none, or one id stands for two questions.
     """
     pairs = [QuestionPair(name, one[name], other[name]) for name in one if name in other]
     both = " and ".join(files)
     if not pairs:
-        raise InputError(f"{both}: have no graded question in common; give two runs of the same benchmark")
+        raise InputError(f"{both}: have no graded question in common; compare two runs of the same benchmark")
     for pair in pairs:
         if (pair.first.benchmark, pair.first.question_key) != (pair.second.benchmark, pair.second.question_key):
-            raise InputError(f"{both}: {pair.id} is another question in each; give two runs of the same questions")
+            raise InputError(
+                f"{both}: {pair.id} is a different question in each run; compare two runs of the same questions"
+            )
     return pairs
 
 
 def graded_questions(records: Iterable[Record], left: Counter[str]) -> dict[str, GradedQuestion]:
-    """The graded questions of a run, by id; `left` counts the samples that have no grade, by cause.
+    """Returns the graded questions of a run by id; `left` counts the ungraded samples by cause.
 
-    Raises RecordError for what is not `eval`'s, InputError for a sample twice.
+    Raises:
+        RecordError: a record was not written by `eval`.
+        InputError: a sample occurs twice.
     """
     found: dict[str, GradedQuestion] = {}
     seen: dict[str, str] = {}
@@ -113,7 +122,7 @@ def graded_questions(records: Iterable[Record], left: Counter[str]) -> dict[str,
         sample, name = need_text(record, "sample_id", MADE_BY), need_text(record, "id", MADE_BY)
         score = need_number(record, "reward")
         if sample in seen:
-            raise InputError(f"{where_of(record)}: sample {sample} stands at {seen[sample]} already; leave one out")
+            raise InputError(f"{where_of(record)}: sample {sample} is also at {seen[sample]}; delete one of them")
         seen[sample] = where_of(record)
         if score is None:
             left["could not be graded"] += 1
@@ -126,7 +135,7 @@ def graded_questions(records: Iterable[Record], left: Counter[str]) -> dict[str,
 
 
 def flipped_questions(pairs: Iterable[QuestionPair]) -> Iterator[dict[str, Any]]:
-    """The questions of which the runs do not score the same."""
+    """Yields the questions on which the two runs score differently."""
     for pair in pairs:
         if pair.difference:
             yield {
@@ -138,7 +147,7 @@ def flipped_questions(pairs: Iterable[QuestionPair]) -> Iterator[dict[str, Any]]
 
 
 def comparison_figures(pairs: list[QuestionPair]) -> dict[str, dict[str, Any]]:
-    """The figures of each benchmark, and where there are several, of the means over them, as `eval` has it."""
+    """Returns the figures of each benchmark and, for several benchmarks, of their means."""
     groups: dict[str, list[QuestionPair]] = defaultdict(list)
     for pair in pairs:
         groups[pair.first.benchmark].append(pair)
@@ -147,9 +156,8 @@ def comparison_figures(pairs: list[QuestionPair]) -> dict[str, dict[str, Any]]:
 
 
 def _benchmark_figures(benchmarks: list[list[QuestionPair]]) -> dict[str, Any]:
-    """Accuracies as means over questions, the second minus the first with 95% interval and p, and who wins how often.
-
-    Of several benchmarks, every one counts alike.
+    """Returns accuracies as means over questions, the difference (second minus first) with its 95% interval and p, and
+    wins and losses. All benchmarks have the same weight.
     """
     of_all = [pair for pairs in benchmarks for pair in pairs]
     found = statistics.paired_difference([_cluster_differences(pairs) for pairs in benchmarks])
@@ -170,7 +178,7 @@ def _mean_score(values: list[float]) -> float:
 
 
 def _cluster_differences(pairs: list[QuestionPair]) -> list[list[float]]:
-    """Of one benchmark, those of a cluster together."""
+    """Returns the differences of one benchmark, grouped by cluster."""
     clusters: dict[str, list[float]] = defaultdict(list)
     for pair in pairs:
         clusters[pair.first.cluster].append(pair.difference)
@@ -178,7 +186,7 @@ def _cluster_differences(pairs: list[QuestionPair]) -> list[list[float]]:
 
 
 def print_comparison(figures: Mapping[str, Any]) -> None:
-    """The comparison as a table on stderr."""
+    """Prints the comparison as a table to stderr."""
     from rich.markup import escape
     from rich.table import Table
 

@@ -1,7 +1,7 @@
 """Drops training items that overlap a benchmark: `sophia decontaminate FILE --against BENCH.jsonl`.
 
-As the paper did (method.md): by words of the question, and by a language model's check of what those find (`--judge`); here
-by what images look like, too. Every pair is named; what stays goes out as it came.
+As in the paper (method.md), items overlap by words of the question, and a language model may check these pairs
+(`--judge`). We also compare images. Every pair is reported; the other records are written unchanged.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from sophia_cli.steps._runner import run_step
 
 
 def run(
-    common: StepOptions,
+    options: StepOptions,
     files: list[str],
     against: list[str],
     rules: OverlapRules,
@@ -31,22 +31,22 @@ def run(
     judge_model: str | None,
     place: BackendOptions,
 ) -> int:
-    """`sophia decontaminate`: reads records, passes on those that overlap no benchmark. Returns the exit code."""
+    """`sophia decontaminate`: reads records, writes those that overlap no benchmark. Returns the exit code."""
     if rules.match not in REQUIRED_FIELDS:
         raise UsageError(f"--match {rules.match}: choose from {', '.join(REQUIRED_FIELDS)}")
     if "-" in files and "-" in against:
-        raise UsageError("--against -: stdin holds the records already; give the benchmark as a file")
-    _check_report_file(report, common, [*files, *against])
-    judge, judged_by = (None, {}) if judge_model is None else make_same_problem_judge(judge_model, common.seed, place)
+        raise UsageError("--against -: stdin already holds the records; give the benchmark as a file")
+    _check_report_file(report, options, [*files, *against])
+    judge, judged_by = (None, {}) if judge_model is None else make_same_problem_judge(judge_model, options.seed, place)
     benchmark = BenchmarkIndex(against, rules)
-    if common.dry_run:
+    if options.dry_run:
         log_line(f"{STEP}: {rules}, against {len(benchmark.items)} items of {', '.join(against)}; nothing read")
         return 0
     tally = DropCounts()
     settings = {**vars(rules), "against": against, **judged_by}
 
     def produce(output: RecordWriter, counter: RecordCounter) -> Iterator[Record]:
-        records = counter.count_records(common.parsed_shard.take(read_records(files), common.limit))
+        records = counter.count_records(options.parsed_shard.take(read_records(files), options.limit))
         checked = benchmark.check_records(records)
         with OverlapReport(report, benchmark) as told:
             for each in checked if judge is None else apply_same_problem_judge(checked, judge, benchmark):
@@ -64,7 +64,7 @@ def run(
     code = run_step(
         STEP,
         "id",
-        common,
+        options,
         settings,
         produce,
         inputs=[*files, *against],
@@ -72,12 +72,16 @@ def run(
         backend=backend,
         report=tally.to_manifest,
     )
-    log_line(tally.summary_line(rules), common.quiet)
+    log_line(tally.summary_line(rules), options.quiet)
     return code
 
 
-def _check_report_file(report: Path | None, common: StepOptions, inputs: list[str]) -> None:
-    """Raises UsageError where the report would be written over what is read, or over what is left."""
-    check_side_files([report], inputs, (common.out, common.tee))
+def _check_report_file(report: Path | None, options: StepOptions, inputs: list[str]) -> None:
+    """Checks the file of `--report`.
+
+    Raises:
+        UsageError: it would overwrite an input or the output.
+    """
+    check_side_files([report], inputs, (options.out, options.tee))
     if report and any(Path(source).is_dir() and Path(source).resolve() in report.resolve().parents for source in inputs):
-        raise UsageError(f"--report {report}: lies in a folder that is read; name another place")
+        raise UsageError(f"--report {report}: is inside a folder that is read; choose another file")

@@ -106,7 +106,7 @@ class ReportOptions:
 
 
 def run(
-    common: StepOptions,
+    options: StepOptions,
     model: str,
     asked: list[EvalBenchmark],
     n: int,
@@ -122,21 +122,21 @@ def run(
     chosen = place.resolve_model(model)
     backend = place.make_backend(chosen)
     system = chosen_prompt(prompt, "slow_thinking", chosen.prompt_style)
-    asking = PromptConfig(system, n, sampling.with_defaults(chosen, STEP, DEFAULT_MAX_TOKENS), common.seed, hint)
-    items = common.parsed_shard.take(chain.from_iterable(benchmark.read_items() for benchmark in asked), common.limit)
-    if common.dry_run:
+    asking = PromptConfig(system, n, sampling.with_defaults(chosen, STEP, DEFAULT_MAX_TOKENS), options.seed, hint)
+    items = options.parsed_shard.take(chain.from_iterable(benchmark.read_items() for benchmark in asked), options.limit)
+    if options.dry_run:
         return show_plan(STEP, _make_jobs(items, asking, RecordWriter(ID_FIELD, None)), chosen, asking.sampling, {"n": n})
     sources, sheet = [benchmark.source for benchmark in asked if benchmark.source], auditing.labels_csv
     beside = (told.summary, told.model_card, sheet, sheet and audit.judge_labels_file(sheet))
-    check_side_files(beside, sources, (common.out, common.tee))
-    if sheet and not common.force:
+    check_side_files(beside, sources, (options.out, options.tee))
+    if sheet and not options.force:
         audit.check_not_labeled(sheet)
-    judge, judged_by = judging.build_judge(common.seed)
-    auditor, drawn = auditing.build_auditor(common.seed), AuditSample(auditing.size, common.seed)
+    judge, judged_by = judging.build_judge(options.seed)
+    auditor, drawn = auditing.build_auditor(options.seed), AuditSample(auditing.size, options.seed)
     judged = frozenset(benchmark.name for benchmark in asked if benchmark.is_llm_judged or judging.everything)
     if judge is None and judged:
         log_line(
-            f"eval: the paper had a model judge {', '.join(sorted(judged))}; here rules do (--judge MODEL)", common.quiet
+            f"eval: the paper had a model judge {', '.join(sorted(judged))}; here rules do (--judge MODEL)", options.quiet
         )
     settings = {**chosen.identity, **_identity_settings(asked, asking), **judged_by}
     from sophia_cli.verifier import verify
@@ -160,21 +160,21 @@ def run(
         code = run_step(
             STEP,
             ID_FIELD,
-            common,
+            options,
             settings,
             produce,
-            common.expected_records(_question_count(asked), n),
+            options.expected_records(_question_count(asked), n),
             tokens_field="response_tokens",
             observe=observe,
             backend=backend,
             inputs=sources,
         )
-    figures: dict[str, Any] = {**run_figures(model, tallies), "settings": {**settings, "seed": common.seed}}
-    _print_report(figures, told, common.quiet)
+    figures: dict[str, Any] = {**run_figures(model, tallies), "settings": {**settings, "seed": options.seed}}
+    _print_report(figures, told, options.quiet)
     if auditor is None:
         return code
     figures["audit"], failures = _run_audit(auditor, drawn.drawn_records, auditing.labels_csv)
-    if not common.quiet:
+    if not options.quiet:
         stderr_console().print(report.audit_table(figures))
     _write_report(figures, told)
     return code or (SOME_FAILED if failures else 0)

@@ -1,7 +1,8 @@
-"""Trajectories as others read them: `sophia export FILE --to trl|trl-preference|llamafactory|swift|verl|…`.
+"""Writes trajectories in the formats of other trainers: `sophia export FILE --to
+trl|trl-preference|llamafactory|swift|verl|…`.
 
-What goes out: the records with a weight, or, where nobody propagated, those that Eq. 6 keeps; for preference data, pairs of
-graded ones. The caption is not part of what is asked (Eq. 7). An exporter is one file of `exporters/`.
+It writes the records with a weight or, where nobody propagated, those that Eq. 6 keeps; for preference data, pairs of
+graded trajectories. The caption is not part of the prompt (Eq. 7). Each format is one file of `exporters/`.
 """
 
 import json
@@ -29,32 +30,32 @@ from sophia_cli.steps._runner import run_step
 IMAGE_MODES = ("path", "embed")
 
 
-def run(common: StepOptions, files: list[str], asked: ExportRequest) -> int:
-    """`sophia export`: reads records, writes what others read. Returns the exit code."""
+def run(options: StepOptions, files: list[str], asked: ExportRequest) -> int:
+    """`sophia export`: reads records, writes what other trainers read. Returns the exit code."""
     exporter = asked.exporter
     if asked.images is not None and asked.images not in IMAGE_MODES:
         raise UsageError(f"--images {asked.images}: choose from {', '.join(IMAGE_MODES)}")
     if asked.images == "path" and not getattr(exporter, "ALLOWS_PATHS", True):
-        raise UsageError(f"--to {asked.to}: its readers open images out of the file alone; leave --images path out")
+        raise UsageError(f"--to {asked.to}: its readers need the images inside the file; omit --images path")
     if asked.to == "openai-batch" and asked.model is None:
-        raise UsageError("--to openai-batch: name who is asked with --model, as the provider does")
-    if exporter.OUTPUT_KIND != "lines" and common.out is None:
-        raise UsageError(f"--to {asked.to}: say where to with -o; it is no stream of lines")
+        raise UsageError("--to openai-batch: name the model with --model, as the provider does")
+    if exporter.OUTPUT_KIND != "lines" and options.out is None:
+        raise UsageError(f"--to {asked.to}: give an output with -o; this format is not a stream of lines")
     if exporter.OUTPUT_KIND != "lines":
-        _check_destination(common, files)
+        _check_destination(options, files)
     with tempfile.TemporaryDirectory(prefix="sophia-") as folder:
         make = ExampleSource(
-            copy_pipes(files, folder), asked, ReadOptions(common.parsed_shard, common.limit, common.seed, common.quiet)
+            copy_pipes(files, folder), asked, ReadOptions(options.parsed_shard, options.limit, options.seed, options.quiet)
         )
-        if common.dry_run:
+        if options.dry_run:
             return _show_plan(make, exporter)
         if exporter.OUTPUT_KIND == "lines":
-            return _export_lines(make, common, asked, files)
-        return _export_whole(make, common, asked, Path(folder))
+            return _export_lines(make, options, asked, files)
+        return _export_whole(make, options, asked, Path(folder))
 
 
-def _export_lines(make: ExampleSource, common: StepOptions, asked: ExportRequest, files: list[str]) -> int:
-    """JSONL, to stdout or a file."""
+def _export_lines(make: ExampleSource, options: StepOptions, asked: ExportRequest, files: list[str]) -> int:
+    """Writes JSONL to stdout or a file."""
 
     def produce(output: RecordWriter, counter: RecordCounter) -> Iterator[Record]:
         for record, fellow in make.kept_records(counter):
@@ -64,9 +65,9 @@ def _export_lines(make: ExampleSource, common: StepOptions, asked: ExportRequest
                 output.log_failure(error_record(record, str(error), {}))
         output.failed += make.log_failures()
         if not output.written:
-            log_line("export: nothing went out; look at --alpha, or at what `sophia stats` says", common.quiet)
+            log_line("export: nothing was exported; check --alpha, or run `sophia stats`", options.quiet)
 
-    return run_step(STEP, "id", common, _identity_settings(asked), produce, inputs=files, anew=True)
+    return run_step(STEP, "id", options, _identity_settings(asked), produce, inputs=files, anew=True)
 
 
 def _identity_settings(asked: ExportRequest) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def _identity_settings(asked: ExportRequest) -> dict[str, Any]:
 def _show_plan(make: ExampleSource, exporter: ModuleType) -> int:
     first = next(make.kept_records(RecordCounter()), None)
     if first is None:
-        log_line("export: nothing goes out")
+        log_line("export: there is nothing to export")
         return 0
     fields = exporter.row_fields(make.make_example(*first, table=exporter.OUTPUT_KIND in ("table", "hub"), look=False))
     log_line(
@@ -92,17 +93,17 @@ def _show_plan(make: ExampleSource, exporter: ModuleType) -> int:
     return 0
 
 
-def _export_whole(make: ExampleSource, common: StepOptions, asked: ExportRequest, folder: Path) -> int:
-    """A file or folder that is made whole or not at all, in a draft that takes its place in the end."""
-    exporter, out = asked.exporter, common.out or Path()
-    if common.tee:
-        raise UsageError(f"--to {asked.to}: is no stream of lines; give -o, not --tee")
-    manifest = Manifest(out, STEP, _identity_settings(asked) | {"seed": common.seed, "shard": str(common.parsed_shard)})
+def _export_whole(make: ExampleSource, options: StepOptions, asked: ExportRequest, folder: Path) -> int:
+    """Writes a file or folder atomically: into a draft that replaces the destination at the end."""
+    exporter, out = asked.exporter, options.out or Path()
+    if options.tee:
+        raise UsageError(f"--to {asked.to}: this format is not a stream of lines; use -o instead of --tee")
+    manifest = Manifest(out, STEP, _identity_settings(asked) | {"seed": options.seed, "shard": str(options.parsed_shard)})
     counter, rows = RecordCounter(), TableRows(make, exporter.OUTPUT_KIND in ("table", "hub"), folder / "kept.jsonl")
-    with Progress(STEP, quiet=common.quiet).display() as progress:
+    with Progress(STEP, quiet=options.quiet).display() as progress:
         rows.spool_records(counter)
         if not rows.count:
-            raise InputError("nothing to export: no record is kept; look at --alpha, or at what `sophia stats` says")
+            raise InputError("nothing to export: no record is kept; check --alpha, or run `sophia stats`")
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
@@ -111,21 +112,27 @@ def _export_whole(make: ExampleSource, common: StepOptions, asked: ExportRequest
                 remove_path(out)
                 os.replace(draft, out)
         except OSError as error:
-            raise SophiaError(f"{out}: cannot be written ({error.strerror or error}); make room or choose another") from None
+            raise SophiaError(
+                f"{out}: cannot be written ({error.strerror or error}); free disk space or choose another"
+            ) from None
     bad = progress.failed + make.log_failures()
     manifest.save(finished=True, counts={"in": counter.count, "out": progress.done - progress.failed, "failed": bad})
     return SOME_FAILED if bad else 0
 
 
-def _check_destination(common: StepOptions, files: list[str]) -> None:
-    """Raises UsageError where something stands that is not to be replaced: an input, or what no export has made."""
-    out = common.out or Path()
+def _check_destination(options: StepOptions, files: list[str]) -> None:
+    """Checks that the destination may be written.
+
+    Raises:
+        UsageError: something exists there that must not be replaced: an input, or what no export has made.
+    """
+    out = options.out or Path()
     if str(out) == "-" or not out.name or (out.exists() and not out.is_file() and not out.is_dir()):
-        raise UsageError(f"{out}: no place for a file or a folder; name one with -o")
+        raise UsageError(f"{out}: cannot be a file or folder to write; name one with -o")
     if not out.exists():
         return
-    if not common.force:
-        raise UsageError(f"{out} exists; choose another place with -o, or --force to replace it")
+    if not options.force:
+        raise UsageError(f"{out} exists; choose another output with -o, or --force to replace it")
     if out.is_file():
         check_output_file(out, files)
     elif not out.with_name(out.name + MANIFEST_SUFFIX).exists():

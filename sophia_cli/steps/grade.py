@@ -1,7 +1,7 @@
 """Step 3: R(y) = 1 if the final answer of a trajectory matches the gold answer, else 0 (Eq. 4).
 
-Three outcomes, always: right, wrong, could not tell. The last carries `reward: null`, so that a verifier's trouble is
-never taken for a wrong answer. Rules settle almost everything; a judge (`--judge`) may be asked about the rest.
+There are always three outcomes: correct, wrong, cannot tell. The last has `reward: null`, so that a problem of the
+verifier never counts as a wrong answer. Rules decide almost everything; a judge (`--judge`) may decide the rest.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,14 +25,14 @@ from sophia_cli.verifier.types import Verdict
 STEP, ID_FIELD = "grade", "trajectory_id"
 MADE_BY = "`sophia reason` writes it"
 EXTRA_WAIT_SECONDS = 60.0
-"""Seconds beyond the limit of algebra after which a worker that says nothing is replaced: it may be starting up."""
+"""Seconds beyond the time limit of algebra after which a silent worker is replaced. It may be starting up."""
 ITEM_FIELDS = ("answer", "choices", "answer_type", "tolerance", "precision", "unit", "language")
 TASK_FIELDS = ("error", "trajectory_id", "trajectory", "finish_reason", *ITEM_FIELDS)
-"""All that a worker needs of a record; the users' own fields stay in this process."""
+"""All fields of a record that a worker needs. The user's own fields stay in this process."""
 
 
 def run(
-    common: StepOptions,
+    options: StepOptions,
     files: list[str],
     workers: int,
     seconds: float,
@@ -40,26 +40,28 @@ def run(
     judge_all: bool,
     place: BackendOptions,
 ) -> int:
-    """`sophia grade`: reads trajectories, judges them, writes records in their order. Returns the exit code."""
+    """`sophia grade`: reads trajectories, grades them, writes records in order. Returns the exit code."""
     if judge_all and judge_model is None:
-        raise UsageError("--judge-all: says what to ask a judge about; name one with --judge MODEL")
-    judge, settings = (None, {}) if judge_model is None else make_judge(judge_model, judge_all, common.seed, place)
-    records = common.parsed_shard.take(read_records(files), common.limit)
-    if common.dry_run:
+        raise UsageError("--judge-all needs a judge; name one with --judge MODEL")
+    judge, settings = (None, {}) if judge_model is None else make_judge(judge_model, judge_all, options.seed, place)
+    records = options.parsed_shard.take(read_records(files), options.limit)
+    if options.dry_run:
         return _show_plan(next(records, None), workers, seconds, judge, judge_all)
 
     def produce(output: RecordWriter, counter: RecordCounter) -> Iterator[Record]:
         return grade_records(counter.count_records(records), workers, seconds, output, judge, judge_all)
 
     backend = judge.backend if judge else None
-    return run_step(STEP, ID_FIELD, common, settings, produce, inputs=files, ordered=True, backend=backend)
+    return run_step(STEP, ID_FIELD, options, settings, produce, inputs=files, ordered=True, backend=backend)
 
 
 def _show_plan(first: Record | None, workers: int, seconds: float, judge: AnswerJudge | None, judge_all: bool) -> int:
     name = "nothing to grade" if first is None else f"first {record_name(first)}"
     log_line(f"grade: {workers} workers, {seconds} s for algebra on one answer, {name}")
     if judge and first is not None:
-        log_line(f"--- judge {judge.name}, {judge.sampling}, asked about {'all' if judge_all else 'what rules left open'}")
+        log_line(
+            f"--- judge {judge.name}, {judge.sampling}; it decides {'everything' if judge_all else 'what the rules cannot'}"
+        )
         log_line(judge.make_question(first, None))
     return 0
 
@@ -72,7 +74,7 @@ def grade_records(
     judge: AnswerJudge | None = None,
     judge_all: bool = False,
 ) -> Iterator[Record]:
-    """The records in their order, each with its verdict; those that `output` has done already are left out."""
+    """Yields the records in order, each with its verdict; skips those that `output` has finished."""
     todo = (record for record in records if not output.skip_finished(str(record.get(ID_FIELD, ""))))
     judged_by_rules = grade_by_rules(todo, workers, seconds)
     if judge is None:
@@ -81,7 +83,7 @@ def grade_records(
 
 
 def grade_by_rules(records: Iterable[Record], workers: int, seconds: float) -> Iterator[Record]:
-    """The records with the fields of `grade`, in their order. One worker needs no process but that of algebra."""
+    """Yields the records in order with the fields of `grade`. One worker needs no process except the algebra worker."""
     work = partial(grade_fields, seconds=seconds)
     if workers <= 1:
         pairs: Iterator[tuple[Record, dict[str, Any]]] = ((record, work(record)) for record in records)
@@ -96,12 +98,12 @@ def _grading_task(record: Record) -> Record:
 
 
 def _lost_worker_fields(record: Record, outcome: str) -> dict[str, Any]:
-    """The fields of a record whose worker died under it, or said nothing for too long."""
+    """Returns the fields of a record whose worker died or timed out."""
     return _verdict_fields(Verdict(outcome, None, "worker lost"), mentions_caption(str(record.get("trajectory", ""))))
 
 
 def grade_fields(record: Record, seconds: float) -> dict[str, Any]:
-    """The fields that `grade` adds. A record that failed before gets verdict `error` and reward null."""
+    """Returns the fields that `grade` adds. A record that failed before gets verdict `error` and reward null."""
     from sophia_cli.verifier import verify
 
     if has_failed(record):
@@ -128,10 +130,14 @@ def _verdict_fields(verdict: Verdict, mentions: bool | None) -> dict[str, Any]:
 
 
 def needs_judge(record: Record, everything: bool) -> bool:
-    """Whether a judge is asked: about what rules left open, or about all. Raises InputError where that cannot be undone."""
+    """Tells whether the judge decides: always with `everything`, else where the rules cannot tell.
+
+    Raises:
+        InputError: the record was sampled with early stop, which relied on the rules' verdicts.
+    """
     if everything and record.get("stop_alpha") is not None:
         raise InputError(
-            f"{where_of(record)}: was sampled with --stop-early by the word of the rules, which --judge-all may "
+            f"{where_of(record)}: was sampled with --stop-early by the rules' verdicts, which --judge-all may "
             "overrule; use --judge, or sample again without --stop-early"
         )
     return everything or record["reward"] is None

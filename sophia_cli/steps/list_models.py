@@ -1,4 +1,4 @@
-"""`sophia models`: the aliases as a table."""
+"""`sophia models`: lists the aliases."""
 
 import sys
 

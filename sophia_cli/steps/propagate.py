@@ -1,7 +1,7 @@
-"""Step 4: the reward flows back to the description (Eq. 5), and the best trajectories are kept (Eq. 6).
+"""Step 4: the reward flows back to the caption (Eq. 5), and the best trajectories are kept (Eq. 6).
 
-The first pass reads a few facts of each line (`table.py`), the second writes the lines, in the order they came. The
-texts are neither parsed nor held: a line goes out as it came, with three fields more.
+The first pass reads a few fields of each line into the table, the second pass writes the lines in their order. Texts
+are neither parsed nor held: a line is written as it was read, with three more fields.
 """
 
 from codecs import BOM_UTF8
@@ -28,14 +28,14 @@ from sophia_cli.steps._runner import run_step
 SELECTIONS = ("shortest", "random", "all")
 
 
-def run(common: StepOptions, files: list[str], rule: SelectionRule, only_selected: bool, only_unsolved: bool) -> int:
+def run(options: StepOptions, files: list[str], rule: SelectionRule, only_selected: bool, only_unsolved: bool) -> int:
     """`sophia propagate`: reads graded records, writes them with rewards and weights. Returns the exit code."""
     if only_selected and only_unsolved:
-        raise UsageError("--selected and --unsolved ask for different records; give one of them")
+        raise UsageError("--selected and --unsolved select different records; give only one of them")
     emit = "selected" if only_selected else "unsolved" if only_unsolved else "all"
     if rule.select not in SELECTIONS:
         raise UsageError(f"--select {rule.select}: choose from {', '.join(SELECTIONS)}")
-    if common.dry_run:
+    if options.dry_run:
         first = next(read_records(files), None)
         name = "nothing to read" if first is None else f"first {record_name(first)}"
         log_line(f"propagate: {rule}, writes {emit}, {name}")
@@ -43,9 +43,9 @@ def run(common: StepOptions, files: list[str], rule: SelectionRule, only_selecte
     key = "caption_id" if emit == "unsolved" else "trajectory_id"
 
     def produce(output: RecordWriter, counter: RecordCounter) -> Iterator[Record | bytes]:
-        return propagate_records(RereadableInputs(files), rule, common.parsed_shard, common.limit, emit, output, counter)
+        return propagate_records(RereadableInputs(files), rule, options.parsed_shard, options.limit, emit, output, counter)
 
-    return run_step("propagate", key, common, {**asdict(rule), "emit": emit}, produce, inputs=files, anew=True)
+    return run_step("propagate", key, options, {**asdict(rule), "emit": emit}, produce, inputs=files, anew=True)
 
 
 def propagate_records(
@@ -57,17 +57,20 @@ def propagate_records(
     output: RecordWriter,
     counter: RecordCounter,
 ) -> Iterator[Record | bytes]:
-    """The records in their order with `caption_reward`, `selected` and `weight`.
+    """Yields the records in order with `caption_reward`, `selected` and `weight`.
 
-    emit: `all`; `selected`, only the kept ones; or `unsolved`, the captions of items in which nothing qualified. Records
-    with a bad field go out with `error`; where only some records are asked for, they are named and counted instead.
+    Args:
+        emit: `all`; `selected` for the kept records; `unsolved` for the captions of items in which nothing qualified.
+            Records with
+            a bad field are written with `error`; where only some records are written, they are logged and counted
+            instead.
     """
     table = TrajectoryTable(rule)
     if lines.from_pipe and emit != "unsolved":
         yield from _propagate_stream(lines, table, part, limit, emit, output, counter)
         return
     bad = dict(load_table(lines, table, counter))
-    import numpy as np  # only now, so that those who read start at once
+    import numpy as np  # imported late, so that the reading processes start at once
 
     from sophia_cli.rewards.selection import as_numpy, rows_in_shard, select_trajectories
 
@@ -93,7 +96,7 @@ def _propagate_stream(
     output: RecordWriter,
     counter: RecordCounter,
 ) -> Iterator[Record | bytes]:
-    """From a pipe: an item leaves when it is complete."""
+    """Does the same for a pipe: an item is written when it is complete."""
     from sophia_cli.rewards.streaming import NOT_SELECTED, PASS_THROUGH, SELECTED, StreamingSelector
 
     def leaving() -> Iterator[Record | bytes]:
@@ -115,7 +118,7 @@ def _propagate_stream(
         else:
             table.add_rows([row], [place], [content])
         arriving.add_last_row()
-        if emit != "all" and arriving.states[-1] == PASS_THROUGH:  # no trajectory, or one that failed
+        if emit != "all" and arriving.states[-1] == PASS_THROUGH:  # not a trajectory, or a failed one
             _log_failures(lines, table, [len(table) - 1], bad, output)
         yield from leaving()
     arriving.finish_input()
@@ -125,7 +128,9 @@ def _propagate_stream(
 def _log_failures(
     lines: RereadableInputs, table: TrajectoryTable, rows: list[int], bad: dict[int, str], output: RecordWriter
 ) -> None:
-    """Names those of these rows that failed, and would go out if all did; an earlier step's failure is none of this step."""
+    """Logs those of these rows that failed and would be written with `emit="all"`. Failures of earlier steps are not
+    counted here.
+    """
     for row, line in zip(rows, lines.lines_at(table.offsets[row] for row in rows), strict=True):
         record = parse_record(line, bad.get(row, ""))
         if row in bad:
@@ -142,9 +147,11 @@ def _annotate_lines(
     kept: list[bool],
     bad: dict[int, str],
 ) -> Iterator[Record | bytes]:
-    """The lines of these rows with three fields more; failures without.
+    """Yields the lines of these rows with three more fields; failures unchanged.
 
-    rewards: R(c) of each, NaN where there is none. bad: where rows stand of which no facts can be read.
+    Args:
+        rewards: R(c) of each row; NaN if none.
+        bad: The places of the rows that cannot be decoded.
     """
     found = lines.lines_at(table.offsets[row] for row in rows)
     for row, line, reward, selected in zip(rows, found, rewards, kept, strict=True):
@@ -162,7 +169,7 @@ def _annotate_lines(
 
 
 def _error_fields(record: Record) -> Record:
-    """A record of which no facts can be read, with the reason."""
+    """Returns a record that cannot be decoded, with the reason."""
     try:
         decode_checked(record)
     except RecordError as error:
@@ -171,7 +178,7 @@ def _error_fields(record: Record) -> Record:
 
 
 def _unsolved_captions(lines: RereadableInputs, places: list[int]) -> Iterator[Record]:
-    """The captions of unsolved items, once each, as `caption` wrote them."""
+    """Yields the captions of unsolved items, once each, as `caption` wrote them."""
     seen = set()
     for line in lines.lines_at(places):
         record = parse_record(line, "")

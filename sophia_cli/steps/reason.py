@@ -1,6 +1,7 @@
-"""Step 2, off-policy: a text-only reasoner thinks over a description as if it saw the image (method.md, step 2).
+"""Step 2, off-policy: a text-only reasoner thinks over a caption as if it saw the image (method.md, step 2).
 
-For each caption N trajectories, y ~ π̄(· | x̂_q), where x̂_q is the prompt filled with the question and the caption.
+For each caption it samples N trajectories, y ~ π̄(· | x̂_q), where x̂_q is the prompt filled with the question and the
+caption.
 """
 
 import re
@@ -27,16 +28,23 @@ STEP, ID_FIELD = "reason", "trajectory_id"
 DEFAULT_MAX_TOKENS = 32768
 """The paper's longest trajectory, in tokens."""
 LOGPROB_DECIMALS = 6
-"""What is the same in whatever company a trajectory was sampled; sums differ beyond."""
+"""Decimals that do not depend on the batch in which a trajectory was sampled; sums differ beyond them."""
 PROMPT_FIELDS = ("question", "caption")
 MADE_BY = "`sophia caption` writes it"
 
 
 @dataclass(frozen=True)
 class ReasonConfig:
-    """What makes the trajectories of a caption: how many, how they are asked for and drawn, and the tag in their ids.
+    """How the trajectories of a caption are sampled.
 
-    stop_alpha: the α of early stop (waves.py); None samples all of them. shortest: with the bound on lengths.
+    Attributes:
+        n: N.
+        prompt: The prompt template.
+        sampling: The sampling parameters.
+        seed: The run's seed.
+        tag: Goes into the ids.
+        stop_alpha: α of early stop; None samples all trajectories.
+        bound_length: Early stop also bounds the lengths.
     """
 
     n: int
@@ -49,7 +57,7 @@ class ReasonConfig:
 
 
 def run(
-    common: StepOptions,
+    options: StepOptions,
     files: list[str],
     llm: str,
     n: int,
@@ -65,23 +73,23 @@ def run(
     backend = place.make_backend(chosen)
     sampling = sampling.with_defaults(chosen, STEP, DEFAULT_MAX_TOKENS)
     if tag is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", tag):
-        raise UsageError(f"--tag {tag}: use letters, digits, - and _, as in r1")
+        raise UsageError(f"--tag {tag}: use letters, digits, - and _, for example r1")
     prompt = chosen_prompt(prompt_file, STEP, chosen.prompt_style, PROMPT_FIELDS)
-    thinking = ReasonConfig(n, prompt, sampling, common.seed, tag, stop_alpha, shortest)
+    thinking = ReasonConfig(n, prompt, sampling, options.seed, tag, stop_alpha, shortest)
     if stop_alpha is not None:
         max_failures(stop_alpha, n)
     if shortest and stop_alpha is None:
-        raise UsageError("--bound-length: bounds what --stop-early samples; give both")
-    if shortest and common.parsed_shard.count > 1:
+        raise UsageError("--bound-length works with --stop-early; give both")
+    if shortest and options.parsed_shard.count > 1:
         raise UsageError("--bound-length needs all captions of a question together; give --shard to `caption` instead")
-    records = common.parsed_shard.take(read_records(files), common.limit)
-    if common.dry_run:
+    records = options.parsed_shard.take(read_records(files), options.limit)
+    if options.dry_run:
         return show_plan(STEP, _make_jobs(records, thinking, RecordWriter(ID_FIELD, None)), chosen, sampling, {"N": n})
     stop = {"stop_alpha": stop_alpha, "shortest": shortest}
     settings = {**chosen.identity, "prompt": prompt, "n": n, "tag": tag, **stop, **sampling.manifest_settings()}
     tally, earlier = (
         EarlyStopStats(),
-        ResumeState(n, HeldRecords(common.out or common.tee), rule_reward if shortest else None),
+        ResumeState(n, HeldRecords(options.out or options.tee), rule_reward if shortest else None),
     )
 
     def produce(output: RecordWriter, counter: RecordCounter) -> Iterator[Record]:
@@ -90,7 +98,7 @@ def run(
     return run_step(
         STEP,
         ID_FIELD,
-        common,
+        options,
         settings,
         produce,
         tokens_field="trajectory_tokens",
@@ -109,9 +117,16 @@ def sample_trajectories(
     tally: EarlyStopStats,
     earlier: ResumeState,
 ) -> Iterator[Record]:
-    """N records a caption, each with one trajectory; fewer with early stop. Records that failed before are passed on.
+    """Yields N records per caption, each with one trajectory; fewer with early stop. Earlier failures pass through.
 
-    earlier: what an earlier run has written, for early stop. tally: what it spared.
+    Args:
+        captions: The captions.
+        backend: Where the reasoner runs.
+        model: The name of the reasoner.
+        thinking: How to sample.
+        output: Knows which records are finished.
+        tally: Counts what early stop saves.
+        earlier: What an earlier run has written, for early stop.
     """
 
     def finish(job: Job, completion: Completion) -> Record:
@@ -135,14 +150,18 @@ def sample_trajectories(
 
 
 def rule_reward(record: Record) -> float | None:
-    """R(y) of a trajectory, by the rules of `grade` and its limit of time. Raises RecordError."""
+    """Returns R(y) of a trajectory by the rules of `grade` and their time limit.
+
+    Raises:
+        RecordError: the trajectory cannot be graded.
+    """
     from sophia_cli.verifier import verify
 
     return verify(record["trajectory"], record, truncated=record["finish_reason"] == "length").reward
 
 
 def _make_jobs(captions: Iterable[Record], thinking: ReasonConfig, output: RecordWriter) -> Iterator[Job | Record]:
-    """The jobs of all captions that are not done yet, and the records of those that cannot be asked about."""
+    """Yields the jobs of all captions that are not finished, and the records of those that cannot be sampled."""
     for record in captions:
         for job in _caption_jobs(record, thinking):
             if isinstance(job, Record) or not output.skip_finished(job.ids[ID_FIELD]):
@@ -152,7 +171,7 @@ def _make_jobs(captions: Iterable[Record], thinking: ReasonConfig, output: Recor
 def _question_groups(
     captions: Iterable[Record], thinking: ReasonConfig, output: RecordWriter, earlier: ResumeState, tally: EarlyStopStats
 ) -> Iterator[QuestionGroup | Record]:
-    """The same for early stop, question by question if the bound on lengths is wanted, else caption by caption."""
+    """Yields the same for early stop: by question with a bound on lengths, else by caption."""
     each = _check_unique(captions)
     for group in _group_by_question(each) if thinking.bound_length else ([record] for record in each):
         plans = []
@@ -167,21 +186,25 @@ def _question_groups(
 
 
 def _check_unique(captions: Iterable[Record]) -> Iterator[Record]:
-    """The captions. Raises InputError for one that comes twice: its trajectories would count twice in the waves."""
+    """Yields the captions.
+
+    Raises:
+        InputError: a caption occurs twice; its trajectories would count twice.
+    """
     seen: set[str] = set()
     for record in captions:
         name = record.get("caption_id")
         if isinstance(name, str) and not has_failed(record):
             if name in seen:
                 raise InputError(
-                    f"{where_of(record)}: caption_id {name!r} comes twice, which --stop-early cannot serve; drop one"
+                    f"{where_of(record)}: caption_id {name!r} occurs twice; --stop-early needs each caption once, delete one"
                 )
             seen.add(name)
         yield record
 
 
 def _group_by_question(captions: Iterable[Record]) -> Iterator[list[Record]]:
-    """The captions of each question in their order, as soon as all K are there; those that miss some at the end."""
+    """Yields the captions of each question in order, as soon as all K exist; incomplete questions at the end."""
     waiting: dict[str, list[Record]] = {}
     for record in captions:
         name = str(record.get("id"))
@@ -194,7 +217,7 @@ def _group_by_question(captions: Iterable[Record]) -> Iterator[list[Record]]:
 
 
 def _caption_order(record: Record) -> tuple[int, str]:
-    """c2 before c10."""
+    """Sorts c2 before c10."""
     name = str(record.get("caption_id"))
     return len(name), name
 
@@ -207,7 +230,7 @@ def _plan_caption(
     earlier: ResumeState,
     tally: EarlyStopStats,
 ) -> CaptionPlan:
-    """A caption's jobs, and what of them is there already; a settled one is counted."""
+    """Returns a caption's jobs and its earlier records; counts a finished caption."""
     caption = str(record["caption_id"])
     if any([output.skip_finished(job.ids[ID_FIELD]) for job in jobs]):
         tally.add_caption(len(jobs), earlier.written[caption], len(earlier.cut[caption]), caption in earlier.given_up)
@@ -219,7 +242,7 @@ def _plan_caption(
 
 
 def _caption_jobs(record: Record, thinking: ReasonConfig) -> Sequence[Job | Record]:
-    """The N jobs of a caption; instead of them, the failures of one that failed before or cannot be asked about."""
+    """Returns the N jobs of a caption; failures instead for a caption that failed before or cannot be sampled."""
     if has_failed(record):
         return [record]
     try:
@@ -246,6 +269,10 @@ def _record_ids(caption: str, number: int, thinking: ReasonConfig) -> dict[str, 
 
 
 def reasoning_request(record: Record, prompt: str) -> list[dict[str, Any]]:
-    """The chat x̂_q: the prompt with `{question}` and `{caption}` filled in. Raises RecordError."""
+    """Returns the chat x̂_q: the prompt with `{question}` and `{caption}` filled in.
+
+    Raises:
+        RecordError: a field is missing.
+    """
     values = {"question": question_text(record), "caption": need_text(record, "caption", MADE_BY, empty=True)}
     return [{"role": "user", "content": fill_template(prompt, values)}]

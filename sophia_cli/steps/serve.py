@@ -1,7 +1,7 @@
-"""`sophia serve`: vLLM servers of one model, started and kept for several steps to use.
+"""`sophia serve`: starts vLLM servers of one model and keeps them for several steps.
 
-Each server's address goes to stdout as one JSON object a line, once all are well. They end with this process, however
-it ends.
+Once all are ready, each server's address goes to stdout as one JSON object per line. They end with this process,
+however it ends.
 """
 
 import time
@@ -16,7 +16,11 @@ from sophia_cli.serving.vllm_server import POLL_SECONDS, ServerConfig, VLLMServe
 
 
 def run(model: str, setup: ServerConfig) -> int:
-    """Starts the servers and stays while one of them lives. Raises SophiaError when they do not start, or all have ended."""
+    """Starts the servers and waits while at least one of them runs.
+
+    Raises:
+        SophiaError: they do not start, or all have ended.
+    """
     servers = VLLMServers(resolve_model(model), setup)
     stdout = claim_stdout()
     try:
@@ -26,18 +30,18 @@ def run(model: str, setup: ServerConfig) -> int:
             stdout.write(orjson.dumps(line) + b"\n")
         stdout.flush()
         urls = " ".join(f"--base-url {server.url}" for server in servers.replicas)
-        log_line(f"{model}: serving until Ctrl-C; give the steps {urls}")
+        log_line(f"{model}: serving until Ctrl-C; use {urls}")
         _wait_for_servers(servers)
     except KeyboardInterrupt:
-        log_line(f"{model}: the servers are being ended")
+        log_line(f"{model}: stopping the servers")
         return INTERRUPTED
     finally:
         servers.stop()
-    raise SophiaError(f"{model}: all servers have ended; their logs are named above")
+    raise SophiaError(f"{model}: all servers have ended; see their logs above")
 
 
 def _wait_for_servers(servers: VLLMServers) -> None:
-    """Returns when no server is left; names each that ends."""
+    """Returns when no server is left; logs each one that ends."""
     named: set[int] = set()
     while len(named) < len(servers.replicas):
         for server in servers.ended_servers():

@@ -1,7 +1,8 @@
-"""What a data set is worth: `sophia stats`. One pass over records of any stage; `worth.py` makes the figures.
+"""What a data set is worth: `sophia stats`. It reads records of any stage once; `analysis/dataset_stats.py` computes the
+figures.
 
-Selection is the paper's (Eq. 6) unless the records say themselves what was selected. Left out of this file: anything of a
-text but its length and whether it comes twice.
+Selection follows Eq. 6 unless the records say what was selected. Of a text, only its length and whether it repeats are
+used.
 """
 
 import io
@@ -28,7 +29,7 @@ from sophia_cli.runtime.progress import Progress, log_line
 NO_LABEL = "(none)"
 MAX_LABELS = 1000
 TEXT_FIELDS = frozenset(("caption", "trajectory"))
-"""Fields of `Seen` that stay as they are written."""
+"""Fields of `StatsFields` that stay undecoded."""
 _SEEN = msgspec.json.Decoder(StatsFields).decode
 Labels = Callable[[bytes], list[str]]
 
@@ -51,12 +52,14 @@ def run(files: list[str], by: list[str], alpha: float | None, keep: int | None, 
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise SophiaError(f"stdout: cannot be written ({error.strerror}); make room and type the command again") from None
+        raise SophiaError(
+            f"stdout: cannot be written ({error.strerror}); free disk space and run the command again"
+        ) from None
     return SOME_FAILED if unreadable else 0
 
 
 def render_figures(figures: dict[str, Any], colours: bool) -> bytes:
-    """The tables and bars, as wide as the terminal."""
+    """Renders the tables and bars at the width of the terminal."""
     console = Console(file=io.StringIO(), force_terminal=colours, highlight=False)
     with console.capture() as captured:
         print_figures(figures, console)
@@ -64,9 +67,10 @@ def render_figures(figures: dict[str, Any], colours: bool) -> bytes:
 
 
 def fill_table(columns: StatsTable, lines: RereadableInputs, progress: Progress) -> tuple[int, int]:
-    """Notes every record; returns how many carry `error`, and how many have a field that cannot be read, which it names.
+    """Adds every record. Returns how many carry `error`, and how many have a bad field, which is logged.
 
-    Raises InputError for a line that is no JSON object.
+    Raises:
+        InputError: a line is not a JSON object.
     """
     failed = unreadable = 0
     labels = label_reader(list(columns.labels))
@@ -91,7 +95,12 @@ def fill_table(columns: StatsTable, lines: RereadableInputs, progress: Progress)
 
 
 def read_line(line: bytes, where: str) -> tuple[Trajectory | Record, StatsFields]:
-    """The facts of a line and what else is measured. Raises InputError where it is no JSON object, RecordError."""
+    """Decodes a line: the trajectory and the other measured fields.
+
+    Raises:
+        InputError: the line is not a JSON object.
+        RecordError: a field is bad.
+    """
     try:
         if facts := decode_fast(line):
             return ignore_early_stop(facts, seen := _SEEN(line)), seen
@@ -101,18 +110,22 @@ def read_line(line: bytes, where: str) -> tuple[Trajectory | Record, StatsFields
 
 
 def ignore_early_stop(facts: Trajectory, seen: StatsFields) -> Trajectory:
-    """Of a record that says itself whether it was selected, nobody asks what else its sampling could serve."""
+    """Drops the early-stop fields of a record that says itself whether it was selected."""
     stopped = seen.selected is not None and (facts.stop_alpha is not None or facts.stop_length is not None)
     return msgspec.structs.replace(facts, stop_alpha=None, stop_length=None) if stopped else facts
 
 
 def read_checked(record: Record) -> tuple[Trajectory | Record, StatsFields]:
-    """The same of any record; one that is no trajectory stands for itself. Raises RecordError that names the field."""
+    """Decodes a record field by field. One that is not a trajectory is returned as it is.
+
+    Raises:
+        RecordError: a field is bad; the message names it.
+    """
     try:
         seen = msgspec.convert({name: value for name, value in record.items() if name not in TEXT_FIELDS}, StatsFields)
     except msgspec.ValidationError as error:
         fault, _, place = str(error).partition(" - at `$.")
-        raise RecordError(f"{record.where}: field `{place.strip('`')}`: {fault}; mend it, or make the file again") from None
+        raise RecordError(f"{record.where}: field `{place.strip('`')}`: {fault}; fix it, or create the file again") from None
     for name in TEXT_FIELDS & record.keys():
         setattr(seen, name, msgspec.Raw(to_line(record[name]).strip()))
     if "trajectory_id" in record:
@@ -122,7 +135,7 @@ def read_checked(record: Record) -> tuple[Trajectory | Record, StatsFields]:
 
 
 def label_reader(by: list[str]) -> Labels:
-    """A function from a line to its values in the columns `by`, as texts."""
+    """Returns a function from a line to its values in the columns `by`, as texts."""
     if not by:
         return lambda line: []
     fields = [(f"f{i}", msgspec.Raw, msgspec.field(name=name, default=msgspec.Raw(b"null"))) for i, name in enumerate(by)]
@@ -131,7 +144,7 @@ def label_reader(by: list[str]) -> Labels:
     def labels(line: bytes) -> list[str]:
         try:
             return [_label(load_json(bytes(raw))) for raw in msgspec.structs.astuple(decode(line))]
-        except msgspec.MsgspecError:  # half of a surrogate pair, which it does not read
+        except msgspec.MsgspecError:  # msgspec refuses half of a surrogate pair
             record = parse_record(line, "")
             return [_label(record.get(name)) for name in by]
 
@@ -143,20 +156,26 @@ def _label(value: Any) -> str:
 
 
 def check_labels(columns: StatsTable) -> None:
-    """Raises UsageError for a column that no record has, and for one with as many values as an id has."""
+    """Checks the columns of `--by`.
+
+    Raises:
+        UsageError: no record has the column, or it has too many values.
+    """
     for name, codes in columns.labels.items():
         if len(codes) > MAX_LABELS:
             raise UsageError(
-                f"--by {name}: has {len(codes):,} values, and {MAX_LABELS:,} at most make a table; name another"
+                f"--by {name}: has {len(codes):,} values, a table holds at most {MAX_LABELS:,}; choose another field"
             )
         if list(codes) == [NO_LABEL]:
-            raise UsageError(f"--by {name}: no record has a value in that field; name one that they have")
+            raise UsageError(f"--by {name}: no record has a value in that field; choose another field")
 
 
 def make_selection(columns: StatsTable, look: RecordLookup, given: bool) -> Selection:
-    """What is selected: as the records say (`selected`), else by Eq. 5 and 6, each trajectory once.
+    """Returns what is selected: by the records' own `selected`, else by Eq. 5 and 6, each trajectory once.
 
-    given: the user gave a rule. Raises UsageError where the records have one, InputError where only some of them do.
+    Raises:
+        UsageError: the records have `selected` and the user gave a rule (`given`).
+        InputError: only some records have `selected`.
     """
     rows = columns.trajectory_rows()
     kept = as_numpy(columns.selected_states)
@@ -166,13 +185,13 @@ def make_selection(columns: StatsTable, look: RecordLookup, given: bool) -> Sele
     if unknown.any():
         raise InputError("some records carry `selected` and some do not; run `sophia propagate` over all of them")
     if given:
-        raise UsageError("--alpha and --keep go with records that carry no `selected`; these do, leave the options out")
+        raise UsageError("--alpha and --keep apply to records without `selected`; these have it, omit the options")
     selected = rows & (kept == SELECTED)
     return Selection(as_numpy(columns.rewards), selected, selected)
 
 
 def all_figures(columns: StatsTable, choice: Selection, look: RecordLookup) -> dict[str, Any]:
-    """All figures, those of each value of the columns asked for under `by`."""
+    """Returns all figures; those of each value of the columns under `by`."""
     everything = as_numpy(columns.table.offsets) >= 0
     figures = compute_figures(columns, choice, everything)
     figures["repeated"] = repeat_counts(columns, look)

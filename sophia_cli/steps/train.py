@@ -1,7 +1,7 @@
 """Step 5, off-policy: the policy learns from the kept trajectories (Eq. 7).
 
-The input is image and question; the caption is not in it. Vision tower and projector stay frozen. One round: all sampling
-first, then one training run. Here the rows are read and the run is planned; `training/` trains.
+The prompt is the image and the question, without the caption. The vision tower and the projector stay frozen. One
+round: all sampling first, then one training run. This file reads the rows and plans the run; `training/` trains.
 """
 
 import math
@@ -57,12 +57,12 @@ class TrainOverrides:
 NORMALIZATIONS = ("tokens", "trajectories")
 PAPER_DEFAULTS = {"batch_size": 512, "micro_batch_size": 1, "lr": 2e-5, "epochs": 1.0, "max_tokens": 16384}
 FIXED_OPTIONS = {field.name for field in fields(TrainConfig)} - {*PAPER_DEFAULTS, "seed"}
-"""Options whose default is the same for all models."""
+"""Options that have the same default for all models."""
 
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What the user typed: files to learn from and to mix in, the model, how and where it trains."""
+    """What the user typed: input files, files to mix in, the model, how and where to train."""
 
     options: StepOptions
     files: list[str]
@@ -75,37 +75,37 @@ class TrainRequest:
 
     @property
     def out(self) -> Path:
-        """The folder that the name means, where it is a link, or `.`."""
+        """The output folder; a link or `.` is resolved."""
         out = self.options.out or Path("runs/out")
         return out if out.name and not out.is_symlink() else Path(os.path.realpath(out))
 
 
 def run(command: TrainRequest) -> int:
-    """`sophia train`: reads rows, trains, saves to the folder; metrics go to stdout. Returns the exit code."""
-    common, hardware, out = command.options, command.hardware, command.out
+    """`sophia train`: reads rows, trains, saves the model; metrics go to stdout. Returns the exit code."""
+    options, hardware, out = command.options, command.hardware, command.out
     world = joined_context(hardware)
     if world and not world.is_main:
-        return 0 if common.dry_run else follow_main(out, world)
+        return 0 if options.dry_run else follow_main(out, world)
     stdout = claim_stdout()
     if hardware.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(hardware.gpus)
-    if common.dry_run:
+    if options.dry_run:
         _make_plan(command, world)
         return 0
-    with leading_others(world) as ready:  # from here on, the others are told of what is refused
+    with leading_others(world) as ready:  # from here on, an error also ends the other ranks
         plan, count = _make_plan(command, world)
-        plan.open_work_dir(common.force)
+        plan.open_work_dir(options.force)
         from sophia_cli.training import checkpoints
 
-        checkpoints.last_checkpoint(plan.work_dir, count)  # refused here, by one, if it was written by other many
+        checkpoints.last_checkpoint(plan.work_dir, count)  # refuses a checkpoint of another world size, once
         ready()
     asked = command.overrides
     chosen = {"alpha": asked.alpha, "keep": asked.keep, "pairs": asked.pairs}
-    part = {"shard": str(common.parsed_shard), "limit": common.limit}
+    part = {"shard": str(options.parsed_shard), "limit": options.limit}
     read = {"inputs": command.files, "mix": command.mixes, **chosen, **part}
     manifest = Manifest(out, "train", {**asdict(plan.config), **plan.model.identity, **read})
     metrics = MetricsWriter(stdout, make_tracker(command.report_to, out, asdict(plan.config)))
-    _run_training(plan, world, hardware, count, metrics, Progress("train", quiet=common.quiet, unit="steps"))
+    _run_training(plan, world, hardware, count, metrics, Progress("train", quiet=options.quiet, unit="steps"))
     left, tokens = sum(plan.skipped.values()), sum(sized.tokens for sized in plan.rows)
     counts = {"in": len(plan.rows) + left, "out": len(plan.rows), "failed": left}
     manifest.save(finished=True, counts=counts, tokens=tokens)
@@ -113,26 +113,31 @@ def run(command: TrainRequest) -> int:
 
 
 def _make_plan(command: TrainRequest, world: DistributedContext | None) -> tuple[TrainPlan, int]:
-    """The plan, shown, and how many processes are to train. Raises UsageError before rows are read, InputError."""
-    common, files, mixes, asked, out = command.options, command.files, command.mixes, command.overrides, command.out
+    """Returns the plan, after showing it, and the number of processes that will train.
+
+    Raises:
+        UsageError: an option is refused, before any row is read.
+        InputError: the rows cannot be read.
+    """
+    options, files, mixes, asked, out = command.options, command.files, command.mixes, command.overrides, command.out
     check_hardware(command.hardware)
     chosen = resolve_model(command.model)
-    settings = _make_config(chosen, asked, command.fixed, common.seed)
+    settings = _make_config(chosen, asked, command.fixed, options.seed)
     _check_unused_options(settings, asked, mixes)
     check_tracker(command.report_to)
-    if not common.dry_run:
-        check_output_dir(out, chosen, [*files, *(split_mix(mix)[0] for mix in mixes)], common.force)
+    if not options.dry_run:
+        check_output_dir(out, chosen, [*files, *(split_mix(mix)[0] for mix in mixes)], options.force)
     count = world.size if world else process_count(command.hardware)
     _check_sequence_parallel(settings, chosen, command.hardware, count)
 
     def tell(text: str) -> None:
-        log_line(text, common.quiet)
+        log_line(text, options.quiet)
 
     from sophia_cli.training.preflight import check_rows, check_trl_limits
 
-    data = _read_rows(files, mixes, asked, settings, chosen, common, tell)
+    data = _read_rows(files, mixes, asked, settings, chosen, options, tell)
     empty = TrainPlan([], data.left, chosen, settings, out)
-    plan = check_rows(empty, data.rows, count, bool(command.hardware.cpu_ranks), tell, common.quiet)
+    plan = check_rows(empty, data.rows, count, bool(command.hardware.cpu_ranks), tell, options.quiet)
     check_trl_limits(plan, count)
     return plan, count
 
@@ -145,7 +150,7 @@ def _run_training(
     metrics: "MetricsWriter",
     progress: Progress,
 ) -> None:
-    """The run itself, in this process, or in others that it starts."""
+    """Trains in this process, or in processes that it starts."""
 
     def emit(fields: dict[str, Any]) -> None:
         metrics.write_metrics(fields)
@@ -155,8 +160,8 @@ def _run_training(
             progress.count_record(fields["tokens"])
         if "model" in fields and "log_ratio" in fields:
             total, each = fields["log_ratio"], fields["log_ratio_per_token"]
-            told = f"{total['mean']:.1f} ± {total['std']:.1f} in total, {each['mean']:.3f} ± {each['std']:.3f} a token"
-            log_line(f"train: log π − log µ of {total['n']} trajectories: {told}; Lemma A.3 takes it for 0", progress.quiet)
+            told = f"{total['mean']:.1f} ± {total['std']:.1f} in total, {each['mean']:.3f} ± {each['std']:.3f} per token"
+            log_line(f"train: log π − log µ of {total['n']} trajectories: {told}; Lemma A.3 assumes 0", progress.quiet)
 
     with progress.display():
         if world or (count == 1 and not hardware.hostfile):
@@ -170,29 +175,37 @@ def _run_training(
 
 
 def _check_unused_options(settings: TrainConfig, asked: TrainOverrides, mixes: list[str]) -> None:
-    """Raises UsageError for options that play no part in what the objective learns from."""
+    """Checks that every option given has an effect with this objective.
+
+    Raises:
+        UsageError: one has none.
+    """
     name, reads = f"--objective {settings.objective}", registry.find("objectives", settings.objective).DATA_KIND
     if reads == "questions" and (asked.alpha is not None or asked.keep is not None):
-        raise UsageError(f"--alpha and --keep: {name} learns from questions; leave them out")
+        raise UsageError(f"--alpha and --keep: {name} learns from questions; omit them")
     if reads != "trajectories" and settings.normalize_by != "tokens":
-        raise UsageError(f"--normalize-by: {name} divides in its own way; leave it out")
+        raise UsageError(f"--normalize-by: {name} has its own normalization; omit it")
     if reads != "trajectories" and mixes:
-        raise UsageError(f"--mix: {name} learns from {reads} alone; leave it out")
+        raise UsageError(f"--mix: {name} learns from {reads} only; omit it")
     if reads != "pairs" and asked.pairs != 1:
-        raise UsageError(f"--pairs: {name} learns from {reads}; leave it out")
+        raise UsageError(f"--pairs: {name} learns from {reads}; omit it")
     if reads != "questions" and (asked.max_tokens is not None or settings.rollouts != TrainConfig.rollouts):
-        raise UsageError(f"--rollouts and --max-tokens: {name} learns from answers that are there; leave them out")
+        raise UsageError(f"--rollouts and --max-tokens: {name} learns from existing answers; omit them")
     if settings.merge_lora and not settings.lora_rank:
-        raise UsageError("--merge-lora: there are no adapters to merge; add --lora-rank, or leave it out")
+        raise UsageError("--merge-lora: there are no adapters to merge; add --lora-rank, or omit it")
 
 
 def _check_sequence_parallel(settings: TrainConfig, model: ModelRef, hardware: HardwareOptions, count: int) -> None:
-    """Raises UsageError where `--sequence-parallel` cannot be had: by processes, objective, or the model's attention."""
+    """Checks `--sequence-parallel` against the processes, the objective and the model's attention.
+
+    Raises:
+        UsageError: it cannot be used.
+    """
     ways = settings.sequence_parallel
     if ways == 1:
         return
     if registry.find("objectives", settings.objective).DATA_KIND != "trajectories":
-        raise UsageError(f"--sequence-parallel: --objective {settings.objective} takes rows whole; leave it out")
+        raise UsageError(f"--sequence-parallel: --objective {settings.objective} does not support it; omit it")
     from transformers import AutoConfig
 
     from sophia_cli.training.sequence_parallel import check_heads
@@ -200,12 +213,14 @@ def _check_sequence_parallel(settings: TrainConfig, model: ModelRef, hardware: H
     check_heads(AutoConfig.from_pretrained(model.path).get_text_config(), ways)
     if count % ways:
         raise UsageError(
-            f"--sequence-parallel {ways}: {count} process{'es' * (count > 1)} cannot be dealt into groups of {ways}; change "
+            f"--sequence-parallel {ways}: {count} process{'es' * (count > 1)} cannot form groups of {ways}; change "
             "one of them (--gpus, --cpu-ranks)"
         )
     apart = [name for name, slots in read_hostfile(hardware.hostfile) if slots % ways] if hardware.hostfile else []
     if apart:
-        raise UsageError(f"--sequence-parallel {ways}: the slots of {apart[0]} are no multiple, a group would span machines")
+        raise UsageError(
+            f"--sequence-parallel {ways}: the slots of {apart[0]} are not a multiple, so a group would span machines"
+        )
 
 
 def _read_rows(
@@ -214,33 +229,42 @@ def _read_rows(
     asked: TrainOverrides,
     settings: TrainConfig,
     model: ModelRef,
-    common: StepOptions,
+    options: StepOptions,
     tell: LogFunction,
 ) -> TrainingData:
-    """The rows that the objective learns from. Raises UsageError, InputError."""
+    """Reads the rows that the objective learns from.
+
+    Raises:
+        UsageError: the options do not fit the records.
+        InputError: the records cannot be read.
+    """
     objective, rule = registry.find("objectives", settings.objective), selection_rule(asked.alpha, asked.keep)
     if objective.DATA_KIND == "pairs":
         return read_pairs(
             files,
-            replace(rule or SelectionRule(), seed=common.seed),
+            replace(rule or SelectionRule(), seed=options.seed),
             asked.pairs,
             model,
             tell,
-            common.parsed_shard,
-            common.limit,
+            options.parsed_shard,
+            options.limit,
         )
     if objective.DATA_KIND == "questions":
-        return read_questions(files, model, common.parsed_shard, common.limit)
+        return read_questions(files, model, options.parsed_shard, options.limit)
     plain = getattr(objective, "ACCEPTS_PLAIN_ROWS", False)
-    data = read_trajectories(files, mixes, rule, model, common.seed, tell, plain, common.parsed_shard, common.limit)
+    data = read_trajectories(files, mixes, rule, model, options.seed, tell, plain, options.parsed_shard, options.limit)
     if getattr(objective, "NEEDS_BEHAVIOR", False) and all(row.behavior_logp is None for row in data.rows):
-        needs = f"--objective {settings.objective} needs log µ"
-        raise UsageError(f"{needs}, and no record carries it; sample with `reason --logprobs`")
+        needs = f"--objective {settings.objective} needs `trajectory_logprob`"
+        raise UsageError(f"{needs}, and no record has it; sample with `reason --logprobs`")
     return data
 
 
 def _make_config(model: ModelRef, asked: TrainOverrides, fixed: dict[str, Any], seed: int) -> TrainConfig:
-    """The run's settings, defaults filled in: the model's own, else the paper's. Raises UsageError."""
+    """Returns the run's configuration; defaults come from the model, else from the paper.
+
+    Raises:
+        UsageError: a value is not allowed.
+    """
     own = getattr(registry.find("objectives", fixed["objective"]), "DEFAULTS", {})
     section, usual = fixed["objective"] if own else "train", PAPER_DEFAULTS | own
     given = {name: getattr(asked, name) for name in PAPER_DEFAULTS}
@@ -249,19 +273,21 @@ def _make_config(model: ModelRef, asked: TrainOverrides, fixed: dict[str, Any], 
     if settings.deepspeed != "auto":
         from sophia_cli.training.deepspeed_config import load_config
 
-        load_config(settings, DistributedContext(cpu=True))  # refused now rather than when all rows are read
+        load_config(settings, DistributedContext(cpu=True))  # refuse a bad file now, before all rows are read
     if odd := [name for name, value in given.items() if not 0 <= value < math.inf or (name == "epochs" and value == 0)]:
         raise UsageError(f"--{odd[0].replace('_', '-')} {given[odd[0]]}: give a positive number")
     if settings.normalize_by not in NORMALIZATIONS:
         raise UsageError(f"--normalize-by {settings.normalize_by}: choose from {', '.join(NORMALIZATIONS)}")
     beside = settings.train_vision or settings.train_projector
     if settings.lora_rank and beside and not settings.merge_lora:
-        raise UsageError("--lora-rank with --train-vision or --train-projector: adapters hold neither; add --merge-lora")
+        raise UsageError("--lora-rank with --train-vision or --train-projector: adapters cannot hold them; add --merge-lora")
     return settings
 
 
 class MetricsWriter:
-    """Writes metrics to stdout, and tells a tracker; a reader that went away, or a full disk, must not cost the training."""
+    """Writes metrics to stdout and to a tracker. A broken stdout pipe or a full disk does not abort training; the error
+    is raised after the model is saved.
+    """
 
     def __init__(self, stdout: IO[bytes], report: Callable[[dict[str, Any]], None]):
         self.stdout, self.report = stdout, report
@@ -278,7 +304,7 @@ class MetricsWriter:
                 self.fault = error
 
     def raise_write_error(self) -> None:
-        """Raises what went wrong, once the model is saved."""
+        """Raises the error of a failed write, after the model is saved."""
         if isinstance(self.fault, BrokenPipeError):
             raise self.fault
         if self.fault is not None:
@@ -286,7 +312,11 @@ class MetricsWriter:
 
 
 def check_output_dir(out: Path, model: ModelRef, inputs: list[str], force: bool) -> None:
-    """Makes sure, before any work, that the model can be saved, and that nothing else is lost by it. Raises UsageError."""
+    """Checks, before any work, that the model can be saved and that nothing else is lost.
+
+    Raises:
+        UsageError: the folder cannot be replaced.
+    """
     if out.exists() and not out.is_dir() or os.path.ismount(out):
         raise UsageError(f"{out}: is a file or a mount point; choose a folder with -o")
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (force or may_replace_model(out)):
@@ -294,9 +324,11 @@ def check_output_dir(out: Path, model: ModelRef, inputs: list[str], force: bool)
     replaced = out.resolve()
     for name in (model.path, *inputs, "."):
         if out.exists() and Path(name).exists() and Path(name).resolve().is_relative_to(replaced):
-            raise UsageError(f"{out}: holds what is read ({name}); save to another folder with -o")
+            raise UsageError(f"{out}: contains an input ({name}); save to another folder with -o")
     if out.exists() and any(out.iterdir()) and not any((out / f"{kind}config.json").exists() for kind in ("", "adapter_")):
-        raise UsageError(f"{out}: holds something else than a model, which --force does not replace; choose another with -o")
+        raise UsageError(
+            f"{out}: contains something other than a model, which --force does not replace; choose another with -o"
+        )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out.parent):

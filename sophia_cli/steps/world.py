@@ -1,4 +1,4 @@
-"""Draws a data set of the embedded world, in the ImageFolder layout: pictures and metadata.jsonl."""
+"""Draws a data set of the embedded world as an ImageFolder: images and metadata.jsonl."""
 
 from pathlib import Path
 from random import Random
@@ -12,15 +12,19 @@ from sophia_cli.world.scenes import DIFFICULTIES, Scene, describe_scene, draw_sc
 
 
 def draw_world(folder: Path, n: int, seed: int, difficulty: str, force: bool) -> None:
-    """Writes `n` pictures with a question each. The same seed gives the same files; a longer world begins with a shorter.
+    """Draws `n` images with a question each. The same seed gives the same files; a longer world starts with the shorter
+    one.
 
-    metadata.jsonl is written last and whole, so a folder that has one is complete. Raises UsageError when the folder holds
-    something already, SophiaError when it cannot be written.
+    metadata.jsonl is written last and atomically, so a folder that has one is complete.
+
+    Raises:
+        UsageError: the folder is not empty.
+        SophiaError: the folder cannot be written.
     """
     if difficulty not in DIFFICULTIES:
         raise UsageError(f"--difficulty {difficulty}: choose from {', '.join(DIFFICULTIES)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not force:
-        raise UsageError(f"{folder} exists and is not empty; choose another folder, or --force to draw over it")
+        raise UsageError(f"{folder} exists and is not empty; choose another folder, or --force to overwrite it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "metadata.jsonl").unlink(missing_ok=True)
@@ -29,11 +33,13 @@ def draw_world(folder: Path, n: int, seed: int, difficulty: str, force: bool) ->
         draft.write_bytes(rows)
         draft.replace(folder / "metadata.jsonl")
     except OSError as error:
-        raise SophiaError(f"{folder}: cannot be written ({error.strerror}); make room or choose another place") from None
+        raise SophiaError(
+            f"{folder}: cannot be written ({error.strerror}); free disk space or choose another folder"
+        ) from None
 
 
 def make_item(number: int, seed: int, difficulty: str) -> tuple[Scene, WorldQuestion]:
-    """The scene and the question of the world's `number`-th item."""
+    """Returns the scene and the question of item `number`."""
     rng = Random(f"world/{seed}/{difficulty}/{number}")
     scene = draw_scene(rng, world_fold(seed), DIFFICULTIES[difficulty])
     return scene, ask_question(scene, rng)
@@ -57,5 +63,5 @@ def _draw_item(folder: Path, number: int, seed: int, difficulty: str) -> dict[st
 
 
 def _scene_truth(scene: Scene) -> dict[str, Any]:
-    """What the world knows of the scene, for measuring captions; no step shows it to a model."""
+    """Returns what the world knows about the scene, to measure captions. No step shows it to a model."""
     return {"shapes": len(scene), "description": describe_scene(scene)}
