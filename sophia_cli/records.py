@@ -187,7 +187,7 @@ def sample_id(item: str, n: int) -> str:
 
 
 def sample_seed(seed: int, name: str, number: int) -> int:
-    """Returns the seed of one sample: 63 bits made from the run's seed, the id of the record, and the number of the sample."""
+    """Returns the seed of one sample: 63 bits made from the run's seed, the record's id and the sample's number."""
     digest = hashlib.sha256(f"{seed}\x00{name}\x00{number}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 

@@ -43,7 +43,7 @@ TOKENS_PER_STRIDE = 40
 DEFAULT_BATCH_ROWS = 64
 """Rows of a batch, unless the model's folder or `--concurrency` says otherwise."""
 
-CACHE_MEMORY_SHARE = 8
+JOIN_DIVISOR = 8
 """Rows join when an eighth of the batch has left: reading their prompts is a pass of the model."""
 
 Outcome = tuple[Job, Completion | Failure]
@@ -53,9 +53,9 @@ PreparedRow = tuple[Job, str, list[Any]]
 class Backend:
     """One model in this process; loaded when the first job arrives."""
 
-    def __init__(self, model: ModelRef, place: BackendOptions):
+    def __init__(self, model: ModelRef, options: BackendOptions):
         self.model = model
-        self.rows = place.concurrency or int(model.default("hf", "rows", DEFAULT_BATCH_ROWS))
+        self.rows = options.concurrency or int(model.default("hf", "rows", DEFAULT_BATCH_ROWS))
         self.engine: ModelRunner | None = None
 
     def stream(self, jobs: ReadAhead[Job]) -> Iterator[Outcome]:
@@ -76,9 +76,7 @@ class Backend:
         """Jobs of one style that begin now. Waits for them when none is under way: then, no jobs are the end."""
         if not batch:
             taken = jobs.take_batch(self.rows)
-        elif CACHE_MEMORY_SHARE * (room := self.rows - len(batch)) >= self.rows and batch.has_room_for(
-            room, TOKENS_PER_STRIDE
-        ):
+        elif JOIN_DIVISOR * (room := self.rows - len(batch)) >= self.rows and batch.has_room_for(room, TOKENS_PER_STRIDE):
             taken = jobs.take_batch(room, max_wait=0.0, wait=False)
         else:
             taken = []

@@ -17,16 +17,16 @@ from sophia_cli.runtime.read_ahead import ReadAhead
 
 
 class Backend:
-    """A client of the servers at `place.base_urls`, else at OPENAI_BASE_URL."""
+    """A client of the servers at `options.base_urls`, else at OPENAI_BASE_URL."""
 
-    def __init__(self, model: ModelRef, place: BackendOptions):
-        self.model, self.place = model, place
-        self.urls = [url.rstrip("/") for url in place.base_urls or _environment_urls()]
+    def __init__(self, model: ModelRef, options: BackendOptions):
+        self.model, self.options = model, options
+        self.urls = [url.rstrip("/") for url in options.base_urls or _environment_urls()]
         self.client: Client | None = None
 
     def stream(self, jobs: ReadAhead[Job]) -> Iterator[tuple[Job, Completion | Failure]]:
         """Completions as they come."""
-        self.client = make_client(self.urls, self.model, self.place, "OPENAI_API_KEY")
+        self.client = make_client(self.urls, self.model, self.options, "OPENAI_API_KEY")
         yield from self.client.stream(jobs)
 
     def status(self) -> str:

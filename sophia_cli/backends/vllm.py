@@ -18,9 +18,9 @@ from sophia_cli.serving.vllm_server import VLLMServer, VLLMServers
 class Backend:
     """The servers of one model and their client. The servers live from the first job to `close`."""
 
-    def __init__(self, model: ModelRef, place: BackendOptions):
-        self.model, self.place = model, place
-        self.servers = VLLMServers(model, replace(place.server_config, shared_disk=place.shared_disk))
+    def __init__(self, model: ModelRef, options: BackendOptions):
+        self.model, self.options = model, options
+        self.servers = VLLMServers(model, replace(options.server_config, shared_disk=options.shared_disk))
         self.client: Client | None = None
 
     def stream(self, jobs: ReadAhead[Job]) -> Iterator[tuple[Job, Completion | Failure]]:
@@ -28,7 +28,7 @@ class Backend:
         try:
             self.servers.start()
             self.client = make_client(
-                [server.url for server in self.servers.replicas], self.model, self.place, "VLLM_API_KEY"
+                [server.url for server in self.servers.replicas], self.model, self.options, "VLLM_API_KEY"
             )
             self.servers.watch_servers(self._on_server_ended)
             yield from self.client.stream(jobs)

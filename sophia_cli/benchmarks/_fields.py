@@ -13,8 +13,8 @@ from sophia_cli.errors import RecordError
 from sophia_cli.records import OPTION_LETTERS, Record, need_text, where_of
 
 FIX_HINT = "the row differs from the public data set's; leave it out or mend it"
-CHOICE_TYPE = "Solve the multiple-choice question and end with the letter of the right option in \\boxed{}."
-FREE_TYPE = "Solve the problem and end with the final answer in \\boxed{}."
+CHOICE_HINT = "Solve the multiple-choice question and end with the letter of the right option in \\boxed{}."
+FREE_HINT = "Solve the problem and end with the final answer in \\boxed{}."
 
 
 def text_field(row: Record, field: str, empty: bool = False) -> str:

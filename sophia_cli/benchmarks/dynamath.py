@@ -5,7 +5,7 @@ The official scorer takes an empty answer for right where the gold is a text; he
 
 from typing import Any
 
-from sophia_cli.benchmarks._fields import CHOICE_TYPE, FREE_TYPE, filled_fields, image_fields, row_id, text_field
+from sophia_cli.benchmarks._fields import CHOICE_HINT, FREE_HINT, filled_fields, image_fields, row_id, text_field
 from sophia_cli.records import Record
 
 HUB_ID = "DynaMath/DynaMath_Sample"
@@ -28,7 +28,7 @@ def make_item(row: Record, part: str) -> dict[str, Any] | None:
             "id": f"{name}-{part.rpartition('sample_')[2]}" if part else name,
             "cluster": name,
             "image": image_fields(row, IMAGE_FIELDS),
-            "hint": CHOICE_TYPE if choice else DECIMALS if number else FREE_TYPE,
+            "hint": CHOICE_HINT if choice else DECIMALS if number else FREE_HINT,
             "question": text_field(row, "question"),
             "answer": text_field(row, "ground_truth").strip(),
             "answer_type": "multiple choice" if choice else kind,

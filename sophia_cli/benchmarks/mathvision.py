@@ -7,8 +7,8 @@ import re
 from typing import Any
 
 from sophia_cli.benchmarks._fields import (
-    CHOICE_TYPE,
-    FREE_TYPE,
+    CHOICE_HINT,
+    FREE_HINT,
     field_error,
     filled_fields,
     gold_letter,
@@ -51,7 +51,7 @@ def make_item(row: Record, part: str) -> dict[str, Any] | None:
         {
             "id": row_id(row, ID_FIELD),
             "image": image_fields(row, IMAGE_FIELDS),
-            "hint": CHOICE_TYPE if choices else FREE_TYPE,
+            "hint": CHOICE_HINT if choices else FREE_HINT,
             # one drawing holds all figures: where several are named it comes first, and the marks stay words
             "question": rename_tags(IMAGE_TAG, question) if marks == {"1"} else re.sub(IMAGE_TAG, FIGURE, question),
             "choices": choices,

@@ -7,8 +7,8 @@ import re
 from typing import Any
 
 from sophia_cli.benchmarks._fields import (
-    CHOICE_TYPE,
-    FREE_TYPE,
+    CHOICE_HINT,
+    FREE_HINT,
     field_error,
     filled_fields,
     gold_letter,
@@ -48,7 +48,7 @@ def make_item(row: Record, part: str) -> dict[str, Any] | None:
         {
             "id": name,
             "image": found,
-            "hint": CHOICE_TYPE if choices else FREE_TYPE,
+            "hint": CHOICE_HINT if choices else FREE_HINT,
             "question": question,
             "choices": choices,
             "choices_shown": False if choices else None,

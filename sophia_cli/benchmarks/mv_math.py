@@ -7,7 +7,7 @@ judge says how many are, too (`--judge`), as the official one does.
 import re
 from typing import Any
 
-from sophia_cli.benchmarks._fields import CHOICE_TYPE, FREE_TYPE, field_error, filled_fields, rename_tags, row_id, text_field
+from sophia_cli.benchmarks._fields import CHOICE_HINT, FREE_HINT, field_error, filled_fields, rename_tags, row_id, text_field
 from sophia_cli.records import Record
 
 HUB_ID = "PeijieWang/MV-MATH"
@@ -17,7 +17,7 @@ QUESTION_COUNT = 2009
 CATEGORIES = ("subject", "answer_kind", "difficulty", "image_relevance")
 LLM_JUDGED = True
 STEPS = "Solve all parts of the problem and end with their answers, in order, in one \\boxed{}."
-HINTS = {"choice": CHOICE_TYPE, "single-step": FREE_TYPE, "multi-step": STEPS}
+HINTS = {"choice": CHOICE_HINT, "single-step": FREE_HINT, "multi-step": STEPS}
 IMAGE_TAG = re.compile(r"<image_(\d+)>")
 RELEVANCE = {"0": "independent", "1": "dependent"}
 

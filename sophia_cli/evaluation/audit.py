@@ -27,9 +27,9 @@ from sophia_cli.verifier.extract import after_thinking
 
 FAULTS = {"hallucination": "visual hallucination", "broken_logic": "broken logic"}
 """The two labels: as columns name them, and as people do."""
-LABEL_FIELDS = {"yes": True, "no": False}
+LABEL_VALUES = {"yes": True, "no": False}
 LABEL_LINE = re.compile(r"\W*(hallucination|broken logic)\W+(yes|no)\W*", re.IGNORECASE)
-WRITTEN_LABELS = ("question", "answer", "response")
+TEXT_COLUMNS = ("question", "answer", "response")
 """Columns that somebody has written who might write a formula."""
 CSV_COLUMNS = ("sample_id", "image", "question", "answer", "response", *FAULTS)
 MAX_SHOWN_CHARS = 24_000
@@ -83,7 +83,7 @@ def parse_labels(text: str) -> dict[str, bool | None]:
     """The labels in the last lines of what a judge said; None where a line is missing, or says neither yes nor no."""
     lines = [line for line in (after_thinking(text) or "").splitlines() if line.strip()]
     said = [match for line in lines[-len(FAULTS) :] if (match := LABEL_LINE.fullmatch(line))]
-    labels = {match[1].casefold().replace(" ", "_"): LABEL_FIELDS[match[2].casefold()] for match in said}
+    labels = {match[1].casefold().replace(" ", "_"): LABEL_VALUES[match[2].casefold()] for match in said}
     return {fault: labels.get(fault) for fault in FAULTS}
 
 
@@ -128,7 +128,7 @@ def check_not_labeled(sheet: Path) -> None:
 def _csv_row(record: Record) -> dict[str, str]:
     """The cells of an answer. What a spreadsheet would take for a formula is marked as text: a model has written it."""
     cells = {name: str(record.get(name) or "") for name in CSV_COLUMNS} | {"question": whole_question(record)}
-    cells |= {name: f"'{cells[name]}" for name in WRITTEN_LABELS if cells[name].lstrip().startswith(("=", "+", "-", "@"))}
+    cells |= {name: f"'{cells[name]}" for name in TEXT_COLUMNS if cells[name].lstrip().startswith(("=", "+", "-", "@"))}
     return cells | {"image": " ".join(to_cached_file(image) for image in image_list(record))}
 
 
@@ -171,12 +171,12 @@ def _read_label_rows(sheet: Path) -> dict[str, dict[str, bool | None]]:
     found: dict[str, dict[str, bool | None]] = {}
     for number, row in enumerate(_read_csv(sheet), 2):
         said = {fault: row[fault].casefold() for fault in FAULTS}
-        if odd := [fault for fault in FAULTS if said[fault] and said[fault] not in LABEL_FIELDS]:
+        if odd := [fault for fault in FAULTS if said[fault] and said[fault] not in LABEL_VALUES]:
             column = f"{sheet}: row {number}: column `{odd[0]}`"
             raise InputError(f"{column} is {said[odd[0]]!r}; write yes or no, or leave it empty")
         if (name := row["sample_id"]) in found:
             raise InputError(f"{sheet}: row {number}: sample_id {name!r} comes twice; leave one out")
-        found[name] = {fault: LABEL_FIELDS.get(said[fault]) for fault in FAULTS}
+        found[name] = {fault: LABEL_VALUES.get(said[fault]) for fault in FAULTS}
     return found
 
 

@@ -13,7 +13,7 @@ from sophia_cli.runtime.progress import log_line
 from sophia_cli.sources.items import read_rows
 
 TABLE_SUFFIXES = (".parquet", ".jsonl")
-IMAGE_FIELDS = "images"
+IMAGES_FOLDER = "images"
 """The folder that a row's images may lie in, when it names them alone."""
 
 
@@ -110,7 +110,7 @@ def _image_path(folder: Path, image: Any) -> Any:
     """The path of an image that a row names as it lies in the folder, or in its `images`; others stay."""
     if not isinstance(image, str) or not image or image.startswith(("data:", "http://", "https://", "file://")):
         return image
-    inner = folder / IMAGE_FIELDS / image
+    inner = folder / IMAGES_FOLDER / image
     return str(inner if inner.is_file() else folder / image)
 
 

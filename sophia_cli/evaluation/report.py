@@ -11,7 +11,7 @@ from sophia_cli.errors import SophiaError
 from sophia_cli.evaluation.audit import FAULTS
 
 NO_VALUE = "–"
-COLUMN_NAMES = ("benchmark", "by", "category", "fault")
+TEXT_HEADINGS = ("benchmark", "by", "category", "fault")
 """Columns that are read from the left."""
 
 
@@ -30,7 +30,7 @@ def audit_table(figures: dict[str, Any]) -> Table:
 def _make_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(title=escape(title))
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in COLUMN_NAMES else "right")
+        table.add_column(heading, justify="left" if heading in TEXT_HEADINGS else "right")
     for row in rows:
         table.add_row(*map(escape, row))
     return table

@@ -19,7 +19,7 @@ Vote = tuple[Hashable | None, float]
 NORMAL = NormalDist()
 LEVEL = 0.95
 Z95 = NORMAL.inv_cdf(0.5 + LEVEL / 2)
-ROUNDING = 1e-12
+ROUNDING_ERROR = 1e-12
 """A standard error below this is none: scores that are the same but for their last bits."""
 EXACT_LIMIT = 14
 """Clusters that differ, at most, of which every way to swap the two runs is looked at."""
@@ -39,7 +39,7 @@ def clustered_error(clusters: Clusters) -> float | None:
         return None
     squares = math.fsum(math.fsum(score - mean for score in scores) ** 2 for scores in clusters)
     error = math.sqrt(count / (count - 1) * squares) / sum(map(len, clusters))
-    return error if error > ROUNDING else 0.0
+    return error if error > ROUNDING_ERROR else 0.0
 
 
 def clustered_interval(clusters: Clusters) -> tuple[float, float]:
@@ -135,7 +135,7 @@ def paired_difference(benchmarks: Sequence[Clusters]) -> PairedDifference:
         shares += own
     width = math.hypot(*widths) / count
     bounds = max(-1.0, difference - width), min(1.0, difference + width)
-    moved = [share for share in shares if abs(share) > ROUNDING]
+    moved = [share for share in shares if abs(share) > ROUNDING_ERROR]
     if len(moved) <= EXACT_LIMIT:
         return PairedDifference(difference, bounds, _sign_flip_share(moved))
     return PairedDifference(difference, bounds, 2 * NORMAL.cdf(-abs(difference) / math.hypot(*errors)))
@@ -146,7 +146,7 @@ def _sign_flip_share(shares: Sequence[float]) -> float:
     sums = [0.0]
     for share in shares:
         sums = [total + signed for total in sums for signed in (share, -share)]
-    return sum(abs(total) >= abs(math.fsum(shares)) - ROUNDING for total in sums) / len(sums)
+    return sum(abs(total) >= abs(math.fsum(shares)) - ROUNDING_ERROR for total in sums) / len(sums)
 
 
 def cohen_kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:

@@ -53,7 +53,7 @@ class _ZstReader(io.RawIOBase):
 
 
 def read_error(error: Exception, where: str) -> Exception:
-    """Returns an InputError for what gzip and zstandard raise on a truncated or damaged stream; any other error unchanged."""
+    """Turns what gzip and zstandard raise on a damaged stream into an InputError; returns other errors unchanged."""
     if isinstance(error, EOFError | OSError | ValueError):
         return InputError(f"{where}: cannot be read ({error}); the file is truncated or damaged, create it again")
     if type(error).__module__.startswith(("zlib", "zstandard")):

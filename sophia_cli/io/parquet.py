@@ -1,4 +1,7 @@
-"""Parquet files with images, written row by row. A first pass finds the column types; images are stored as `datasets` does."""
+"""Parquet files with images, written row by row.
+
+A first pass finds the column types. Images are stored as `datasets` stores them.
+"""
 
 import json
 from collections.abc import Callable, Iterable, Iterator

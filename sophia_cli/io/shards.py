@@ -36,7 +36,7 @@ class Shard:
         return f"{self.index}/{self.count}"
 
     def contains(self, number: Any, limit: int | None = None) -> Any:
-        """Tells whether rows with these numbers (one, or an array; from 0) are in this shard, and among its first `limit`."""
+        """Tells whether rows with these numbers (one, or an array) are in this shard, among its first `limit`."""
         mine = number % self.count == self.index
         return mine if limit is None else mine & (number // self.count < limit)
 

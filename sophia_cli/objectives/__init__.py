@@ -1,7 +1,13 @@
-"""What training optimises: one file each, which names its equation, and says what it learns from (`DATA_KIND`).
+"""What training optimizes: one file per objective, whose docstring names its equation.
 
-`trajectories`: weighted ones, under the policy in our own loop; such a file has `loss(scored)`, a pure function of tensors.
-It may say that it takes rows without trajectories, too (`PLAIN`), or that it needs log µ of some (`NEEDS_BEHAVIOR`).
-`pairs`, or `questions` that the policy answers itself: such a file has `trainer(…)`, one of TRL's, which
-`training/with_trl.py` runs, `TELLS`, which of its figures are told, and by what name, and `DEFAULTS` of its own.
+`DATA_KIND` says what an objective learns from:
+
+- `trajectories`: weighted trajectories, in our own training loop. The file defines `loss(inputs)`, a pure function of
+  tensors. It
+  may set `ACCEPTS_PLAIN_ROWS` (rows without trajectories) or `NEEDS_BEHAVIOR` (log µ must be stored).
+- `pairs`, or `questions` that the policy answers itself: the file defines `make_trainer(…)`, which returns one of
+  TRL's trainers for
+  `training/trl_trainer.py`; `METRIC_NAMES`, which of its metrics are logged under which names; and its own `DEFAULTS`.
+
+How to add one: docs/adding-an-objective.md.
 """

@@ -1,10 +1,11 @@
-"""GRPO (arXiv 2402.03300): the policy answers each question several times and learns from those better than their group.
+"""GRPO (arXiv 2402.03300): the policy answers each question several times and learns from the answers that beat their
+group.
 
     A_i = (R_i − mean R) / std R, the clipped objective over tokens, no KL term
 
-The paper's baseline, and what follows SOPHIA in its best row. By TRL's `GRPOTrainer`, rollouts by vLLM where it is there
-and by the policy itself elsewhere; R is our grader's. Groups all right or all wrong are left out, as are answers that could
-not be graded: they count neither in the loss nor in the number of tokens that divides it.
+It is the paper's baseline, and the last stage of its best row. TRL's `GRPOTrainer` trains; vLLM generates the rollouts
+where it is installed, else the policy itself; R is our verifier. Groups that are all correct or all wrong are masked,
+and so are answers that cannot be graded: they count neither in the loss nor in its denominator.
 """
 
 from typing import Any
@@ -30,13 +31,13 @@ METRIC_NAMES = {
 
 
 def make_trainer(plan: TrainPlan, policy: Any, encoder: Encoder, arguments: dict[str, Any]) -> Any:
-    """TRL's trainer over the plan's questions. arguments: of any of its trainers."""
+    """Returns TRL's trainer over the plan's questions. arguments: those common to all TRL trainers."""
     from datasets import Dataset
     from trl.trainer.grpo_config import GRPOConfig
     from trl.trainer.grpo_trainer import GRPOTrainer
 
     class Trainer(GRPOTrainer):
-        """Masks what teaches nothing, so that it does not thin out the rest."""
+        """Masks rollouts that teach nothing, so that they do not dilute the others."""
 
         def _generate_and_score_completions(self, inputs: Any) -> Any:
             found = super()._generate_and_score_completions(inputs)
@@ -60,7 +61,9 @@ def make_trainer(plan: TrainPlan, policy: Any, encoder: Encoder, arguments: dict
     def cut_off(ids: Any) -> bool:
         return len(ids) >= plan.config.max_tokens and ids[-1] not in made.eos_token_ids
 
-    order = [row for batch in update_batches(plan) for row in batch]  # laid out here: TRL's own begins anew after a kill
+    order = [
+        row for batch in update_batches(plan) for row in batch
+    ]  # fixed here, because TRL's own order restarts after a resume
     made = Trainer(
         model=policy,
         reward_funcs=reward,
@@ -69,7 +72,7 @@ def make_trainer(plan: TrainPlan, policy: Any, encoder: Encoder, arguments: dict
             shuffle_dataset=False,
             num_generations=plan.config.rollouts,
             max_completion_length=plan.config.max_tokens,
-            loss_type="dapo",  # every token of an update weighs alike
+            loss_type="dapo",  # all tokens of an update have the same weight
             use_vllm=has_vllm() and not arguments["use_cpu"],
             vllm_mode="colocate",
         ),
@@ -80,7 +83,7 @@ def make_trainer(plan: TrainPlan, policy: Any, encoder: Encoder, arguments: dict
 
 
 def _prompt_messages(row: TrainExample) -> list[dict[str, Any]]:
-    """The chat before the answer, with places for its images, which TRL fills."""
+    """Returns the prompt with placeholders for its images; TRL fills them."""
     chat = []
     for message in row.messages:
         content = message["content"]

@@ -1,10 +1,12 @@
-"""MPO, Mixed Preference Optimization (arXiv 2411.10442): a right trajectory is preferred to a wrong one of its question.
+"""MPO, Mixed Preference Optimization (arXiv 2411.10442): prefers a correct trajectory to a wrong one of the same
+question.
 
     loss = 0.8 L_DPO + 0.2 L_BCO + 1.0 L_SFT,  β = 0.1
 
-L_DPO is the sigmoid loss on the difference of both log-ratios to the policy as it was, L_BCO pulls each to its side; both
-are means over an update's pairs. L_SFT is the negative log-likelihood of the right ones, a mean over all their tokens in the
-update. All by TRL's `DPOTrainer`; tokens and masks are ours (batches.py).
+L_DPO is the sigmoid loss on the difference of both log-ratios to the reference policy; L_BCO pulls each log-ratio to
+its side. Both are means over an update's pairs. L_SFT is the negative log-likelihood of the correct trajectories, a
+mean over all their tokens in the update. TRL's `DPOTrainer` trains; tokens and loss masks are ours
+(`training/collator.py`).
 """
 
 from dataclasses import replace
@@ -18,12 +20,14 @@ from sophia_cli.training.run_state import TrainPlan, update_batches
 
 DATA_KIND = "pairs"
 DEFAULTS = {"batch_size": 256, "lr": 5e-6}
-"""Those of its own paper."""
+"""Those of the MPO paper."""
 LOSS_WEIGHTS = {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0}
-SFT_WEIGHT = list(LOSS_WEIGHTS).index("sft")
+SFT_INDEX = list(LOSS_WEIGHTS).index("sft")
 BETA = 0.1
 REFERENCE = "ref"
-"""A copy of new adapters, which TRL keeps to compare with. The policy without adapters is the same, and needs no saving."""
+"""The name of the adapter copy that TRL keeps as the reference. The policy without adapters is the same, so it is not
+saved.
+"""
 METRIC_NAMES = {
     "rewards/accuracies": "preferred",
     "rewards/margins": "margin",
@@ -33,13 +37,13 @@ METRIC_NAMES = {
 
 
 def make_trainer(plan: TrainPlan, policy: Any, encoder: Encoder, arguments: dict[str, Any]) -> Any:
-    """TRL's trainer over the plan's pairs. arguments: of any of its trainers."""
+    """Returns TRL's trainer over the plan's pairs. arguments: those common to all TRL trainers."""
     from datasets import Dataset
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
     class Trainer(DPOTrainer):
-        """Weighs each forward pass's L_SFT by its tokens, so that the loss does not lean on how a batch is cut."""
+        """Weights L_SFT of each forward pass by its tokens, so that the loss does not depend on how a batch is split."""
 
         def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
             batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -50,11 +54,11 @@ def make_trainer(plan: TrainPlan, policy: Any, encoder: Encoder, arguments: dict
             return batches, items
 
         def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
-            self.loss_weights[SFT_WEIGHT] = LOSS_WEIGHTS["sft"] * inputs.pop("share", 1.0)
+            self.loss_weights[SFT_INDEX] = LOSS_WEIGHTS["sft"] * inputs.pop("share", 1.0)
             return super()._compute_loss(model, inputs, return_outputs)  # type: ignore[no-untyped-call]
 
     order = [row for batch in update_batches(plan) for row in batch]
-    rows = [{"row": row, "images": []} for row in order]  # "images": TRL leaves the tokens to us
+    rows = [{"row": row, "images": []} for row in order]  # TRL leaves the tokens to us if there is a column "images"
     made = Trainer(
         model=policy,
         args=DPOConfig(
@@ -75,13 +79,13 @@ def make_trainer(plan: TrainPlan, policy: Any, encoder: Encoder, arguments: dict
 
 
 def _right_tokens(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """How many tokens L_SFT is taken over in a forward pass."""
+    """Returns the number of tokens over which L_SFT is taken in a forward pass."""
     right, _ = batch["completion_mask"].chunk(2)
     return right.sum()
 
 
 class _PairCollator:
-    """Batches as `DPOTrainer` takes them: P right answers, then P wrong ones."""
+    """Makes batches as `DPOTrainer` takes them: P correct answers, then P wrong ones."""
 
     def __init__(self, plan: TrainPlan, encoder: Encoder):
         self.plan, self.encoder = plan, encoder

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the mean negative log-likelihood, whatever the weights. The paper's warm-up."""
+"""Supervised fine-tuning: mean negative log-likelihood, whatever the weights. The paper's warm-up."""
 
 import torch
 
@@ -7,6 +7,6 @@ from sophia_cli.training.loss_inputs import LossInputs
 DATA_KIND, ACCEPTS_PLAIN_ROWS = "trajectories", True
 
 
-def loss(scored: LossInputs) -> torch.Tensor:
-    """The loss of one micro-batch, a scalar; weights play no part."""
-    return -scored.logp_sums_B.sum() / scored.denominator
+def loss(inputs: LossInputs) -> torch.Tensor:
+    """Returns the loss of one micro-batch, a scalar. Weights are ignored."""
+    return -inputs.logp_sums_B.sum() / inputs.denominator

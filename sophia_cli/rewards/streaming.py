@@ -141,7 +141,7 @@ class StreamingSelector:
         first = self.first_rows.get(names[row])
         if first is None:
             raise InputError(
-                f"{self.lookup.where(row)}: belongs to an item that was complete (K captions, N trajectories each) and is already written; "
+                f"{self.lookup.where(row)}: its item was complete (K captions, N trajectories each) and is already written; "
                 "give `propagate` the files instead of a pipe, so that it reads all records first"
             )
         check_same_content(self.table, np.array([first]), np.array([row]), self.lookup)

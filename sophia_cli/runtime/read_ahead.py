@@ -90,7 +90,7 @@ class _End:
 
 
 class ReadAhead(Generic[T]):
-    """Reads an iterator in a thread. `take_batch` returns the items that have arrived, so that a batch never waits to be full."""
+    """Reads an iterator in a thread. `take_batch` returns what has arrived: a batch never waits until it is full."""
 
     def __init__(self, items: Iterable[T], depth: int = 4096):
         self._channel: Channel[T | _End] = Channel(depth)

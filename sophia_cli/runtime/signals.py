@@ -14,7 +14,7 @@ received: list[int] = []
 
 
 def install_handlers() -> None:
-    """Handles both signals: they raise KeyboardInterrupt in the main thread, unless a handler of `on_interrupt` is registered."""
+    """Makes both signals raise KeyboardInterrupt in the main thread, unless `on_interrupt` registered a handler."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _on_signal)
 

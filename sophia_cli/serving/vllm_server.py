@@ -30,13 +30,13 @@ POLL_SECONDS = 0.25
 TAIL_LINES = 30
 MAX_STARTS = 3
 """Ports that are tried, should another process take one between our look and the server's."""
-INSTALL_HINT = "start such a server yourself and give its --base-url"
+OWN_SERVER_HINT = "start such a server yourself and give its --base-url"
 RESERVED_OPTIONS = {
     "--port": "`sophia serve --port` has it; the vllm backend takes a free one",
     "--host": "`sophia serve --host` has it",
     "--api-key": "set VLLM_API_KEY, which stands in no log",
-    "--uds": INSTALL_HINT,
-    "--root-path": INSTALL_HINT,
+    "--uds": OWN_SERVER_HINT,
+    "--root-path": OWN_SERVER_HINT,
 }
 PORT_TAKEN = "address already in use"
 ANY_HOST = ("0.0.0.0", "::")
@@ -280,7 +280,7 @@ def split_options(options: str) -> list[str]:
         option = word.partition("=")[0].replace("_", "-")
         if option in RESERVED_OPTIONS or option.startswith("--ssl-"):
             raise UsageError(
-                f"--server-options: {option} is not for you to give here; {RESERVED_OPTIONS.get(option, INSTALL_HINT)}"
+                f"--server-options: {option} is not for you to give here; {RESERVED_OPTIONS.get(option, OWN_SERVER_HINT)}"
             )
     return given
 

@@ -1,6 +1,6 @@
-"""Checkpoints of a run, in the draft folder beside the model to be: `OUT.tmp/step-N`, the last whole one alone.
+"""Checkpoints of a run: `OUT.tmp/step-N`, of which only the last complete one is kept.
 
-A checkpoint counts once its mark is there, which is written last; what a crash or a full disk left half is deleted.
+A mark is written last. A checkpoint without it was interrupted by a crash or a full disk and is deleted.
 """
 
 import json
@@ -18,43 +18,53 @@ COMPLETE_MARK = "whole.json"
 
 
 def last_checkpoint(draft: Path, processes: int) -> tuple[int, Path] | None:
-    """Steps done and folder of the last whole checkpoint. Raises UsageError where another number wrote it."""
+    """Returns the number of steps done and the folder of the last complete checkpoint, or None.
+
+    Raises:
+        UsageError: another number of processes wrote it.
+    """
     marks = [(json.loads(mark.read_text()), mark.parent) for mark in draft.glob(f"*/{COMPLETE_MARK}")]
     if not marks:
         return None
     mark, folder = max(marks, key=lambda pair: int(pair[0]["step"]))
     if mark["processes"] != processes:
         raise UsageError(
-            f"{folder}: was written by {mark['processes']} processes, these would be {processes}; a run goes on with as "
-            "many as it was begun with (--gpus, --cpu-ranks), or begins anew with --force"
+            f"{folder}: was written by {mark['processes']} processes, now there are {processes}; a run resumes with the "
+            "number it was started with (--gpus, --cpu-ranks), or starts over with --force"
         )
     return int(mark["step"]), folder
 
 
 def save_checkpoint(engine: Engine, draft: Path, step: int, world: DistributedContext) -> None:
-    """Writes a checkpoint, and deletes the one before when it is whole. Every process calls it. Raises SophiaError."""
+    """Writes a checkpoint and deletes the previous one once it is complete. Every rank calls it.
+
+    Raises:
+        SophiaError: it cannot be written.
+    """
     folder = draft / f"step-{step}"
     try:
         engine.save_state(folder)
         _wait_for_all()
         if world.is_main:
             mark_complete(folder, step, world)
-    except (OSError, RuntimeError, SophiaError) as error:  # torch's writer raises RuntimeError where the disk is full
+    except (OSError, RuntimeError, SophiaError) as error:  # torch's writer raises RuntimeError on a full disk
         shutil.rmtree(folder, ignore_errors=True)
         raise write_error(folder, error) from None
     _wait_for_all()
 
 
 def write_error(folder: Path, error: Exception) -> SophiaError:
-    """What to say of a checkpoint that could not be written."""
+    """Returns the error for a checkpoint that could not be written."""
     reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-    if "inline_container" in reason:  # how torch's writer says that not all of it was taken
-        reason = "the disk is full, it seems"
-    return SophiaError(f"{folder}: cannot be written ({reason}); any before it stands: make room and type the command again")
+    if "inline_container" in reason:  # the message of torch's writer for an incomplete write
+        reason = "the disk seems to be full"
+    return SophiaError(
+        f"{folder}: cannot be written ({reason}); the previous checkpoint is kept, free disk space and run the command again"
+    )
 
 
 def mark_complete(folder: Path, step: int, world: DistributedContext) -> None:
-    """Marks a checkpoint as whole, and deletes every other one, half ones, too."""
+    """Marks a checkpoint as complete and deletes all others."""
     write_json(folder / COMPLETE_MARK, {"step": step, "processes": world.size})
     for other in folder.parent.glob(f"{folder.name.partition('-')[0]}-*"):
         if other != folder:

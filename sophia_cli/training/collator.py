@@ -1,4 +1,6 @@
-"""Rows to tokens: input ids, and labels that supervise the answer's own tokens and its end token alone."""
+"""The collator: turns rows into token ids and labels, and batches them. Labels supervise the answer and its end token
+only (the loss mask).
+"""
 
 import math
 from dataclasses import dataclass, replace
@@ -14,16 +16,20 @@ from sophia_cli.records import THINK_CLOSE, THINK_OPEN
 from sophia_cli.training.examples import TrainExample, row_texts, tags_balance
 
 IGNORE_INDEX = -100
-"""The label of a token that is not supervised."""
+"""The label of a token that is masked out of the loss."""
 BLANK_IMAGE_SIZE = 56
-"""Pixels each way of a blank image: a whole patch of any family, after merging."""
+"""Width and height of a blank image in pixels: a whole merged patch of any family."""
 
 
 @dataclass(frozen=True)
 class TokenizedExample:
-    """One row in tokens: ids and labels (T each), the processor's other inputs, and the weight.
+    """One row in tokens.
 
-    by_token: inputs with a value for each token (T). behavior_logp: log µ of the whole answer, NaN where it is not known.
+    Attributes:
+        input_ids, labels: T each.
+        by_token: Processor inputs with one value per token (T).
+        weight: The weight of the row.
+        behavior_logp: log µ of the whole answer; NaN where it is unknown.
     """
 
     input_ids: torch.Tensor
@@ -34,12 +40,12 @@ class TokenizedExample:
 
     @property
     def supervised_tokens(self) -> int:
-        """Tokens that the row is trained on."""
+        """The number of tokens that the row is trained on."""
         return int((self.labels != IGNORE_INDEX).sum())
 
 
 class SkippedExample(Exception):
-    """Why a row is left out whole: its cause, in words that can be counted, and more of this one."""
+    """Why a row is skipped: a cause that can be counted, and a detail."""
 
     def __init__(self, cause: str, more: str = ""):
         super().__init__(cause, more)
@@ -50,13 +56,13 @@ class SkippedExample(Exception):
 
 
 def rows_changed_error(rows: list[TrainExample], reason: SkippedExample) -> str:
-    """What to say of rows that could be trained on when the run was planned, and now cannot."""
+    """Returns the message for rows that were trainable when the run was planned and no longer are."""
     names = ", ".join(row.name for row in rows)
-    return f"{names}: {reason}, unlike before the training; mend it and type the command again"
+    return f"{names}: {reason}, but not when training was planned; fix it and run the command again"
 
 
 class Encoder:
-    """Turns rows into examples with a policy's processor. Images are opened anew each time: pixels are not kept."""
+    """Tokenizes rows with the policy's processor. Images are opened each time; pixels are not kept."""
 
     def __init__(self, processor: Any, max_length: int):
         self.processor, self.tokenizer, self.max_length = processor, processor.tokenizer, max_length
@@ -64,34 +70,40 @@ class Encoder:
         self.placeholders = {token for name in names if isinstance(token := getattr(processor, name, None), str)}
         self.control_tokens = set(self.tokenizer.all_special_tokens) - self.placeholders
         self.end_token = _end_of_turn(self.tokenizer)
-        if self.tokenizer.pad_token_id is None:  # what stands in the padding is attended to by nobody
+        if self.tokenizer.pad_token_id is None:  # any token will do: padding is never attended to
             self.tokenizer.pad_token_id = self.end_token
 
     def encode_row(self, row: TrainExample) -> TokenizedExample:
-        """The row in tokens. Raises Left with the cause when it cannot be trained on whole."""
+        """Tokenizes a row.
+
+        Raises:
+            SkippedExample: it cannot be trained on as a whole.
+        """
         ((example,), _) = self.encode_rows([row])
         return example
 
     def encode_rows(self, rows: list[TrainExample]) -> tuple[list[TokenizedExample], dict[str, torch.Tensor]]:
-        """The rows in tokens, and the processor's inputs for all their images, in order.
+        """Tokenizes rows. Returns them and the processor's inputs for all their images, in order.
 
-        One call of the processor for all: it costs as much for one row as for several. Raises Left with the cause when one
-        cannot be trained on whole.
+        The processor is called once for all rows, because a call costs as much for one row as for several.
+
+        Raises:
+            SkippedExample: a row cannot be trained on as a whole.
         """
         for row in rows:
             self._check_control_tokens(row)
         try:
             images = [open_image(image) for row in rows for image in row.images]
         except RecordError as error:
-            raise SkippedExample("image does not open", str(error)) from error
+            raise SkippedExample("image cannot be opened", str(error)) from error
         prompts = [
             self.tokenizer.apply_chat_template(row.messages, add_generation_prompt=True, tokenize=False) for row in rows
         ]
         several = {"padding": True, "padding_side": "right"} if len(rows) > 1 else {}
         try:
             inputs = self.processor(images=images or None, text=list(prompts), return_tensors="pt", **several)
-        except ValueError as error:  # Qwen's refuses very narrow images, say
-            raise SkippedExample("the processor refuses it", str(error)) from error
+        except ValueError as error:  # for example, Qwen's refuses very narrow images
+            raise SkippedExample("refused by the processor", str(error)) from error
         answers = [answer_after_prompt(prompt, row.answer) for prompt, row in zip(prompts, rows, strict=True)]
         answer_ids = self.tokenizer(answers, add_special_tokens=False)["input_ids"]
         by_token, by_image = _other_inputs(inputs)
@@ -100,7 +112,7 @@ class Encoder:
         for place, (row, length, answer) in enumerate(zip(rows, lengths, answer_ids, strict=True)):
             prompt_ids = inputs["input_ids"][place, :length]
             others = {name: values[place, :length] for name, values in by_token.items()}
-            end = [] if row.item is not None else [*answer, self.end_token]  # a question is answered by the policy
+            end = [] if row.item is not None else [*answer, self.end_token]  # the policy answers a question itself
             examples.append(self._make_example(row, prompt_ids, others, torch.tensor(end, dtype=torch.long)))
         return examples, by_image
 
@@ -127,11 +139,15 @@ class Encoder:
             raise SkippedExample("unbalanced thinking tags")
 
     def collate(self, rows: list[TrainExample], sees: bool = False, filler: bool = False) -> dict[str, torch.Tensor]:
-        """A batch, padded on the right: input_ids, attention_mask, labels (B x T), weights and behavior_logp (B), images if any.
+        """Returns a batch padded on the right: input_ids, attention_mask, labels (B x T), weights and behavior_logp (B),
+        and images.
 
-        sees: a batch without images gets a blank one, behind the end of a row, which sees only what is before it: the vision
-        tower then runs in every process, and those that share its weights (ZeRO-3) wait for nobody. filler: nothing is
-        supervised.
+        Args:
+            rows: The rows.
+            sees: Give a batch without images a blank one, behind the end of a row, where no supervised token sees it.
+                The vision tower
+                then runs on every rank, so that no rank waits for the others under ZeRO-3.
+            filler: Mask everything.
         """
         examples, by_image = self.encode_rows(rows)
         if sees and not by_image:
@@ -152,7 +168,7 @@ class Encoder:
         return {**batch, **by_image}
 
     def _with_blank_image(self, example: TokenizedExample) -> TokenizedExample:
-        """The example with the tokens of a blank image behind its end, where nothing that counts sees them."""
+        """Appends the tokens of a blank image to an example, where no supervised token sees them."""
         ids, by_token, _ = self.blank_image
         names = {*example.by_token, *by_token}
         none = torch.zeros_like(example.input_ids)
@@ -168,7 +184,7 @@ class Encoder:
 
     @cached_property
     def blank_image(self) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """A blank image: the ids of its tokens, and the processor's other inputs, by token and by image."""
+        """Returns a blank image: its token ids, and the processor's other inputs by token and by image."""
         turn = [{"role": "user", "content": [{"type": "image"}]}]
         text = self.tokenizer.apply_chat_template(turn, tokenize=False)
         inputs = self.processor(
@@ -181,7 +197,9 @@ class Encoder:
 
 
 def answer_after_prompt(prompt: str, answer: str) -> str:
-    """What of an answer follows the prompt. Where a template opens the thinking, an answer without any closes it at once."""
+    """Returns the part of an answer that follows the prompt. If the template opens `<think>`, an answer without thinking
+    closes it at once.
+    """
     if not prompt.rstrip().endswith(THINK_OPEN):
         return answer
     thinking = answer.lstrip()
@@ -191,7 +209,7 @@ def answer_after_prompt(prompt: str, answer: str) -> str:
 
 
 def _other_inputs(inputs: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """A processor's inputs beside ids and mask: those with a value for each token, and those of the images."""
+    """Splits a processor's inputs beside ids and mask into those by token and those by image."""
     shape = inputs["input_ids"].shape
     others = {name: values for name, values in inputs.items() if name not in ("input_ids", "attention_mask")}
     by_token = {name: values for name, values in others.items() if values.shape[:2] == shape and values.dtype == torch.long}
@@ -203,7 +221,7 @@ def _pad_right(values: torch.Tensor, length: int, fill: int) -> torch.Tensor:
 
 
 def _end_of_turn(tokenizer: Any) -> int:
-    """The token that ends the assistant's turn: the chat template's own, else the tokenizer's end token."""
+    """Returns the token that ends the assistant's turn: the chat template's own, else the tokenizer's end token."""
     probe = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "\x00"}]
     tail = tokenizer.apply_chat_template(probe, tokenize=False).rpartition("\x00")[2].strip()
     ids = tokenizer(tail, add_special_tokens=False)["input_ids"] if tail else []

@@ -1,4 +1,4 @@
-"""What makes a trained model what it is, and where it is trained."""
+"""What makes a trained model what it is, and which optional libraries are available."""
 
 import importlib
 import importlib.util
@@ -7,12 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What makes the trained model what it is. Batch size is global: all accumulation steps and ranks.
+    """The settings of a run. They are part of its identity: a run that resumes must have the same.
 
-    deepspeed: zero1, zero2, zero3, zero3-offload, a JSON file, none, or auto, which is settled before training.
-    lora_rank: 0 trains all weights of the language model. save_every: steps between checkpoints. rollouts: answers to a
-    question of one update, and max_tokens the longest of them, where the policy itself answers (GRPO). max_grad_norm:
-    gradients of a larger norm are scaled down to it; 0: none are. sequence_parallel: processes that share a row's tokens.
+    Attributes:
+        batch_size: Rows per update, over all accumulation steps and ranks.
+        micro_batch_size: Rows per forward pass.
+        deepspeed: zero1, zero2, zero3, zero3-offload, a JSON file, none, or auto (decided before training).
+        lora_rank: 0 trains all weights of the language model.
+        save_every: Updates between checkpoints.
+        rollouts: Answers per question (GRPO).
+        max_tokens: Longest rollout (GRPO).
+        max_grad_norm: Larger gradients are scaled down to it; 0 never scales.
+        sequence_parallel: Processes that share the tokens of a row.
     """
 
     objective: str
@@ -39,17 +45,17 @@ class TrainConfig:
 
 
 def has_vllm() -> bool:
-    """Whether vLLM is installed here, which answers many times as fast as the policy itself."""
+    """Tells whether vLLM is installed, which generates rollouts many times faster than the policy itself."""
     return importlib.util.find_spec("vllm") is not None
 
 
 def has_flash_attention() -> bool:
-    """Whether FlashAttention is installed and can be loaded: a build for another torch cannot."""
+    """Tells whether FlashAttention can be imported. A build for another torch version cannot."""
     return _can_import("flash_attn")
 
 
 def has_liger() -> bool:
-    """Whether Liger's kernels are installed and can be loaded, with a Triton that compiles them."""
+    """Tells whether Liger's kernels can be imported, with a Triton that compiles them."""
     return _can_import("liger_kernel.transformers.functional")
 
 

@@ -1,6 +1,6 @@
-"""What a policy learns from, read from files: weighted trajectories (Eq. 6), pairs of a right and a wrong one, or questions.
+"""Reads what a policy learns from: weighted trajectories (Eq. 6), pairs of a correct and a wrong one, or questions.
 
-Which of the three an objective reads, it says itself (`DATA_KIND`).
+The objective decides which of the three (`DATA_KIND`).
 """
 
 import tempfile
@@ -24,13 +24,13 @@ from sophia_cli.rewards.trajectory import SelectionRule
 from sophia_cli.runtime.progress import log_line
 from sophia_cli.training.examples import TrainExample, draw_rows, mixed_row, pair_row, question_row, trajectory_row
 
-FULL_RATIO = Shard()
+WHOLE_SHARD = Shard()
 T = TypeVar("T", Record, tuple[Record, Record])
 
 
 @dataclass
 class TrainingData:
-    """The rows to train on, and what was left out: how many by cause."""
+    """The rows to train on, and the number of skipped ones by cause."""
 
     rows: list[TrainExample]
     left: Counter[str]
@@ -44,27 +44,33 @@ def read_trajectories(
     seed: int,
     tell: LogFunction,
     plain: bool = False,
-    part: Shard = FULL_RATIO,
+    part: Shard = WHOLE_SHARD,
     limit: int | None = None,
 ) -> TrainingData:
-    """The rows of the graded files, weighted by Eq. 6, and of the files mixed in.
+    """Reads the rows of the graded files, weighted by Eq. 6, and of the files that are mixed in.
 
-    plain: files without trajectories hold chats, captions, or questions and answers, as `--mix` takes them (the warm-up).
-    part, limit: of the rows that the files give, not of those mixed in.
-    rule: how to propagate records that carry no weight; None means that the user gave neither `--alpha` nor `--keep`.
-    Raises UsageError when weights and those options come together, InputError when some records have weights and some not.
+    Args:
+        files: Graded files.
+        mixes: `FILE[:ratio]` of each file to mix in.
+        rule: How to propagate records without weights; None if the user gave neither `--alpha` nor `--keep`.
+        plain: Files without trajectories hold chats, captions, or questions and answers, as in `--mix` (the warm-up).
+        part, limit: Apply to the rows of `files`, not to those mixed in.
+
+    Raises:
+        UsageError: records have weights and the user gave a rule.
+        InputError: only some records have weights.
     """
     left: Counter[str] = Counter()
 
     def lost(record: Record) -> None:
         left["failed before"] += 1
-        log_line(f"train: {record_name(record)} left out: it failed before: {record['error']}")
+        log_line(f"train: {record_name(record)} skipped, it failed before: {record['error']}")
 
     with tempfile.TemporaryDirectory(prefix="sophia-") as folder:
         source = InputFiles(copy_pipes(files, folder))
         warms_up = plain and not any("trajectory" in record for record in without_errors(source.read_records()))
         if warms_up and rule is not None:
-            raise UsageError("--alpha and --keep choose trajectories, and there are none; leave them out")
+            raise UsageError("--alpha and --keep select trajectories, but there are none; omit them")
         if warms_up:
             rows = _make_rows(
                 part.take(without_errors(source.read_records(), lost), limit),
@@ -83,7 +89,7 @@ def read_trajectories(
         )
         drawn = [replace(row, source=file) for row in draw_rows(read, ratio, base, seed)]
         fewer = (
-            f"; {ratio:g} for each of {base} trajectories were asked for"
+            f"; {ratio:g} per trajectory were requested, for {base} trajectories"
             if ratio and len(drawn) < round(ratio * base)
             else ""
         )
@@ -97,21 +103,30 @@ def read_trajectories(
 def read_pairs(
     files: list[str], rule: SelectionRule, per_item: int, model: ModelRef, tell: LogFunction, part: Shard, limit: int | None
 ) -> TrainingData:
-    """A row for each pair of a right trajectory and a wrong one of the same item (pairs.py). Raises InputError.
+    """Reads a row for each pair of a correct and a wrong trajectory of an item (`rewards/preference_pairs.py`).
 
-    part: of the items; limit: of the pairs.
+    Args:
+        part: Of the items.
+        limit: Of the pairs.
+
+    Raises:
+        InputError: a record cannot be read.
     """
     left: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="sophia-") as folder:
         lines = RereadableInputs([path for _, path in copy_pipes(files, folder)])
         pairs = islice(preference_pairs(lines, rule, per_item, part, RecordCounter()), limit)
         rows = _make_rows(pairs, lambda pair: pair_row(*pair, model.prompt_style), left)
-    tell(f"train: {len(rows)} pairs of a right and a wrong trajectory")
+    tell(f"train: {len(rows)} pairs of a correct and a wrong trajectory")
     return TrainingData([replace(row, source=", ".join(files)) for row in rows], left)
 
 
 def read_questions(files: list[str], model: ModelRef, part: Shard, limit: int | None) -> TrainingData:
-    """A row for each item, whatever else its records hold. Raises InputError for two items of one id."""
+    """Reads a row for each item, whatever else its records hold.
+
+    Raises:
+        InputError: one id stands for two items.
+    """
     left: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="sophia-") as folder:
         items = part.take(unique_items(InputFiles(copy_pipes(files, folder))), limit)
@@ -120,26 +135,34 @@ def read_questions(files: list[str], model: ModelRef, part: Shard, limit: int | 
 
 
 def check_gradable(item: Record) -> Record:
-    """The item. Raises RecordError where its own answer, given as an answer, cannot be told right from wrong."""
+    """Returns the item.
+
+    Raises:
+        RecordError: its own gold answer, given as an answer, cannot be graded.
+    """
     from sophia_cli.verifier import verify
 
     verdict = verify(f"\\boxed{{{item.get('answer')}}}", item)
     if item.get("answer") is not None and verdict.reward is None:
-        raise RecordError(f"{where_of(item)}: field `answer` cannot be graded ({verdict.verdict}); mend it, or leave it out")
+        raise RecordError(f"{where_of(item)}: field `answer` cannot be graded ({verdict.verdict}); fix it, or omit it")
     return item
 
 
 def _log_ratio_notice(trajectories: list[TrainExample], tell: LogFunction) -> None:
-    """Says whether Lemma A.3's assumption can be looked at: whether sampling stored log µ."""
+    """Logs whether the assumption of Lemma A.3 can be measured: whether sampling stored log µ."""
     known = sum(row.behavior_logp is not None for row in trajectories)
     if known:
-        tell(f"train: {known} of {len(trajectories)} trajectories carry log µ; log π − log µ is in the metrics (Lemma A.3)")
+        tell(f"train: {known} of {len(trajectories)} trajectories have log µ; the metrics include log π − log µ (Lemma A.3)")
     elif trajectories:
-        tell("train: no trajectory carries log µ: Lemma A.3's assumption stays unchecked (`reason --logprobs` stores it)")
+        tell("train: no trajectory has log µ, so the assumption of Lemma A.3 is not checked (`reason --logprobs` stores it)")
 
 
 def split_mix(mix: str) -> tuple[str, float | None]:
-    """`FILE[:ratio]`: the file, and how many rows to draw as a share of the trajectories. Raises UsageError."""
+    """Splits `FILE[:ratio]` into the file and the number of rows to draw per trajectory.
+
+    Raises:
+        UsageError: the ratio is not a positive number.
+    """
     file, colon, ratio = mix.rpartition(":")
     if not colon or Path(mix).exists():
         return mix, None
@@ -148,19 +171,19 @@ def split_mix(mix: str) -> tuple[str, float | None]:
     except ValueError:
         share = -1.0
     if not 0 < share < float("inf"):
-        raise UsageError(f"--mix {mix}: the ratio after the colon is a positive number, as in caps.jsonl:0.25")
+        raise UsageError(f"--mix {mix}: the ratio after the colon must be a positive number, as in caps.jsonl:0.25")
     return file, share
 
 
 def _make_rows(found: Iterable[T], make: Callable[[T], TrainExample], left: Counter[str]) -> list[TrainExample]:
-    """The rows; what gives none is named, whatever else is to be quiet."""
+    """Makes the rows; logs those that fail, even with `--quiet`."""
     rows = []
     for each in found:
         try:
             rows.append(make(each))
         except RecordError as error:
             left["unreadable record"] += 1
-            log_line(f"train: {_row_name(each)} left out: {error}")
+            log_line(f"train: {_row_name(each)} skipped: {error}")
     return rows
 
 

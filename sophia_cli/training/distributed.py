@@ -1,11 +1,11 @@
-"""Processes."""
+"""The processes that train together: rank, world size, local rank. Does not import torch."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """The processes that train together. cpu: they train on CPUs, though there may be GPUs."""
+    """This process among the processes that train together. cpu: train on CPUs even where there are GPUs."""
 
     rank: int = 0
     size: int = 1
@@ -14,5 +14,5 @@ class DistributedContext:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that speaks and writes for all."""
+        """Whether this process writes files and metrics for all."""
         return self.rank == 0

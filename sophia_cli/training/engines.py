@@ -1,7 +1,7 @@
-"""Who holds the weights and takes the steps: one process, several that hold the same (DDP), or DeepSpeed.
+"""Engines hold the weights and take the optimizer steps: a single process, DDP, or DeepSpeed.
 
-All three take the sum of the micro-batches' losses over all processes: gradients are averaged over processes, so losses
-come multiplied by their number.
+All of them need the sum of the losses over all micro-batches and processes. Gradients are averaged over processes, so
+each loss is multiplied by the world size.
 """
 
 import math
@@ -18,32 +18,32 @@ from sophia_cli.training.rendezvous import process_device
 
 
 class Engine(Protocol):
-    """model: what is called with inputs; device: where they are to be."""
+    """The interface of the training loop to an engine. model: what is called with inputs; device: where they must be."""
 
     model: Any
     device: torch.device
 
     def start_forward(self, last: bool) -> None:
-        """To be called before each forward pass; `last`: it is the step's last."""
+        """Called before each forward pass. last: it is the last one of the update."""
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Adds a micro-batch's gradients."""
+        """Adds the gradients of a micro-batch."""
 
     def take_step(self, rate: float) -> float:
-        """Takes the step at this learning rate; returns the norm of the gradients before they were cut."""
+        """Takes the optimizer step at this learning rate. Returns the gradient norm before clipping."""
 
     def save_state(self, folder: Path) -> None:
-        """Writes weights that train and the optimizer's state; every process calls it."""
+        """Writes the trained weights and the optimizer state. Every rank calls it."""
 
     def load_state(self, folder: Path) -> None:
-        """Reads what `save` wrote, with as many processes."""
+        """Reads what `save_state` wrote with the same world size."""
 
     def gather_weights(self) -> dict[str, torch.Tensor] | None:
-        """All weights, whole, in the process that leads; None in the others."""
+        """Returns all full weights on the main rank, None on the others."""
 
 
 def make_optimizer(policy: Any, settings: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW over what trains; matrices decay, vectors (norms, biases) do not."""
+    """Returns AdamW over the trained parameters. Matrices decay; vectors (norms, biases) do not."""
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     matrices = [parameter for parameter in trained if len(getattr(parameter, "ds_shape", parameter.shape)) > 1]
     vectors = [parameter for parameter in trained if len(getattr(parameter, "ds_shape", parameter.shape)) <= 1]
@@ -53,7 +53,7 @@ def make_optimizer(policy: Any, settings: TrainConfig, device: torch.device) -> 
 
 
 class DDPEngine:
-    """Each process holds all weights; on GPUs it computes in bf16 and keeps the weights in fp32."""
+    """Each process holds all weights. On GPUs it computes in bf16 and keeps fp32 weights."""
 
     def __init__(self, policy: Any, settings: TrainConfig, world: DistributedContext):
         self.device = process_device(world)
@@ -66,7 +66,7 @@ class DDPEngine:
 
     def start_forward(self, last: bool) -> None:
         if isinstance(self.model, torch.nn.parallel.DistributedDataParallel):
-            self.model.require_backward_grad_sync = last  # gradients travel once a step
+            self.model.require_backward_grad_sync = last  # synchronize gradients once per update
 
     def backward(self, loss: torch.Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
@@ -108,7 +108,7 @@ class _Autocast(torch.nn.Module):
 
 
 class DeepSpeedEngine:
-    """Optimizer states, gradients and weights are spread over the processes, by the stage."""
+    """Optimizer states, gradients and weights are sharded over the processes, by ZeRO stage."""
 
     def __init__(self, policy: Any, settings: TrainConfig, world: DistributedContext, config: dict[str, Any]):
         import deepspeed
@@ -137,7 +137,9 @@ class DeepSpeedEngine:
     def load_state(self, folder: Path) -> None:
         path, _ = self.model.load_checkpoint(str(folder), tag="state", load_module_strict=False)
         if path is None:
-            raise SophiaError(f"{folder}: DeepSpeed cannot read it; was its configuration changed? --force begins anew")
+            raise SophiaError(
+                f"{folder}: DeepSpeed cannot read the checkpoint; was its configuration changed? --force starts over"
+            )
 
     def gather_weights(self) -> dict[str, torch.Tensor] | None:
         if self.stage == 3:

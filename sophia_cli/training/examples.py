@@ -1,7 +1,7 @@
-"""Records to training rows: the chat a model is shown, the answer it learns, and the weight of that answer.
+"""Turns records into training rows: the prompt, the answer to learn, and its weight.
 
-The caption is *not* in the input (Eq. 7): image and question alone. The system prompt is the slow-thinking one when the
-answer thinks, else the model's own default (method.md, settings).
+The caption is *not* in the prompt (Eq. 7), only the image and the question. The system prompt is the slow-thinking one
+when the answer thinks, else the model's default (method.md, settings).
 """
 
 import math
@@ -27,11 +27,17 @@ from sophia_cli.records import (
 
 @dataclass(frozen=True)
 class TrainExample:
-    """One training example. `messages` is the chat before the answer; images stand in it in order.
+    """One training row.
 
-    behavior_logp: log µ of the answer, None where sampling did not store it. source: the file it is from, for the plan.
-    rejected: of a pair, the wrong answer. item: of a question that the policy is to answer itself, and that has no answer
-    here, what a grader needs.
+    Attributes:
+        name: Its id, for messages.
+        messages: The prompt; images are parts of it, in order.
+        answer: The text to learn.
+        weight: Its weight (Eq. 6).
+        behavior_logp: log µ of the answer; None where sampling did not store it.
+        source: The file it comes from, for the plan.
+        rejected: The wrong answer of a pair.
+        item: For a question that the policy answers itself: what the verifier needs. There is no answer then.
     """
 
     name: str
@@ -50,7 +56,11 @@ class TrainExample:
 
 
 def trajectory_row(record: Record, style: str) -> TrainExample:
-    """A graded trajectory with its weight (Eq. 6). Raises RecordError."""
+    """Makes the row of a graded trajectory with its weight (Eq. 6).
+
+    Raises:
+        RecordError: a field is missing or bad.
+    """
     answer = need_text(record, "trajectory", "`sophia reason` writes it")
     need_text(record, "question", "the source must give it")
     chat = prompt_messages(question_text(record), image_list(record), answer, style)
@@ -59,24 +69,36 @@ def trajectory_row(record: Record, style: str) -> TrainExample:
 
 
 def pair_row(right: Record, wrong: Record, style: str) -> TrainExample:
-    """A right trajectory and a wrong one of the same item. Raises RecordError."""
+    """Makes the row of a correct and a wrong trajectory of the same item.
+
+    Raises:
+        RecordError: a field is missing or bad.
+    """
     row = trajectory_row(Record({**right, "weight": 1.0}, right.where), style)
     name = f"{row.name} rather than {record_name(wrong)}"
     return replace(row, name=name, rejected=need_text(wrong, "trajectory", "`sophia reason` writes it"), behavior_logp=None)
 
 
 def question_row(record: Record, style: str) -> TrainExample:
-    """A question that the policy answers itself, under the slow-thinking prompt. Raises RecordError."""
+    """Makes the row of a question that the policy answers itself, with the slow-thinking prompt.
+
+    Raises:
+        RecordError: a field is missing or bad.
+    """
     need_text(record, "question", "the source must give it")
     if record.get("answer") is None:
-        raise RecordError(f"{where_of(record)}: field `answer` is missing; nothing else tells right from wrong")
+        raise RecordError(f"{where_of(record)}: field `answer` is missing; without it, answers cannot be graded")
     item = {name: record[name] for name in ("answer", *GRADING_FIELDS) if record.get(name) is not None}
     chat = prompt_messages(question_text(record), image_list(record), THINK_OPEN, style)
     return TrainExample(str(record["id"]), chat, "", 1.0, item=item)
 
 
 def record_weight(record: Record) -> float:
-    """The finite number in `weight`. Raises RecordError."""
+    """Returns the finite number in `weight`.
+
+    Raises:
+        RecordError: it is something else.
+    """
     weight = record.get("weight")
     if isinstance(weight, int | float) and not isinstance(weight, bool) and math.isfinite(weight):
         return float(weight)
@@ -84,10 +106,13 @@ def record_weight(record: Record) -> float:
 
 
 def mixed_row(record: Record, style: str) -> TrainExample:
-    """A row of other data: a chat (`messages`, optional `images`), a description (`caption`), or question and answer.
+    """Makes a row of other data: a chat (`messages`, optional `images`), a caption, or a question and an answer.
 
-    A record that has a trajectory beside its caption gives the caption: of kept records, the descriptions that earned
+    A record with a trajectory beside its caption gives the caption. So kept records teach the captions that earned
     their reward.
+
+    Raises:
+        RecordError: the record is none of these.
     """
     if "messages" in record:
         return _chat_row(record, style)
@@ -107,22 +132,26 @@ def mixed_row(record: Record, style: str) -> TrainExample:
 
 
 def _row_images(record: Record) -> list[str]:
-    """The images of a row of other data, in `image` or `images`. Raises RecordError."""
+    """Returns the images of a row of other data, in `image` or `images`.
+
+    Raises:
+        RecordError: they are not a list of paths.
+    """
     images = record.get("images") or image_list(record)
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        raise RecordError(f"{where_of(record)}: field `images` is no list of paths; mend it")
+        raise RecordError(f"{where_of(record)}: field `images` is not a list of paths; fix it")
     return images
 
 
 def prompt_messages(text: str, images: list[str], answer: str, style: str) -> list[dict[str, Any]]:
-    """The chat before an answer: the system prompt that the answer calls for, the images, the text."""
+    """Returns the prompt: the system prompt that the answer calls for, the images, the text."""
     content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
     user = [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
     return [*_system_message(answer, style), *user]
 
 
 def system_prompt(answer: str, style: str) -> str:
-    """The system prompt that an answer calls for: the slow-thinking one when it thinks, else none (method.md, settings)."""
+    """Returns the slow-thinking system prompt for an answer that thinks, else an empty one (method.md, settings)."""
     return load_prompt("slow_thinking", style) if THINK_OPEN in answer else ""
 
 
@@ -132,10 +161,12 @@ def _system_message(answer: str, style: str) -> list[dict[str, Any]]:
 
 
 def _chat_row(record: Record, style: str) -> TrainExample:
-    """TRL-style `messages` whose last one is the assistant's; `images` fill the image parts, or lead the first turn."""
+    """Makes a row of TRL-style `messages` that end with the assistant; `images` fill the image parts, or precede the
+    first turn.
+    """
     messages, images = record["messages"], _row_images(record)
     if not _is_chat(messages):
-        raise RecordError(f"{where_of(record)}: field `messages` is not a chat that ends with the assistant's text; mend it")
+        raise RecordError(f"{where_of(record)}: field `messages` is not a chat that ends with an assistant text; fix it")
     answer, left = _content_text(messages[-1]["content"]), iter(images)
     chat = [{"role": message["role"], "content": _place_images(message["content"], left)} for message in messages[:-1]]
     leading = [{"type": "image", "image": image} for image in left]
@@ -149,7 +180,7 @@ def _chat_row(record: Record, style: str) -> TrainExample:
 
 
 def _is_chat(messages: Any) -> bool:
-    """Whether these are turns of text and images, a user's among them, the last one the assistant's."""
+    """Tells whether these are turns of text and images with a user turn, ending with the assistant."""
     if not isinstance(messages, list) or not all(isinstance(turn, dict) for turn in messages):
         return False
     roles = [turn.get("role") for turn in messages]
@@ -166,7 +197,7 @@ def _place_images(content: Any, images: Iterator[Any]) -> Any:
     for part in content:
         if part.get("type") == "image":
             parts.append({"type": "image", "image": str(part.get("image") or next(images, ""))})
-        elif part.get("type") == "image_url":  # as OpenAI's chats have it
+        elif part.get("type") == "image_url":  # OpenAI's notation
             parts.append({"type": "image", "image": str(part["image_url"]["url"])})
         else:
             parts.append({"type": "text", "text": str(part["text"])})
@@ -174,7 +205,7 @@ def _place_images(content: Any, images: Iterator[Any]) -> Any:
 
 
 def _is_content_part(part: Any) -> bool:
-    """Whether a part of a turn is text or an image, in one of the ways that chats have them."""
+    """Tells whether a content part is a text or an image, in any of the usual notations."""
     if not isinstance(part, dict):
         return False
     link = part.get("image_url")
@@ -188,13 +219,13 @@ def _content_text(content: Any) -> str:
 
 
 def tags_balance(answer: str) -> bool:
-    """Whether thinking opens and closes once, in order, or not at all."""
+    """Tells whether thinking opens and closes once, in order, or not at all."""
     opens, closes = answer.count(THINK_OPEN), answer.count(THINK_CLOSE)
     return opens == closes and opens <= 1 and answer.find(THINK_OPEN) <= answer.find(THINK_CLOSE)
 
 
 def draw_rows(rows: list[TrainExample], ratio: float | None, base: int, seed: int) -> list[TrainExample]:
-    """The rows of one `--mix` file: all of them, or `ratio` × `base` of them drawn by the seed."""
+    """Returns the rows of a `--mix` file: all of them, or `ratio` × `base` drawn by the seed."""
     if ratio is None:
         return rows
     wanted = round(ratio * base)
@@ -202,7 +233,7 @@ def draw_rows(rows: list[TrainExample], ratio: float | None, base: int, seed: in
 
 
 def row_texts(row: TrainExample) -> Iterable[str]:
-    """Every text of a row, for the search for control tokens."""
+    """Yields every text of a row, to search for control tokens."""
     for message in row.messages:
         content = message["content"]
         yield from ([content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"])

@@ -1,8 +1,8 @@
-"""How far Lemma A.3's assumption is from the data: log π_θ(y) − log µ(y) over the kept trajectories.
+"""Measures the assumption of Lemma A.3: log π_θ(y) − log µ(y) over the kept trajectories.
 
-The lemma bounds the bias of taking the ratio as 1 by δ where |π_θ/µ − 1| ≤ δ. µ is the reasoner that saw the description;
-its log-probability is of its own tokens, π_θ's of the policy's. The text is the same, the tokens may differ: totals are
-compared as they are, and per token by the policy's count.
+The lemma bounds the bias of taking the ratio as 1 by δ where |π_θ/µ − 1| ≤ δ. µ is the reasoner that saw the caption,
+and its log-probability is over its own tokens; that of π_θ is over the policy's tokens. The text is the same, the
+tokens may differ. So totals are compared as they are, and per token by the policy's count.
 """
 
 import math
@@ -16,13 +16,13 @@ from sophia_cli.training.distributed import DistributedContext
 
 
 class LogRatios:
-    """Gathers log π_θ(y) − log µ(y) of one update's trajectories."""
+    """Collects log π_θ(y) − log µ(y) of one update's trajectories."""
 
     def __init__(self) -> None:
         self.log_ratios: list[tuple[float, float]] = []
 
     def add_batch(self, logps_BT: torch.Tensor, mask_BT: torch.Tensor, behavior_logp_B: torch.Tensor) -> None:
-        """The trajectories of a micro-batch; those without log µ(y), NaN, are passed over."""
+        """Adds the trajectories of a micro-batch; skips those without log µ(y) (NaN)."""
         known = ~behavior_logp_B.isnan()
         if known.any():
             totals = (logps_BT * mask_BT).sum(dim=1).double()[known] - behavior_logp_B[known]
@@ -30,7 +30,9 @@ class LogRatios:
             self.log_ratios += zip(totals.tolist(), (totals / tokens).tolist(), strict=True)
 
     def log_ratio_stats(self, world: DistributedContext) -> dict[str, Any]:
-        """Mean, deviation, least and most over all processes, in total and per token; nothing where none is known."""
+        """Returns mean, deviation, minimum and maximum over all processes, in total and per token; empty if nothing is
+        known.
+        """
         found = self.log_ratios
         if world.size > 1:
             gathered: list[Any] = [None] * world.size
@@ -44,15 +46,15 @@ class LogRatios:
 
 
 def summary_stats(values: tuple[float, ...]) -> dict[str, float]:
-    """Mean, standard deviation, least and most."""
-    ordered = sorted(values)  # a sum in one order, however the rows were shared out
+    """Returns mean, standard deviation, minimum and maximum."""
+    ordered = sorted(values)  # a fixed order of summation, whatever the world size
     mean = math.fsum(ordered) / len(ordered)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in ordered) / len(ordered))
     return {"mean": mean, "std": deviation, "min": ordered[0], "max": ordered[-1], "n": len(ordered)}
 
 
 def pool_stats(updates: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The spreads of many updates as those of all their trajectories together; nothing where none is known."""
+    """Pools the statistics of many updates into those of all their trajectories; empty if nothing is known."""
     known = [told for told in updates if "log_ratio" in told]
     return {name: _merge_stats([told[name] for told in known]) for name in ("log_ratio", "log_ratio_per_token") if known}
 

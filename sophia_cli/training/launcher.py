@@ -1,7 +1,8 @@
-"""Several processes that train together: how many, who starts them, and what they tell.
+"""Several training processes: how many, who starts them, what they report, and why they ended.
 
-`sophia train` starts them through DeepSpeed's launcher, on this machine or on those of a hostfile; under `torchrun`, `srun`
-or `deepspeed` it is itself one of them. They read the plan from the draft folder, which all machines must see.
+`sophia train` starts them with DeepSpeed's launcher, on this machine or on those of a hostfile. Under `torchrun`,
+`srun` or `deepspeed` it is one of them itself. They read the plan from the folder OUT.tmp, which all machines must
+see.
 """
 
 import contextlib
@@ -24,28 +25,30 @@ from sophia_cli.training.distributed import DistributedContext
 from sophia_cli.training.run_state import TrainPlan, read_plan
 
 GPUS_VARIABLE, CPU_VARIABLE = "SOPHIA_GPUS", "SOPHIA_CPU_RANKS"
-"""What the processes that we start find in their environment: which GPU is whose; that they train on CPUs."""
+"""Environment variables of the processes that we start: the GPUs of each, or that they train on CPUs."""
 PLAN_KEY, READY_VALUE = "sophia/plan", b"ready"
 METRICS_FILE, LOG_FILE, ERRORS_FILE = "told.jsonl", "log.txt", "errors"
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0
 TAIL_BYTES = 4000
 ERROR_SLOT_BYTES = 512
-"""Bytes that each process has for the reason of its end, taken from the disk beforehand: a full one may be the reason."""
+"""Bytes that each process has to store why it ended. They are allocated beforehand, because a full disk may be the
+reason.
+"""
 KILLED_PATTERN = re.compile(r"exits with return code = -(\d+)")
 LOST_PATTERN = re.compile(
     r"(RuntimeError|Dist\w*Error): .*"
     r"(connection (closed|reset|was likely closed)|(read|write) error|broken pipe|remote process exited|ncclRemoteError)",
     re.IGNORECASE,
 )
-"""How gloo, NCCL and the store say that another process is gone."""
-RESUME_HINT = "type the command again, it goes on from its last checkpoint"
+"""How gloo, NCCL and the store report that another process is gone."""
+RESUME_HINT = "run the command again, it resumes from the last checkpoint"
 SRUN_VARIABLES = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 
 
 @dataclass(frozen=True)
 class HardwareOptions:
-    """On what to train: GPUs as CUDA_VISIBLE_DEVICES names them (None: all), processes on CPUs, or a file of machines."""
+    """Where to train: GPUs as in CUDA_VISIBLE_DEVICES (None: all), processes on CPUs, or the machines of a hostfile."""
 
     gpus: list[str] | None = None
     cpu_ranks: int | None = None
@@ -53,20 +56,22 @@ class HardwareOptions:
 
 
 def joined_context(hardware: HardwareOptions) -> DistributedContext | None:
-    """This process among those that somebody else has started (torchrun, srun, deepspeed); None when nobody has.
+    """Returns this process's place among processes that another launcher started (torchrun, srun, deepspeed); None
+    without one.
 
-    Raises UsageError when `--hostfile`, `--cpu-ranks` or `--gpus` ask for others to be started.
+    Raises:
+        UsageError: `--hostfile`, `--cpu-ranks` or `--gpus` ask for processes to be started.
     """
-    srun = "SLURM_STEP_ID" in os.environ  # a batch script's own shell has the other names, too, and is no rank
+    srun = "SLURM_STEP_ID" in os.environ  # the shell of a batch script has the other variables too, but is no rank
     names = {name: os.environ.get(name) or (srun and os.environ.get(slurm)) for name, slurm in SRUN_VARIABLES.items()}
     if not all(names.values()) or int(names["WORLD_SIZE"] or 1) == 1:
         return None
     if hardware.hostfile or hardware.cpu_ranks or hardware.gpus:
         options = "--hostfile, --cpu-ranks and --gpus"
-        raise UsageError(f"{options} say which processes to start, and here somebody has (RANK is set); leave them out")
+        raise UsageError(f"{options} start processes, but a launcher already did (RANK is set); omit them")
     if not os.environ.get("MASTER_ADDR"):
         raise UsageError(
-            "MASTER_ADDR and MASTER_PORT are not set: say where the first process is, as in "
+            "MASTER_ADDR and MASTER_PORT are not set; set them to the first process, as in "
             "MASTER_ADDR=$(scontrol show hostnames | head -1) MASTER_PORT=29500"
         )
     os.environ.setdefault("MASTER_PORT", "29500")
@@ -77,27 +82,29 @@ def joined_context(hardware: HardwareOptions) -> DistributedContext | None:
 
 
 def follow_main(out: Path, world: DistributedContext) -> int:
-    """What a process that does not lead does: waits for the plan, and trains. Returns the exit code."""
+    """What a rank other than the main one does: waits for the plan, and trains. Returns the exit code."""
     from torch.distributed import DistError
 
     from sophia_cli.training.rendezvous import open_store
     from sophia_cli.training.train import train_model
 
-    usual = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # while it waits in a library that hears no Python
+    usual = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the store waits in C code, where Python handlers do not run
     try:
         ready = open_store(world).get(PLAN_KEY) == READY_VALUE
-    except DistError:  # the one that leads, and holds what all write to, is gone
+    except DistError:  # the main rank, which holds the store, is gone
         ready = False
     signal.signal(signal.SIGTERM, usual)
     if not ready:
-        return 1  # the one that leads has said why
+        return 1  # the main rank has reported the reason
     train_model(read_plan(out.with_name(out.name + ".tmp")), world, lambda told: None)
     return 0
 
 
 @contextlib.contextmanager
 def leading_others(world: DistributedContext | None) -> Iterator[Callable[[], None]]:
-    """For the process that leads among others: what it yields tells them that the plan is there; if it fails, they end."""
+    """Context of the main rank: the yielded function tells the other ranks that the plan is ready. On an error they end
+    too.
+    """
     if world is None:
         yield lambda: None
         return
@@ -112,20 +119,26 @@ def leading_others(world: DistributedContext | None) -> Iterator[Callable[[], No
 
 
 def check_hardware(hardware: HardwareOptions) -> None:
-    """Raises UsageError for GPUs that are asked for on a machine without any, and for two places to train on at once."""
+    """Checks the hardware options.
+
+    Raises:
+        UsageError: GPUs are requested where there are none, or two places to train are given.
+    """
     if hardware.cpu_ranks and (hardware.hostfile or hardware.gpus):
-        raise UsageError("--cpu-ranks trains on this machine's CPUs; leave --hostfile and --gpus out")
+        raise UsageError("--cpu-ranks trains on this machine's CPUs; omit --hostfile and --gpus")
     if hardware.gpus and hardware.hostfile:
-        raise UsageError("--hostfile says how many GPUs each machine gives (slots=8); leave --gpus out")
+        raise UsageError("--hostfile lists the GPUs of each machine (slots=8); omit --gpus")
     if hardware.gpus:
         import torch
 
         if not torch.cuda.is_available():
-            raise UsageError(f"--gpus {','.join(hardware.gpus)}: no such GPU is here; leave it out, or give --cpu-ranks N")
+            raise UsageError(
+                f"--gpus {','.join(hardware.gpus)}: this machine has no such GPU; omit it, or use --cpu-ranks N"
+            )
 
 
 def process_count(hardware: HardwareOptions) -> int:
-    """How many are to train: one a GPU, or as many as asked for on CPUs."""
+    """Returns the number of processes: one per GPU, or as many as requested on CPUs."""
     if hardware.cpu_ranks:
         return hardware.cpu_ranks
     if hardware.hostfile:
@@ -136,7 +149,11 @@ def process_count(hardware: HardwareOptions) -> int:
 
 
 def read_hostfile(file: Path) -> list[tuple[str, int]]:
-    """The machines of a hostfile and how many GPUs each has: lines of `name slots=8`. Raises UsageError."""
+    """Returns the machines of a hostfile and their GPUs: lines of `name slots=8`.
+
+    Raises:
+        UsageError: the file cannot be used.
+    """
     found = []
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -149,15 +166,19 @@ def read_hostfile(file: Path) -> list[tuple[str, int]]:
             continue
         slots = words[1].removeprefix("slots=") if len(words) == 2 and words[1].startswith("slots=") else ""
         if not slots.isdigit() or int(slots) < 1:
-            raise UsageError(f"{file}:{number}: not `name slots=8`; mend the line")
+            raise UsageError(f"{file}:{number}: not of the form `name slots=8`; fix the line")
         found.append((words[0], int(slots)))
     if not found:
-        raise UsageError(f"--hostfile {file}: names no machine; give lines of `name slots=8`")
+        raise UsageError(f"--hostfile {file}: lists no machine; give lines of `name slots=8`")
     return found
 
 
 def launch_processes(plan: TrainPlan, hardware: HardwareOptions, count: int, emit: Callable[[dict[str, Any]], None]) -> None:
-    """Starts the processes and hands on what they tell until they end. Raises SophiaError when they do not end well."""
+    """Starts the processes and emits their metrics until they end.
+
+    Raises:
+        SophiaError: they fail; the message says why.
+    """
     told, log, errors = plan.work_dir / METRICS_FILE, plan.work_dir / LOG_FILE, plan.work_dir / ERRORS_FILE
     told.write_bytes(b"")
     errors.write_bytes(b"\n" * ERROR_SLOT_BYTES * count)
@@ -184,16 +205,16 @@ def launch_processes(plan: TrainPlan, hardware: HardwareOptions, count: int, emi
             saved = saved or "model" in fields
     finally:
         assert process.stdin
-        process.stdin.close()  # the guard ends them all
+        process.stdin.close()  # the supervisor stops all processes
         code = process.wait()
-    if code or not saved:  # DeepSpeed's launcher calls it well, too, when a signal has ended what it started
+    if code or not saved:  # DeepSpeed's launcher also exits 0 after a signal ended its processes
         raise SophiaError(
             _failure_reason(log.read_bytes()[-TAIL_BYTES:].decode(errors="replace"), errors) + f"; their log is {log}"
         )
 
 
 def note_error(draft: Path, rank: int, reason: str) -> None:
-    """Leaves for whoever started the processes why this one ends, in its own room of a file that is there already."""
+    """Stores why this process ends, in its slot of a file that exists already."""
     line = f"{time.time():017.6f} {' '.join(reason.split())}".encode()[: ERROR_SLOT_BYTES - 1]
     with (draft / ERRORS_FILE).open("r+b") as file:
         file.seek(rank * ERROR_SLOT_BYTES)
@@ -201,9 +222,10 @@ def note_error(draft: Path, rank: int, reason: str) -> None:
 
 
 def _failure_reason(log: str, errors: Path) -> str:
-    """Why processes ended: the first reason that one of them left, or that one was killed, or the last line of their log.
+    """Returns why the processes ended: the first stored reason, or the signal that killed one, or the last line of their
+    log.
 
-    That another is gone is no reason: whoever is gone has left one, or was killed.
+    That another process is gone is not a reason: that process has stored one, or was killed.
     """
     left = sorted(line for line in errors.read_text(encoding="utf-8", errors="replace").splitlines() if line)
     reasons = [line.partition(" ")[2] for line in left]
@@ -213,11 +235,11 @@ def _failure_reason(log: str, errors: Path) -> str:
     if reasons or killed:
         return f"a training process was killed{f' (signal {killed[1]})' if killed else ''}; {RESUME_HINT}"
     lines = [line.strip() for line in log.splitlines() if line.strip() and "[INFO]" not in line]
-    return f"the training processes ended: {lines[-1] if lines else f'they say nothing; {RESUME_HINT}'}"
+    return f"the training processes ended: {lines[-1] if lines else f'without a message; {RESUME_HINT}'}"
 
 
 def _follow_file(file: Path, process: "subprocess.Popen[bytes]") -> Iterator[bytes]:
-    """The lines of a growing file, until the process has ended."""
+    """Yields the lines of a growing file until the process has ended."""
     with file.open("rb") as stream:
         rest, ended = b"", False
         while not ended:
@@ -229,7 +251,7 @@ def _follow_file(file: Path, process: "subprocess.Popen[bytes]") -> Iterator[byt
 
 
 def _launch_command(plan: TrainPlan, hardware: HardwareOptions, count: int) -> list[str]:
-    """DeepSpeed's launcher, and what each process runs."""
+    """Returns the command of DeepSpeed's launcher and of each process."""
     start = ["--master_port", str(free_port("127.0.0.1"))]
     start += ["--hostfile", str(hardware.hostfile)] if hardware.hostfile else ["--hostfile", os.devnull]
     start += [] if hardware.hostfile else ["--num_gpus", str(count)]
@@ -238,11 +260,11 @@ def _launch_command(plan: TrainPlan, hardware: HardwareOptions, count: int) -> l
 
 
 def process_environment(hardware: HardwareOptions) -> dict[str, str]:
-    """What the processes that we start find: our packages, their GPUs, or that they train on CPUs."""
+    """Returns the environment of the processes that we start: our package, their GPUs, or that they train on CPUs."""
     here = {**os.environ, "PYTHONPATH": os.pathsep.join([path for path in sys.path if path])}
     gpus = ",".join(hardware.gpus) if hardware.gpus else os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if gpus and not hardware.hostfile:
-        here[GPUS_VARIABLE] = gpus  # DeepSpeed's launcher overwrites CUDA_VISIBLE_DEVICES by 0, 1, …
+        here[GPUS_VARIABLE] = gpus  # DeepSpeed's launcher overwrites CUDA_VISIBLE_DEVICES with 0, 1, …
     if hardware.cpu_ranks:
         here |= {CPU_VARIABLE: "1", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     return here

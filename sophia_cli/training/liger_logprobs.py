@@ -1,14 +1,15 @@
-"""log π_θ of supervised positions by Liger's fused kernel, on GPUs where it is installed (`pip install 'sophia-cli[gpu]'`).
+"""log π_θ of supervised positions by Liger's fused kernel, on GPUs where it is installed (`pip install
+'sophia-cli[gpu]'`).
 
-It does what `scores.py` does in blocks of PyTorch, in fewer passes over the logits. `reduction="none"` leaves each token its
-own gradient, so that weights, ratios and masks are the objective's.
+It computes what `logprobs.py` computes in blocks of PyTorch, in fewer passes over the logits. `reduction="none"` keeps
+the gradient of each token, so that weights, ratios and masks stay with the objective.
 """
 
 import torch
 
 
 def log_probabilities(hidden_SD: torch.Tensor, weight_VD: torch.Tensor, targets_S: torch.Tensor) -> torch.Tensor:
-    """log softmax(h Wᵀ)[target] of S positions, float32; h: S x D, W: V x D, targets: S."""
+    """Returns log softmax(h Wᵀ)[target] of S positions, float32. Shapes: h S x D, W V x D, targets S."""
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
     losses_S: torch.Tensor = liger_fused_linear_cross_entropy(

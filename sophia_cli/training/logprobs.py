@@ -1,7 +1,7 @@
-"""log π_θ of supervised tokens without the product of length and vocabulary in memory.
+"""log π_θ of supervised tokens without a length × vocabulary matrix in memory.
 
-The language model's last layer scores the supervised positions alone, some hundreds of them at a time, and scores them
-again in the backward pass: memory is one block of logits, whatever the length.
+The last layer scores only the supervised positions, some hundreds at a time, and scores them again in the backward
+pass. Memory holds one block of logits, whatever the length.
 """
 
 from typing import Any
@@ -14,11 +14,11 @@ from sophia_cli.training.packing import pack_batch, unpack_values
 from sophia_cli.training.sequence_parallel import SequenceParallel
 
 BLOCK_LOGITS = 1 << 27
-"""Logits that are in memory at once, at most."""
+"""Most logits in memory at a time."""
 
 
 class _LogProbabilities(torch.autograd.Function):
-    """log softmax(h Wᵀ)[target] of S positions; h: S x D, W: V x D, targets: S."""
+    """log softmax(h Wᵀ)[target] of S positions. Shapes: h S x D, W V x D, targets S."""
 
     @staticmethod
     def forward(ctx: Any, hidden_SD: torch.Tensor, weight_VD: torch.Tensor, targets_S: torch.Tensor) -> torch.Tensor:
@@ -58,9 +58,9 @@ def _logits(hidden_SD: torch.Tensor, weight_VD: torch.Tensor) -> torch.Tensor:
 def log_probabilities(
     hidden_BTD: torch.Tensor, weight_VD: torch.Tensor, labels_BT: torch.Tensor, fused: bool = False
 ) -> torch.Tensor:
-    """log π_θ of each next token, B x (T−1), 0 where it is not supervised; what is hidden at t is of token t + 1.
+    """Returns log π_θ of each next token, B x (T−1), 0 where it is masked. The hidden state at t predicts token t + 1.
 
-    Of as many places as have a next label. fused: by Liger's kernel (kernels.py).
+    Labels may be longer than the hidden states by one. fused: use Liger's kernel (`liger_logprobs.py`).
     """
     targets = labels_BT[:, 1:]
     mask = targets != IGNORE_INDEX
@@ -73,11 +73,14 @@ def log_probabilities(
 
 
 class LogprobHead:
-    """Has a policy's own last layer give log-probabilities in place of logits.
+    """Replaces the logits of a policy by log-probabilities, computed in the policy's own last layer.
 
-    Its own, so that whoever gathers that layer's weights around its call (ZeRO-3) still does. packs: rows go through the
-    model one behind the other instead of padded (packing.py). fused: a kernel scores (kernels.py). ulysses: a row's tokens
-    are dealt out to several processes (ulysses.py).
+    It runs inside that layer's call, so that ZeRO-3 gathers its weights as usual.
+
+    Args:
+        packs: Rows are concatenated instead of padded (`packing.py`).
+        fused: Use Liger's kernel.
+        ulysses: The tokens of a row are shared by several processes (`sequence_parallel.py`).
     """
 
     def __init__(self, policy: Any, packs: bool, fused: bool = False, ulysses: SequenceParallel | None = None):
@@ -86,7 +89,7 @@ class LogprobHead:
         head.forward = lambda hidden_BTD: log_probabilities(hidden_BTD, head.weight, self.labels_BT, fused)
 
     def score_batch(self, model: Any, inputs: dict[str, torch.Tensor], labels_BT: torch.Tensor) -> torch.Tensor:
-        """`log_probabilities` of a batch by `model`: the policy, or what an engine has wrapped it in."""
+        """Returns `log_probabilities` of a batch. model: the policy, or what an engine wrapped it in."""
         if self.ulysses:
             part = self._score_batch(model, inputs, self.ulysses.slice_labels(labels_BT))
             return self.ulysses.gather_logps(part, labels_BT.shape[1] - 1)

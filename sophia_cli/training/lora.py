@@ -1,4 +1,4 @@
-"""LoRA through peft: small matrices beside every linear layer of the language model; all else is frozen."""
+"""LoRA through peft: low-rank adapters on every linear layer of the language model; everything else is frozen."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from sophia_cli.models.families import model_part
 from sophia_cli.training.config import TrainConfig
 
 LORA_ALPHA_RATIO = 2
-"""alpha / rank: how much the adapters' product counts."""
+"""alpha / rank: the scale of the adapters."""
 
 
 def add_lora(policy: Any, family: Any, settings: TrainConfig) -> Any:
-    """The policy with adapters of `settings.lora_rank`; what was to be trained beside the language model still is."""
+    """Returns the policy with adapters of `config.lora_rank`. What else was trainable stays trainable."""
     from peft import LoraConfig, get_peft_model
 
     head = policy.get_output_embeddings()

@@ -1,4 +1,4 @@
-"""What a loss is computed from."""
+"""What a loss is computed from: the log-probabilities of one micro-batch, its mask, weights and denominator."""
 
 from typing import NamedTuple
 
@@ -6,11 +6,14 @@ import torch
 
 
 class LossInputs(NamedTuple):
-    """A micro-batch of B trajectories under the policy, and what weighs them.
+    """A micro-batch of B trajectories under the policy.
 
-    logps_BT: log-probability of each target token; mask_BT: 1 where a token is supervised, else 0; weights_B: the
-    trajectories' weights (Eq. 6); behavior_logp_B: log µ(y), of the whole trajectory, NaN where sampling did not store it;
-    denominator: D, of the whole global batch.
+    Attributes:
+        logps_BT: Log-probability of each target token.
+        mask_BT: The loss mask: 1 where a token is supervised, else 0.
+        weights_B: Weights of the trajectories (Eq. 6).
+        behavior_logp_B: log µ(y) of the whole trajectory; NaN where sampling did not store it.
+        denominator: D, of the whole global batch.
     """
 
     logps_BT: torch.Tensor

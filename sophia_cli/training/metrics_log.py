@@ -1,4 +1,4 @@
-"""The figures of every update, in a file beside the checkpoints; they go with the model in the end."""
+"""The metrics of every update, in a file beside the checkpoints; saved with the model at the end."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +9,15 @@ from sophia_cli.io.jsonl import load_json, to_line
 from sophia_cli.training.distributed import DistributedContext
 
 EmitFunction = Callable[[dict[str, Any]], None]
-"""Told of each update."""
+"""Called with the metrics of each update."""
 METRICS_FILE, PLOT_FILE = "metrics.jsonl", "curve.png"
 MAX_POINTS = 40
 
 
 class MetricsLog:
-    """The updates of a run so far. past: those up to `first`; what was written beyond is of updates that are done again."""
+    """The metrics of a run so far. past: those before `first`; later ones belong to updates that run again after a
+    resume.
+    """
 
     def __init__(self, draft: Path, first: int, world: DistributedContext):
         self.file, self.is_main = draft / METRICS_FILE, world.is_main
@@ -25,18 +27,22 @@ class MetricsLog:
             self.file.write_bytes(b"".join(map(to_line, self.past)))
 
     def add_update(self, told: dict[str, Any]) -> None:
-        """One update more. Raises SophiaError."""
+        """Appends the metrics of an update.
+
+        Raises:
+            SophiaError: the file cannot be written.
+        """
         if self.is_main:
             try:
                 with self.file.open("ab") as file:
                     file.write(to_line(told))
             except OSError as error:
-                mend = "make room and type the command again, it goes on from its last checkpoint"
+                mend = "free disk space and run the command again, it resumes from the last checkpoint"
                 raise SophiaError(f"{self.file}: cannot be written ({error.strerror}); {mend}") from None
 
 
 def draw_curves(told: list[dict[str, Any]], file: Path) -> None:
-    """Loss and learning rate over the updates, as a PNG."""
+    """Draws loss and learning rate over the updates as a PNG."""
     from matplotlib.figure import Figure
 
     steps = [row["step"] for row in told]

@@ -1,4 +1,4 @@
-"""What will be trained, on stderr: rows by source, steps, memory, the first example with what is supervised in colour."""
+"""Prints the plan to stderr: rows by source, steps, memory, and the first example with its supervised text in color."""
 
 import math
 import re
@@ -17,7 +17,7 @@ from sophia_cli.training.time_estimate import EXPECTED_UTILIZATION, estimated_se
 from sophia_cli.training.zero_stage import STAGES, bytes_needed
 
 MAX_SHOWN_CHARS = 1200
-"""Characters of the prompt, and of the answer, that are shown."""
+"""Characters of the prompt, and of the answer, that are printed."""
 
 
 def print_plan(plan: TrainPlan, processes: int, cuda: bool, encoder: Encoder) -> None:
@@ -30,7 +30,7 @@ def print_plan(plan: TrainPlan, processes: int, cuda: bool, encoder: Encoder) ->
 
 
 def source_table(rows: list[SizedExample]) -> Table:
-    """Rows, images and tokens of each source."""
+    """Returns a table with rows, images and tokens of each source."""
     table = Table("source", *(("rows", "images", "tokens", "supervised", "longest")), box=None, padding=(0, 2, 0, 0))
     for column in table.columns[1:]:
         column.justify = "right"
@@ -46,7 +46,7 @@ def source_table(rows: list[SizedExample]) -> Table:
 
 
 def plan_lines(plan: TrainPlan, processes: int, cuda: bool) -> list[Text]:
-    """Steps, tokens, weights, the memory that they take, and the time."""
+    """Returns lines with steps, tokens, weights, the memory they take, and the time."""
     settings = plan.config
     steps = update_batches(plan)
     tokens = sum(plan.rows[row].tokens for step in steps for row in step)
@@ -54,19 +54,19 @@ def plan_lines(plan: TrainPlan, processes: int, cuda: bool) -> list[Text]:
     found = [
         f"{len(steps):,} step{'s' * (len(steps) != 1)} of {settings.batch_size} rows, {tokens:,} tokens; "
         f"{settings.objective}, lr {settings.lr:g}",
-        f"{weights:,} weights, {trained:,} of them train; {processes} process{'es' * (processes > 1)}, "
+        f"{weights:,} weights, {trained:,} of them trained; {processes} process{'es' * (processes > 1)}, "
         f"DeepSpeed {settings.deepspeed}",
     ]
     if settings.deepspeed in ("none", *STAGES):
         needed = bytes_needed(settings.deepspeed, weights, trained, processes, reference_count(plan)) / 1e9
-        found.append(f"about {needed:,.2f} GB on each for weights, gradients and optimizer; activations come on top")
+        found.append(f"about {needed:,.2f} GB on each for weights, gradients and optimizer; activations not included")
     if cuda and plan.data_kind == "trajectories":
         flash = settings.deepspeed != "none" and has_flash_attention()
         rows = "packed" if flash and settings.sequence_parallel == 1 and settings.micro_batch_size > 1 else "padded"
         kernel = "FlashAttention" if flash else "PyTorch"
         found.append(f"rows are {rows}, attention by {kernel}; log-probabilities by {'Liger' if has_liger() else 'PyTorch'}")
     if settings.sequence_parallel > 1:
-        found.append(f"the tokens of each row are dealt out to {settings.sequence_parallel} processes")
+        found.append(f"the tokens of each row are shared by {settings.sequence_parallel} processes")
     if plan.data_kind == "questions":
         itself = (
             f"the model itself, {sequences_per_update(plan) // processes:,} at a time on each; their time is not included"
@@ -79,7 +79,7 @@ def plan_lines(plan: TrainPlan, processes: int, cuda: bool) -> list[Text]:
 
 
 def example_text(sized: SizedExample, encoder: Encoder) -> Text:
-    """The first row as the model sees it; ⟦what is supervised⟧ is green, what it is preferred to red."""
+    """Returns the first row as the model sees it. ⟦Supervised text⟧ is green, a rejected answer red."""
     row, encoded = sized.row, encoder.encode_row(sized.row)
     mask = encoded.labels != IGNORE_INDEX
     prompt = _shorten_text(_fold_placeholders(encoder.tokenizer.decode(encoded.input_ids[~mask])))
@@ -95,7 +95,7 @@ def example_text(sized: SizedExample, encoder: Encoder) -> Text:
 
 
 def _fold_placeholders(text: str) -> str:
-    """A placeholder many times over, as `<IMG>×256`."""
+    """Writes a repeated placeholder as `<IMG>×256`."""
     return re.sub(r"(<[^<>\s]+>)(?:\s?\1)+", lambda match: f"{match[1]}×{match[0].count(match[1])}", text)
 
 

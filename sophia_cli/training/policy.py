@@ -1,4 +1,4 @@
-"""The policy: read from its folder, with what is to train made trainable, and its processor."""
+"""The policy: loads it from its folder, sets what is trainable, and finds its family and its collator."""
 
 from typing import Any
 
@@ -14,27 +14,28 @@ from sophia_cli.training.run_state import TrainPlan
 
 
 def make_encoder(plan: TrainPlan) -> Encoder:
-    """What turns the plan's rows into tokens."""
+    """Returns the collator for the plan's rows."""
     family = find_family(AutoConfig.from_pretrained(plan.model.path))
     return Encoder(family.load_processor(plan.model.path), context_length(plan))
 
 
 def context_length(plan: TrainPlan) -> int:
-    """The longest row in tokens that the model and `--max-length` take."""
+    """Returns the longest row, in tokens, that the model and `--max-length` allow."""
     text = AutoConfig.from_pretrained(plan.model.path).get_text_config()
     return min(plan.config.max_length, int(getattr(text, "max_position_embeddings", 0) or plan.config.max_length))
 
 
 def find_family(config: Any) -> Any:
-    """The file of `families/` for a model's config."""
+    """Returns the file of `models/families/` for a model's config."""
     return registry.find("families", str(config.model_type).replace("_", "-"))
 
 
 def load_policy(plan: TrainPlan, device: torch.device, bf16: bool) -> Any:
-    """The policy, ready to be trained: what is frozen does not move.
+    """Loads the policy for training. Frozen parts do not require gradients.
 
-    With FlashAttention where that is installed, in bf16; not in TRL's trainers, whose reference model has another kernel.
-    Where processes share rows, else with PyTorch's, whatever its config says: others are not causal without a mask.
+    FlashAttention is used where it is installed, in bf16; not in TRL's trainers, whose reference model would use
+    another kernel. Where processes share rows, PyTorch's attention is used instead, because eager attention is not
+    causal without a mask.
     """
     dtype = torch.bfloat16 if bf16 else torch.float32
     flash = bf16 and plan.data_kind == "trajectories" and has_flash_attention()
@@ -50,8 +51,10 @@ def load_policy(plan: TrainPlan, device: torch.device, bf16: bool) -> Any:
 def warm_up_model(
     policy: Any, encoder: Encoder, plan: TrainPlan, device: torch.device, config: dict[str, Any] | None
 ) -> None:
-    """A forward pass whose result nobody takes. On CPUs, about once in a hundred processes, the first pass through a decoder
-    layer gave other last bits than all passes after it; no run is to begin with that one. config: DeepSpeed's.
+    """Runs a forward pass and drops its result.
+
+    On CPUs, in about one of a hundred processes, the first pass through a decoder layer gave other last bits than all
+    later passes. No run may start with that one. config: DeepSpeed's.
     """
     if device.type != "cpu" or (config is not None and config["zero_optimization"]["stage"] == 3):
         return
@@ -62,7 +65,7 @@ def warm_up_model(
 
 
 def set_trainable(policy: Any, plan: TrainPlan) -> Any:
-    """Only the language backbone trains, and what is asked for beside it; with `--lora-rank`, adapters of it."""
+    """Makes the language backbone trainable, and what the options add; with `--lora-rank`, only adapters of it."""
     settings, family = plan.config, find_family(policy.config)
     trained = {"language": True, "vision": settings.train_vision, "projector": settings.train_projector}
     for name, parameter in policy.named_parameters():
@@ -71,12 +74,12 @@ def set_trainable(policy: Any, plan: TrainPlan) -> Any:
 
 
 def language_model(policy: Any) -> Any:
-    """The policy's language model: what takes embeddings, of text and images, and gives hidden states."""
+    """Returns the policy's language model: it takes embeddings of text and images and returns hidden states."""
     return next(module for name, module in policy.named_modules() if name.endswith("language_model"))
 
 
 def parameter_counts(plan: TrainPlan) -> tuple[int, int]:
-    """How many weights the policy has, and how many of them train; nothing is read but its config."""
+    """Returns the number of weights and of trained weights, from the config alone."""
     with torch.device("meta"):
         policy = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(plan.model.path))
     parameters = list(set_trainable(policy, plan).parameters())

@@ -1,4 +1,4 @@
-"""Before hours are spent: every row is read as it will be trained on; what cannot be is named; the plan is shown."""
+"""Checks every row before hours are spent: rows that cannot be trained on are named, and the plan is shown."""
 
 import os
 from collections import Counter
@@ -23,11 +23,11 @@ from sophia_cli.training.zero_stage import choose_stage
 
 LogFunction = Callable[[str], None]
 PARALLEL_THRESHOLD = 1000
-"""Rows that are worth processes of their own to read them: each of these loads the tokenizer first."""
+"""Rows from which several processes read them. Each loads the tokenizer first."""
 MAX_WORKERS = 32
 ROW_TIMEOUT_SECONDS = 600.0
-VLLM_HINT = ("data:", "http://", "https://")
-"""Images that are in the row itself, or are not to be fetched twice."""
+REMOTE_PREFIXES = ("data:", "http://", "https://")
+"""Images that are in the row itself, or are not downloaded twice. They are not part of a row's checksum."""
 HINTS = {
     "trajectories": "no record has a weight other than 0 (lower --alpha in `propagate`), or the files are empty",
     "pairs": "give questions with right and wrong answers (`reason -n 8`)",
@@ -38,7 +38,7 @@ HINTS = {
 def check_rows(
     plan: TrainPlan, rows: list[TrainExample], processes: int, cpu: bool, tell: LogFunction, quiet: bool
 ) -> TrainPlan:
-    """The plan with those rows that can be trained on, and with its stage settled; shown on stderr unless `quiet`."""
+    """Returns the plan with the trainable rows and with its ZeRO stage. Shows it on stderr unless `quiet`."""
     plan = choose_stage(size_rows(plan, rows, tell, quiet), processes, cpu, tell)
     if not quiet:
         print_plan(plan, processes, not cpu and torch.cuda.is_available(), make_encoder(plan))
@@ -46,19 +46,23 @@ def check_rows(
 
 
 def check_trl_limits(plan: TrainPlan, processes: int) -> None:
-    """Raises UsageError for what TRL's trainers would not take as it was asked for."""
+    """Checks what TRL's trainers need.
+
+    Raises:
+        UsageError: the batch or the rollouts do not fit.
+    """
     if plan.data_kind == "trajectories":
         return
     settings, each = plan.config, plan.config.micro_batch_size * processes
     if len(plan.rows) < settings.batch_size:
         raise UsageError(
-            f"--batch-size {settings.batch_size}: there are {len(plan.rows)} {plan.data_kind}; give no more than that"
+            f"--batch-size {settings.batch_size}: there are only {len(plan.rows)} {plan.data_kind}; give a smaller number"
         )
     longest, context = max(sized.tokens for sized in plan.rows), context_length(plan)
     if plan.data_kind == "questions" and longest + settings.max_tokens > context:
         raise UsageError(
-            f"--max-tokens {settings.max_tokens}: the model takes {context} tokens, and the longest prompt is of {longest}; "
-            f"give no more than {context - longest}"
+            f"--max-tokens {settings.max_tokens}: the model takes {context} tokens and the longest prompt has {longest}; "
+            f"give at most {context - longest}"
         )
     if sequences_per_update(plan) % each:
         raise UsageError(
@@ -68,12 +72,13 @@ def check_trl_limits(plan: TrainPlan, processes: int) -> None:
 
 
 def size_rows(plan: TrainPlan, rows: list[TrainExample], tell: LogFunction, quiet: bool = True) -> TrainPlan:
-    """The plan with those rows that can be trained on whole; the others are named, and counted by cause.
+    """Returns the plan with the rows that can be trained on as a whole; the others are logged and counted by cause.
 
-    Raises InputError when none can be.
+    Raises:
+        InputError: none can.
     """
     logging.disable_progress_bar()
-    logging.set_verbosity_error()  # what is too long is said here
+    logging.set_verbosity_error()  # we report rows that are too long ourselves
     kept, left = list[SizedExample](), Counter(plan.skipped)
     progress = Progress("train: reading", len(rows), quiet or len(rows) < PARALLEL_THRESHOLD, unit="rows")
     with progress.display():
@@ -81,13 +86,13 @@ def size_rows(plan: TrainPlan, rows: list[TrainExample], tell: LogFunction, quie
             progress.count_record()
             if isinstance(sized, SkippedExample):
                 left[sized.cause] += 1
-                log_line(f"train: {row.name} left out: {sized}")
+                log_line(f"train: {row.name} skipped: {sized}")
             else:
                 kept.append(SizedExample(row, *sized))
     causes = ", ".join(f"{count} {cause}" for cause, count in sorted(left.items())) or "none"
-    tell(f"train: {len(kept)} rows to train on; left out: {causes}")
+    tell(f"train: {len(kept)} rows to train on; skipped: {causes}")
     if not kept:
-        mend = "look at what was left out" if rows else HINTS[plan.data_kind]
+        mend = "see the skipped rows above" if rows else HINTS[plan.data_kind]
         raise InputError(f"no row to train on; {mend}")
     return replace(plan, rows=kept, skipped=left)
 
@@ -95,7 +100,7 @@ def size_rows(plan: TrainPlan, rows: list[TrainExample], tell: LogFunction, quie
 def _sized_rows(
     plan: TrainPlan, rows: list[TrainExample]
 ) -> Iterator[tuple[TrainExample, tuple[int, int, int] | SkippedExample]]:
-    """Each row with its `size`, or why it cannot be trained on; many by several processes."""
+    """Yields each row with its size, or why it is skipped; several processes do it for many rows."""
     if len(rows) < PARALLEL_THRESHOLD:
         encoder = make_encoder(plan)
         yield from ((row, size_row(row, encoder)) for row in rows)
@@ -116,18 +121,18 @@ def _size_in_a_worker(plan: TrainPlan, row: TrainExample) -> tuple[int, int, int
 
 
 _encoders: dict[str, Encoder] = {}
-"""A worker's own, made once."""
+"""One collator per worker."""
 
 
 def size_row(row: TrainExample, encoder: Encoder) -> tuple[int, int, int] | SkippedExample:
-    """A row's tokens, its supervised ones and the CRC-32 of its images' files, or why it cannot be trained on."""
+    """Returns the tokens of a row, its supervised tokens and the CRC-32 of its image files, or why it is skipped."""
     try:
         examples = [encoder.encode_row(row)]
         if row.rejected is not None:
             examples.append(encoder.encode_row(replace(row, answer=row.rejected)))
     except SkippedExample as reason:
         return reason.with_traceback(None)
-    files = b"".join(image_bytes(image) for image in row.images if not image.startswith(VLLM_HINT))
+    files = b"".join(image_bytes(image) for image in row.images if not image.startswith(REMOTE_PREFIXES))
     tokens, supervised = (
         sum(counts) for counts in zip(*((len(e.input_ids), e.supervised_tokens) for e in examples), strict=True)
     )

@@ -1,4 +1,4 @@
-"""Processes."""
+"""How the training processes find each other: the process group, the store, and the device of each."""
 
 import os
 import warnings
@@ -13,25 +13,25 @@ from sophia_cli.serving.ports import free_port
 from sophia_cli.training.distributed import DistributedContext
 
 TIMEOUT = timedelta(hours=6)
-"""How long processes wait for one another: one of them may have many rows to read, or weights to write."""
+"""How long processes wait for each other. One of them may have many rows to read or weights to write."""
 
 
 def process_device(world: DistributedContext) -> torch.device:
-    """This process's GPU, the only one it sees where each sees its own; else the CPU."""
+    """Returns this process's GPU (the only visible one, or the one of its local rank), else the CPU."""
     if world.cpu or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", world.local_rank % torch.cuda.device_count())
 
 
 def disable_op_builds() -> None:
-    """DeepSpeed on CPUs: what it would compile for a minute at the first start is left out; gloo does the same."""
+    """On CPUs, skips the ops that DeepSpeed would compile for a minute at the first start; gloo does the same work."""
     import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def open_store(world: DistributedContext) -> Any:
-    """Meets the other processes where the environment says (MASTER_ADDR, MASTER_PORT); the store that all can write to."""
+    """Connects to the store at MASTER_ADDR and MASTER_PORT, to which all processes can write."""
     cuda = process_device(world).type == "cuda"
     if cuda:
         torch.cuda.set_device(process_device(world))
@@ -43,11 +43,11 @@ def open_store(world: DistributedContext) -> Any:
 
 
 def init_distributed(world: DistributedContext, deepspeed: bool) -> None:
-    """Meets the other processes, unless that is done; DeepSpeed wants it done even by one alone."""
+    """Initializes the process group unless that is done. DeepSpeed needs it even for a single process."""
     cuda = process_device(world).type == "cuda"
     os.environ.setdefault(
         "DS_ACCELERATOR", "cuda" if cuda else "cpu"
-    )  # else DeepSpeed guesses, aloud, wherever it is imported
+    )  # otherwise DeepSpeed guesses, and logs it at every import
     if deepspeed and not cuda:
         disable_op_builds()
     if (world.size > 1 or deepspeed) and not dist.is_initialized():

@@ -1,6 +1,6 @@
-"""A training run as it is handed from the process that reads to those that train: rows, settings, where to write.
+"""A training run as one process plans it and others train it: rows, configuration, where to write.
 
-It lies in the draft folder `OUT.tmp`; a run that was killed finds it there and goes on, if it is still the same run.
+It is stored in the folder `OUT.tmp`. A killed run finds it there and resumes, if it is still the same run.
 """
 
 import fcntl
@@ -25,12 +25,18 @@ from sophia_cli.training.schedule import full_updates, shuffle_updates
 
 ROWS_FILE = "rows.jsonl"
 SIZE_FIELDS = ("tokens", "supervised", "images_crc")
-"""What a row's line in it holds beside the row."""
+"""What a row's line holds beside the row itself."""
 
 
 @dataclass(frozen=True)
 class SizedExample:
-    """A row and what it is in tokens: all of them, and those that are supervised. images: CRC-32 of its images' files."""
+    """A row and its size.
+
+    Attributes:
+        tokens: All tokens.
+        supervised: Tokens in the loss.
+        images_crc: CRC-32 of its image files, to notice a changed image.
+    """
 
     row: TrainExample
     tokens: int
@@ -40,7 +46,7 @@ class SizedExample:
 
 @dataclass
 class TrainPlan:
-    """Rows, settings, the model to train and the folder for the result; `left` counts rows left out, by cause."""
+    """The plan of a run: rows, skipped rows by cause, model, configuration, output folder."""
 
     rows: list[SizedExample]
     skipped: Counter[str]
@@ -55,10 +61,11 @@ class TrainPlan:
 
     @property
     def work_dir(self) -> Path:
+        """The folder OUT.tmp."""
         return self.out.with_name(self.out.name + ".tmp")
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a run to go on: settings, model, rows. Where it runs is not in it."""
+        """Returns what must be the same for a run to resume: configuration, model, rows. Where it runs is not part of it."""
         rows = hashlib.sha256()
         for sized in self.rows:
             rows.update(_pack_sizes(sized))
@@ -69,12 +76,16 @@ class TrainPlan:
         return {**settings, **self.model.identity, "rows": rows.hexdigest()[:16], "deepspeed_file": config}
 
     def open_work_dir(self, force: bool) -> None:
-        """Makes the draft folder, or finds that of the same run. Raises UsageError that names what differs."""
+        """Creates the folder OUT.tmp, or finds that of the same run.
+
+        Raises:
+            UsageError: it belongs to another run; the message names what differs.
+        """
         file, identity = self.work_dir / "plan.json", json.loads(json.dumps(self.identity()))
         found = {entry.name for entry in self.work_dir.iterdir()} if self.work_dir.exists() else set()
-        if file.name not in found and found - {ROWS_FILE, f"{file.name}.tmp"}:  # these two: killed while they were written
+        if file.name not in found and found - {ROWS_FILE, f"{file.name}.tmp"}:  # a run was killed while it wrote these two
             raise UsageError(
-                f"{self.work_dir}: the run would be kept there, but it holds something else; move it, or choose another -o"
+                f"{self.work_dir}: the run needs this folder, but it holds something else; move it, or choose another -o"
             )
         self.work_dir.mkdir(parents=True, exist_ok=True)
         self._lock_work_dir()
@@ -87,8 +98,8 @@ class TrainPlan:
             if differs := [name for name in identity if begun.get(name) != identity[name]]:
                 listed = ", ".join(f"{name} ({begun.get(name)}, now {identity[name]})" for name in differs)
                 raise UsageError(
-                    f"{self.work_dir}: holds a run begun with other settings: {listed}; give those again to go on with it, "
-                    "or --force to begin anew"
+                    f"{self.work_dir}: holds a run with other settings: {listed}; use those to resume it, "
+                    "or --force to start over"
                 )
         with (self.work_dir / ROWS_FILE).open("wb") as file_of_rows:
             file_of_rows.writelines(map(_pack_sizes, self.rows))
@@ -96,37 +107,39 @@ class TrainPlan:
         write_json(file, {**shown, "left": dict(self.skipped), "out": str(self.out), "replaces": replaces})
 
     def _lock_work_dir(self) -> None:
-        """Keeps other runs out of the draft folder until this process ends. Raises UsageError when one is in it."""
+        """Locks the folder for this process.
+
+        Raises:
+            UsageError: another run uses it.
+        """
         folder = os.open(self.work_dir, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UsageError(f"{self.work_dir}: another run is at work there; let it end, or choose another -o") from None
-        except OSError:  # a disk that knows no locks
+            raise UsageError(f"{self.work_dir}: another run uses this folder; wait for it, or choose another -o") from None
+        except OSError:  # a file system without locks
             os.close(folder)
 
 
 def may_replace_model(out: Path) -> bool:
-    """Whether the draft of a run into this folder says that what stands there is to be replaced, or is what it has made."""
+    """Tells whether the OUT.tmp of a run says that the model at `out` may be replaced, or is its own result."""
     draft = out.with_name(f"{out.name}.tmp")
     try:
         if json.loads((draft / "plan.json").read_text(encoding="utf-8")).get("replaces"):
             return True
-        return (draft / METRICS_FILE).read_bytes() == (
-            out / METRICS_FILE
-        ).read_bytes()  # killed before the draft was cleared away
+        return (draft / METRICS_FILE).read_bytes() == (out / METRICS_FILE).read_bytes()  # killed before OUT.tmp was deleted
     except (OSError, ValueError, AttributeError):
         return False
 
 
 def update_batches(plan: TrainPlan) -> list[list[int]]:
-    """The row numbers of each update."""
+    """Returns the row numbers of each update."""
     settings, cut = plan.config, shuffle_updates if plan.data_kind == "trajectories" else full_updates
     return cut(len(plan.rows), settings.batch_size, settings.epochs, settings.max_steps, settings.seed)
 
 
 def epochs_after_steps(plan: TrainPlan, steps: int) -> float:
-    """Passes over the rows after so many updates."""
+    """Returns the number of passes over the rows after this many updates."""
     count, size = len(plan.rows), plan.config.batch_size
     return steps / updates_per_epoch(plan) if plan.data_kind == "trajectories" else steps * size / count
 
@@ -136,12 +149,12 @@ def updates_per_epoch(plan: TrainPlan) -> int:
 
 
 def reference_count(plan: TrainPlan) -> int:
-    """Copies of the model as it was, beside the one that trains: MPO compares with one, adapters with what is under them."""
+    """Returns the number of frozen copies of the model beside the trained one: MPO and adapters compare with one."""
     return int(plan.data_kind == "pairs" and not plan.config.lora_rank)
 
 
 def sequences_per_update(plan: TrainPlan) -> int:
-    """How many answers, or pairs of them, an update is made of."""
+    """Returns how many answers, or pairs of answers, make an update."""
     return plan.config.batch_size * (plan.config.rollouts if plan.data_kind == "questions" else 1)
 
 
@@ -155,7 +168,7 @@ def _pack_sizes(sized: SizedExample) -> bytes:
 
 
 def read_plan(draft: Path) -> TrainPlan:
-    """The plan that `begin` wrote."""
+    """Reads the plan that `open_work_dir` wrote."""
     plan = json.loads((draft / "plan.json").read_text(encoding="utf-8"))
     rows = []
     with (draft / ROWS_FILE).open("rb") as lines:

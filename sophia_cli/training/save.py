@@ -1,6 +1,6 @@
-"""The folder that a run leaves: weights, and every other file of the model's folder byte for byte; the card; the metrics.
+"""Saves the trained model: its weights, every other file of the source folder unchanged, the model card and the metrics.
 
-It is written whole in the draft folder and put in place then. The names of its tensors are those of the model's own files.
+It is written in OUT.tmp first and then moved into place. Tensor names are those of the source files.
 """
 
 import shutil
@@ -24,23 +24,24 @@ from sophia_cli.training.model_card import model_card
 from sophia_cli.training.run_state import TrainPlan
 
 PEFT_PREFIX = "base_model.model."
-TEMPLATE_FOLDERS = "additional_chat_templates"
+TEMPLATE_FOLDER = "additional_chat_templates"
 TORCH_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""Of numbers that are trained on, as safetensors names them."""
+"""The float types that are trained, by their names in safetensors."""
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
 
 
 def save_model(
     plan: TrainPlan, world: DistributedContext, weights: dict[str, torch.Tensor] | None, policy: Any, steps: int
 ) -> None:
-    """Writes the model and puts it in place of `plan.out`. Every process calls it; the one that leads has the whole weights.
+    """Writes the model and moves it to `plan.out`. Every rank calls it; the main one has the full weights.
 
-    Raises SophiaError.
+    Raises:
+        SophiaError: the weights hold NaN, or the folder cannot be written.
     """
     if world.is_main and weights is not None:
         draft = plan.work_dir / "model"
         if spoilt := next((name for name, value in weights.items() if not torch.isfinite(value).all()), None):
-            raise SophiaError(f"{spoilt} holds numbers that are none after the last step; begin anew with a lower --lr")
+            raise SophiaError(f"{spoilt} contains NaN or infinite values after the last step; start over with a lower --lr")
         shutil.rmtree(draft, ignore_errors=True)
         try:
             _write_model(plan, policy, weights, draft, steps)
@@ -53,8 +54,8 @@ def save_model(
         except (OSError, RuntimeError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise SophiaError(
-                f"{draft}: cannot be written, or not put in place of {plan.out} ({reason}); mend that and type the command "
-                "again, it goes on from its last step"
+                f"{draft}: cannot be written or moved to {plan.out} ({reason}); fix that and run the command "
+                "again, it resumes after the last step"
             ) from None
     if dist.is_initialized():
         dist.barrier()
@@ -64,7 +65,7 @@ def _write_model(plan: TrainPlan, policy: Any, weights: dict[str, torch.Tensor],
     adapters = plan.config.lora_rank > 0 and not plan.config.merge_lora
     if plan.config.lora_rank and plan.config.merge_lora:
         policy, weights = policy.get_base_model(), merge_lora(weights)
-    tied = getattr(policy, "all_tied_weights_keys", None) or {}  # the same weights under two names: the files hold one
+    tied = getattr(policy, "all_tied_weights_keys", None) or {}  # tied weights have two names, the files hold one
     weights = {name: value for name, value in weights.items() if name not in tied}
     if adapters:
         policy.save_pretrained(draft, state_dict=match_file_types(weights, plan.model))
@@ -72,8 +73,8 @@ def _write_model(plan: TrainPlan, policy: Any, weights: dict[str, torch.Tensor],
         named = revert_weight_conversion(policy, weights)
         policy.save_pretrained(draft, state_dict=match_file_types(named, plan.model), save_original_format=False)
     source = _source_folder(plan.model)
-    if (source / TEMPLATE_FOLDERS).is_dir():
-        shutil.copytree(source / TEMPLATE_FOLDERS, draft / TEMPLATE_FOLDERS)
+    if (source / TEMPLATE_FOLDER).is_dir():
+        shutil.copytree(source / TEMPLATE_FOLDER, draft / TEMPLATE_FOLDER)
     others = {"README.md"} | ({"config.json", "generation_config.json"} if adapters else set())
     for file in source.iterdir():
         if (
@@ -87,17 +88,21 @@ def _write_model(plan: TrainPlan, policy: Any, weights: dict[str, torch.Tensor],
     draw_curves([load_json(line) for line in (draft / METRICS_FILE).read_bytes().splitlines()], draft / PLOT_FILE)
     (draft / "README.md").write_text(model_card(plan, steps), encoding="utf-8")
     usual = draft.joinpath("README.md").stat().st_mode
-    for file in draft.glob("*.safetensors"):  # safetensors leaves them to their owner alone; a server may be another
+    for file in draft.glob(
+        "*.safetensors"
+    ):  # safetensors makes them readable by the owner only; a server may be another user
         file.chmod(usual)
 
 
 def match_file_types(weights: dict[str, torch.Tensor], model: ModelRef) -> dict[str, torch.Tensor]:
-    """The weights, named as in the model's files, each in the type that it has there; others in that of its config."""
+    """Returns the weights with the names and types of the model's files; tensors that are not in the files get the
+    config's type.
+    """
     usual = AutoConfig.from_pretrained(model.path).dtype or torch.float32
     types: dict[str, torch.dtype] = {}
     for file in _source_folder(model).glob("*.safetensors"):
         with safe_open(file, "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  (it is no dict)
+            for name in tensors.keys():  # noqa: SIM118  (not a dict)
                 if (kind := tensors.get_slice(name).get_dtype()) in TORCH_TYPES:
                     types[name] = TORCH_TYPES[kind]
     return {
@@ -106,9 +111,9 @@ def match_file_types(weights: dict[str, torch.Tensor], model: ModelRef) -> dict[
 
 
 def merge_lora(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights of a model with LoRA adapters, as the model alone has them: W + (alpha / rank) B A.
+    """Merges LoRA adapters into the weights: W + (alpha / rank) B A.
 
-    From the whole weights, not from the model: under ZeRO-3 that holds a part of each.
+    It works on the full weights, because under ZeRO-3 the model holds only a part of each.
     """
     found = {}
     for name, value in weights.items():

@@ -1,7 +1,8 @@
-"""Which rows make which update, and which process takes which of them. Pure arithmetic: no process needs to ask another.
+"""The order of the data: which rows make which update, which rank takes which of them, and the learning rate.
 
-The rows of one update are dealt out by length, longest first, so that the processes wait little for each other and
-padding is small. That changes no gradient: within an update the order of the rows plays no part (objectives/sophia.py).
+Pure arithmetic: no rank needs to ask another. The rows of an update are distributed by length, longest first, so that
+ranks wait little for each other and padding is small. That does not change the gradient: within an update the order of
+rows does not matter (objectives/sophia.py).
 """
 
 import math
@@ -12,14 +13,15 @@ from random import Random
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Row numbers of one forward pass. filler: it only keeps this process in step with the others, and counts nothing."""
+    """Row numbers of one forward pass. filler: it keeps this rank in step with the others and is fully masked."""
 
     rows: list[int]
     filler: bool = False
 
 
 def shuffle_updates(count: int, batch_size: int, epochs: float, max_steps: int | None, seed: int) -> list[list[int]]:
-    """The row numbers of each update: epochs in an order drawn by the seed, cut into batches; an epoch's last is smaller.
+    """Returns the row numbers of each update: epochs shuffled by the seed, cut into batches; the last batch of an epoch
+    is smaller.
 
     Fractional epochs are rounded up to whole updates.
     """
@@ -34,7 +36,9 @@ def shuffle_updates(count: int, batch_size: int, epochs: float, max_steps: int |
 
 
 def full_updates(count: int, batch_size: int, epochs: float, max_steps: int | None, seed: int) -> list[list[int]]:
-    """As `updates`, but every batch is whole: one may reach into the next epoch (TRL's trainers weigh a short one amiss)."""
+    """Like `shuffle_updates`, but every batch is full: one may reach into the next epoch (TRL's trainers weigh a short
+    batch wrongly).
+    """
     steps = max_steps or math.ceil(epochs * count / batch_size)
     passes = shuffle_updates(count, count, math.ceil(steps * batch_size / count), None, seed)
     rows = [row for each in passes for row in each]
@@ -44,9 +48,13 @@ def full_updates(count: int, batch_size: int, epochs: float, max_steps: int | No
 def share_batch(
     batch: Sequence[int], lengths: Sequence[int], micro_batch_size: int, rank: int, size: int
 ) -> list[MicroBatch]:
-    """The micro-batches of one process of `size`; every process has as many, so some may be fillers.
+    """Returns the micro-batches of one rank. Every rank has the same number, so some may be fillers.
 
-    lengths: tokens of every row, by number.
+    Args:
+        batch: Row numbers of the update.
+        lengths: Tokens of every row, by number.
+        micro_batch_size: Rows per forward pass.
+        rank, size: Rank and world size.
     """
     rows = sorted(batch, key=lambda row: (-lengths[row], row))
     parts = [MicroBatch(rows[begin : begin + micro_batch_size]) for begin in range(0, len(rows), micro_batch_size)]
@@ -57,5 +65,7 @@ def share_batch(
 
 
 def learning_rate(step: int, steps: int, peak: float, least: float) -> float:
-    """The rate of update `step` (from 0): a cosine from `peak` that would reach `least` × `peak` after the last."""
+    """Returns the rate of update `step` (from 0): a cosine from `peak` that would reach `least` × `peak` after the last
+    update.
+    """
     return peak * (least + (1 - least) * 0.5 * (1 + math.cos(math.pi * step / steps)))

@@ -1,8 +1,9 @@
-"""Sequence parallelism (DeepSpeed-Ulysses, arXiv 2309.14509): the tokens of a row are dealt out to several processes.
+"""Sequence parallelism (DeepSpeed-Ulysses, arXiv 2309.14509): several processes share the tokens of a row.
 
-Each of a group takes one stretch of every row through the language model; for attention they change over to all tokens of
-some of the heads, and back. Every process embeds the whole rows: a stretch of embeddings has the images in it, where
-DeepSpeed's own data loader (ALST) cuts token ids, and would tear image tokens from their pixels.
+Each process of a group runs the language model on its slice of every row. For attention, they exchange slices for
+heads: each gets all tokens of some heads, and back. Every process embeds whole rows, so that a slice of embeddings
+includes the image features. DeepSpeed's own data loader (ALST) slices token ids instead, which would separate image
+tokens from their pixels.
 """
 
 from typing import Any
@@ -18,24 +19,28 @@ from sophia_cli.training.rendezvous import TIMEOUT
 
 
 def check_heads(text_config: Any, ways: int) -> None:
-    """Raises UsageError where the language model's attention cannot be dealt out to `ways` processes."""
+    """Checks that the attention heads can be divided among `ways` processes.
+
+    Raises:
+        UsageError: they cannot.
+    """
     heads, shared = text_config.num_attention_heads, text_config.num_key_value_heads
     if heads % ways or (shared % ways and ways % shared):
         fit = [n for n in range(2, heads + 1) if heads % n == 0 and (shared % n == 0 or n % shared == 0)]
-        choices = f"choose from {', '.join(map(str, fit))}" if fit else "leave it out"
+        choices = f"choose from {', '.join(map(str, fit))}" if fit else "omit it"
         mend = f"the model has {heads} attention heads over {shared}; {choices}"
         raise UsageError(f"--sequence-parallel {ways}: {mend}")
     if "sliding_attention" in (getattr(text_config, "layer_types", None) or ()):
         raise UsageError(
-            f"--sequence-parallel {ways}: the model's attention looks back a part of the row alone; leave it out"
+            f"--sequence-parallel {ways}: the model uses sliding-window attention, which it does not support; omit it"
         )
 
 
 class SequenceParallel:
-    """Has a language model take a stretch of each row in each of `ways` processes that are next to one another.
+    """Makes a language model process a slice of each row in each of `sp_size` neighboring processes.
 
-    Rows are padded on the right and attention is causal, so no mask is needed: nothing that counts sees the padding. For the
-    life of the process: transformers' table of attention functions is the process's.
+    Rows are padded on the right and attention is causal, so no mask is needed. It lasts as long as the process,
+    because the table of attention functions in transformers is global.
     """
 
     def __init__(self, language: Any, world: DistributedContext, ways: int):
@@ -47,7 +52,7 @@ class SequenceParallel:
         language.register_forward_pre_hook(self._slice_inputs, with_kwargs=True)
 
     def _take_over_attention(self, language: Any) -> None:
-        """Transformers asks for attention by name; the vision tower, which may ask for the same, keeps what it had."""
+        """Registers our attention under the name that the language model asks for; the vision tower keeps the original."""
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
         name, inside = self.config._attn_implementation, set(language.modules())
@@ -58,13 +63,15 @@ class SequenceParallel:
                 return self.core(module, query, key, value, attention_mask, **more)
             each = query.shape[2]
             here = torch.arange(self.sp_rank * each, (self.sp_rank + 1) * each, device=query.device)
-            more["position_ids"] = here.repeat(len(query), 1)  # it is gathered, and NCCL takes no views
+            more["position_ids"] = here.repeat(
+                len(query), 1
+            )  # copied, because it is gathered and NCCL does not accept views
             return self._attention_for(len(query))(module, query, key, value, None, **more)
 
         ALL_ATTENTION_FUNCTIONS[name] = attend
 
     def _attention_for(self, batch: int) -> Any:
-        """DeepSpeed's, which is made for so many rows at once."""
+        """Returns DeepSpeed's attention, which is built for a fixed number of rows."""
         from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
 
         if batch not in self.attention_cache:
@@ -82,7 +89,7 @@ class SequenceParallel:
         return self.attention_cache[batch]
 
     def _slice_inputs(self, language: Any, given: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """The language model's inputs, of this process's stretch alone."""
+        """Returns the inputs of the language model for this process's slice."""
         rows, length = inputs["inputs_embeds"].shape[:2]
         positions = inputs.get("position_ids")
         if positions is None:
@@ -92,7 +99,9 @@ class SequenceParallel:
             "inputs_embeds": self.slice_tokens(inputs["inputs_embeds"]),
             "position_ids": self.slice_tokens(positions, -1),
         }
-        if (visual_BT := inputs.get("visual_pos_masks")) is not None:  # Qwen3-VL adds to image tokens once more, further in
+        if (
+            visual_BT := inputs.get("visual_pos_masks")
+        ) is not None:  # Qwen3-VL adds features to image tokens again in later layers
             cut["visual_pos_masks"] = here = self.slice_tokens(visual_BT)
             chosen = torch.zeros_like(visual_BT)
             first = self.sp_rank * self._slice_length(length)
@@ -105,7 +114,7 @@ class SequenceParallel:
         return -(-length // self.sp_size)
 
     def slice_tokens(self, values: Tensor, along: int = 1, fill: int = 0, more: int = 0) -> Tensor:
-        """This process's stretch along the axis of tokens, and `more` behind it; `fill` beyond the end."""
+        """Returns this process's slice along the token axis, plus `more` tokens after it; `fill` beyond the end."""
         each = self._slice_length(values.shape[along])
         shape = list(values.shape)
         shape[along] = each * self.sp_size + more - shape[along]
@@ -113,20 +122,20 @@ class SequenceParallel:
         return filled.narrow(along, self.sp_rank * each, each + more)
 
     def slice_labels(self, labels_BT: Tensor) -> Tensor:
-        """The labels of this process's stretch and the one behind it, which its last token is to predict."""
+        """Returns the labels of this process's slice and the next one, which its last token predicts."""
         return self.slice_tokens(labels_BT, fill=IGNORE_INDEX, more=1)
 
     def gather_logps(self, logps_BL: Tensor, length: int) -> Tensor:
-        """What all processes of the group have found, B x length; the loss is then the same in each.
+        """Returns the log-probabilities of all slices, B x length, so that every process computes the same loss.
 
-        Gradients go back to a process for its own stretch: those of the group add up to the gradient of one loss.
+        The gradient of a process is that of its own slice; the group's gradients add up to that of one loss.
         """
         whole: Tensor = _GatherTokens.apply(logps_BL, self)  # type: ignore[no-untyped-call]
         return whole[:, :length]
 
 
 class _GatherTokens(torch.autograd.Function):
-    """The stretches of a group one behind the other, B x (ways · L); the gradient of this process's is that of its part."""
+    """Concatenates the slices of a group, B x (sp_size · L). Backward returns the gradient of this process's slice."""
 
     @staticmethod
     def forward(ctx: Any, part_BL: Tensor, ulysses: SequenceParallel) -> Tensor:

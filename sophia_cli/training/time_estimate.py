@@ -1,4 +1,4 @@
-"""How long a run may take: what it computes, and how fast this machine multiplies matrices."""
+"""Estimates how long a run takes: its FLOPs, and the measured matmul speed of this machine."""
 
 import time
 from multiprocessing.connection import Connection
@@ -12,15 +12,16 @@ from sophia_cli.training.run_state import TrainPlan, update_batches
 MATRIX_SIDE = {"cpu": 1024, "cuda": 8192}
 REPEATS = {"cpu": 2, "cuda": 20}
 EXPECTED_UTILIZATION = 0.4
-"""The share of a plain product's speed that training usually reaches."""
+"""The share of plain matmul speed that training usually reaches."""
 TIMEOUT_SECONDS = 60.0
 
 
 def estimated_seconds(plan: TrainPlan, weights: int, trained: int, processes: int, cuda: bool) -> float | None:
-    """Seconds of the whole run at `REACHED` of this machine's speed; None where that cannot be measured.
+    """Returns the seconds of the whole run at `EXPECTED_UTILIZATION` of this machine's speed; None where it cannot be
+    measured.
 
-    FLOPs of a row of T tokens: 2 N T forward, as many for what flows back, 2 N_trained T for the gradients of weights, 2 N T
-    again where activations are computed anew (GPUs), and 12 L h T² for attention.
+    FLOPs of a row of T tokens: 2 N T forward, 2 N T backward, 2 N_trained T for the weight gradients, 2 N T for
+    recomputed activations (GPUs), and 12 L h T² for attention.
     """
     text = AutoConfig.from_pretrained(plan.model.path).get_text_config()
     each = (6 if cuda else 4) * weights + 2 * trained
@@ -31,20 +32,20 @@ def estimated_seconds(plan: TrainPlan, weights: int, trained: int, processes: in
 
 
 def matmul_flops(device: str) -> float:
-    """FLOP/s of a square product: bf16 on GPUs, fp32 on CPUs."""
+    """Returns FLOP/s of a square matrix product: bf16 on GPUs, fp32 on CPUs."""
     one = torch.randn(
         MATRIX_SIDE[device], MATRIX_SIDE[device], device=device, dtype=torch.bfloat16 if device == "cuda" else torch.float32
     )
     best = float("inf")
     for _ in range(REPEATS[device]):
         began = time.perf_counter()
-        (one @ one)[0, 0].item()  # waits for the GPU
+        (one @ one)[0, 0].item()  # synchronizes with the GPU
         best = min(best, time.perf_counter() - began)
     return 2.0 * MATRIX_SIDE[device] ** 3 / best
 
 
 def _measure_in_child() -> float | None:
-    """A GPU's speed, by a process of its own: who only starts others would hold memory there for the whole run."""
+    """Measures a GPU in a child process, because the parent would hold GPU memory for the whole run."""
     child = WorkerProcess(_send_speed)
     try:
         child.send("cuda")

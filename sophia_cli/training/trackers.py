@@ -1,4 +1,4 @@
-"""Trackers that the user asked for (`--report-to`): each is told the figures of every update. None by default."""
+"""Experiment trackers (`--report-to`): each gets the metrics of every update. None by default."""
 
 import importlib
 from collections.abc import Callable
@@ -12,7 +12,11 @@ NO_TRACKER = "none"
 
 
 def check_tracker(name: str) -> None:
-    """Raises UsageError for a tracker that is not known or not installed."""
+    """Checks the name of a tracker.
+
+    Raises:
+        UsageError: it is unknown or not installed.
+    """
     if name == NO_TRACKER:
         return
     if name not in TRACKERS:
@@ -20,13 +24,13 @@ def check_tracker(name: str) -> None:
     try:
         importlib.import_module(TRACKERS[name])
     except ImportError:
-        raise UsageError(f"--report-to {name}: is not installed; `pip install {name}`, or leave it out") from None
+        raise UsageError(f"--report-to {name}: is not installed; run `pip install {name}`, or omit it") from None
 
 
 def make_tracker(name: str, out: Path, settings: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
-    """What is to be told each update's figures. out: the folder of the model to be; its name is the run's.
+    """Returns the function that reports the metrics of an update. out: the model's folder; its name is the run's name.
 
-    tensorboard writes to `OUT.tensorboard`; wandb and trackio are called as their pages say, project `sophia`.
+    tensorboard writes to `OUT.tensorboard`; wandb and trackio use the project `sophia`.
     """
     if name == NO_TRACKER:
         return lambda told: None
@@ -45,7 +49,7 @@ def make_tracker(name: str, out: Path, settings: dict[str, Any]) -> Callable[[di
 
 
 def flatten_metrics(told: dict[str, Any]) -> dict[str, float]:
-    """The figures of an update, those within another as `log_ratio/mean`."""
+    """Returns the metrics with nested ones as `log_ratio/mean`."""
     found: dict[str, float] = {}
     for name, value in told.items():
         inner = value.items() if isinstance(value, dict) else ()

@@ -1,4 +1,4 @@
-"""Training by the plan's objective: those with a loss in our own loop, the others through TRL."""
+"""Trains by the plan's objective: with our own loop if it has a loss, else with TRL."""
 
 from sophia_cli import registry
 from sophia_cli.training.distributed import DistributedContext
@@ -7,7 +7,7 @@ from sophia_cli.training.run_state import TrainPlan
 
 
 def train_model(plan: TrainPlan, world: DistributedContext, emit: EmitFunction) -> None:
-    """Trains and saves to `plan.out`; `emit` gets one record for each update. Every process calls it."""
+    """Trains and saves to `plan.out`; `emit` gets the metrics of each update. Every rank calls it."""
     if registry.find("objectives", plan.config.objective).DATA_KIND == "trajectories":
         from sophia_cli.training.trainer import train_with_loss
     else:

@@ -1,7 +1,7 @@
-"""The training loop: updates over the planned rows, checkpoints on the way, a whole model in the end.
+"""The training loop: updates over the planned rows, checkpoints on the way, the saved model at the end.
 
-Everything that an update depends on follows from the plan and the update's number (order.py), and the generators are
-seeded anew for each: so a run that goes on from a checkpoint is the run that was never interrupted.
+Everything in an update follows from the plan and the update's number (`schedule.py`), and random generators are seeded
+for each update. So a run that resumes from a checkpoint equals the run that was never interrupted.
 """
 
 import math
@@ -35,13 +35,15 @@ from sophia_cli.training.save import save_model
 from sophia_cli.training.schedule import MicroBatch, learning_rate, share_batch
 from sophia_cli.training.sequence_parallel import SequenceParallel
 
-LOADER_THREADS = 2
-"""Processes that prepare batches, beside a GPU."""
+LOADER_PROCESSES = 2
+"""Processes that prepare batches for a GPU."""
 
 
 @dataclass(frozen=True)
 class UpdatePlan:
-    """One update as this process sees it: its rows, those it takes itself, and D, the denominator of the loss."""
+    """One update as this rank sees it: its number, the rank's micro-batches, its tokens, and D, the denominator of the
+    loss.
+    """
 
     number: int
     parts: list[MicroBatch]
@@ -50,13 +52,13 @@ class UpdatePlan:
 
 
 def train_with_loss(plan: TrainPlan, world: DistributedContext, emit: EmitFunction) -> None:
-    """Trains and saves to `plan.out`; `emit` gets one record for each update. Every process calls it."""
+    """Trains and saves to `plan.out`; `emit` gets the metrics of each update. Every rank calls it."""
     logging.disable_progress_bar()
     settings, device = plan.config, process_device(world)
     config = load_config(settings, world)
     ways = settings.sequence_parallel
     init_distributed(world, config is not None or ways > 1)
-    spread = zero3_init(config) if config else None  # while this lives
+    spread = zero3_init(config) if config else None  # active as long as it lives
     set_seed(settings.seed)
     encoder = make_encoder(plan)
     policy = load_policy(plan, device, bf16=config is not None and device.type == "cuda")
@@ -84,18 +86,18 @@ def train_with_loss(plan: TrainPlan, world: DistributedContext, emit: EmitFuncti
         curve.add_update(told)
         figures.append(told)
         emit(told)
-        if done % settings.save_every == 0 or done == len(updates):  # the last: saving may fail
+        if done % settings.save_every == 0 or done == len(updates):  # also after the last update, because saving may fail
             checkpoints.save_checkpoint(engine, plan.work_dir, done, world)
     save_model(plan, world, engine.gather_weights(), policy, len(updates))
     if world.is_main:
         ends = {"model": str(plan.out), "rows": len(plan.rows), "steps": len(updates), "left_out": dict(plan.skipped)}
-        emit({**ends, **pool_stats(figures[: updates_per_epoch(plan)])})  # of all kept trajectories, each once
+        emit({**ends, **pool_stats(figures[: updates_per_epoch(plan)])})  # over the first epoch: each kept trajectory once
 
 
 def plan_updates(plan: TrainPlan, world: DistributedContext) -> list[UpdatePlan]:
-    """All updates of the run, with this process's share of each."""
+    """Returns all updates of the run, with this rank's share of each."""
     settings, lengths = plan.config, [sized.tokens for sized in plan.rows]
-    ways = settings.sequence_parallel  # so many processes take the same rows
+    ways = settings.sequence_parallel  # this many ranks take the same rows
     found = []
     for number, rows in enumerate(update_batches(plan)):
         tokens = sum(plan.rows[row].supervised for row in rows)
@@ -105,7 +107,7 @@ def plan_updates(plan: TrainPlan, world: DistributedContext) -> list[UpdatePlan]
 
 
 class _MicroBatches(Dataset[dict[str, torch.Tensor] | str]):
-    """The inputs of each forward pass of this process; a text where there are none: why."""
+    """The inputs of each forward pass of this rank; a text that says why where a batch cannot be made."""
 
     def __init__(self, plan: TrainPlan, encoder: Encoder, parts: list[MicroBatch], sees: bool):
         self.plan, self.encoder, self.parts, self.sees = plan, encoder, parts, sees
@@ -123,12 +125,14 @@ class _MicroBatches(Dataset[dict[str, torch.Tensor] | str]):
 
 
 def _load_batches(plan: TrainPlan, world: DistributedContext, encoder: Encoder, updates: list[UpdatePlan]) -> Iterator[Any]:
-    """The inputs of this process's forward passes, update after update."""
+    """Yields the inputs of this rank's forward passes, update after update."""
     cuda = process_device(world).type == "cuda"
-    # one process alone, too, where the tower trains: no gradient at all would leave out its momentum and decay
+    # also with one process where the tower trains: without a gradient, momentum and weight decay would be skipped
     sees = world.size > 1 or plan.config.train_vision or plan.config.train_projector
     data = _MicroBatches(plan, encoder, [part for update in updates for part in update.parts], sees)
-    return iter(DataLoader(data, batch_size=None, shuffle=False, num_workers=LOADER_THREADS if cuda else 0, pin_memory=cuda))
+    return iter(
+        DataLoader(data, batch_size=None, shuffle=False, num_workers=LOADER_PROCESSES if cuda else 0, pin_memory=cuda)
+    )
 
 
 def train_step(
@@ -140,7 +144,11 @@ def train_step(
     scorer: LogprobHead,
     batches: Iterator[Any],
 ) -> dict[str, Any]:
-    """Takes one update: its loss over all processes, divided once, and what else is told of it. Raises SophiaError."""
+    """Takes one update: the loss over all ranks, divided once. Returns its metrics.
+
+    Raises:
+        SophiaError: loss or gradient is not finite, or a row changed.
+    """
     objective, ways = registry.find("objectives", plan.config.objective).loss, plan.config.sequence_parallel
     total, ratios = torch.zeros((), device=engine.device), LogRatios()
     for place, part in enumerate(update.parts, 1):
@@ -154,16 +162,16 @@ def train_step(
             logps, (labels[:, 1:] != IGNORE_INDEX).to(logps.dtype), weights, behavior_logp, update.denominator
         )
         loss = objective(scored)
-        engine.backward(loss * world.size)  # gradients are averaged over processes
+        engine.backward(loss * world.size)  # gradients are averaged over ranks
         total += loss.detach() / ways
         if not part.filler and world.rank % ways == 0:
             ratios.add_batch(logps.detach(), scored.mask_BT, behavior_logp)
     if world.size > 1:
         dist.all_reduce(total)
     norm = engine.take_step(rate)
-    if not (math.isfinite(total) and math.isfinite(norm)):  # the same in every process
+    if not (math.isfinite(total) and math.isfinite(norm)):  # the same on every rank
         raise SophiaError(
-            f"step {update.number + 1}: loss {total.item():g}, gradient {norm:g}; begin anew with a lower --lr"
+            f"step {update.number + 1}: loss {total.item():g}, gradient {norm:g}; start over with a lower --lr"
         )
     figures = {"loss": total.item(), "grad_norm": norm, "learning_rate": rate, "tokens": update.tokens}
     return {**figures, **ratios.log_ratio_stats(world)}

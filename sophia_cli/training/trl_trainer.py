@@ -1,4 +1,4 @@
-"""Objectives that TRL has a trainer for: run, killed, gone on with, told and saved as our own loop does it."""
+"""Runs the objectives that TRL has a trainer for. Checkpoints, resume, metrics and saving work as in our own loop."""
 
 import contextlib
 import math
@@ -25,21 +25,21 @@ from sophia_cli.training.rendezvous import init_distributed, process_device
 from sophia_cli.training.run_state import TrainPlan, epochs_after_steps, sequences_per_update, update_batches
 from sophia_cli.training.save import save_model
 
-METRIC_NAMES = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
-"""What the trainer itself tells DeepSpeed."""
+TRL_MANAGED_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+"""Keys of the DeepSpeed configuration that the trainer sets itself."""
 
 
 def train_with_trl(plan: TrainPlan, world: DistributedContext, emit: EmitFunction) -> None:
-    """Trains and saves to `plan.out`; `emit` gets one record for each update. Every process calls it."""
+    """Trains and saves to `plan.out`; `emit` gets the metrics of each update. Every rank calls it."""
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    getLogger("trl").setLevel(ERROR)  # or it shows every answer that could not be graded
-    getLogger("accelerate").setLevel(ERROR)  # or it tells of what it sets right by itself
+    getLogger("trl").setLevel(ERROR)  # it would print every answer that could not be graded
+    getLogger("accelerate").setLevel(ERROR)  # it would log what it corrects by itself
     objective = registry.find("objectives", plan.config.objective)
     config, device = load_config(plan.config, world), process_device(world)
     init_distributed(world, config is not None)
     set_seed(plan.config.seed)
-    spread = zero3_init(config) if config else None  # while this lives
+    spread = zero3_init(config) if config else None  # active as long as it lives
     policy = load_policy(plan, device, bf16=config is not None and device.type == "cuda")
     del spread
     encoder = make_encoder(plan)
@@ -68,8 +68,8 @@ def train_with_trl(plan: TrainPlan, world: DistributedContext, emit: EmitFunctio
 
 @contextlib.contextmanager
 def _policy_tensor_names(policy: Any) -> Iterator[None]:
-    """While it lasts, checkpoints name tensors as the policy itself does: by the names of the model's files, as transformers
-    writes them otherwise, it does not find them again when it reads a checkpoint.
+    """While the block runs, checkpoints use the policy's own tensor names. transformers writes the names of the model's
+    files otherwise, and does not find them when it reads a checkpoint.
     """
     base = policy.get_base_model() if hasattr(policy, "peft_config") else policy
     names, base._weight_conversions = base._weight_conversions, []
@@ -80,7 +80,9 @@ def _policy_tensor_names(policy: Any) -> Iterator[None]:
 
 
 def trainer_arguments(plan: TrainPlan, world: DistributedContext, config: dict[str, Any] | None) -> dict[str, Any]:
-    """What all of TRL's trainers are told: our optimizer, learning rate, precision, DeepSpeed and checkpoints."""
+    """Returns the arguments common to all TRL trainers: our optimizer, learning rate, precision, DeepSpeed and
+    checkpoints.
+    """
     settings, cuda = plan.config, process_device(world).type == "cuda"
     return {
         "output_dir": str(plan.work_dir),
@@ -95,7 +97,7 @@ def trainer_arguments(plan: TrainPlan, world: DistributedContext, config: dict[s
         "bf16": cuda,
         "use_cpu": not cuda,
         "gradient_checkpointing": cuda,
-        "deepspeed": config and {**config, **dict.fromkeys(METRIC_NAMES, "auto")},
+        "deepspeed": config and {**config, **dict.fromkeys(TRL_MANAGED_KEYS, "auto")},
         "seed": settings.seed,
         "save_steps": settings.save_every,
         "logging_steps": 1,
@@ -106,15 +108,19 @@ def trainer_arguments(plan: TrainPlan, world: DistributedContext, config: dict[s
 
 
 def _save_checkpoint(write: Callable[..., None], plan: TrainPlan, *arguments: Any) -> None:
-    """Writes a checkpoint by the trainer's own means. Raises SophiaError where the disk does not take it."""
+    """Writes a checkpoint with the trainer's own function.
+
+    Raises:
+        SophiaError: the disk is full.
+    """
     try:
         write(*arguments)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch raises RuntimeError where the disk is full
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch raises RuntimeError on a full disk
         raise checkpoints.write_error(plan.work_dir, error) from None
 
 
 class MetricsCallback(TrainerCallback):
-    """Tells of every update, and marks a checkpoint when it is whole."""
+    """Logs every update, and marks a checkpoint when it is complete."""
 
     def __init__(
         self, plan: TrainPlan, world: DistributedContext, curve: MetricsLog, emit: EmitFunction, names: dict[str, str]
@@ -123,14 +129,14 @@ class MetricsCallback(TrainerCallback):
         self.tokens = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.tokens = int(state.num_input_tokens_seen)  # those before the checkpoint, where the trainer counts them
+        self.tokens = int(state.num_input_tokens_seen)  # tokens before the checkpoint, where the trainer counts them
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
             return
         step, loss, norm = state.global_step, float(logs["loss"]), float(logs.get("grad_norm", 0.0))
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise SophiaError(f"step {step}: loss {loss:g}, gradient {norm:g}; begin anew with a lower --lr")
+            raise SophiaError(f"step {step}: loss {loss:g}, gradient {norm:g}; start over with a lower --lr")
         seen = int(logs.get("num_tokens", 0))
         figures = {"loss": loss, "grad_norm": norm, "learning_rate": logs["learning_rate"], "tokens": seen - self.tokens}
         self.tokens = seen
@@ -146,7 +152,7 @@ class MetricsCallback(TrainerCallback):
 
 
 def _gather_weights(trainer: Any, config: dict[str, Any] | None) -> dict[str, torch.Tensor] | None:
-    """All weights, whole, in the process that leads."""
+    """Returns all full weights on the main rank."""
     if config is not None and config["zero_optimization"]["stage"] == 3:
         return trainer.deepspeed._zero3_consolidated_16bit_state_dict()  # type: ignore[no-any-return]
     return trainer.model.state_dict() if not dist.is_initialized() or dist.get_rank() == 0 else None

@@ -1,4 +1,6 @@
-"""What DeepSpeed's launcher runs in each training process: `python -m sophia_cli.training.worker DRAFT`."""
+"""The main module of each training process that DeepSpeed's launcher starts: `python -m sophia_cli.training.worker
+OUT.tmp`.
+"""
 
 import os
 import sys
@@ -21,10 +23,10 @@ from sophia_cli.training.run_state import read_plan
 
 
 def main(draft: Path) -> int:
-    """Trains by the plan in the draft folder; what the leading process has to tell goes to a file there."""
+    """Trains by the plan in OUT.tmp; the main rank writes its metrics to a file there."""
     world = joined_context(HardwareOptions()) or DistributedContext(cpu=CPU_VARIABLE in os.environ)
     if gpus := os.environ.get(GPUS_VARIABLE):
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus.split(",")[world.local_rank]  # before torch looks
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus.split(",")[world.local_rank]  # before torch reads it
     try:
         from sophia_cli.training.train import train_model
 
@@ -36,7 +38,7 @@ def main(draft: Path) -> int:
                     told.flush()
 
             train_model(read_plan(draft), world, emit)
-    except BaseException as error:  # noqa: BLE001  (whoever started us reads it in a file)
+    except BaseException as error:  # noqa: BLE001  (the parent reads it from a file)
         traceback.print_exc()
         reason = str(error) if isinstance(error, SophiaError) else f"{type(error).__name__}: {error}"
         note_error(draft, world.rank, reason)
@@ -48,4 +50,4 @@ if __name__ == "__main__":
     code = main(Path(sys.argv[1]))
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # DeepSpeed's teardown aborts now and then after all is saved
+    os._exit(code)  # DeepSpeed's teardown sometimes aborts after everything is saved

@@ -1,4 +1,4 @@
-"""Which of DeepSpeed's stages a model needs: the one that spreads least and still fits."""
+"""Chooses the ZeRO stage of a model: the one that shards least and still fits into memory."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,16 +7,19 @@ from sophia_cli.errors import UsageError
 from sophia_cli.training.run_state import TrainPlan, reference_count
 
 STAGES = ("zero1", "zero2", "zero3", "zero3-offload")
-"""Those of `deepspeed/`, in the order of how much they spread."""
+"""The shipped stages, from the one that shards least to the one that shards most."""
 WEIGHT_MEMORY_SHARE = 0.75
-"""The share of a GPU's memory that weights, gradients and optimizer may take; the rest is for what the batch needs."""
+"""The share of GPU memory that weights, gradients and optimizer may take. The rest is for activations."""
 
 
 def bytes_needed(stage: str, weights: int, trained: int, processes: int, references: int = 0) -> float:
-    """Bytes on each GPU of weights (bf16), gradients (bf16) and AdamW's states (fp32: weights and two moments).
+    """Returns bytes per GPU for weights (bf16), gradients (bf16) and AdamW states (fp32: weights and two moments).
 
-    none: weights, gradients and moments in fp32. weights, trained: numbers of parameters. references: copies that do not
-    train, held as the weights are.
+    Args:
+        stage: A stage; `none` keeps weights, gradients and moments in fp32.
+        weights, trained: Numbers of parameters.
+        processes: World size.
+        references: Frozen copies, held like the weights.
     """
     spread, weights = 1 / processes, weights * (1 + references)
     return {
@@ -29,19 +32,23 @@ def bytes_needed(stage: str, weights: int, trained: int, processes: int, referen
 
 
 def first_fitting_stage(weights: int, trained: int, processes: int, memory: int, references: int = 0) -> str:
-    """The first stage that fits into GPUs of so many bytes. Raises UsageError when none does."""
+    """Returns the first stage that fits.
+
+    Raises:
+        UsageError: none does.
+    """
     for stage in STAGES:
         if bytes_needed(stage, weights, trained, processes, references) <= WEIGHT_MEMORY_SHARE * memory:
             return stage
     least = bytes_needed("zero3-offload", weights, trained, processes, references) / 1e9
     raise UsageError(
-        f"{weights / 1e9:.1f} B weights take {least:.0f} GB on each of {processes} GPUs of {memory / 1e9:.0f} GB however "
-        "they are spread; use more GPUs (--hostfile), --lora-rank 64, or a stage of your own with --deepspeed"
+        f"{weights / 1e9:.1f} B weights need {least:.0f} GB on each of {processes} GPUs of {memory / 1e9:.0f} GB at any "
+        "stage; use more GPUs (--hostfile), --lora-rank 64, or your own DeepSpeed file (--deepspeed FILE.json)"
     )
 
 
 def choose_stage(plan: TrainPlan, processes: int, cpu: bool, tell: Callable[[str], None]) -> TrainPlan:
-    """The plan with `--deepspeed auto` settled, and told."""
+    """Returns the plan with `--deepspeed auto` resolved, and logs it."""
     import torch
 
     if plan.config.deepspeed != "auto":

@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicLayer
 from sophia_cli.backends._hf.cpu_attention import GrowingCacheLayer
 from sophia_cli.inference.types import Job
 
-PADDED_FIELDS = 4
+MAX_PADDING_FACTOR = 4
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Batch:
         with those beside it, and does not have others padded to its length.
         """
         held = int(self.mask.sum()) + rows * (sum(self.prompts) // len(self) + tokens)
-        return self.can_join and (len(self) + rows) * self.width <= PADDED_FIELDS * held
+        return self.can_join and (len(self) + rows) * self.width <= MAX_PADDING_FACTOR * held
 
     def tokens_until_full(self, context: int) -> int:
         """Tokens until the first row has reached the end of the model's context."""

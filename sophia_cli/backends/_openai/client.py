@@ -47,7 +47,7 @@ MAX_BUSY_RETRIES = 10
 """For each try of its own, how often a request may be turned away by servers that say that they are unwell."""
 MAX_RESPONSE_BYTES, MAX_BYTES_PER_TOKEN = 1 << 20, 64
 UNHEALTHY_STATUSES, BUSY_STATUSES, RETRY_STATUSES = {502, 503, 504}, {429}, {408, 409, 425, 500}
-KEY_VARIABLES = {401: "check {key}", 403: "check {key}", 404: "check --base-url and the model's name"}
+STATUS_HINTS = {401: "check {key}", 403: "check {key}", 404: "check --base-url and the model's name"}
 
 Outcome = tuple[Job, Completion | Failure]
 
@@ -367,11 +367,11 @@ class Client:
                     parse_retry_after(retry_after),
                 )
             )
-        if status in KEY_VARIABLES:
+        if status in STATUS_HINTS:
             if self.balancer.ever_answered():  # a gateway while its server restarts, a key that has run out: others go on
                 raise RetryableError(RequestFailure(message, unhealthy=True))
             raise RequestsRefused(
-                f"{server.url}: refuses every request ({message}); {KEY_VARIABLES[status].format(key=self.config.key_name)}"
+                f"{server.url}: refuses every request ({message}); {STATUS_HINTS[status].format(key=self.config.key_name)}"
             )
         if exceeds_context(message):
             if attempt.sends_max_tokens and attempt.job.request.sampling.max_tokens > 1:

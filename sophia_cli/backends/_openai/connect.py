@@ -14,20 +14,20 @@ DEFAULT_IN_FLIGHT = 256
 SPARE_FILES = 100
 
 
-def make_client(urls: list[str], model: ModelRef, place: BackendOptions, key_name: str) -> Client:
+def make_client(urls: list[str], model: ModelRef, options: BackendOptions, key_name: str) -> Client:
     """A client of these servers; key_name: the variable whose value goes with every request, if it is set.
 
     Raises UsageError for an odd key, and for more requests at once than this process may hold sockets.
     """
     return Client(
-        LoadBalancer.from_urls(urls, place.retries),
+        LoadBalancer.from_urls(urls, options.retries),
         ClientConfig(
             names=(model.name, model.path),
             otherwise=model.name if os.path.isdir(model.path) else model.path,
-            concurrency=_max_in_flight(place.concurrency, DEFAULT_IN_FLIGHT * len(urls)),
-            timeout=place.timeout,
-            retries=place.retries,
-            images="file" if place.shared_disk else "data",
+            concurrency=_max_in_flight(options.concurrency, DEFAULT_IN_FLIGHT * len(urls)),
+            timeout=options.timeout,
+            retries=options.retries,
+            images="file" if options.shared_disk else "data",
             key=_read_key(key_name),
             key_name=key_name,
         ),
