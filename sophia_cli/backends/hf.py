@@ -1,9 +1,9 @@
-"""transformers in this process: batched, on one GPU or the CPU. The embedded models' default.
+"""transformers in this process: batched, on one GPU or the CPU. The default of the embedded models.
 
-Rows that have ended leave the batch and others join (`_batch.py`); each draws from noise of its own (`_choose.py`), so a
-sample does not depend on its company, up to the engine's rounding: matrix products of another shape may round the last bit
-otherwise. The embedded models compute in float64, where that bit decides nothing; on GPUs, in bfloat16, a rare token may
-differ between batch sizes.
+Finished rows leave the batch and others join (`_hf/batch.py`). Each row draws from its own noise
+(`_hf/gumbel_sampling.py`), so a sample does not depend on the batch, up to rounding: matrix products of another shape
+may round the last bit differently. The embedded models compute in float64, where that bit decides nothing. On GPUs, in
+bfloat16, a rare token may differ between batch sizes.
 """
 
 from collections.abc import Iterator
@@ -38,20 +38,20 @@ from sophia_cli.records import THINK_OPEN
 from sophia_cli.runtime.read_ahead import ReadAhead
 
 TOKENS_PER_STRIDE = 40
-"""Tokens between two looks at a batch: rows that have ended leave it, and others join."""
+"""Tokens between two updates of a batch, in which finished rows leave and others join."""
 
 DEFAULT_BATCH_ROWS = 64
 """Rows of a batch, unless the model's folder or `--concurrency` says otherwise."""
 
 JOIN_DIVISOR = 8
-"""Rows join when an eighth of the batch has left: reading their prompts is a pass of the model."""
+"""Rows join when 1/8 of the batch has left, because encoding their prompts is a forward pass."""
 
 Outcome = tuple[Job, Completion | Failure]
 PreparedRow = tuple[Job, str, list[Any]]
 
 
 class Backend:
-    """One model in this process; loaded when the first job arrives."""
+    """One model in this process; it loads with the first job."""
 
     def __init__(self, model: ModelRef, options: BackendOptions):
         self.model = model
@@ -59,7 +59,7 @@ class Backend:
         self.engine: ModelRunner | None = None
 
     def stream(self, jobs: ReadAhead[Job]) -> Iterator[Outcome]:
-        """Completions as they come; those that come together are in the order of their jobs."""
+        """Yields completions as they finish; those of one stride in the order of their jobs."""
         batch: Batch | None = None
         while (fresh := self._take_jobs(jobs, batch)) or batch:
             self.engine = self.engine or ModelRunner(self.model)
@@ -73,7 +73,7 @@ class Backend:
                 yield from self.engine.generate_stride(batch)
 
     def _take_jobs(self, jobs: ReadAhead[Job], batch: Batch | None) -> list[Job]:
-        """Jobs of one style that begin now. Waits for them when none is under way: then, no jobs are the end."""
+        """Returns jobs of one style that start now. Blocks when no row is in progress; then an empty list means the end."""
         if not batch:
             taken = jobs.take_batch(self.rows)
         elif JOIN_DIVISOR * (room := self.rows - len(batch)) >= self.rows and batch.has_room_for(room, TOKENS_PER_STRIDE):
@@ -88,11 +88,11 @@ class Backend:
         return fresh
 
     def status(self) -> str:
-        """Nothing: the rows of a batch are all that is under way."""
+        """Returns an empty text: all rows in progress are in the batch."""
         return ""
 
     def close(self) -> None:
-        """Nothing: the model ends with the process."""
+        """Does nothing: the model ends with the process."""
 
 
 class ModelRunner:
@@ -119,7 +119,7 @@ class ModelRunner:
                 f"{model.name}: cannot be loaded ({str(error)[:300]}); check the name, the network or HF_HUB_OFFLINE"
             ) from None
         # Models that keep state of the whole batch outside the cache (Qwen-VL's rope deltas), or one whose rows cannot be
-        # taken out (linear attention), generate in one go.
+        # removed (linear attention), generate in one call.
         whole = hasattr(getattr(self.lm, "model", None), "rope_deltas")
         layers = DynamicCache(config=self.lm.config).layers
         self.shares = not whole and all(hasattr(layer, "batch_select_indices") for layer in layers)
@@ -128,7 +128,7 @@ class ModelRunner:
         self.tokenizer.padding_side = "left"
         self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
         self.end_tokens = _find_end_tokens(self.lm.generation_config.eos_token_id, self.tokenizer.eos_token_id)
-        # generate() fills what a request leaves open from this: a repetition penalty, say, which nobody asked for
+        # generate() takes unset parameters from here, for example a repetition penalty that nobody requested
         self.lm.generation_config = GenerationConfig(eos_token_id=self.end_tokens, pad_token_id=self.pad)
         names = ("image_token", "start_image_token", "end_image_token", "video_token")
         found = [getattr(self.processor, name, None) for name in names]
@@ -137,9 +137,9 @@ class ModelRunner:
 
     @torch.inference_mode()
     def start_batch(self, jobs: list[Job]) -> tuple[list[Outcome], Batch | None]:
-        """The rows of jobs of one style, with their prompts encoded, and what came at once of those that are no rows.
+        """Returns the rows of these jobs (of one style) with encoded prompts, and the outcomes of jobs that fail at once.
 
-        Requests that cannot be read, or that are too long, fail alone.
+        A request that cannot be read, or is too long, fails alone.
         """
         outcomes: list[Outcome] = []
         ready: list[PreparedRow] = []
@@ -159,7 +159,7 @@ class ModelRunner:
         long = {id(job): length for (job, _, _), length in zip(ready, lengths, strict=True) if length >= self.context}
         if long:
             for job in [job for job, _, _ in ready if id(job) in long]:
-                trouble = f"the prompt has {long[id(job)]} tokens, the model takes {self.context}; shorten it"
+                trouble = f"the prompt has {long[id(job)]} tokens, the model takes {self.context}; shorten the prompt"
                 outcomes.append((job, Failure(trouble)))
             others, batch = self.start_batch([job for job, _, _ in ready if id(job) not in long])
             return outcomes + others, batch
@@ -167,7 +167,7 @@ class ModelRunner:
         return outcomes, batch
 
     def _distinct_prompts(self, ready: list[PreparedRow]) -> tuple[list[int], list[PreparedRow]]:
-        """The number of each row's prompt, and the prompts: rows of one (the K captions of an image) share its encoding."""
+        """Returns the prompt number of each row and the distinct prompts. The K captions of an image share one encoding."""
         numbers: dict[Any, int] = {}
         rows = []
         for row, (_, text, images) in enumerate(ready):
@@ -176,13 +176,13 @@ class ModelRunner:
 
     def _render_prompt(self, request: Request) -> str:
         if request_images(request) and not self.sees:
-            raise RecordError("the model does not see images; give --model one that does")
+            raise RecordError("the model cannot see images; use a vision-language model")
         if any(token in text for token in self.placeholders for text in request_text(request)):
-            raise RecordError("the text holds an image placeholder of the model; take it out")
+            raise RecordError("the text contains the model's image placeholder; remove it")
         return str(self.tokenizer.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=False))
 
     def _model_inputs(self, prompts: list[PreparedRow]) -> dict[str, torch.Tensor]:
-        """What the model takes, prompts padded on the left to one length of at least two."""
+        """Returns the model inputs, padded on the left to one length of at least two."""
         texts, images = [text for _, text, _ in prompts], [image for _, _, shown in prompts for image in shown]
         if self.processor:
             batch = self.processor(images=images or None, text=texts, padding=True, return_tensors="pt")
@@ -199,7 +199,7 @@ class ModelRunner:
     def _encode_prompts(
         self, inputs: dict[str, torch.Tensor], rows: torch.Tensor, jobs: list[Job], lengths: list[int]
     ) -> Batch:
-        """The rows' first state: all of the prompts but their last token is encoded, once for all rows of each."""
+        """Returns the first state of the rows: all prompt tokens but the last are encoded, once for all rows of a prompt."""
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         cache = cpu_attention.new_cache() if self.small else DynamicCache(config=self.lm.config)
         wanted = [job.request.sampling.max_tokens for job in jobs]
@@ -215,7 +215,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def generate_stride(self, batch: Batch) -> list[Outcome]:
-        """Writes up to `STRIDE` tokens of every row. The rows that have ended leave the batch: these are returned."""
+        """Generates up to TOKENS_PER_STRIDE tokens for every row. Finished rows leave the batch and are returned."""
         width = batch.width
         config = GenerationConfig(
             max_length=width
@@ -253,20 +253,22 @@ class ModelRunner:
         return outcomes
 
     def _make_completion(self, batch: Batch, row: int) -> Completion:
-        """The answer of a row, up to its first end token or its limit; padding after it is left out."""
+        """Returns the answer of a row, up to its first end token or its limit."""
         start = batch.starts[row]
         tokens = batch.ids[row, start : start + batch.limits[row]].tolist()
         stop = next((place for place, token in enumerate(tokens) if token in self.end_tokens), None)
         tokens = tokens if stop is None else tokens[: stop + 1]
         text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
-        if self._render_prompt(batch.jobs[row].request).rstrip().endswith(THINK_OPEN):  # the template opened it (QwQ, R1)
+        if (
+            self._render_prompt(batch.jobs[row].request).rstrip().endswith(THINK_OPEN)
+        ):  # the template opens the tag (QwQ, R1)
             text = f"{THINK_OPEN}\n{text.lstrip()}"
         logprob = batch.logprobs[row] if batch.jobs[row].request.sampling.logprobs else None
         return Completion(text, len(tokens), "length" if stop is None else "stop", logprob)
 
 
 def load_processor(path: str, config: Any) -> Any:
-    """The processor of a vision-language model: its family's own loader, else transformers' `AutoProcessor`."""
+    """Returns the processor of a vision-language model: its family's loader, else `AutoProcessor`."""
     name = config.model_type.replace("_", "-")
     if name in registry.names("families"):
         return registry.find("families", name).load_processor(path)
@@ -274,7 +276,7 @@ def load_processor(path: str, config: Any) -> Any:
 
 
 def request_text(request: Request) -> list[str]:
-    """The texts of a request's messages."""
+    """Returns the texts of a request's messages."""
     texts = []
     for message in request.messages:
         content = message["content"]
@@ -283,7 +285,7 @@ def request_text(request: Request) -> list[str]:
 
 
 def request_images(request: Request) -> list[str]:
-    """The images of a request's messages, in order."""
+    """Returns the images of a request's messages, in order."""
     contents = [message["content"] for message in request.messages if isinstance(message["content"], list)]
     return [part["image"] for parts in contents for part in parts if part["type"] == "image"]
 

@@ -1,7 +1,7 @@
-"""Any OpenAI-compatible chat server, or a fleet of them: vLLM, SGLang, or a provider (`--base-url`, repeatable).
+"""OpenAI-compatible chat servers, one or a fleet: vLLM, SGLang, or a provider (`--base-url`, repeatable).
 
-Each sample is one request with a seed of its own. What a server makes of a seed is up to it: vLLM draws the same sample
-again from the same seed, up to the rounding that depends on what else is in its batch.
+Each sample is one request with its own seed. What a server does with a seed is its own: vLLM draws the same sample
+again, up to the rounding that depends on the other requests in its batch.
 """
 
 import os
@@ -25,21 +25,21 @@ class Backend:
         self.client: Client | None = None
 
     def stream(self, jobs: ReadAhead[Job]) -> Iterator[tuple[Job, Completion | Failure]]:
-        """Completions as they come."""
+        """Yields completions as they finish."""
         self.client = make_client(self.urls, self.model, self.options, "OPENAI_API_KEY")
         yield from self.client.stream(jobs)
 
     def status(self) -> str:
-        """Requests in flight, retries, and the health of the fleet."""
+        """Returns requests in flight, retries, and the health of the fleet."""
         return self.client.status() if self.client else ""
 
     def close(self) -> None:
-        """Nothing: the servers are not ours to end."""
+        """Does nothing: the servers are not ours."""
 
 
 def _environment_urls() -> list[str]:
     url = os.environ.get("OPENAI_BASE_URL")
     if not url:
-        raise UsageError("--backend openai: give --base-url, as in --base-url http://127.0.0.1:8000/v1")
+        raise UsageError("--backend openai needs --base-url, for example --base-url http://127.0.0.1:8000/v1")
     check_base_url(url)
     return [url]

@@ -1,6 +1,6 @@
-"""vLLM servers of our own: started when the first job is there, one a GPU or `--tensor-parallel` of them, and ended with us.
+"""Starts vLLM servers with the first job, one per GPU or per `--tensor-parallel` GPUs, and stops them at the end.
 
-Requests go as in the openai backend, to the addresses of these servers.
+Requests go to these servers as in the openai backend.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,11 @@ class Backend:
         self.client: Client | None = None
 
     def stream(self, jobs: ReadAhead[Job]) -> Iterator[tuple[Job, Completion | Failure]]:
-        """Starts the servers; then completions as they come. Raises SophiaError when they do not start, or all end."""
+        """Starts the servers, then yields completions as they finish.
+
+        Raises:
+            SophiaError: the servers do not start, or all end.
+        """
         try:
             self.servers.start()
             self.client = make_client(
@@ -36,14 +40,14 @@ class Backend:
             self.servers.stop()
 
     def _on_server_ended(self, server: VLLMServer, trouble: str) -> None:
-        """A server that has ended is asked for nothing more."""
+        """Sends no more requests to a server that has ended."""
         if self.client:
             self.client.balancer.on_server_ended(server.url, trouble)
 
     def status(self) -> str:
-        """Requests in flight, retries, and the health of the fleet."""
+        """Returns requests in flight, retries, and the health of the fleet."""
         return self.client.status() if self.client else "servers are starting"
 
     def close(self) -> None:
-        """Ends the servers, and waits until they are gone."""
+        """Stops the servers and waits until they have ended."""
         self.servers.stop()

@@ -1,1 +1,5 @@
-"""Models."""
+"""Which models there are: aliases, and the families of vision-language models.
+
+- `aliases.py`: short names, the user's own aliases, defaults in a model's folder
+- `families/`: one file per `model_type`: how images become tokens, which parts are vision, projector and language
+"""

@@ -1,6 +1,6 @@
-"""Short names of models: what each stands for, and the defaults that a model's own folder may carry.
+"""Short names of models, and the defaults that a model's own folder may hold.
 
-A user's file (`$SOPHIA_ALIASES`, else `~/.config/sophia/aliases.toml`) adds to these or overrides them:
+A user's file (`$SOPHIA_ALIASES`, else `~/.config/sophia/aliases.toml`) adds aliases or overrides them:
 
     [my-vlm]
     target = "/models/my-vlm"
@@ -49,7 +49,7 @@ ALIASES = {
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A model as the user named it, where its files are, and the defaults that its folder carries (`sophia.json`)."""
+    """A model as the user named it: where its files are, and the defaults in its folder (`sophia.json`)."""
 
     name: str
     path: str
@@ -62,10 +62,10 @@ class ModelRef:
 
     @property
     def identity(self) -> dict[str, str | None]:
-        """For manifests: the name, what it stands for, and for a folder a fingerprint of its files.
+        """What identifies the model in manifests: its name, its target, and for a folder a fingerprint of its files.
 
-        The fingerprint is over each file's name, size and first and last megabyte, so a model that was trained anew under
-        the same name is another one.
+        The fingerprint covers each file's name, size, and first and last megabyte. A model that was trained again
+        under the same name has another one.
         """
         folder = Path(self.path)
         if not folder.is_dir():
@@ -78,12 +78,12 @@ class ModelRef:
         return {"model": self.name, "path": None, "fingerprint": digest.hexdigest()[:16]}
 
     def default(self, step: str, option: str, otherwise: Any) -> Any:
-        """The model's own default of a step's option, or `otherwise`."""
+        """Returns the model's own default of a step's option, or `otherwise`."""
         return self.defaults.get(step, {}).get(option, otherwise)
 
 
 def _file_ends(file: Path, size: int = 1 << 20) -> bytes:
-    """The first and the last megabyte of a file."""
+    """Returns the first and the last megabyte of a file."""
     with file.open("rb") as stream:
         first = stream.read(size)
         stream.seek(max(size, file.stat().st_size - size))
@@ -91,13 +91,19 @@ def _file_ends(file: Path, size: int = 1 << 20) -> bytes:
 
 
 def user_alias_file() -> Path:
-    """Where the user's aliases are looked for."""
-    config = Path(os.path.expanduser(os.environ.get("XDG_CONFIG_HOME") or "~/.config"))  # no home: a path that is not there
+    """Returns where the user's aliases are looked for."""
+    config = Path(
+        os.path.expanduser(os.environ.get("XDG_CONFIG_HOME") or "~/.config")
+    )  # without a home folder this path does not exist
     return Path(os.environ.get("SOPHIA_ALIASES") or config / "sophia" / "aliases.toml")
 
 
 def load_aliases() -> dict[str, Alias]:
-    """All aliases, the user's own over the built-in ones. Raises UsageError when the user's file cannot be read."""
+    """Returns all aliases; the user's own override the built-in ones.
+
+    Raises:
+        UsageError: the user's file cannot be read.
+    """
     path = user_alias_file()
     try:
         if not path.exists():
@@ -113,16 +119,20 @@ def load_aliases() -> dict[str, Alias]:
 
 
 def resolve_model(name: str) -> ModelRef:
-    """The model that an alias, a folder or a hub id (`org/name`) stands for. Raises UsageError for anything else."""
+    """Returns the model that an alias, a folder or a hub id (`org/name`) stands for.
+
+    Raises:
+        UsageError: it is none of these.
+    """
     known = load_aliases()
     path = known[name].target if name in known else name
     folder = Path(path).expanduser()
     if folder.is_dir():
         if (folder / "adapter_config.json").exists():
-            mend = "train with --merge-lora, or give peft or a vLLM of your own (--lora-modules) the folder"
-            raise UsageError(f"{name}: the folder holds LoRA adapters, no model; {mend}")
+            mend = "train with --merge-lora, or use the folder with peft or your own vLLM (--lora-modules)"
+            raise UsageError(f"{name}: the folder contains LoRA adapters, not a model; {mend}")
         if not (folder / "config.json").exists():
-            raise UsageError(f"{name}: the folder holds no config.json; give a folder that a model was saved to")
+            raise UsageError(f"{name}: the folder has no config.json; give the folder of a saved model")
         return ModelRef(name, str(folder), _load_defaults(folder / DEFAULTS_FILE))
     hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~"))
     if name in known or hub_id:
@@ -138,7 +148,7 @@ def _load_defaults(path: Path) -> dict[str, Any]:
     try:
         defaults = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read ({error}); mend or delete it") from None
+        raise UsageError(f"{path}: cannot be read ({error}); fix or delete it") from None
     if not isinstance(defaults, dict):
-        raise UsageError(f"{path}: not a JSON object; mend or delete it")
+        raise UsageError(f"{path}: not a JSON object; fix or delete it")
     return defaults

@@ -12,7 +12,7 @@ from typing import Any
 
 from sophia_cli.errors import RecordError, SophiaError
 from sophia_cli.io.images import open_image
-from sophia_cli.training.collator import Encoder, SkippedExample, rows_changed_error
+from sophia_cli.training.collator import Collator, SkippedExample, rows_changed_error
 from sophia_cli.training.config import has_vllm
 from sophia_cli.training.examples import TrainExample
 from sophia_cli.training.run_state import TrainPlan, update_batches
@@ -30,7 +30,7 @@ METRIC_NAMES = {
 }
 
 
-def make_trainer(plan: TrainPlan, policy: Any, encoder: Encoder, arguments: dict[str, Any]) -> Any:
+def make_trainer(plan: TrainPlan, policy: Any, encoder: Collator, arguments: dict[str, Any]) -> Any:
     """Returns TRL's trainer over the plan's questions. arguments: those common to all TRL trainers."""
     from datasets import Dataset
     from trl.trainer.grpo_config import GRPOConfig

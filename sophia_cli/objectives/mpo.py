@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from sophia_cli.errors import SophiaError
-from sophia_cli.training.collator import IGNORE_INDEX, Encoder, SkippedExample, rows_changed_error
+from sophia_cli.training.collator import IGNORE_INDEX, Collator, SkippedExample, rows_changed_error
 from sophia_cli.training.run_state import TrainPlan, update_batches
 
 DATA_KIND = "pairs"
@@ -36,7 +36,7 @@ METRIC_NAMES = {
 }
 
 
-def make_trainer(plan: TrainPlan, policy: Any, encoder: Encoder, arguments: dict[str, Any]) -> Any:
+def make_trainer(plan: TrainPlan, policy: Any, encoder: Collator, arguments: dict[str, Any]) -> Any:
     """Returns TRL's trainer over the plan's pairs. arguments: those common to all TRL trainers."""
     from datasets import Dataset
     from trl.trainer.dpo_config import DPOConfig
@@ -87,7 +87,7 @@ def _right_tokens(batch: dict[str, torch.Tensor]) -> torch.Tensor:
 class _PairCollator:
     """Makes batches as `DPOTrainer` takes them: P correct answers, then P wrong ones."""
 
-    def __init__(self, plan: TrainPlan, encoder: Encoder):
+    def __init__(self, plan: TrainPlan, encoder: Collator):
         self.plan, self.encoder = plan, encoder
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
-"""The prompts, one text file each, and the little that fills them in.
+"""The prompts, one text file each, and the functions that fill them in.
 
-`full/` holds the prompts for real models, `short/` those that the embedded models were trained with; a model's folder says
-which it wants (`sophia.json`). Prompts are our own words on the demands of the paper (method.md, steps 1, 2 and 5).
+`full/` holds the prompts for real models, `short/` those that the embedded models were trained with. A model's folder
+chooses (`sophia.json`). The wording is ours; what it asks for is the paper's (method.md, steps 1, 2 and 5).
 """
 
 import re
@@ -16,37 +16,43 @@ PROMPT_DIR = Path(__file__).parent
 
 
 def load_prompt(name: str, style: str = "full") -> str:
-    """The prompt `name` (caption, reason, slow_thinking) in the given style, without the final line break."""
+    """Returns the prompt `name` (caption, reason, slow_thinking, …) in the given style, without the final line break."""
     return (PROMPT_DIR / style / f"{name}.txt").read_text(encoding="utf-8").rstrip("\n")
 
 
 def chosen_prompt(file: Path | None, name: str, style: str, blanks: tuple[str, ...] = ()) -> str:
-    """The user's own prompt file if given, else ours. Raises UsageError when it cannot be read or lacks a blank."""
+    """Returns the user's prompt file if given, else ours.
+
+    Raises:
+        UsageError: the file cannot be read, or lacks a placeholder of `blanks`.
+    """
     if file is None:
         return load_prompt(name, style)
     try:
         text = file.read_text(encoding="utf-8").rstrip("\n")
         missing = [f"{{{blank}}}" for blank in blanks if f"{{{blank}}}" not in text]
         if missing:
-            raise UsageError(f"--prompt {file}: does not hold {' and '.join(missing)}; say where it goes")
+            raise UsageError(f"--prompt {file}: does not contain {' and '.join(missing)}; add the placeholder")
         return text
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--prompt {file}: cannot be read ({error}); give a text file") from None
 
 
 def fill_template(template: str, values: Mapping[str, str]) -> str:
-    """Replace each `{name}` that is a key of `values`; other braces stay, and filled-in text is not searched again."""
+    """Replaces each `{name}` that is a key of `values`. Other braces stay, and inserted text is not searched again."""
     pattern = "|".join(re.escape(f"{{{name}}}") for name in values)
     return re.sub(pattern, lambda match: values[match.group()[1:-1]], template)
 
 
 def question_text(item: Mapping[str, Any]) -> str:
-    """What a model is asked: the benchmark's hint if there is one, the question, then the lettered options.
+    """Returns what a model is asked: the benchmark's hint if any, the question, and the lettered options.
 
-    Options are left out when the question shows them already, or its image does; `choices_shown` says whether, where that is
-    known. Raises RecordError when a field is missing or no text.
+    Options are omitted when the question or its image shows them already; `choices_shown` says so where it is known.
+
+    Raises:
+        RecordError: a field is missing or not a text.
     """
-    lines = [need_text(item, "hint", "leave it out or make it a text")] if item.get("hint") else []
+    lines = [need_text(item, "hint", "omit it or make it a string")] if item.get("hint") else []
     lines.append(need_text(item, "question", "the source must give it"))
     choices = choices_of(item)
     shown = item.get("choices_shown")
@@ -59,5 +65,5 @@ def question_text(item: Mapping[str, Any]) -> str:
 
 
 def lettered_choices(choices: list[str]) -> list[str]:
-    """The options as they are written out: `A. 12`."""
+    """Returns the options as they are written: `A. 12`."""
     return [f"{letter}. {choice}" for letter, choice in zip(OPTION_LETTERS, choices, strict=False)]

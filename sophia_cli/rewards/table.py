@@ -1,7 +1,7 @@
 """The fields of all records of a data set in columns: everything that is held of a file of any size.
 
-Names are 64-bit hashes. Two of a million captions share a hash with a probability of 1 in 10^7; trajectories that do
-are told apart by their content.
+Names are 64-bit hashes. The probability that any two of a million captions share one is 3e-8. Trajectories that do are told
+apart by their content.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Which GPUs there are, which replica gets which, and who holds one that should be free. Asks nvidia-smi, not torch."""
+"""Which GPUs exist, which replica gets which, and what holds a GPU that should be free. Asks nvidia-smi, not torch."""
 
 import itertools
 import os
@@ -12,9 +12,12 @@ GPU_PATTERN = re.compile(r"\d+|(?:GPU|MIG)-.+")
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; else all that nvidia-smi lists; maybe none.
+    """Returns the GPUs that this process may use: those in CUDA_VISIBLE_DEVICES, else all that nvidia-smi lists.
 
-    As CUDA reads it: the list ends at the first entry that names no GPU, such as -1. Raises UsageError for one named twice.
+    As in CUDA, the list ends at the first entry that names no GPU, such as -1.
+
+    Raises:
+        UsageError: a GPU is listed twice.
     """
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is None:
@@ -22,43 +25,52 @@ def visible_gpus() -> list[str]:
     entries = itertools.takewhile(GPU_PATTERN.fullmatch, (entry.strip() for entry in named.split(",")))
     found = list(entries)
     if len(set(found)) < len(found):
-        raise UsageError(f"CUDA_VISIBLE_DEVICES {named}: names a GPU twice")
+        raise UsageError(f"CUDA_VISIBLE_DEVICES {named}: lists a GPU twice")
     return found
 
 
 def select_gpus(text: str) -> list[str]:
-    """The GPUs that `--gpus 0-3,6` means: places in the list of visible ones, as everywhere in CUDA.
+    """Returns the GPUs of `--gpus 0-3,6`: positions in the list of visible GPUs, as everywhere in CUDA.
 
-    Where nothing is known of GPUs (another vendor's), the numbers are taken as they are. Raises UsageError.
+    Where no GPU is known (another vendor's), the numbers are used as they are.
+
+    Raises:
+        UsageError: the list is malformed or names a GPU that does not exist.
     """
     numbers: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4})\s*)?", part)
         if not match:
-            raise UsageError(f"--gpus {text}: not a list of GPUs; write it as in 0-3 or 0,2")
+            raise UsageError(f"--gpus {text}: not a list of GPUs; write it like 0-3 or 0,2")
         numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
     if not numbers or len(set(numbers)) < len(numbers):
-        raise UsageError(f"--gpus {text}: names no GPU, or one of them twice; write it as in 0-3 or 0,2")
+        raise UsageError(f"--gpus {text}: lists no GPU, or one of them twice; write it like 0-3 or 0,2")
     known = visible_gpus()
     if not known and "CUDA_VISIBLE_DEVICES" not in os.environ:
         return [str(number) for number in numbers]
     if max(numbers) >= len(known):
         listed = f", counted from 0 ({', '.join(known)})" if known else " (CUDA_VISIBLE_DEVICES hides them)"
-        raise UsageError(f"--gpus {text}: there are {len(known)} GPUs to be seen{listed}")
+        raise UsageError(f"--gpus {text}: {len(known)} GPUs are visible{listed}")
     return [known[number] for number in numbers]
 
 
 def split_replicas(gpus: list[str], tensor_parallel: int) -> list[list[str]]:
-    """The GPUs of each replica; one replica without any where there are none. Raises UsageError when they do not divide."""
+    """Returns the GPUs of each replica; one replica without GPUs where there are none.
+
+    Raises:
+        UsageError: the GPUs are not a multiple of `tensor_parallel`.
+    """
     if not gpus:
         return [[]]
     if len(gpus) % tensor_parallel:
-        raise UsageError(f"--tensor-parallel {tensor_parallel}: does not divide {len(gpus)} GPUs; name others with --gpus")
+        raise UsageError(
+            f"--tensor-parallel {tensor_parallel}: {len(gpus)} GPUs are not a multiple of it; choose others with --gpus"
+        )
     return [gpus[first : first + tensor_parallel] for first in range(0, len(gpus), tensor_parallel)]
 
 
 def gpu_holders(gpus: list[str]) -> list[str]:
-    """`GPU 2: 71200 of 81559 MiB are held by process 4711 (python -m vllm…)`, for each of these GPUs that is held."""
+    """Returns `GPU 2: 71200 of 81559 MiB are held by process 4711 (python -m vllm…)` for each of these GPUs in use."""
     found = []
     for line in _query_nvidia_smi("--query-gpu=index,uuid,memory.used,memory.total"):
         index, uuid, used, total = (cell.strip() for cell in line.split(","))
@@ -82,7 +94,7 @@ def _process_command(pid: str) -> str:
 
 
 def _query_nvidia_smi(query: str) -> list[str]:
-    """The lines that nvidia-smi answers; none where it is missing or fails."""
+    """Returns the lines of nvidia-smi; none where it is missing or fails."""
     command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS, check=True)

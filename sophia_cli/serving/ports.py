@@ -1,4 +1,4 @@
-"""Ports."""
+"""Finds a free port."""
 
 import socket
 
@@ -6,7 +6,11 @@ from sophia_cli.errors import UsageError
 
 
 def free_port(host: str, wanted: int = 0) -> int:
-    """The wanted port, or one that nobody listens on just now. Raises UsageError."""
+    """Returns the wanted port, or one that is free now.
+
+    Raises:
+        UsageError: the port is taken or the host is not this machine.
+    """
     where = f"--host {host}" + (f" --port {wanted}" if wanted else "")
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
@@ -14,4 +18,4 @@ def free_port(host: str, wanted: int = 0) -> int:
             probe.bind((host, wanted))
             return int(probe.getsockname()[1])
     except (OSError, OverflowError) as error:
-        raise UsageError(f"{where}: no server can listen there ({getattr(error, 'strerror', None) or error})") from None
+        raise UsageError(f"{where}: a server cannot listen there ({getattr(error, 'strerror', None) or error})") from None

@@ -1,8 +1,9 @@
-"""Holds one server process, and ends it with all that it started when its owner is gone, SIGKILL of the owner included.
+"""Runs one server process, and ends it with everything it started when its owner is gone, even after SIGKILL of the
+owner.
 
-A program of its own, in a session of its own, with nothing but the standard library: `python guard.py GRACE COMMAND…`. Its
-stdin is a pipe that the owner holds open and never writes to; the kernel closes it when the owner dies. Whatever the server
-starts becomes the guard's to end, even what has left the server's process group (Linux; elsewhere only the group).
+This is a program in its own session that uses the standard library only: `python supervisor.py GRACE COMMAND…`. Its
+stdin is a pipe that the owner keeps open and never writes to; the kernel closes it when the owner dies. On Linux, the
+supervisor adopts and ends even processes that have left the server's process group; elsewhere it ends the group.
 """
 
 import contextlib
@@ -22,7 +23,9 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 def main(grace: float, command: list[str]) -> int:
     """Runs the command until it ends, the owner is gone, or SIGTERM comes. Returns the command's exit code.
 
-    grace: seconds between SIGTERM and SIGKILL.
+    Args:
+        grace: Seconds between SIGTERM and SIGKILL.
+        command: The command.
     """
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
@@ -47,13 +50,13 @@ def main(grace: float, command: list[str]) -> int:
 
 
 def _owner_is_gone(seconds: float) -> bool:
-    """Whether the pipe has been closed within so many seconds."""
+    """Tells whether the pipe was closed within this many seconds."""
     readable, _, _ = select.select([0], [], [], seconds)
     return bool(readable) and os.read(0, 1) == b""
 
 
 def _die_with_parent() -> None:
-    """Should the guard itself be killed, the server is, too; nobody is left then to wait for a deaf one."""
+    """Ends the server if the supervisor itself is killed."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -68,7 +71,7 @@ def _signal_group(group: int, number: int) -> None:
 
 
 def kill_descendants(group: int) -> None:
-    """Kills what the server left behind, until nothing is left: its group, and orphans that have become our children."""
+    """Kills what the server left behind until nothing is left: its group, and orphans that we have adopted."""
     _signal_group(group, signal.SIGKILL)
     while left := list_descendants():
         for process in left:
@@ -85,14 +88,14 @@ def kill_descendants(group: int) -> None:
 
 
 def list_descendants() -> list[int]:
-    """All processes below this one, as /proc shows them."""
+    """Returns all processes below this one, from /proc."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             text = stat.read_text()
         except OSError:
             continue
-        parent = int(text.rpartition(")")[2].split()[1])  # the name, in parentheses, may hold anything
+        parent = int(text.rpartition(")")[2].split()[1])  # the process name, in parentheses, may contain anything
         children.setdefault(parent, []).append(int(stat.parent.name))
     found, todo = [], [os.getpid()]
     while todo:

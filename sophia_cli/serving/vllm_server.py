@@ -1,4 +1,6 @@
-"""Starts `vllm serve`, waits until it is well, and ends it: one server a replica, each held by a guard (guard.py)."""
+"""Starts `vllm serve`, waits until it is ready, and stops it: one server per replica, each under a supervisor
+(`supervisor.py`).
+"""
 
 import http.client
 import importlib.util
@@ -25,16 +27,16 @@ from sophia_cli.serving.ports import free_port
 
 START_TIMEOUT_SECONDS = 1800.0
 GRACE_SECONDS = 10.0
-"""Between SIGTERM and SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL."""
 POLL_SECONDS = 0.25
 TAIL_LINES = 30
 MAX_STARTS = 3
-"""Ports that are tried, should another process take one between our look and the server's."""
-OWN_SERVER_HINT = "start such a server yourself and give its --base-url"
+"""Ports that are tried, because another process may take a port before the server does."""
+OWN_SERVER_HINT = "start the server yourself and give its --base-url"
 RESERVED_OPTIONS = {
-    "--port": "`sophia serve --port` has it; the vllm backend takes a free one",
-    "--host": "`sophia serve --host` has it",
-    "--api-key": "set VLLM_API_KEY, which stands in no log",
+    "--port": "use `sophia serve --port`; the vllm backend takes a free one",
+    "--host": "use `sophia serve --host`",
+    "--api-key": "set VLLM_API_KEY, which is not logged",
     "--uds": OWN_SERVER_HINT,
     "--root-path": OWN_SERVER_HINT,
 }
@@ -47,8 +49,14 @@ SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 class ServerConfig:
     """How servers are started.
 
-    gpus: as `--gpus` has it; None takes all that are visible. options: more of vLLM's own, as typed. patience: seconds until
-    a server must be well. port: the first replica's, the next ones follow; 0 takes free ones.
+    Attributes:
+        gpus: As in `--gpus`; None takes all visible GPUs.
+        tensor_parallel: GPUs per server.
+        options: More vLLM options, as typed.
+        start_timeout: Seconds until a server must be ready.
+        shared_disk: Servers may read images by their paths.
+        host: Address to listen at.
+        port: Port of the first replica; 0 takes free ports.
     """
 
     gpus: str | None = None
@@ -61,7 +69,7 @@ class ServerConfig:
 
     @property
     def given_options(self) -> list[str]:
-        """The options among them that were given: no backend but vllm heeds them."""
+        """The options that were given; only the vllm backend uses them."""
         given = {
             "--gpus": self.gpus,
             "--server-options": self.options,
@@ -71,25 +79,33 @@ class ServerConfig:
         return [name for name, value in given.items() if value]
 
     def replicas(self) -> list[list[str]]:
-        """The GPUs of each replica. Raises UsageError."""
+        """Returns the GPUs of each replica.
+
+        Raises:
+            UsageError: the GPUs cannot be divided.
+        """
         found = gpus.visible_gpus() if self.gpus is None else gpus.select_gpus(self.gpus)
         return gpus.split_replicas(found, self.tensor_parallel)
 
 
 def can_serve() -> bool:
-    """Whether vLLM and a GPU are there."""
+    """Tells whether vLLM and a GPU are available."""
     return bool(importlib.util.find_spec("vllm") or shutil.which("vllm")) and bool(gpus.visible_gpus())
 
 
 def vllm_command() -> list[str]:
-    """What runs vLLM's server: this Python if it has vLLM, else the one beside the `vllm` on PATH. Raises UsageError."""
+    """Returns the Python that runs vLLM's server: this one, else the one beside the `vllm` on PATH.
+
+    Raises:
+        UsageError: vLLM is not installed.
+    """
     if importlib.util.find_spec("vllm"):
         return [sys.executable, "-m", SERVER_MODULE]
     script = shutil.which("vllm")
     if script is None:
         raise UsageError(
-            "vLLM is not installed; pip install vllm, here or in an environment of its own whose bin is on PATH, "
-            "or give --base-url of a server that runs"
+            "vLLM is not installed; run pip install vllm, here or in a separate environment whose bin folder is on PATH, "
+            "or give --base-url of a running server"
         )
     python = Path(script).resolve().parent / "python"
     return [str(python), "-m", SERVER_MODULE] if python.exists() else [script, "serve"]
@@ -97,7 +113,7 @@ def vllm_command() -> list[str]:
 
 @dataclass
 class VLLMServer:
-    """One replica: where it answers, its log, and its guard. mark: a name of the model by which we know our own server."""
+    """One replica: its address, its log, its supervisor. served_alias: a model name by which we recognize our own server."""
 
     model: ModelRef
     config: ServerConfig
@@ -112,20 +128,22 @@ class VLLMServer:
 
     @property
     def url(self) -> str:
-        """Where clients find it, those on other machines included when it listens to all."""
+        """Its address for clients, also on other machines when it listens on all interfaces."""
         host = socket.gethostname() if self.config.host in ANY_HOST else self.config.host
         return f"http://{bracket_ipv6(host)}:{self.port}/v1"
 
     def start(self) -> None:
-        """Starts the server on a free port, or on the one that was asked for."""
+        """Starts the server on a free port, or on the requested one."""
         self.starts += 1
         self.port = free_port(self.config.host, self.config.port and self.config.port + self.number)
         self.log = log_file(self.model, self.port)
-        environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1"}  # nothing phones home
+        environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1"}  # no usage statistics
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
         else:
-            environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # two servers would be bound to the same cores
+            environment.setdefault(
+                "VLLM_CPU_OMP_THREADS_BIND", "nobind"
+            )  # otherwise two servers are bound to the same cores
         command = [sys.executable, "-I", str(Path(supervisor.__file__)), str(GRACE_SECONDS), *self.command_line()]
         with self.log.open("wb") as log:
             log.write(f"{shlex.join(command[4:])}\n".encode())
@@ -135,7 +153,7 @@ class VLLMServer:
             )
 
     def command_line(self) -> list[str]:
-        """The server's command line; what the user gives comes last and so wins."""
+        """Returns the server's command line. The user's options come last and win."""
         names = dict.fromkeys((self.model.name, self.model.path, self.served_alias))
         command = [*vllm_command(), "--model", self.model.path, "--served-model-name", *names]
         command += ["--host", self.config.host, "--port", str(self.port), "--disable-uvicorn-access-log"]
@@ -146,11 +164,11 @@ class VLLMServer:
         return [*command, *split_options(self.model.default("vllm", "options", "")), *split_options(self.config.options)]
 
     def exit_code(self) -> int | None:
-        """Its exit code, if it has ended."""
+        """Returns its exit code if it has ended."""
         return self.supervisor_process.poll() if self.supervisor_process else None
 
     def is_ready(self) -> bool:
-        """Whether it says that it is well, and it is ours, not another's on the same port."""
+        """Tells whether it answers and is ours, not another server on the same port."""
         host = "localhost" if self.config.host in ANY_HOST else self.config.host
         address = f"http://{bracket_ipv6(host)}:{self.port}"
         key = os.environ.get("VLLM_API_KEY")
@@ -165,7 +183,7 @@ class VLLMServer:
             return False
 
     def log_tail(self) -> str:
-        """The last lines of its log."""
+        """Returns the last lines of its log."""
         with self.log.open("rb") as log:
             log.seek(max(0, self.log.stat().st_size - 100_000))
             lines = log.read().decode("utf-8", "replace").splitlines()
@@ -177,7 +195,7 @@ class VLLMServer:
 
 @dataclass
 class VLLMServers:
-    """All replicas of one model. `stop` may be called from any thread, at any time, and more than once."""
+    """All replicas of one model. `stop` may be called from any thread, at any time, repeatedly."""
 
     model: ModelRef
     config: ServerConfig
@@ -186,7 +204,11 @@ class VLLMServers:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self) -> None:
-        """Starts every replica and waits until all are well. Raises SophiaError when one ends or takes too long."""
+        """Starts every replica and waits until all are ready.
+
+        Raises:
+            SophiaError: one ends or takes too long.
+        """
         self.replicas = [
             VLLMServer(self.model, self.config, number, part) for number, part in enumerate(self.config.replicas())
         ]
@@ -201,21 +223,21 @@ class VLLMServers:
                 server.ready = server.ready or self._poll_server(server)
             if time.monotonic() - began > self.config.start_timeout:
                 slow = next(server for server in self.replicas if not server.ready)
-                self._fail_start(slow, f"is not well after {self.config.start_timeout:.0f} s (--start-timeout)")
+                self._fail_start(slow, f"is not ready after {self.config.start_timeout:.0f} s (--start-timeout)")
             time.sleep(POLL_SECONDS)
         log_info(f"{self.model.name}: ready after {time.monotonic() - began:.0f} s")
 
     def _start_server(self, server: VLLMServer) -> None:
         with self.lock:
             if self.stopped:
-                raise SophiaError(f"{self.model.name}: ended while its servers were starting")
+                raise SophiaError(f"{self.model.name}: stopped while its servers were starting")
             try:
                 server.start()
             except OSError as error:
                 raise SophiaError(f"{self.model.name}: its server cannot be started ({error.strerror or error})") from None
 
     def _poll_server(self, server: VLLMServer) -> bool:
-        """Whether a server is well by now; one whose port was taken is started on another."""
+        """Tells whether a server is ready; restarts one whose port was taken."""
         code = server.exit_code()
         if code is None:
             return server.is_ready()
@@ -226,22 +248,22 @@ class VLLMServers:
         return False
 
     def _fail_start(self, server: VLLMServer, what: str) -> None:
-        """Ends all and raises SophiaError, with the end of the log above it and who holds its GPUs."""
+        """Stops all servers and raises SophiaError; logs the end of the log, and what holds the GPUs."""
         if not self.stopped:
             log_line(server.log_tail())
         held = "; ".join(gpus.gpu_holders(server.gpus)) if server.exit_code() is not None else ""
         self.stop()
         raise SophiaError(
             f"{self.model.name}: the server on {server.location_text()} {what}; its log is {server.log}"
-            + (f"; {held}: end it, or name others with --gpus" if held else "")
+            + (f"; {held}: stop it, or choose others with --gpus" if held else "")
         )
 
     def ended_servers(self) -> list[VLLMServer]:
-        """Those that have ended though nobody told them to."""
+        """Returns the servers that ended by themselves."""
         return [] if self.stopped else [server for server in self.replicas if server.exit_code() is not None]
 
     def stop(self) -> None:
-        """Ends all of them and waits until they are gone, `GRACE_SECONDS` and a little at most."""
+        """Stops all servers and waits until they have ended, little more than GRACE_SECONDS."""
         with self.lock:
             self.stopped = True
             guards = [server.supervisor_process for server in self.replicas if server.supervisor_process]
@@ -253,10 +275,10 @@ class VLLMServers:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                log_line(f"{self.model.name}: server {process.pid} does not end; it is being killed")
+                log_line(f"{self.model.name}: server {process.pid} does not end; killing it")
 
     def watch_servers(self, told: Callable[[VLLMServer, str], None]) -> None:
-        """Looks, in a thread of its own, after servers that end by themselves, and tells of each once."""
+        """Calls `told` once for each server that ends by itself, from a thread."""
 
         def look() -> None:
             known: set[int] = set()
@@ -271,16 +293,20 @@ class VLLMServers:
 
 
 def split_options(options: str) -> list[str]:
-    """Options as a shell would split them. Raises UsageError, for those that are ours to give or hold a secret, too."""
+    """Splits options as a shell does.
+
+    Raises:
+        UsageError: they cannot be split, or contain an option that we set ourselves, or a secret.
+    """
     try:
         given = shlex.split(options)
     except ValueError as error:
-        raise UsageError(f"--server-options {options}: {error}; quote it as for a shell") from None
+        raise UsageError(f"--server-options {options}: {error}; quote it as in a shell") from None
     for word in given:
         option = word.partition("=")[0].replace("_", "-")
         if option in RESERVED_OPTIONS or option.startswith("--ssl-"):
             raise UsageError(
-                f"--server-options: {option} is not for you to give here; {RESERVED_OPTIONS.get(option, OWN_SERVER_HINT)}"
+                f"--server-options: {option} cannot be set here; {RESERVED_OPTIONS.get(option, OWN_SERVER_HINT)}"
             )
     return given
 
@@ -290,7 +316,7 @@ def bracket_ipv6(host: str) -> str:
 
 
 def log_file(model: ModelRef, port: int) -> Path:
-    """Where a server's log goes: `$XDG_STATE_HOME/sophia/MODEL-HOST-PORT-PID.log`, ~/.local/state by default."""
+    """Returns the path of a server's log: `$XDG_STATE_HOME/sophia/MODEL-HOST-PORT-PID.log`, in ~/.local/state by default."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", model.name).strip("-") or "model"
     folder = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     try:
@@ -300,5 +326,5 @@ def log_file(model: ModelRef, port: int) -> Path:
         log.touch()
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"{folder}/sophia: cannot hold the servers' logs ({reason}); set XDG_STATE_HOME") from None
+        raise UsageError(f"{folder}/sophia: the servers' logs cannot be written ({reason}); set XDG_STATE_HOME") from None
     return log

@@ -61,7 +61,7 @@ def rows_changed_error(rows: list[TrainExample], reason: SkippedExample) -> str:
     return f"{names}: {reason}, but not when training was planned; fix it and run the command again"
 
 
-class Encoder:
+class Collator:
     """Tokenizes rows with the policy's processor. Images are opened each time; pixels are not kept."""
 
     def __init__(self, processor: Any, max_length: int):

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sophia_cli.runtime.progress import stderr_console
-from sophia_cli.training.collator import IGNORE_INDEX, Encoder
+from sophia_cli.training.collator import IGNORE_INDEX, Collator
 from sophia_cli.training.config import has_flash_attention, has_liger, has_vllm
 from sophia_cli.training.policy import parameter_counts
 from sophia_cli.training.run_state import SizedExample, TrainPlan, reference_count, sequences_per_update, update_batches
@@ -20,7 +20,7 @@ MAX_SHOWN_CHARS = 1200
 """Characters of the prompt, and of the answer, that are printed."""
 
 
-def print_plan(plan: TrainPlan, processes: int, cuda: bool, encoder: Encoder) -> None:
+def print_plan(plan: TrainPlan, processes: int, cuda: bool, encoder: Collator) -> None:
     """Prints the plan and its first example."""
     out = stderr_console()
     out.print(source_table(plan.rows))
@@ -78,7 +78,7 @@ def plan_lines(plan: TrainPlan, processes: int, cuda: bool) -> list[Text]:
     return [Text(f"train: {line}") for line in found]
 
 
-def example_text(sized: SizedExample, encoder: Encoder) -> Text:
+def example_text(sized: SizedExample, encoder: Collator) -> Text:
     """Returns the first row as the model sees it. ⟦Supervised text⟧ is green, a rejected answer red."""
     row, encoded = sized.row, encoder.encode_row(sized.row)
     mask = encoded.labels != IGNORE_INDEX

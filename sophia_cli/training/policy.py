@@ -7,16 +7,16 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from sophia_cli import registry
 from sophia_cli.models.families import model_part
-from sophia_cli.training.collator import Encoder
+from sophia_cli.training.collator import Collator
 from sophia_cli.training.config import has_flash_attention
 from sophia_cli.training.lora import add_lora
 from sophia_cli.training.run_state import TrainPlan
 
 
-def make_encoder(plan: TrainPlan) -> Encoder:
+def make_encoder(plan: TrainPlan) -> Collator:
     """Returns the collator for the plan's rows."""
     family = find_family(AutoConfig.from_pretrained(plan.model.path))
-    return Encoder(family.load_processor(plan.model.path), context_length(plan))
+    return Collator(family.load_processor(plan.model.path), context_length(plan))
 
 
 def context_length(plan: TrainPlan) -> int:
@@ -49,7 +49,7 @@ def load_policy(plan: TrainPlan, device: torch.device, bf16: bool) -> Any:
 
 
 def warm_up_model(
-    policy: Any, encoder: Encoder, plan: TrainPlan, device: torch.device, config: dict[str, Any] | None
+    policy: Any, encoder: Collator, plan: TrainPlan, device: torch.device, config: dict[str, Any] | None
 ) -> None:
     """Runs a forward pass and drops its result.
 

@@ -14,7 +14,7 @@ from sophia_cli.errors import InputError, UsageError
 from sophia_cli.io.images import image_bytes
 from sophia_cli.runtime.progress import Progress, log_line
 from sophia_cli.runtime.worker_pool import ordered_map
-from sophia_cli.training.collator import Encoder, SkippedExample
+from sophia_cli.training.collator import Collator, SkippedExample
 from sophia_cli.training.examples import TrainExample
 from sophia_cli.training.plan_report import print_plan
 from sophia_cli.training.policy import context_length, make_encoder
@@ -66,7 +66,7 @@ def check_trl_limits(plan: TrainPlan, processes: int) -> None:
         )
     if sequences_per_update(plan) % each:
         raise UsageError(
-            f"--batch-size {settings.batch_size}: {sequences_per_update(plan)} sequences per update is not a multiple of {each} "
+            f"--batch-size {settings.batch_size}: {sequences_per_update(plan)} sequences per update, no multiple of {each} "
             f"({processes} processes x --micro-batch-size {settings.micro_batch_size}); change one of them"
         )
 
@@ -120,11 +120,11 @@ def _size_in_a_worker(plan: TrainPlan, row: TrainExample) -> tuple[int, int, int
     return size_row(row, _encoders[plan.model.path])
 
 
-_encoders: dict[str, Encoder] = {}
+_encoders: dict[str, Collator] = {}
 """One collator per worker."""
 
 
-def size_row(row: TrainExample, encoder: Encoder) -> tuple[int, int, int] | SkippedExample:
+def size_row(row: TrainExample, encoder: Collator) -> tuple[int, int, int] | SkippedExample:
     """Returns the tokens of a row, its supervised tokens and the CRC-32 of its image files, or why it is skipped."""
     try:
         examples = [encoder.encode_row(row)]

@@ -18,7 +18,7 @@ from transformers.utils import logging
 from sophia_cli import registry
 from sophia_cli.errors import SophiaError
 from sophia_cli.training import checkpoints
-from sophia_cli.training.collator import IGNORE_INDEX, Encoder, SkippedExample, rows_changed_error
+from sophia_cli.training.collator import IGNORE_INDEX, Collator, SkippedExample, rows_changed_error
 from sophia_cli.training.config import has_liger
 from sophia_cli.training.deepspeed_config import load_config, zero3_init
 from sophia_cli.training.distributed import DistributedContext
@@ -109,7 +109,7 @@ def plan_updates(plan: TrainPlan, world: DistributedContext) -> list[UpdatePlan]
 class _MicroBatches(Dataset[dict[str, torch.Tensor] | str]):
     """The inputs of each forward pass of this rank; a text that says why where a batch cannot be made."""
 
-    def __init__(self, plan: TrainPlan, encoder: Encoder, parts: list[MicroBatch], sees: bool):
+    def __init__(self, plan: TrainPlan, encoder: Collator, parts: list[MicroBatch], sees: bool):
         self.plan, self.encoder, self.parts, self.sees = plan, encoder, parts, sees
 
     def __len__(self) -> int:
@@ -124,7 +124,7 @@ class _MicroBatches(Dataset[dict[str, torch.Tensor] | str]):
             return rows_changed_error(rows, reason)
 
 
-def _load_batches(plan: TrainPlan, world: DistributedContext, encoder: Encoder, updates: list[UpdatePlan]) -> Iterator[Any]:
+def _load_batches(plan: TrainPlan, world: DistributedContext, encoder: Collator, updates: list[UpdatePlan]) -> Iterator[Any]:
     """Yields the inputs of this rank's forward passes, update after update."""
     cuda = process_device(world).type == "cuda"
     # also with one process where the tower trains: without a gradient, momentum and weight decay would be skipped

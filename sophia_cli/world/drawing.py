@@ -1,8 +1,7 @@
-"""Pictures of scenes: 96 x 96 pixels, one cell 32 x 32, drawn with Pillow and the digits below.
+"""Draws images of scenes: 96 x 96 pixels, cells of 32 x 32, with Pillow and our own digit bitmaps.
 
-Position, size and colour vary a little from shape to shape, and the whole picture is grainy. That grain is what makes
-`tiny-vlm` err now and then. The digits are drawn from our own bitmaps so that a picture does not depend on the fonts of a
-machine.
+Position, size and color vary a little, and the image is grainy. The grain makes `tiny-vlm` misread some shapes. The
+digits are our own bitmaps, so that an image does not depend on the fonts of a machine.
 """
 
 import math
@@ -32,7 +31,7 @@ DIGITS = {
 
 
 def draw_image(scene: Scene, grain: float, seed: str) -> Image.Image:
-    """The picture of a scene; the same seed gives the same pixels. `grain`: standard deviation of the noise, 0-255."""
+    """Draws a scene; the same seed gives the same pixels. grain: standard deviation of the noise, 0-255."""
     rng = Random(seed)
     image = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), (BACKGROUND,) * 3)
     canvas = ImageDraw.Draw(image)
@@ -58,14 +57,14 @@ def _draw_shape(canvas: ImageDraw.ImageDraw, shape: Shape, rng: Random) -> None:
 
 
 def _shape_outline(form: str, x: float, y: float, radius: float) -> list[tuple[float, float]]:
-    """Corners of a triangle, or of a five-pointed star, around (x, y)."""
+    """Returns the corners of a triangle or of a five-pointed star around (x, y)."""
     radii = [radius * 1.3] * 3 if form == "triangle" else [radius * 1.15, radius * 0.62] * 5
     step = 2 * math.pi / len(radii)
     return [(x + r * math.sin(i * step), y - r * math.cos(i * step)) for i, r in enumerate(radii)]
 
 
 def _draw_digit(canvas: ImageDraw.ImageDraw, digit: int, x: float, y: float) -> None:
-    """A digit of 10 x 14 pixels, white, centred at (x, y)."""
+    """Draws a white digit of 10 x 14 pixels, centered at (x, y)."""
     left, top = round(x) - 5, round(y) - 7
     for row, line in enumerate(DIGITS[digit]):
         for column, mark in enumerate(line):
@@ -75,7 +74,7 @@ def _draw_digit(canvas: ImageDraw.ImageDraw, digit: int, x: float, y: float) -> 
 
 
 def _add_grain(image: Image.Image, grain: float, seed: int) -> Image.Image:
-    """Gaussian noise in grains of 2 x 2 pixels, as one sees on a film pushed too far."""
+    """Adds Gaussian noise in grains of 2 x 2 pixels."""
     noise = (
         np.random.default_rng(seed)
         .normal(0.0, grain, (IMAGE_SIZE // 2, IMAGE_SIZE // 2, 3))

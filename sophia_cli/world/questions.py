@@ -1,7 +1,8 @@
-"""Questions about scenes, with their gold answers: each needs several steps, none is settled by one glance.
+"""Questions about scenes with their gold answers. Each needs several steps.
 
-A question has a kind (one entry of `KINDS`), a subject (the colour, form, row or number it asks about) and a language;
-some are multiple choice. Every kind's words in both languages stand in one place, `WORDING`.
+A question has a kind (an entry of `KINDS`), a subject (the color, form, row or number it asks about) and a language;
+some are multiple choice. `WORDING` holds the words of every kind in both languages. They keep their spelling, because
+the models were trained on them.
 """
 
 from collections.abc import Callable
@@ -40,7 +41,7 @@ CHOICE_LETTERS = "ABCD"
 
 @dataclass(frozen=True)
 class WorldQuestion:
-    """A question and its gold answer (a letter where `choices` are given), with what the world knows of it."""
+    """A question and its gold answer (a letter where `choices` are given), with what the world knows about it."""
 
     text: str
     answer: str
@@ -59,7 +60,7 @@ class WorldQuestion:
 
 
 def ask_question(scene: Scene, rng: Random) -> WorldQuestion:
-    """A random question that the scene answers without doubt."""
+    """Returns a random question that the scene answers unambiguously."""
     answerable = None
     while answerable is None:
         kind = rng.choice(list(KINDS))
@@ -144,7 +145,7 @@ KINDS: dict[str, Callable[[Scene, Random], Answerable | None]] = {
 
 
 def _make_choices(value: str, rng: Random) -> list[str]:
-    """Four options, the right one among them: the other names of its sort, or numbers close to it."""
+    """Returns four options with the correct one among them: other names of its kind, or close numbers."""
     for names in (COLORS, FORMS):
         if value in names:
             return rng.sample(names, len(names))

@@ -1,8 +1,8 @@
-"""Scenes: two to six coloured shapes that bear digits, on a grid of three by three cells.
+"""Scenes: two to six colored shapes with digits on a grid of three by three cells.
 
 Every scene belongs to one of `FOLDS` folds, by a hash of what it shows. The embedded models were trained on fold 0
-alone; `sophia world --seed S` draws from fold 1 + S mod 7 alone. So no scene of any world was in their training, and two
-worlds whose seeds differ modulo 7 share no scene: by construction, not by luck.
+only; `sophia world --seed S` draws from fold 1 + S mod 7. So no scene of any world was in their training data, and two
+worlds whose seeds differ modulo 7 share no scene.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ TRAINING_FOLD = 0
 
 @dataclass(frozen=True, order=True)
 class Shape:
-    """One shape: its cell (0 to 8, row by row), colour, form and the digit (1 to 9) it bears."""
+    """One shape: its cell (0 to 8, row by row), color, form, and the digit (1 to 9) on it."""
 
     cell: int
     color: str
@@ -44,7 +44,7 @@ Scene = tuple[Shape, ...]
 
 @dataclass(frozen=True)
 class Difficulty:
-    """How many shapes a scene holds at least and at most, and the grain of its picture (standard deviation, 0-255)."""
+    """The fewest and most shapes of a scene, and the grain of its image (standard deviation, 0-255)."""
 
     min_shapes: int
     max_shapes: int
@@ -59,18 +59,18 @@ DIFFICULTIES = {
 
 
 def world_fold(seed: int) -> int:
-    """The fold that `sophia world --seed` draws its scenes from; never the training fold."""
+    """Returns the fold that `sophia world --seed` draws from; never the training fold."""
     return 1 + seed % (FOLDS - 1)
 
 
 def scene_fold(scene: Scene) -> int:
-    """The fold a scene belongs to: SHA-256 of its canonical text modulo `FOLDS`."""
+    """Returns the fold of a scene: SHA-256 of its canonical text modulo `FOLDS`."""
     canonical = ";".join(f"{shape.cell}{shape.color}{shape.form}{shape.digit}" for shape in sorted(scene))
     return int.from_bytes(hashlib.sha256(canonical.encode()).digest()[:8], "big") % FOLDS
 
 
 def draw_scene(rng: Random, fold: int, difficulty: Difficulty) -> Scene:
-    """A random scene of the given fold, its shapes in reading order. Expected tries: `FOLDS`."""
+    """Returns a random scene of the fold, its shapes in reading order. Expected tries: `FOLDS`."""
     while True:
         cells = sorted(rng.sample(range(9), rng.randint(difficulty.min_shapes, difficulty.max_shapes)))
         scene = tuple(Shape(cell, rng.choice(COLORS), rng.choice(FORMS), rng.randint(1, 9)) for cell in cells)
@@ -79,6 +79,6 @@ def draw_scene(rng: Random, fold: int, difficulty: Difficulty) -> Scene:
 
 
 def describe_scene(scene: Scene) -> str:
-    """The true description of a scene, in the words that `tiny-vlm` learnt to describe images with."""
+    """Returns the true description of a scene, in the words that `tiny-vlm` learned."""
     parts = [f"{shape.position.capitalize()}: {shape}." for shape in scene]
     return f"There are {len(scene)} shapes. " + " ".join(parts)

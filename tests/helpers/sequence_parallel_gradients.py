@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from transformers import AutoModelForImageTextToText
 
-from sophia_cli.training.collator import IGNORE_INDEX, Encoder
+from sophia_cli.training.collator import IGNORE_INDEX, Collator
 from sophia_cli.training.distributed import DistributedContext
 from sophia_cli.training.examples import TrainExample, prompt_messages
 from sophia_cli.training.logprobs import LogprobHead
@@ -40,7 +40,7 @@ def compared(path: str, batches: list[list[TrainExample]], world: DistributedCon
         for kind in ("eager", "sdpa")
     )
     shared.gradient_checkpointing_enable({"use_reentrant": False})
-    encoder = Encoder(find_family(whole.config).load_processor(path), 4096)
+    encoder = Collator(find_family(whole.config).load_processor(path), 4096)
     scorer = LogprobHead(shared, packs=False, ulysses=SequenceParallel(language_model(shared), world, world.size))
     worst, name_of_worst = 0.0, ""
     for rows in batches:

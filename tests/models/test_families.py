@@ -16,7 +16,7 @@ from transformers import AutoConfig
 
 from sophia_cli import registry
 from sophia_cli.models.families import model_part
-from sophia_cli.training.collator import Encoder
+from sophia_cli.training.collator import Collator
 from sophia_cli.training.examples import TrainExample, prompt_messages
 from sophia_cli.training.logprobs import LogprobHead
 from sophia_cli.training.packing import can_pack
@@ -67,7 +67,7 @@ def test_rows_are_encoded_together_as_alone(family: str, data: Path) -> None:
         )
         for count, answer in ((1, "<think>\n2 and 3\n</think>\n5"), (0, "no image"), (2, "two images"), (1, "x"))
     ]
-    encoder = Encoder(registry.find("families", family.replace("_", "-")).load_processor(str(data / family)), 2048)
+    encoder = Collator(registry.find("families", family.replace("_", "-")).load_processor(str(data / family)), 2048)
     together, joined = encoder.encode_rows(rows)
     alone = [encoder.encode_rows([row]) for row in rows]
     for ours, ((theirs,), _) in zip(together, alone, strict=True):
@@ -96,7 +96,7 @@ def test_packed_rows_are_scored_as_padded_ones(family: str, images: tuple[int, .
     ]
     policy = AutoModelForImageTextToText.from_pretrained(data / family, dtype=torch.float32)
     kind = registry.find("families", family.replace("_", "-"))
-    batch = Encoder(kind.load_processor(str(data / family)), 2048).collate(rows, sees)
+    batch = Collator(kind.load_processor(str(data / family)), 2048).collate(rows, sees)
     labels = [batch.pop(name) for name in ("labels", "weights", "behavior_logp")][0]
     lengths, hook = [], policy.get_input_embeddings().register_forward_hook(lambda *given: lengths.append(given[2].shape))
     found = []
@@ -121,9 +121,9 @@ def test_rows_are_packed_where_the_kernel_takes_them(data: Path) -> None:
 def test_a_tokenizer_without_padding_is_given_some(data: Path) -> None:
     processor = registry.find("families", "internvl").load_processor(str(data / "internvl"))
     rows = [TrainExample(str(count), prompt_messages("How many? " * count, [], "1", "short"), "1", 1.0) for count in (1, 9)]
-    wanted = Encoder(processor, 2048).collate(rows)
+    wanted = Collator(processor, 2048).collate(rows)
     processor.tokenizer.pad_token = None
-    found = Encoder(processor, 2048).collate(rows)
+    found = Collator(processor, 2048).collate(rows)
     assert torch.equal(found["labels"], wanted["labels"])
     assert torch.equal(found["attention_mask"], wanted["attention_mask"])
 
@@ -193,7 +193,7 @@ def answers(policy: Any, folder: Path, row: Any, trained: bool = False) -> list[
     from sophia_cli.training.collator import IGNORE_INDEX
 
     kind = registry.find("families", str(folder.name if trained else _family(folder)).replace("_", "-"))
-    example = Encoder(kind.load_processor(str(folder)), 1024)
+    example = Collator(kind.load_processor(str(folder)), 1024)
     batch = example.collate([row])
     prompt = int((batch["labels"] == IGNORE_INDEX).sum())
     inputs = {name: v for name, v in batch.items() if name not in ("labels", "weights", "behavior_logp")}

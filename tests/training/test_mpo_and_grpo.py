@@ -20,7 +20,7 @@ from sophia_cli.io.shards import Shard
 from sophia_cli.models.aliases import resolve_model
 from sophia_cli.objectives import grpo, mpo
 from sophia_cli.rewards.trajectory import SelectionRule
-from sophia_cli.training.collator import IGNORE_INDEX, Encoder
+from sophia_cli.training.collator import IGNORE_INDEX, Collator
 from sophia_cli.training.config import TrainConfig
 from sophia_cli.training.dataset import TrainingData, read_pairs, read_questions
 from sophia_cli.training.distributed import DistributedContext
@@ -56,7 +56,7 @@ def plan_of(found: TrainingData, objective: str, out: Path) -> TrainPlan:
     return size_rows(TrainPlan([], found.left, resolve_model("tiny-vlm"), settings, out), found.rows, lambda text: None)
 
 
-def log_probability(model: Any, encoder: Encoder, row: TrainExample) -> torch.Tensor:
+def log_probability(model: Any, encoder: Collator, row: TrainExample) -> torch.Tensor:
     """log π(y) of a row's answer, token by token from whole logits."""
     ((example,), by_image) = encoder.encode_rows([row])
     inputs = {name: value[None] for name, value in {"input_ids": example.input_ids, **example.by_token}.items()}

@@ -29,7 +29,7 @@ from sophia_cli.records import Record
 from sophia_cli.training import policy as policy_module
 from sophia_cli.training import time_estimate
 from sophia_cli.training import trainer as fitting
-from sophia_cli.training.collator import IGNORE_INDEX, Encoder, answer_after_prompt
+from sophia_cli.training.collator import IGNORE_INDEX, Collator, answer_after_prompt
 from sophia_cli.training.config import TrainConfig
 from sophia_cli.training.distributed import DistributedContext
 from sophia_cli.training.examples import TrainExample, mixed_row, prompt_messages, tags_balance
@@ -44,8 +44,8 @@ TRACE = "<think>\nI see red circle 3.\n</think>\nThe answer is \\boxed{3}."
 
 
 @pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    return Encoder(internvl.load_processor(resolve_model("tiny-vlm").path), 1024)
+def encoder() -> Collator:
+    return Collator(internvl.load_processor(resolve_model("tiny-vlm").path), 1024)
 
 
 def naive_gradient(records: list[dict[str, Any]], normalize_by: str) -> dict[str, torch.Tensor]:
@@ -182,7 +182,7 @@ def test_the_learning_rate_is_a_cosine_that_ends_at_its_share() -> None:
     assert rates == sorted(rates, reverse=True)
 
 
-def test_only_the_answer_and_its_end_token_are_supervised(encoder: Encoder, lab: Path) -> None:
+def test_only_the_answer_and_its_end_token_are_supervised(encoder: Collator, lab: Path) -> None:
     record = kept_records(lab)[0]
     row = TrainExample("x", prompt_messages(record["question"], [record["image"]], TRACE, "short"), TRACE, 1.0)
     example = encoder.encode_row(row)

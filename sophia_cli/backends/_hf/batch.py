@@ -1,7 +1,8 @@
-"""The rows that a model in this process writes at once: those that have ended leave, and others join in their places.
+"""The batch of the hf backend: finished rows leave, and new rows take their places.
 
-Rows are padded on the left, so that all write their next token in one column, whenever they came; a row's positions are
-counted over its own tokens. When those that need most columns leave, the columns go, too.
+Rows are padded on the left, so that all rows write their next token into the same column, whenever they joined. The
+positions of a row are counted over its own tokens. When the rows that need most columns leave, these columns are
+removed.
 """
 
 from dataclasses import dataclass, field
@@ -15,14 +16,20 @@ from sophia_cli.backends._hf.cpu_attention import GrowingCacheLayer
 from sophia_cli.inference.types import Job
 
 MAX_PADDING_FACTOR = 4
+"""A batch holds at most this many times the tokens of its rows, padding included."""
 
 
 @dataclass
 class Batch:
-    """Jobs under way, a row each. Shapes: ids and mask B x T (prompt and answer); the cache holds T - 1 positions a row.
+    """Jobs in progress, one row each.
 
-    prompts: tokens of each prompt; starts: the column where each answer starts; limits: its most tokens. extra: the images'
-    part of the inputs, of models whose prompts are not encoded yet. logprobs: of each answer so far, where asked for.
+    Attributes:
+        ids, mask: B x T, prompt and answer. The cache holds T - 1 positions per row.
+        prompts: Tokens of each prompt.
+        starts: The column where each answer starts.
+        limits: The most tokens of each answer.
+        extra: Image inputs of models whose prompts are not encoded yet.
+        logprobs: Log-probability of each answer so far, if requested.
     """
 
     jobs: list[Job]
@@ -39,12 +46,12 @@ class Batch:
         self.logprobs = self.logprobs or [0.0] * len(self.jobs)
 
     def __len__(self) -> int:
-        """Rows under way."""
+        """Returns the number of rows."""
         return len(self.jobs)
 
     @property
     def width(self) -> int:
-        """Columns: T."""
+        """Number of columns: T."""
         return self.ids.shape[1]
 
     @property
@@ -54,31 +61,31 @@ class Batch:
 
     @property
     def can_join(self) -> bool:
-        """Whether rows may join: caches that slide or hold states of another kind cannot be padded."""
+        """Whether rows may join. Sliding caches and caches of other state cannot be padded."""
         return bool(self.cache.layers) and all(
             type(layer) in (DynamicLayer, GrowingCacheLayer) for layer in self.cache.layers
         )
 
     def has_room_for(self, rows: int, tokens: int) -> bool:
-        """Whether so many rows may join, if their answers come to so many tokens.
+        """Tells whether this many rows may join, if their answers have this many tokens in total.
 
-        Padded to its longest row, the batch is held at no more than `PADDED` times the tokens in it: a very long answer ends
-        with those beside it, and does not have others padded to its length.
+        Padded to its longest row, the batch holds at most MAX_PADDING_FACTOR times its tokens. A very long answer
+        finishes with the rows beside it, and no other rows are padded to its length.
         """
         held = int(self.mask.sum()) + rows * (sum(self.prompts) // len(self) + tokens)
         return self.can_join and (len(self) + rows) * self.width <= MAX_PADDING_FACTOR * held
 
     def tokens_until_full(self, context: int) -> int:
-        """Tokens until the first row has reached the end of the model's context."""
+        """Returns the tokens until the first row reaches the end of the model's context."""
         return min(start + context - prompt for start, prompt in zip(self.starts, self.prompts, strict=True)) - self.width
 
     @property
     def max_tokens_left(self) -> int:
-        """Tokens until the last row has reached its limit."""
+        """Returns the tokens until the last row reaches its limit."""
         return max(start + limit for start, limit in zip(self.starts, self.limits, strict=True)) - self.width
 
     def join_rows(self, other: "Batch") -> None:
-        """Takes in the rows of another batch of the same style; both must be ones that `joins`."""
+        """Appends the rows of another batch of the same style. Both must be able to join."""
         width = max(self.width, other.width)
         self._pad_left(width - self.width)
         other._pad_left(width - other.width)
@@ -98,14 +105,16 @@ class Batch:
             self.starts = [start + columns for start in self.starts]
 
     def append_tokens(self, ids: torch.Tensor) -> None:
-        """Notes what the model wrote. Shape: B x T', the ids so far and the new ones after them."""
+        """Appends generated tokens. Shape: B x T', the ids so far and the new ones after them."""
         self.mask = pad(self.mask, (0, ids.shape[1] - self.width), value=1)
         self.ids = ids
 
     def add_logprobs(self, logps: list[torch.Tensor], ends: list[int]) -> None:
-        """Adds log µ of what was written last, up to each row's end token or limit; to be called after `append`.
+        """Adds log µ of the last tokens, up to each row's end token or limit. Called after `append_tokens`.
 
-        logps: of each new column, B.
+        Args:
+            logps: B values for each new column.
+            ends: The end tokens.
         """
         begin = self.width - len(logps)
         going = torch.ones(len(self), dtype=torch.bool, device=self.ids.device)
@@ -119,7 +128,7 @@ class Batch:
         self.logprobs = [before + more for before, more in zip(self.logprobs, sums.tolist(), strict=True)]
 
     def keep_rows(self, rows: list[int]) -> None:
-        """Lets all other rows go, and the columns that only they needed; what is kept is copied, so that memory is freed."""
+        """Keeps these rows and the columns that they need. They are copied, so that memory is freed."""
         index = torch.tensor(rows, dtype=torch.int64, device=self.ids.device)
         self.jobs, self.prompts = [self.jobs[row] for row in rows], [self.prompts[row] for row in rows]
         self.starts, self.limits = [self.starts[row] for row in rows], [self.limits[row] for row in rows]
@@ -138,5 +147,5 @@ class Batch:
 
 
 def job_style(job: Job) -> tuple[float, float]:
-    """What the rows of one batch have in common: temperature and top-p."""
+    """Returns what the rows of a batch have in common: temperature and top-p."""
     return job.request.sampling.temperature, job.request.sampling.top_p

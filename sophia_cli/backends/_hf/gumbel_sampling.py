@@ -1,7 +1,8 @@
-"""How the next token is chosen: each row draws from noise of its own, and some tokens are never said.
+"""Samples the next token with noise that belongs to the row, and bans tokens that must never be generated.
 
-The logits are perturbed with Gumbel noise that is a function of the row's seed, the position and the token alone, and the
-largest wins (the Gumbel-max trick; equal in law to sampling). So a sample does not depend on its company.
+Gumbel noise is added to the logits, and the largest wins (the Gumbel-max trick, equal in distribution to sampling).
+The noise is a function of the row's seed, the position and the token only, so a sample does not depend on the other
+rows of its batch.
 """
 
 import torch
@@ -11,7 +12,9 @@ from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogits
 class GumbelNoise(LogitsProcessor):
     """Adds to each logit the Gumbel noise of (row's seed, position in the answer, token). Shapes: scores B x V.
 
-    starts: the column in which each row's answer starts.
+    Args:
+        seeds: The seed of each row.
+        starts: The column in which each row's answer starts.
     """
 
     def __init__(self, seeds: list[int], starts: list[int]):
@@ -27,7 +30,7 @@ class GumbelNoise(LogitsProcessor):
 
 
 def splitmix64(bits: torch.Tensor) -> torch.Tensor:
-    """SplitMix64's finaliser on int64 tensors: a bijection that scatters neighbours (Steele et al., OOPSLA 2014)."""
+    """The finalizer of SplitMix64 on int64 tensors: a bijection that scatters neighbors (Steele et al., OOPSLA 2014)."""
     bits = bits + -7046029254386353131
     bits = (bits ^ ((bits >> 30) & ((1 << 34) - 1))) * -4658895280553007687
     bits = (bits ^ ((bits >> 27) & ((1 << 37) - 1))) * -7723592293110705685
@@ -35,7 +38,7 @@ def splitmix64(bits: torch.Tensor) -> torch.Tensor:
 
 
 class BannedTokens(LogitsProcessor):
-    """Bars tokens that would break what comes after: image placeholders, and rows of the table that stand for no token."""
+    """Bans tokens that break later steps: image placeholders, and rows of the embedding table without a token."""
 
     def __init__(self, banned: list[int]):
         self.banned = banned
@@ -47,7 +50,7 @@ class BannedTokens(LogitsProcessor):
 def logits_processors(
     seeds: list[int], starts: list[int], style: tuple[float, float], banned: list[int]
 ) -> LogitsProcessorList:
-    """What is done to the logits of rows of one style (temperature, top-p) before the largest wins."""
+    """Returns what is applied to the logits of rows of one style (temperature, top-p) before the largest wins."""
     temperature, top_p = style
     steps: list[LogitsProcessor] = [BannedTokens(banned)] if banned else []
     if temperature > 0:
@@ -59,7 +62,9 @@ def logits_processors(
 
 
 class LogprobRecorder(LogitsProcessor):
-    """What `choosers` do, and log µ of the tokens that win, by the logits as the model gave them: B numbers a column."""
+    """Applies the other processors and records log µ of the winning tokens, from the model's own logits: B values per
+    column.
+    """
 
     def __init__(self, others: LogitsProcessorList):
         self.others = others

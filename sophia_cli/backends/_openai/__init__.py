@@ -1,1 +1,8 @@
-"""Parts."""
+"""Parts of the openai and vllm backends.
+
+- `chat_api.py`: a sample as a chat request, and a response as a completion; finish reasons and refusals are decided
+  here
+- `client.py`: many requests in flight, retries, timeouts
+- `load_balancer.py`: which server gets the next request, and which servers back off
+- `http.py`, `proxy.py`, `connect.py`: connections, proxies, and limits of sockets
+"""

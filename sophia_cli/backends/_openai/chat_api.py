@@ -1,8 +1,8 @@
-"""One sample as an OpenAI-compatible chat endpoint has it: request → body, answer → completion, or what to do about it.
+"""One sample on an OpenAI-compatible chat endpoint: request → JSON body, response → completion or failure.
 
-One request asks for one sample, with its own seed: `n` samples of one request would share a seed, and `usage` would add
-their lengths up (design.md; Eq. 6 rests on exact lengths). What they have in common is not computed twice all the same:
-the server's prefix cache holds the prompt, and `uuid` (vLLM) names an image that it has encoded before.
+One request asks for one sample with its own seed. With `n` samples per request they would share a seed, and `usage`
+would add up their lengths (Eq. 6 needs exact lengths). Nothing is computed twice all the same: the server's prefix
+cache holds the prompt, and `uuid` (vLLM) names an image that it has encoded before.
 """
 
 import hashlib
@@ -20,12 +20,14 @@ from sophia_cli.records import THINK_CLOSE, THINK_OPEN
 
 FINISH_REASONS = {"stop": "stop", "eos": "stop", "end_turn": "stop", "length": "length", "max_tokens": "length"}
 FILTERED_REASONS = {
-    "content_filter": "content filter: the server withheld the answer",
-    "tool_calls": "tool call: the server sent a call of a tool instead of an answer",
-    "function_call": "tool call: the server sent a call of a function instead of an answer",
+    "content_filter": "content filter: the server withheld the response",
+    "tool_calls": "tool call: the server returned a tool call instead of a text",
+    "function_call": "tool call: the server returned a function call instead of a text",
 }
 MODEL_TUNED_ENGINES = ("vllm", "sglang")
-"""Engines that take what a request leaves open from the model's generation_config.json: a sample would hang on that file."""
+"""Engines that fill unset sampling parameters from the model's generation_config.json. We set them, so that samples do
+not depend on that file.
+"""
 NEUTRAL_SAMPLING = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 CONTEXT_ERROR_MARKS = (
     "context length",
@@ -40,14 +42,21 @@ MAX_TOKEN_COUNT = 1 << 30
 
 
 class UnusableResponse(Exception):
-    """An answer of status 200 that is no answer to what was asked: cut off, no JSON, another count of choices."""
+    """A response with status 200 that does not answer the request: cut off, not JSON, or another number of choices."""
 
 
 def request_body(request: Request, model: str, images: str = "data", engine: str = "", bounded: bool = True) -> bytes:
-    """The JSON body of one sample's request. Raises RecordError for an unreadable image and a text that is no UTF-8.
+    """Returns the JSON body of one sample's request.
 
-    images: `data` sends the bytes, `file` their path, for servers that share the disk. engine: who answers, if it is known;
-    to a vLLM an image goes with its name. bounded: with `max_tokens`; without, the server stops where its context ends.
+    Args:
+        request: The request.
+        model: The name of the model on the server.
+        images: `data` sends the bytes; `file` sends the path, for servers that share the disk.
+        engine: The server software, if known; vLLM also gets a name for each image.
+        bounded: Send `max_tokens`. Without it the server stops at the end of its context.
+
+    Raises:
+        RecordError: an image cannot be read, or a text is not valid UTF-8.
     """
     sampling = request.sampling
     fields: dict[str, Any] = {
@@ -66,11 +75,11 @@ def request_body(request: Request, model: str, images: str = "data", engine: str
     try:
         return orjson.dumps(fields)
     except orjson.JSONEncodeError as error:
-        raise RecordError(f"the request cannot be written as JSON ({error}); mend the record's text") from None
+        raise RecordError(f"the request cannot be written as JSON ({error}); fix the record's text") from None
 
 
 def has_images(request: Request) -> bool:
-    """Whether a request shows images, which are yet to be read."""
+    """Tells whether a request has images, which must be read first."""
     contents = (message["content"] for message in request.messages)
     return any(part["type"] == "image" for content in contents if isinstance(content, list) for part in content)
 
@@ -85,7 +94,7 @@ def _api_message(message: dict[str, Any], images: str, uuid: bool) -> dict[str, 
 
 @lru_cache(maxsize=64)
 def _image_part(reference: str, images: str, uuid: bool) -> dict[str, Any]:
-    """The part of one image: K requests of one image follow each other, so its bytes are read once for all."""
+    """Returns the part of one image. The K requests of an image follow each other, so its bytes are read once for all."""
     if reference.startswith(("http://", "https://")):
         return {"type": "image_url", "image_url": {"url": reference}}
     data = image_bytes(reference)
@@ -104,15 +113,20 @@ def _file_url(reference: str) -> str:
 
 
 def parse_response(body: bytes, logprobs: bool = False) -> Completion | Failure:
-    """The completion in an answer of status 200, or the named reason why it holds none. Raises Unusable.
+    """Returns the completion in a response with status 200, or the failure that it reports.
 
-    logprobs: its log-probability was asked for, the sum over all of its tokens.
+    Args:
+        body: The response.
+        logprobs: Its log-probability was requested: the sum over all of its tokens.
+
+    Raises:
+        UnusableResponse: the response does not answer the request.
     """
     try:
         answer = orjson.loads(body)
         choices = answer["choices"]
         if len(choices) != 1:
-            raise UnusableResponse(f"{len(choices)} choices for one")
+            raise UnusableResponse(f"the response has {len(choices)} choices instead of one")
         choice = choices[0]
         message, finish = choice["message"], choice["finish_reason"]
         tokens = answer["usage"]["completion_tokens"]
@@ -121,31 +135,31 @@ def parse_response(body: bytes, logprobs: bool = False) -> Completion | Failure:
     except orjson.JSONDecodeError:
         raise UnusableResponse("not JSON") from None
     except (KeyError, TypeError, IndexError, AttributeError):
-        raise UnusableResponse("an answer without choices, message or usage") from None
+        raise UnusableResponse("the response has no choices, message or usage") from None
     if not all(isinstance(text, str) for text in (said, thought, finish)) or type(tokens) is not int:
-        raise UnusableResponse("fields of other types than text and count")
+        raise UnusableResponse("the response has fields of the wrong type")
     if finish in FILTERED_REASONS or message.get("tool_calls"):
         return Failure(FILTERED_REASONS.get(finish, FILTERED_REASONS["tool_calls"]))
     if finish not in FINISH_REASONS:
-        raise UnusableResponse(f"an answer that ended with {str(finish)[:40]!r}")
+        raise UnusableResponse(f"the response has the unknown finish reason {str(finish)[:40]!r}")
     if not said.strip() and not thought.strip():
         return EmptyResponse(tokens=max(tokens, 0))
     if not 0 < tokens <= MAX_TOKEN_COUNT:
-        raise UnusableResponse(f"{tokens} tokens of an answer that is not empty")
+        raise UnusableResponse(f"the response counts {tokens} tokens for a text that is not empty")
     completion = Completion(join_thinking(said, thought), tokens, FINISH_REASONS[finish])
     return _with_logprob(completion, choice) if logprobs else completion
 
 
 def _with_logprob(completion: Completion, choice: dict[str, Any]) -> Completion | Failure:
-    """The completion with its log-probability, or why there is none."""
+    """Returns the completion with its log-probability, or a failure if that is missing."""
     if (logprob := _logprob_sum(choice, completion.tokens)) is None:
-        missing = f"the server gave no log-probabilities of all {completion.tokens} tokens"
-        return Failure(f"{missing}; leave --logprobs out, or use vLLM")
+        missing = f"the server did not return log-probabilities for all {completion.tokens} tokens"
+        return Failure(f"{missing}; omit --logprobs, or use vLLM")
     return replace(completion, logprob=logprob)
 
 
 def _logprob_sum(choice: dict[str, Any], tokens: int) -> float | None:
-    """The sum of the log-probabilities of an answer's tokens, if they are all there (the end token may be left out)."""
+    """Returns the sum of the log-probabilities if all tokens have one (the end token may lack it)."""
     try:
         found = [float(token["logprob"]) for token in choice["logprobs"]["content"]]
     except (KeyError, TypeError, ValueError):
@@ -154,7 +168,7 @@ def _logprob_sum(choice: dict[str, Any], tokens: int) -> float | None:
 
 
 def join_thinking(said: str, thought: str = "") -> str:
-    """The whole text: thinking that a server's parser set apart is put back, and the tag that a template opened."""
+    """Joins thinking that the server's parser separated with the answer, and restores the opening tag of a template."""
     if thought.strip():
         opened = f"{THINK_OPEN}\n{thought.strip()}"
         return f"{opened}\n{THINK_CLOSE}\n\n{said.strip()}" if said.strip() else opened
@@ -165,7 +179,7 @@ def join_thinking(said: str, thought: str = "") -> str:
 
 
 def error_message(status: int, body: bytes) -> str:
-    """What a server says is wrong, in one line of at most `LONGEST_MESSAGE` characters: `400: …`."""
+    """Returns what a server says is wrong, in one line of at most MAX_MESSAGE_CHARS characters: `400: …`."""
     text = body.decode("utf-8", "replace")
     try:
         answer = orjson.loads(body)
@@ -178,6 +192,6 @@ def error_message(status: int, body: bytes) -> str:
 
 
 def exceeds_context(message: str) -> bool:
-    """Whether a refusal says that prompt and answer are longer than the model's context."""
+    """Tells whether a refusal means that prompt and answer exceed the model's context."""
     folded = message.casefold()
     return any(mark in folded for mark in CONTEXT_ERROR_MARKS)

@@ -1,8 +1,8 @@
-"""Many requests to a fleet of chat servers at once: one event loop in a thread of its own, no task more than is in flight.
+"""Sends many requests to a fleet of chat servers: one event loop in its own thread, one task per request in flight.
 
-A request that fails is sent again, to whoever is well by then, up to `retries` times; what is the request's own fault (too
-long for the model, refused) is not. When nobody in the fleet answers any more, what waits fails and the step ends. The loop
-never waits for whoever takes the outcomes: when many lie there untaken, nothing new is sent.
+A failed request is retried, on any healthy server, up to `retries` times. A request that is at fault itself (too long
+for the model, refused) is not retried. When no server answers any more, the waiting requests fail and the step ends.
+The loop never waits for the consumer: while too many outcomes are untaken, no new request is sent.
 """
 
 import asyncio
@@ -35,16 +35,16 @@ from sophia_cli.runtime.progress import log_line
 from sophia_cli.runtime.read_ahead import Channel, ReadAhead
 
 READ_AHEAD_JOBS = 256
-"""Jobs that are taken beyond those in flight, so that a free place never waits for the next."""
+"""Jobs taken beyond those in flight, so that a free slot never waits for the next job."""
 HAND_OVER_SECONDS = 0.02
-"""How long outcomes are gathered before whoever takes them is woken: waking a thread for each costs a fifth of the CPU."""
+"""How long outcomes are collected before the consumer is woken. Waking a thread for each one took a fifth of the CPU."""
 MAX_UNTAKEN = 2048
-"""Outcomes that may lie untaken before nothing new is sent."""
+"""Untaken outcomes above which no new request is sent."""
 BASE_TIMEOUT_SECONDS, TIMEOUT_SECONDS_PER_TOKEN = 120.0, 0.2
-"""A request's longest: time in the server's queue, and twice what a loaded server takes for a token (design.md: 88 ms)."""
+"""Default timeout: time in the server's queue, plus twice what a loaded server takes per token (88 ms, design.md)."""
 DISCOVERY_SECONDS = 10.0
 MAX_BUSY_RETRIES = 10
-"""For each try of its own, how often a request may be turned away by servers that say that they are unwell."""
+"""How often unhealthy servers may turn a request away for each of its own tries."""
 MAX_RESPONSE_BYTES, MAX_BYTES_PER_TOKEN = 1 << 20, 64
 UNHEALTHY_STATUSES, BUSY_STATUSES, RETRY_STATUSES = {502, 503, 504}, {429}, {408, 409, 425, 500}
 STATUS_HINTS = {401: "check {key}", 403: "check {key}", 404: "check --base-url and the model's name"}
@@ -53,7 +53,7 @@ Outcome = tuple[Job, Completion | Failure]
 
 
 class RetryableError(Exception):
-    """The request is to be sent again."""
+    """The request must be sent again."""
 
     def __init__(self, trouble: RequestFailure):
         super().__init__(trouble.reason)
@@ -61,12 +61,12 @@ class RetryableError(Exception):
 
 
 class RequestsRefused(SophiaError):
-    """No request of ours will be answered: the key, the address or the model is wrong."""
+    """No request will be answered: the key, the address or the model is wrong."""
 
 
 @dataclass
 class PendingRequest:
-    """A job under way: how often it failed by itself, how often it was turned away, and whether it sends `max_tokens`."""
+    """A job in progress: its own failures, how often servers turned it away, and whether it sends `max_tokens`."""
 
     job: Job
     failures: int = 0
@@ -76,9 +76,16 @@ class PendingRequest:
 
 @dataclass(frozen=True)
 class ClientConfig:
-    """How requests are made: the model's names, how many at once, the longest wait, how often again, images how, the key.
+    """How requests are sent.
 
-    names: what servers may call the model, the likeliest first. otherwise: what it is called where servers do not say.
+    Attributes:
+        names: Names that servers may use for the model, the most likely first.
+        otherwise: The name to use where servers do not list their models.
+        concurrency: Requests in flight.
+        timeout: Seconds per request; None follows the token budget.
+        retries: Retries per request.
+        images: `data` or `file`.
+        key, key_name: The API key and its environment variable.
     """
 
     names: tuple[str, ...]
@@ -91,13 +98,15 @@ class ClientConfig:
     key_name: str = "OPENAI_API_KEY"
 
     def timeout_seconds(self, max_tokens: int) -> float:
-        """The longest that a request may take; it follows the token budget unless the user says otherwise."""
+        """Returns the timeout of a request; it follows the token budget unless the user set one."""
         return self.timeout or BASE_TIMEOUT_SECONDS + TIMEOUT_SECONDS_PER_TOKEN * max_tokens
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What the servers call the model, who they are (`vllm`, `sglang`, or not known), and the most tokens of a request."""
+    """The model as the servers list it: its name, the engine (`vllm`, `sglang`, or unknown), and the most tokens of a
+    request.
+    """
 
     name: str
     engine: str = ""
@@ -105,14 +114,16 @@ class ServedModel:
 
 
 class Client:
-    """Streams jobs through a fleet. All but `stream` and `status` runs in the loop's thread."""
+    """Streams jobs through a fleet. Everything except `stream` and `status` runs in the loop's thread."""
 
     def __init__(self, fleet: LoadBalancer, manners: ClientConfig):
         self.balancer, self.config = fleet, manners
         self.waiting: deque[PendingRequest] = deque()
         self.done: list[Outcome] = []
         self.made = self.taken = 0
-        self.outcomes: Channel[list[Outcome] | BaseException | None] = Channel(1 << 30)  # `_dispatch` keeps it short
+        self.outcomes: Channel[list[Outcome] | BaseException | None] = Channel(
+            1 << 30
+        )  # `_dispatch_requests` keeps it short
         self.tasks: set[asyncio.Task[None]] = set()
         self.under_way = self.retried = self.postponed = 0
         self.over = self.held_back = self.left = False
@@ -123,7 +134,12 @@ class Client:
         self.finished, self.wants_jobs = asyncio.Event(), asyncio.Event()
 
     def stream(self, jobs: ReadAhead[Job]) -> Iterator[Outcome]:
-        """Every job once, with what came of it, as it comes. Raises what the jobs' iterator raised, and SophiaError."""
+        """Yields every job once with its outcome.
+
+        Raises:
+            BaseException: what the iterator of jobs raised.
+            SophiaError: no server answers, or all requests are refused.
+        """
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self._run_loop, args=(jobs,), daemon=True).start()
         try:
@@ -140,7 +156,7 @@ class Client:
             self._call_in_loop(self._abandon)
 
     def _call_in_loop(self, what: Callable[[], None]) -> None:
-        """Has the loop's thread do something, unless the loop is closed by now."""
+        """Calls a function in the loop's thread, unless the loop is closed."""
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(what)
 
@@ -149,7 +165,7 @@ class Client:
         self._check_finished()
 
     def status(self) -> str:
-        """For the progress line: `64 in flight, 3 retries, 3/4 servers well, …`."""
+        """Returns `64 in flight, 3 retries, 3/4 servers healthy, …` for the progress line."""
         parts = [f"{self.under_way} in flight"]
         if self.retried:
             parts.append(f"{self.retried} retries")
@@ -158,7 +174,7 @@ class Client:
         return ", ".join(parts)
 
     def _run_loop(self, jobs: ReadAhead[Job]) -> None:
-        """The loop's thread: from the first job to the last outcome."""
+        """The loop's thread, from the first job to the last outcome."""
         try:
             with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
                 runner.run(self._serve_jobs(jobs))
@@ -187,13 +203,17 @@ class Client:
         self.pool.close()
 
     def _check_finished(self) -> None:
-        """Sees whether all is done, or nobody wants what is left, or no server takes it."""
+        """Ends the loop when all is done, when the consumer is gone, or when no server accepts what is left."""
         done = self.over and not (self.waiting or self.under_way or self.postponed)
         if done or self.left or self.refused is not None:
             self.finished.set()
 
     async def _discover_model(self) -> ServedModel:
-        """What the first server to list its models says of ours; names are trusted where none does. Raises SophiaError."""
+        """Finds the model on the first server that lists its models; trusts the name where none does.
+
+        Raises:
+            SophiaError: the servers list other models.
+        """
         asked = [asyncio.create_task(self._list_models(server)) for server in self.balancer.servers]
         known: list[dict[str, Any]] = []
         for listed in asyncio.as_completed(asked):
@@ -209,11 +229,13 @@ class Client:
                 return ServedModel(name, str(names[name].get("owned_by", "")), context)
         if names:
             listed_names = ", ".join(list(names)[:5])
-            raise SophiaError(f"{self.config.names[0]}: the server does not know it, but {listed_names}; give one of these")
+            raise SophiaError(
+                f"{self.config.names[0]}: the server does not serve this model; it serves {listed_names}, use one of these"
+            )
         return ServedModel(self.config.otherwise)
 
     async def _list_models(self, server: ServerState) -> list[dict[str, Any]]:
-        """The models that a server lists; none, with a notice, where it does not within `HELLO_SECONDS`."""
+        """Returns the models that a server lists; none, with a log line, if it does not within DISCOVERY_SECONDS."""
         try:
             answer = await self.pool.get(
                 f"{server.url}/models", self.proxies[server.url], DISCOVERY_SECONDS, MAX_RESPONSE_BYTES
@@ -223,14 +245,14 @@ class Client:
             data = orjson.loads(answer.body)["data"]
             return [entry for entry in data if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
         except TimeoutError:
-            trouble = f"no answer within {DISCOVERY_SECONDS:.0f} s"
+            trouble = f"no response within {DISCOVERY_SECONDS:.0f} s"
         except (ConnectError, ConnectionLost, ResponseTooLarge, ValueError, LookupError, TypeError) as error:
             trouble = str(error) or type(error).__name__
-        log_line(f"{server.url}: does not say what models it has ({' '.join(trouble.split())[:200]})")
+        log_line(f"{server.url}: cannot list its models ({' '.join(trouble.split())[:200]})")
         return []
 
     async def _feed_jobs(self, jobs: ReadAhead[Job]) -> None:
-        """Keeps `AHEAD` jobs waiting. The thread that takes them blocks where the step's input does."""
+        """Keeps READ_AHEAD_JOBS jobs waiting. The thread that takes them blocks while the step's input blocks."""
         context = self.served.context
         try:
             while batch := await self.loop.run_in_executor(self.takers, jobs.take_batch, READ_AHEAD_JOBS, 0.0):
@@ -243,13 +265,13 @@ class Client:
                 while len(self.waiting) >= READ_AHEAD_JOBS // 2:
                     self.wants_jobs.clear()
                     await self.wants_jobs.wait()
-        except Exception as fault:  # noqa: BLE001  (raised again when what is in flight is done)
+        except Exception as fault:  # noqa: BLE001  (raised again when the requests in flight are done)
             self.error = fault
         self.over = True
         self._check_finished()
 
     def _dispatch_requests(self) -> None:
-        """Sends what waits while there is room and a server that takes it; sees to it that it is called again in time."""
+        """Sends waiting requests while there is room and a server accepts them; schedules its next call."""
         now = self.loop.time()
         self.held_back = self.made - self.taken >= MAX_UNTAKEN
         while self.waiting and self.under_way < self.config.concurrency and not self.held_back:
@@ -275,7 +297,7 @@ class Client:
         self._dispatch_requests()
 
     def _next_request_for(self, server: ServerState) -> PendingRequest:
-        """The request that has waited longest; for a server that may be unwell, one for a record that did not fail there."""
+        """Returns the request that has waited longest; for a suspect server, one whose record has not failed there."""
         if server.backoffs and server.recent_failures:
             for place, attempt in enumerate(self.waiting):
                 if id(attempt.job.record) not in server.recent_failures:
@@ -284,7 +306,7 @@ class Client:
         return self.waiting.popleft()
 
     async def _send_request(self, attempt: PendingRequest, server: ServerState) -> None:
-        """One request from its sending to its outcome, or back to those that wait."""
+        """Handles one request from sending to its outcome or its retry."""
         sent_at = self.loop.time()
         try:
             outcome = await self._request_completion(attempt, server)
@@ -301,7 +323,7 @@ class Client:
         except RecordError as error:
             self.balancer.on_unsent(server)
             self._record_outcome(attempt.job, Failure(str(error)))
-        except Exception as fault:  # noqa: BLE001  (whatever it is, it is this request's; the others go on)
+        except Exception as fault:  # noqa: BLE001  (fails this request only; the others go on)
             self.balancer.on_unsent(server)
             self._record_outcome(attempt.job, Failure(f"{server.url}: {type(fault).__name__}: {str(fault)[:200]}"))
         self.under_way -= 1
@@ -309,7 +331,7 @@ class Client:
         self._check_finished()
 
     def _record_outcome(self, job: Job, outcome: Completion | Failure) -> None:
-        """What came of a job; those of `HAND_OVER_SECONDS` are handed over together."""
+        """Stores the outcome of a job. Outcomes of HAND_OVER_SECONDS are handed over together."""
         self.made += 1
         self.done.append((job, outcome))
         if len(self.done) == 1:
@@ -321,9 +343,12 @@ class Client:
             self.outcomes.put(outcomes)
 
     async def _request_completion(self, attempt: PendingRequest, server: ServerState) -> Completion | Failure | None:
-        """The outcome of one request; None when it is to be asked again without `max_tokens`.
+        """Returns the outcome of one request; None when it must be sent again without `max_tokens`.
 
-        Raises Again, Refused, and RecordError for a record that no request can be made of.
+        Raises:
+            RetryableError: the request must be sent again.
+            RequestsRefused: no request will be answered.
+            RecordError: no request can be made of the record.
         """
         sampling = attempt.job.request.sampling
         body = await self._make_body(attempt)
@@ -336,18 +361,22 @@ class Client:
         except ConnectError as error:
             raise RetryableError(RequestFailure(str(error), unhealthy=True)) from None
         except TimeoutError:
-            raise RetryableError(RequestFailure(f"no answer within {limit:.0f} s")) from None
+            raise RetryableError(RequestFailure(f"no response within {limit:.0f} s")) from None
         except ConnectionLost as error:
             raise RetryableError(RequestFailure(f"connection lost: {error}")) from None
         except (ResponseTooLarge, UnusableResponse) as error:
             raise RetryableError(RequestFailure(f"unusable answer: {error}")) from None
         message = error_message(answer.status, answer.body)
         if "location" in answer.headers:
-            message += f" (moved to {answer.headers['location'][:100]}: give that as --base-url)"
+            message += f" (moved to {answer.headers['location'][:100]}: use that as --base-url)"
         return self._handle_error_status(attempt, server, answer.status, message, answer.headers.get("retry-after"))
 
     async def _make_body(self, attempt: PendingRequest) -> bytes:
-        """The request's body; images are read in another thread, as a disk may be slow. Raises RecordError."""
+        """Makes the request's body. Images are read in another thread, because a disk may be slow.
+
+        Raises:
+            RecordError: an image cannot be read.
+        """
         request, served = attempt.job.request, self.served
         asked = (request, served.name, self.config.images, served.engine, attempt.sends_max_tokens)
         if has_images(request):
@@ -357,7 +386,12 @@ class Client:
     def _handle_error_status(
         self, attempt: PendingRequest, server: ServerState, status: int, message: str, retry_after: str | None
     ) -> Failure | None:
-        """What an answer of another status than 200 means for its request. Raises Again, Refused."""
+        """Decides what a status other than 200 means for its request.
+
+        Raises:
+            RetryableError: the request must be sent again.
+            RequestsRefused: no request will be answered.
+        """
         if status in BUSY_STATUSES | UNHEALTHY_STATUSES | RETRY_STATUSES or status >= 500:
             raise RetryableError(
                 RequestFailure(
@@ -368,22 +402,20 @@ class Client:
                 )
             )
         if status in STATUS_HINTS:
-            if self.balancer.ever_answered():  # a gateway while its server restarts, a key that has run out: others go on
+            if self.balancer.ever_answered():  # a gateway whose server restarts, or a key that expired: others go on
                 raise RetryableError(RequestFailure(message, unhealthy=True))
             raise RequestsRefused(
                 f"{server.url}: refuses every request ({message}); {STATUS_HINTS[status].format(key=self.config.key_name)}"
             )
         if exceeds_context(message):
             if attempt.sends_max_tokens and attempt.job.request.sampling.max_tokens > 1:
-                attempt.sends_max_tokens = (
-                    False  # prompt and limit together are too long: the context's end is the nearer limit
-                )
+                attempt.sends_max_tokens = False  # prompt plus max_tokens exceed the context: let the context be the limit
                 return None
             return Failure(f"context length: {message}")
         return Failure(f"refused: {message}")
 
     def _retry_request(self, attempt: PendingRequest, server: ServerState, trouble: RequestFailure) -> None:
-        """Puts a request back, or gives it up after `retries`; gives all up when nobody answers any more."""
+        """Queues a request again, or fails it after `retries`; fails everything when no server answers any more."""
         attempt.busy_retries += trouble.unhealthy
         attempt.failures += not trouble.unhealthy
         if attempt.failures > self.config.retries or attempt.busy_retries > MAX_BUSY_RETRIES * (self.config.retries + 1):
@@ -408,9 +440,9 @@ class Client:
         self._check_finished()
 
     def _fail_waiting(self) -> None:
-        """Fails what waits. Should there be more to come, the step ends: typed again, it goes on."""
+        """Fails all waiting requests. If more jobs would come, the step ends and can be resumed."""
         troubles = "; ".join(f"{server.url}: {server.last_failure}" for server in self.balancer.servers[:3])
-        self.abandoned = SophiaError(f"no server answers ({troubles}); start one and type the command again, it continues")
+        self.abandoned = SophiaError(f"no server answers ({troubles}); start one and run the command again, it resumes")
         for attempt in self.waiting:
             self._record_outcome(attempt.job, Failure(f"no server answers ({troubles})"))
         self.waiting.clear()

@@ -1,4 +1,4 @@
-"""From addresses to a client, with no more requests in flight than this process may hold sockets."""
+"""Makes a client from server addresses, with no more requests in flight than this process may open sockets."""
 
 import os
 import resource
@@ -10,14 +10,21 @@ from sophia_cli.inference.backend_options import BackendOptions
 from sophia_cli.models.aliases import ModelRef
 
 DEFAULT_IN_FLIGHT = 256
-"""Requests in flight for each server, unless `--concurrency` says otherwise: what vLLM runs at once by default."""
+"""Requests in flight per server without `--concurrency`: what vLLM runs at a time by default."""
 SPARE_FILES = 100
 
 
 def make_client(urls: list[str], model: ModelRef, options: BackendOptions, key_name: str) -> Client:
-    """A client of these servers; key_name: the variable whose value goes with every request, if it is set.
+    """Returns a client of these servers.
 
-    Raises UsageError for an odd key, and for more requests at once than this process may hold sockets.
+    Args:
+        urls: Their addresses.
+        model: The model.
+        options: How to reach them.
+        key_name: The environment variable with the API key, if it is set.
+
+    Raises:
+        UsageError: the key cannot be sent, or more requests are wanted than this process may open sockets.
     """
     return Client(
         LoadBalancer.from_urls(urls, options.retries),
@@ -35,19 +42,29 @@ def make_client(urls: list[str], model: ModelRef, options: BackendOptions, key_n
 
 
 def _read_key(name: str) -> str | None:
-    """The key without the line break that files end with. Raises UsageError, which does not show it, for other odd ones."""
+    """Returns the key without a trailing line break.
+
+    Raises:
+        UsageError: it has other characters that a header cannot hold. The message does not show it.
+    """
     key = os.environ.get(name, "").strip()
     if not (key.isascii() and key.isprintable()):
-        raise UsageError(f"{name}: holds characters that no header can carry; set it anew")
+        raise UsageError(f"{name}: contains characters that an HTTP header cannot hold; set it again")
     return key or None
 
 
 def _max_in_flight(wanted: int | None, usual: int) -> int:
-    """As many requests as wanted, else as usual or possible: each needs a socket. Raises UsageError beyond the limit."""
+    """Returns the wanted number of requests, else the usual or the possible number. Each needs a socket.
+
+    Raises:
+        UsageError: the wanted number exceeds the limit.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = hard - SPARE_FILES if hard != resource.RLIM_INFINITY else 1 << 30
     if (wanted or 1) > most:
-        raise UsageError(f"--concurrency {wanted}: this process may open {hard} files; raise it (ulimit -n) or give less")
+        raise UsageError(
+            f"--concurrency {wanted}: this process may open {hard} files; raise the limit (ulimit -n) or give less"
+        )
     wanted = wanted or max(1, min(usual, most))
     if soft != resource.RLIM_INFINITY and soft < wanted + SPARE_FILES:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted + SPARE_FILES, hard))

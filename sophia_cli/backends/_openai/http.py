@@ -1,8 +1,8 @@
-"""HTTP/1.1 as far as a client of chat servers needs it: one request at a time on a connection, which is kept for the next.
+"""A minimal HTTP/1.1 client for chat servers: one request at a time on a connection, which is kept for the next one.
 
-llhttp (httptools) reads the answers, asyncio holds the sockets and TLS. aiohttp's client can do far more and takes twice the
-CPU, which is what bounds a step with a thousand requests in flight (`make bench-client`). Left out on purpose: redirects (an
-address that moved is said, and no key follows it), cookies, compressed answers.
+llhttp (httptools) parses responses, asyncio holds sockets and TLS. aiohttp does more and takes twice the CPU, which
+limits a step with a thousand requests in flight (`make bench-client`). Left out on purpose: redirects (a moved address
+is reported, and no key follows it), cookies, compressed responses.
 """
 
 import asyncio
@@ -22,31 +22,31 @@ from sophia_cli import __version__
 
 CONNECT_SECONDS = 30.0
 NEXT_ADDRESS_SECONDS = 3.0
-"""How long one of a host's addresses may keep us from the next."""
+"""Longest wait for one address of a host before the next one is tried."""
 IDLE_SECONDS = 4.0
-"""Servers close an idle connection after 5 s (uvicorn); one that we close before is never lost under a request."""
+"""Servers close an idle connection after 5 s (uvicorn). We close it earlier, so that none is lost during a request."""
 DNS_CACHE_SECONDS = 60.0
-"""How long a name's addresses are believed."""
+"""How long resolved addresses are reused."""
 MAX_HEAD_BYTES = 1 << 16
 DEFAULT_HEADERS = {"User-Agent": f"sophia/{__version__}", "Accept": "application/json", "Accept-Encoding": "identity"}
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class ConnectError(Exception):
-    """Nobody listens there, the name is not known, or TLS is refused."""
+    """Nothing listens there, the host name is unknown, or TLS is refused."""
 
 
 class ConnectionLost(Exception):
-    """The connection ended before the answer did, or what came is no HTTP."""
+    """The connection ended before the response did, or the response is not HTTP."""
 
 
 class ResponseTooLarge(Exception):
-    """The answer is longer than the caller takes."""
+    """The response is longer than the caller allows."""
 
 
 @dataclass(frozen=True)
 class Response:
-    """Status, headers (names in small letters) and the whole body."""
+    """Status, headers (names in lower case) and the whole body."""
 
     status: int
     headers: dict[str, str]
@@ -55,9 +55,14 @@ class Response:
 
 @dataclass(frozen=True)
 class Route:
-    """Where to connect, what to ask for there (`path`: the whole address for a proxy), and the name for TLS.
+    """Where to connect and what to request.
 
-    through: what a proxy's tunnel is to reach (`host:port`); authorization: the proxy's own header, or nothing.
+    Attributes:
+        host, port: Where to connect.
+        name: The Host header and the name for TLS.
+        path: The path; the whole URL for a proxy.
+        through: The target of a proxy tunnel (`host:port`).
+        authorization: The header for the proxy, or nothing.
     """
 
     host: str
@@ -70,20 +75,21 @@ class Route:
 
     @property
     def connection_key(self) -> tuple[str, int, str | None, str | None]:
-        """What two requests that may share a connection have in common."""
+        """What two requests on the same connection have in common."""
         return self.host, self.port, self.tls, self.through
 
 
 @functools.lru_cache(maxsize=1024)
 def route_to(url: str, proxy: str | None = None) -> Route:
-    """The way to a URL, through a proxy if there is one: http asks the proxy for it, https tunnels through.
+    """Returns the route to a URL, through a proxy if there is one: http asks the proxy, https uses a tunnel.
 
-    Raises NoConnection for what no connection can be made to.
+    Raises:
+        ConnectError: no connection can be made to it.
     """
     try:
         return _route(url, proxy)
-    except ValueError as error:  # a port that is none, a name that no name server takes
-        raise ConnectError(f"no connection: {url if not proxy else 'its proxy'} is no address ({error})") from None
+    except ValueError as error:  # an invalid port, or a name that cannot be resolved
+        raise ConnectError(f"no connection: {url if not proxy else 'its proxy'} is not a valid address ({error})") from None
 
 
 def _route(url: str, proxy: str | None) -> Route:
@@ -97,7 +103,7 @@ def _route(url: str, proxy: str | None) -> Route:
         return Route(host, port, name, path, tls)
     via = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     if via.scheme != "http":
-        raise ConnectError(f"no connection: a proxy at {via.scheme}:// is not spoken to; name one at http://")
+        raise ConnectError(f"no connection: a proxy at {via.scheme}:// is not supported; use one at http://")
     key = ""
     if via.username:
         pair = f"{unquote(via.username)}:{unquote(via.password or '')}"
@@ -108,7 +114,7 @@ def _route(url: str, proxy: str | None) -> Route:
 
 
 class Connection(asyncio.Protocol):
-    """One connection. `ask` sends a request and gives the future of its answer; there is one at a time."""
+    """One connection. `send_request` returns the future of the response; one request at a time."""
 
     def __init__(self) -> None:
         self.parser = httptools.HttpResponseParser(self)
@@ -117,7 +123,7 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
 
     def send_request(self, request: bytes, most: int) -> "asyncio.Future[Response]":
-        """Sends a request. The future raises Lost, and TooLong for an answer of more than `most` bytes."""
+        """Sends a request. The future raises ConnectionLost, or ResponseTooLarge for more than `most` bytes."""
         self.answer = asyncio.get_running_loop().create_future()
         self.max_bytes, self.size, self.parts, self.begun = most, 0, list[bytes](), False
         if self.transport is None or self.transport.is_closing():
@@ -132,7 +138,7 @@ class Connection(asyncio.Protocol):
         return self.transport is not None and not self.transport.is_closing()
 
     def abort(self) -> None:
-        """Ends the connection at once."""
+        """Closes the connection at once."""
         if self.transport is not None:
             self.transport.abort()
 
@@ -141,7 +147,7 @@ class Connection(asyncio.Protocol):
             self.answer.set_exception(error)
         self.abort()
 
-    # What asyncio calls
+    # Called by asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -150,7 +156,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.answer is None or self.answer.done():
-            self.abort()  # nobody asked: a server's farewell
+            self.abort()  # data without a request: the server is closing
             return
         self.size += len(data)
         if self.size > self.max_bytes:
@@ -165,14 +171,14 @@ class Connection(asyncio.Protocol):
         ends_here = self.answer is not None and not self.answer.done() and self.begun and self.open_end
         if ends_here and error is None:
             self._complete_response()
-        self._fail(ConnectionLost(getattr(error, "strerror", None) or "closed by the server before the answer's end"))
+        self._fail(ConnectionLost(getattr(error, "strerror", None) or "closed by the server before the end of the response"))
 
-    # What llhttp calls
+    # Called by llhttp
 
     def on_message_begin(self) -> None:
         self.headers: dict[str, str] = {}
         if self.answer is None or self.answer.done():
-            self.abort()  # a second answer to one request: nothing that follows can be told apart
+            self.abort()  # a second response to one request: later ones cannot be matched
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
@@ -188,7 +194,7 @@ class Connection(asyncio.Protocol):
         if self.parser.get_status_code() >= 200:
             self._complete_response()
         else:
-            self.begun = False  # "continue", "early hints": the answer is yet to come
+            self.begun = False  # "100 Continue", "103 Early Hints": the response follows
 
     def _complete_response(self) -> None:
         if self.answer is None or self.answer.done():
@@ -201,7 +207,7 @@ class Connection(asyncio.Protocol):
 
 
 class _ProxyTunnel(asyncio.Protocol):
-    """A proxy that is asked for a tunnel. said: the head of its answer; OSError when there is none."""
+    """Asks a proxy for a tunnel. said: future of the head of its response; OSError when there is none."""
 
     def __init__(self, ask: bytes):
         self.ask, self.heard = ask, b""
@@ -222,24 +228,30 @@ class _ProxyTunnel(asyncio.Protocol):
 
 
 class ConnectionPool:
-    """Connections to any number of servers, as many as there are requests in flight. For one event loop."""
+    """Connections to any number of servers, one per request in flight. Belongs to one event loop."""
 
     def __init__(self, headers: dict[str, str]):
         self.fields = "".join(f"{name}: {value}\r\n" for name, value in {**DEFAULT_HEADERS, **headers}.items())
         self.idle: dict[object, deque[Connection]] = {}
         self.resolved: dict[tuple[str, int], tuple[float, asyncio.Task[list[str]]]] = {}
         self.loop = asyncio.get_running_loop()
-        self.resolvers = ThreadPoolExecutor(4)  # of our own: the loop would wait for a silent name server in the end
+        self.resolvers = ThreadPoolExecutor(4)  # our own pool: closing the loop would wait for a silent name server
 
     async def get(self, url: str, proxy: str | None, seconds: float, most: int) -> Response:
-        """A GET; see `post`."""
+        """Sends a GET; see `post`."""
         return await self._send("GET", route_to(url, proxy), b"", seconds, most)
 
     async def post(self, url: str, proxy: str | None, body: bytes, seconds: float, most: int) -> Response:
-        """The answer to a POST, whatever its status.
+        """Sends a POST and returns the response, whatever its status.
 
-        seconds: the longest from now to its last byte. most: its longest in bytes. Raises NoConnection, Lost, TooLong and
-        TimeoutError.
+        Args:
+            url, proxy: Where to send it.
+            body: The body.
+            seconds: Longest time from now to the last byte.
+            most: Longest response in bytes.
+
+        Raises:
+            ConnectError, ConnectionLost, ResponseTooLarge, TimeoutError: there is no response.
         """
         return await self._send("POST", route_to(url, proxy), body, seconds, most)
 
@@ -255,12 +267,12 @@ class ConnectionPool:
                 return await self._send_on(kept, route, request, end, most)
             except ConnectionLost:
                 if kept.size:
-                    raise  # else the server closed it, as it may, before it had read the request
+                    raise  # otherwise the server closed an idle connection before it read the request
         connection = await self._open_connection(route, min(end - self.loop.time(), CONNECT_SECONDS))
         return await self._send_on(connection, route, request, end, most)
 
     async def _send_on(self, connection: Connection, route: Route, request: bytes, end: float, most: int) -> Response:
-        """The answer to a request on this connection, which is kept for the next."""
+        """Returns the response to a request on this connection, which is kept for the next one."""
         answer = connection.send_request(request, most)
         timer = self.loop.call_at(end, connection._fail, TimeoutError())
         try:
@@ -275,7 +287,7 @@ class ConnectionPool:
                 self.idle.setdefault(route.connection_key, deque()).append(connection)
 
     def _idle_connection(self, route: Route) -> Connection | None:
-        """The connection that was used last; those that have been idle for long are closed."""
+        """Returns the connection that was used last; closes those that were idle for long."""
         idle = self.idle.get(route.connection_key)
         while idle and (not idle[0].is_reusable or idle[0].idle_since < self.loop.time() - IDLE_SECONDS):
             idle.popleft().abort()
@@ -296,7 +308,7 @@ class ConnectionPool:
             raise ConnectError(f"no connection: {reason}") from None
 
     async def _connect_route(self, route: Route) -> Connection:
-        """A new connection, to the first of the host's addresses that takes it; the next one tries that first."""
+        """Opens a connection to the first address of the host that accepts it; the next call tries that one first."""
         tls = _tls_context() if route.tls else None
         trouble = OSError(f"{route.host} has no address")
         addresses = await self._resolve_cached(route.host, route.port)
@@ -315,7 +327,7 @@ class ConnectionPool:
         raise trouble
 
     async def _resolve_cached(self, host: str, port: int) -> list[str]:
-        """The addresses of a host, asked for once for all connections that begin at about the same time."""
+        """Resolves a host once for all connections that start at about the same time."""
         asked, task = self.resolved.get((host, port), (float("-inf"), None))
         failed = task is not None and task.done() and (task.cancelled() or task.exception() is not None)
         if task is None or failed or asked < self.loop.time() - DNS_CACHE_SECONDS:
@@ -329,7 +341,7 @@ class ConnectionPool:
         return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
     async def _open_tunnel(self, route: Route, address: str) -> Connection:
-        """A TLS connection through a proxy (CONNECT)."""
+        """Opens a TLS connection through a proxy (CONNECT)."""
         ask = f"CONNECT {route.through} HTTP/1.1\r\nHost: {route.through}\r\n{route.authorization}\r\n"
         transport, proxy = await self.loop.create_connection(
             lambda: _ProxyTunnel(ask.encode("latin-1")), address, route.port
@@ -348,7 +360,7 @@ class ConnectionPool:
             raise
 
     def close(self) -> None:
-        """Ends the idle connections, and waits for no name server."""
+        """Closes the idle connections without waiting for DNS."""
         self.resolvers.shutdown(wait=False, cancel_futures=True)
         for idle in self.idle.values():
             while idle:
@@ -361,9 +373,10 @@ def _tls_context() -> ssl.SSLContext:
 
 
 def enable_keepalive(made: socket.socket) -> None:
-    """Has a connection be lost two minutes after its other end has vanished without a word, as a node does that loses its
-    power: an answer may take an hour, and its timeout even longer."""
-    with contextlib.suppress(OSError):  # a socket that is lost already
+    """Detects within two minutes that the other end vanished, as when a node loses power. A response may take an hour,
+    and its timeout even longer.
+    """
+    with contextlib.suppress(OSError):  # the socket may be gone already
         made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
             if hasattr(socket, name):

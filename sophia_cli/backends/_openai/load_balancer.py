@@ -1,12 +1,14 @@
-"""The servers of a fleet: who gets the next request, who rests, and when nobody is left. No I/O here, only the ledger.
+"""The load balancer of a fleet: which server gets the next request, which servers back off, and when none is left. No I/O
+here.
 
-A request goes to the server with the fewest in flight. A server that fails rests, longer each time it fails again
-(exponential, with jitter), and is then tried with one request; when that is answered it is well. A server that asks for
-less (429) rests at least as long as it says, and then gets half of what it had in flight, one more for every so many
-answers (as TCP does). All times are seconds of a monotonic clock, handed in.
+A request goes to the server with the fewest in flight. A server that fails backs off, longer each time (exponential,
+with jitter), and is then probed with one request; a response makes it healthy. A server that asks for less (429) backs
+off at least as long as it says. Afterwards it gets half of what it had in flight, and one more for every so many
+responses (as in TCP). Times are seconds of a monotonic clock and are passed in.
 
-What a failure says of its server: no connection, 429 and 502 to 504 are the server's word; any other (500, nonsense, a lost
-connection) may be the request's own fault, and only several requests for different records make the server unwell.
+What a failure says about its server: a refused connection, 429 and 502 to 504 concern the server. Anything else (500,
+an unusable response, a lost connection) may be caused by the request; only several requests for different records make
+the server unhealthy.
 """
 
 import random
@@ -15,16 +17,20 @@ from dataclasses import dataclass, field
 
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 60.0
 SUSPECT_RECORDS = 3
-"""Records in a row that fail at a server which does not itself say that it is unwell, before it rests."""
+"""Records in a row that fail at a server, without a clear sign that it is unhealthy, before it backs off."""
 MAX_BUSY_BACKOFFS = 8
-"""Rests in a row that a server may ask for (429) before it counts as gone: about two minutes."""
+"""Backoffs in a row that a server may ask for (429) before it counts as gone: about two minutes."""
 
 
 @dataclass(frozen=True)
 class RequestFailure:
-    """Why a request failed. sick: the server says that it would fail others too. busy: it asks for less.
+    """Why a request failed.
 
-    asked: seconds of its Retry-After.
+    Attributes:
+        reason: In words.
+        unhealthy: The server would fail other requests too.
+        busy: The server asks for fewer requests.
+        retry_after: Seconds of its Retry-After.
     """
 
     reason: str
@@ -37,9 +43,12 @@ class RequestFailure:
 class ServerState:
     """One server and what it has done.
 
-    suspects: the records that have failed here since the last answer, any of which may be to blame itself. rests: in a row,
-    without an answer between. window: how many requests it may have in flight, after it asked for less. busy: its last word
-    was a 429. lost: it is known to have ended.
+    Attributes:
+        recent_failures: Records that failed here since the last response; each may be the cause itself.
+        backoffs: Backoffs in a row without a response between them.
+        max_in_flight: How many requests it may have after it asked for less.
+        busy: Its last failure was a 429.
+        has_ended: It is known to have ended.
     """
 
     url: str
@@ -64,7 +73,9 @@ class ServerState:
         return "is lost" if self.has_ended else f"rests {max(self.backoff_until - now, 0):.0f} s"
 
     def accepts_request(self, now: float) -> bool:
-        """Whether it may get a request now: rested; one new one at a time until it has answered since its last rest."""
+        """Tells whether it may get a request now: not in backoff, and one at a time until it has answered since its last
+        backoff.
+        """
         if self.has_ended or now < self.backoff_until:
             return False
         return not self.is_probed if self.backoffs else self.in_flight < self.max_in_flight
@@ -72,7 +83,7 @@ class ServerState:
 
 @dataclass
 class LoadBalancer:
-    """All servers. retries: how often in a row each may fail after a rest before nobody is waited for any more."""
+    """All servers. retries: how often in a row each may fail after a backoff before it is given up."""
 
     servers: list[ServerState]
     retries: int
@@ -83,10 +94,10 @@ class LoadBalancer:
         return cls([ServerState(url) for url in urls], retries)
 
     def pick_server(self, now: float, record: Hashable = None) -> ServerState | None:
-        """The server for a request for a record; None when none may get one.
+        """Returns the server for a request for a record; None when none may get one.
 
-        Rather one where the record has not just failed, then the fewest in flight, then the fewest sent: a server that fails
-        on everything is the idlest of all.
+        Prefers a server where the record has not just failed, then the fewest in flight, then the fewest sent: a
+        server that fails on everything would be the idlest of all.
         """
         able = (server for server in self.servers if server.accepts_request(now))
         best = min(able, key=lambda server: (record in server.recent_failures, server.in_flight, server.sent), default=None)
@@ -97,7 +108,7 @@ class LoadBalancer:
         return best
 
     def on_response(self, server: ServerState) -> None:
-        """A request was answered, be it with a refusal that is the request's own fault."""
+        """A request was answered, possibly with a refusal that is the request's own fault."""
         server.in_flight -= 1
         server.answered += 1
         server.backoffs = 0
@@ -112,9 +123,9 @@ class LoadBalancer:
         server.is_probed = False
 
     def on_failure(self, server: ServerState, record: Hashable, sent_at: float, now: float, trouble: RequestFailure) -> None:
-        """A request for a record failed; a record that has failed here before says nothing new of the server.
+        """A request for a record failed. A record that failed here before says nothing new about the server.
 
-        What was in flight together fails together: the first of it sends the server to rest.
+        Requests in flight together fail together: the first one starts the backoff.
         """
         server.in_flight -= 1
         if not server.has_ended:
@@ -136,35 +147,37 @@ class LoadBalancer:
         server.backoff_until = now + max(rest, trouble.retry_after)
 
     def all_failed(self) -> bool:
-        """Whether every server has ended, or failed again after each of `retries` rests (`PATIENT` if it asked for them)."""
+        """Tells whether every server has ended, or failed again after each of `retries` backoffs (MAX_BUSY_BACKOFFS if it
+        asked for them).
+        """
         return all(self._is_given_up(server) for server in self.servers)
 
     def _is_given_up(self, server: ServerState) -> bool:
         return server.has_ended or server.backoffs > (max(self.retries, MAX_BUSY_BACKOFFS) if server.busy else self.retries)
 
     def ever_answered(self) -> bool:
-        """Whether any server has answered anything."""
+        """Tells whether any server has answered anything."""
         return any(server.answered for server in self.servers)
 
     def on_server_ended(self, url: str, trouble: str) -> None:
-        """Notes that a server has ended."""
+        """A server has ended."""
         for server in self.servers:
             if server.url == url:
                 server.has_ended, server.last_failure = True, trouble
 
     def seconds_until_ready(self, now: float) -> float | None:
-        """Seconds until a server ends its rest; None when none rests."""
+        """Returns the seconds until a server ends its backoff; None when none backs off."""
         ends = [server.backoff_until - now for server in self.servers if server.backoff_until > now]
         return min(ends) if ends else None
 
     def retry_delay(self, tries: int) -> float:
-        """Seconds before a request that failed by itself so many times is sent again."""
+        """Returns the seconds before a request with this many failures of its own is sent again."""
         return min(FIRST_BACKOFF_SECONDS * 2.0 ** (tries - 1), MAX_BACKOFF_SECONDS) * self.jitter.uniform(0.5, 1.0)
 
     def health_text(self, now: float) -> str:
-        """`3/4 servers well, http://b:8000 rests 12 s (503)`; for one well server nothing."""
+        """Returns `3/4 servers healthy, http://b:8000 backs off 12 s (503)`; nothing for one healthy server."""
         unwell = [server for server in self.servers if server.backoffs or server.has_ended]
         if not unwell:
             return f"{len(self.servers)} servers well" if len(self.servers) > 1 else ""
         named = [f"{server.url} {server.backoff_seconds(now)} ({server.last_failure})" for server in unwell[:3]]
-        return f"{len(self.servers) - len(unwell)}/{len(self.servers)} servers well, " + ", ".join(named)
+        return f"{len(self.servers) - len(unwell)}/{len(self.servers)} servers healthy, " + ", ".join(named)

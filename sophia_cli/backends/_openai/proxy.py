@@ -1,4 +1,4 @@
-"""The small print of a request: through which proxy, and how long a server asks to wait."""
+"""Details of a request: its proxy, and how long a server asks to wait (Retry-After)."""
 
 import urllib.request
 from datetime import UTC, datetime
@@ -6,12 +6,12 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 MAX_RETRY_AFTER_SECONDS = 600.0
-"""Seconds that a Retry-After may ask for."""
+"""The longest Retry-After that is honored, in seconds."""
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 def find_proxy(url: str) -> str | None:
-    """The proxy that the environment names for a server, none on this machine."""
+    """Returns the proxy that the environment names for a server; none for servers on this machine."""
     address = urlsplit(url)
     if address.hostname in LOCAL_HOSTS or urllib.request.proxy_bypass(address.hostname or ""):
         return None
@@ -19,7 +19,7 @@ def find_proxy(url: str) -> str | None:
 
 
 def parse_retry_after(retry_after: str | None) -> float:
-    """A Retry-After, a number of seconds or a date, as seconds from now; 0 where there is none to read."""
+    """Returns a Retry-After (seconds or a date) as seconds from now; 0 where there is none."""
     if not retry_after:
         return 0.0
     try:

@@ -1,14 +1,14 @@
-"""A family's processor with Pillow's image processing and without a video processor.
+"""Loads a family's processor with Pillow's image processing and without a video processor.
 
-Both on purpose: `AutoProcessor` needs torchvision, which has no CPU build to match every torch, and pixels are the same on
-every machine this way (torchvision's differ from Pillow's by up to one level).
+Both on purpose. `AutoProcessor` needs torchvision, which has no CPU build for every torch. And pixels are the same on
+every machine this way: torchvision's differ from Pillow's by up to one level.
 """
 
 from typing import Any
 
 
 def load_images_only(processor: type, image_processor: Any, path: str) -> Any:
-    """The processor of the model at `path`. processor: its class, one whose `__init__` knows no `video_processor`."""
+    """Returns the processor of the model at `path`. processor: its class, whose `__init__` takes no `video_processor`."""
     from transformers import AutoTokenizer
     from transformers.processing_utils import ProcessorMixin
 

@@ -9,7 +9,7 @@ PROJECTOR_PREFIXES = ("model.multi_modal_projector.",)
 
 
 def load_processor(path: str) -> Any:
-    """The model's processor, for images alone."""
+    """Returns the model's processor, for images only."""
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
     from transformers.models.internvl.processing_internvl import InternVLProcessor
     from transformers.processing_utils import ProcessorMixin

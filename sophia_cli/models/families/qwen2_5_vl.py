@@ -9,7 +9,7 @@ PROJECTOR_PREFIXES = ("model.visual.merger.",)
 
 
 def load_processor(path: str) -> Any:
-    """The model's processor, for images alone."""
+    """Returns the model's processor, for images only."""
     from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 

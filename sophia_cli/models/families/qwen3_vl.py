@@ -9,7 +9,7 @@ PROJECTOR_PREFIXES = ("model.visual.merger.", "model.visual.deepstack_merger_lis
 
 
 def load_processor(path: str) -> Any:
-    """The model's processor, for images alone."""
+    """Returns the model's processor, for images only."""
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
     from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
