@@ -1,4 +1,4 @@
-"""The figures of `sophia stats` in a terminal: tables, and bars of R(c) and of lengths."""
+"""Shows the figures of `sophia stats` in a terminal: tables, and bars of R(c) and of lengths."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ MAX_LABELS = 20
 
 
 def print_figures(figures: dict[str, Any], console: Console) -> None:
-    """Prints the figures; what no record tells of is left out."""
+    """Prints the figures; what no record has is skipped."""
     console.print(_summary_table(figures))
     if figures["caption_reward"]["histogram"]:
         console.print(_reward_bars(figures))
@@ -49,16 +49,16 @@ def _verdict_bars(figures: dict[str, Any]) -> list[tuple[str, str]]:
         over = f"over {figures['alpha']}: {found['over_alpha']:,} of {found['captions']:,}"
         lines += [
             ("right", f"{figures['accuracy']:.1%} of {figures['graded']:,} graded"),
-            ("R(c)", f"mean {found['mean']:.3f}, {over}" if found["captions"] else "no caption was graded"),
-            ("solved", f"{figures['solved']:,} items; {figures['items_right']:,} have a right trajectory"),
+            ("R(c)", f"mean {found['mean']:.3f}, {over}" if found["captions"] else "no caption is graded"),
+            ("solved", f"{figures['solved']:,} items; {figures['items_right']:,} have a correct trajectory"),
             ("selected", f"{figures['selected']:,} trajectories"),
         ]
-    spent = f"{tokens['total']:,} ({tokens['captions']:,} of captions, {tokens['trajectories']:,} of trajectories)"
-    lines.append(("tokens", spent + (f"; {tokens['per_selected']:,.0f} a selected one" if tokens["per_selected"] else "")))
+    spent = f"{tokens['total']:,} ({tokens['captions']:,} in captions, {tokens['trajectories']:,} in trajectories)"
+    lines.append(("tokens", spent + (f"; {tokens['per_selected']:,.0f} per selected one" if tokens["per_selected"] else "")))
     if trajectories:
         lines.append(("cut off", f"{figures['truncated']:.1%} by the token limit"))
     if leaks["judged"]:
-        share = f"{leaks['rate']:.1%} ({leaks['count']:,} of {leaks['judged']:,}) mention a description"
+        share = f"{leaks['rate']:.1%} ({leaks['count']:,} of {leaks['judged']:,}) mention a caption"
         lines.append(("leaks", f"{share}, {leaks['selected']:,} of the selected"))
     same = f"{again['texts']:,} trajectories and {again['captions']:,} captions with the same words"
     lines.append(("repeated", f"{again['trajectories']:,} records, {again['conflicting']:,} ids with two contents, {same}"))
@@ -76,7 +76,7 @@ def _reward_bars(figures: dict[str, Any]) -> Table:
 
 
 def _length_bars(lengths: dict[str, Any], name: str, title: str) -> Table:
-    """Bars of all lengths, and of the selected ones beside them, to a scale of their own."""
+    """Returns bars of all lengths and of the selected ones, on separate scales."""
     spread, kept = lengths[name], lengths["selected"] if name == "trajectories" else None
     quantiles = f"median {spread['p50']:,.0f}, 5% under {spread['p5']:,.0f}, 5% over {spread['p95']:,.0f}"
     table = Table(title=f"{title}: {quantiles}, longest {spread['max']:,}", title_justify="left", box=None)
@@ -97,7 +97,7 @@ def _length_bars(lengths: dict[str, Any], name: str, title: str) -> Table:
 
 
 def _group_table(name: str, groups: dict[str, Any]) -> Table:
-    """A row for each value. length: the median trajectory's tokens; tokens: all that was spent, a selected trajectory."""
+    """Returns a row per value. length: median tokens of a trajectory; tokens: all tokens spent per selected trajectory."""
     columns = ("items", "traj.", "right", "R(c)", "solved", "kept", "length", "tokens", "leaks")
     table = Table(title=Text(f"by {name}"), title_justify="left", box=None)
     table.add_column("", overflow="fold")

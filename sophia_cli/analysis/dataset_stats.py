@@ -1,6 +1,6 @@
-"""What is known of each record of a data set, in columns, and what a set of records is worth: the figures of `sophia stats`.
+"""Collects the measured fields of all records in columns, and computes the figures of `sophia stats`.
 
-A trajectory counts once, however often its record comes, and so do the tokens of its caption.
+A trajectory counts once, however often its record occurs, and so do the tokens of its caption.
 """
 
 from array import array
@@ -20,7 +20,7 @@ from sophia_cli.rewards.table import FAILED, LEAKS, NAN, NOT_TRAJECTORY, RecordL
 from sophia_cli.rewards.trajectory import COUNT_LIMIT, SelectionRule, Trajectory
 
 MAX_BINS = 16
-"""Bars of a histogram of lengths."""
+"""Most bars of a histogram of lengths."""
 VERDICTS = ("correct", "wrong", "no_answer", "truncated", "ungradable", "timeout", "error")
 NO_VERDICT = len(VERDICTS)
 _VERDICT_CODES = {name: code for code, name in enumerate(VERDICTS)}
@@ -28,7 +28,7 @@ UNKNOWN, NOT_SELECTED, SELECTED = -1, 0, 1
 
 
 class StatsFields(msgspec.Struct, gc=False):
-    """What the figures need of a record beside its facts. Texts stay as they are written."""
+    """The fields that the figures need, beside those of a trajectory. Texts stay undecoded."""
 
     caption_id: str | None = None
     caption: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -42,9 +42,9 @@ class StatsFields(msgspec.Struct, gc=False):
 
 
 class StatsTable:
-    """The facts of all records (`table`), and beside them, row by row, what else is measured: 120 bytes a record.
+    """The trajectory table (`table`) and, row by row, the other measured fields: 120 bytes per record.
 
-    labels: for each column of the user's that was asked for, the values that it has, in the order they came.
+    labels: for each column of `--by`, its values in order of appearance.
     """
 
     def __init__(self, rule: SelectionRule, by: list[str]):
@@ -59,7 +59,9 @@ class StatsTable:
     def add_record(
         self, facts: Trajectory | Record, content: int, place: int, seen: StatsFields, groups: Iterable[str]
     ) -> None:
-        """Notes one record: a trajectory's facts, or the record itself where it is none (a caption, an item, a failure)."""
+        """Adds one record: a trajectory's fields, or the record itself where it is not a trajectory (a caption, an item,
+        a failure).
+        """
         if isinstance(facts, Trajectory):
             self.waiting.append((facts, place, content))
         if isinstance(facts, Record) or len(self.waiting) == BATCH_ROWS:
@@ -79,31 +81,33 @@ class StatsTable:
             self.groups[name].append(codes.setdefault(label, len(codes)))
 
     def flush_rows(self) -> None:
-        """Puts what waits into the table, which takes many rows at once more cheaply."""
+        """Moves waiting rows into the table; adding many at a time is cheaper."""
         if self.waiting:
             facts, places, contents = zip(*self.waiting, strict=True)
             self.table.add_rows(facts, places, contents)
             self.waiting.clear()
 
     def trajectory_rows(self) -> Bools:
-        """Which rows are trajectories on which nothing failed, each once."""
+        """Returns a mask of unique trajectories without failure."""
         rows: Bools = as_numpy(self.table.marks) & (NOT_TRAJECTORY | FAILED) == 0
         return rows & first_rows(as_numpy(self.table.names), rows)
 
     def sampled_rows(self) -> Bools:
-        """Which rows are trajectories, each once, those too that failed and nobody sampled again: they count against α."""
+        """Returns a mask of unique trajectories. A failed trajectory without a later success is included, because it
+        counts as not correct.
+        """
         names, good = as_numpy(self.table.names), self.trajectory_rows()
         lost: Bools = (as_numpy(self.table.marks) & (NOT_TRAJECTORY | FAILED) == FAILED) & ~np.isin(names, names[good])
         return good | lost & first_rows(names, lost)
 
     def unique_captions(self) -> Bools:
-        """Which rows are the first of their caption."""
+        """Returns a mask of the first row of each caption."""
         rows: Bools = (as_numpy(self.captions) != 0) & (as_numpy(self.caption_texts) != 0)
         return first_rows(as_numpy(self.captions), rows)
 
 
 def _text_hash(text: msgspec.Raw | msgspec.UnsetType) -> int:
-    """64 bits that stand for a text, however it is written; 0 for none."""
+    """Returns a 64-bit hash of a text, however it is escaped; 0 for none."""
     if isinstance(text, msgspec.UnsetType):
         return 0
     written = bytes(text)
@@ -111,7 +115,7 @@ def _text_hash(text: msgspec.Raw | msgspec.UnsetType) -> int:
 
 
 def first_rows(names: npt.NDArray[Any], among: Bools) -> Bools:
-    """Which rows are the first of their name, of those `among`."""
+    """Returns a mask of the first row of each name, among these rows."""
     rows = np.flatnonzero(among)
     first = np.zeros(len(names), dtype=np.bool_)
     first[rows[np.unique(names[rows], return_index=True)[1]]] = True
@@ -119,7 +123,14 @@ def first_rows(names: npt.NDArray[Any], among: Bools) -> Bools:
 
 
 def compute_figures(columns: StatsTable, selection: Selection, in_group: Bools, whole: bool = True) -> dict[str, Any]:
-    """The figures of the rows that are `mine`. choice: what Eq. 5 and 6 make of all rows. whole: with histograms."""
+    """Returns the figures of the rows in a group.
+
+    Args:
+        columns: The table.
+        selection: The result of Eq. 5 and 6 over all rows.
+        in_group: Mask of the rows.
+        whole: Include histograms.
+    """
     table, alpha = columns.table, columns.table.rule.alpha
     items = as_numpy(table.items)
     rows = columns.trajectory_rows() & in_group
@@ -169,10 +180,10 @@ def compute_figures(columns: StatsTable, selection: Selection, in_group: Bools, 
 
 
 def repeat_counts(columns: StatsTable, look: RecordLookup) -> dict[str, int]:
-    """What comes more than once.
+    """Counts what occurs more than once.
 
-    trajectories: the same record; conflicting: one trajectory id with other content; texts, captions: the same trajectory
-    or description, word for word, under two ids of one item.
+    trajectories: the same record; conflicting: one trajectory id with other content; texts, captions: the same text
+    under two ids of one item.
     """
     table, rows, captions = columns.table, columns.trajectory_rows(), columns.unique_captions()
     names = as_numpy(table.names)
@@ -190,7 +201,7 @@ def repeat_counts(columns: StatsTable, look: RecordLookup) -> dict[str, int]:
 
 
 def caption_rewards(columns: StatsTable, choice: Selection, rows: Bools) -> npt.NDArray[np.float64]:
-    """R(c) of each caption, for each reasoner that thought over it."""
+    """Returns R(c) of each caption, for each reasoner that thought over it."""
     table = columns.table
     first = first_rows(
         caption_reasoner_ids(as_numpy(table.captions), as_numpy(table.reasoners)), rows & ~np.isnan(choice.rewards)
@@ -200,7 +211,7 @@ def caption_rewards(columns: StatsTable, choice: Selection, rows: Bools) -> npt.
 
 
 def count_distinct(values: npt.NDArray[Any]) -> int:
-    """How many different values there are; of an array of two rows, different columns."""
+    """Returns the number of different values; of an array of two rows, different columns."""
     if values.ndim == 2:
         order = np.lexsort(values)
         ordered = values[:, order]
@@ -213,7 +224,9 @@ def mean_or_none(values: npt.NDArray[Any]) -> float | None:
 
 
 def length_stats(lengths: npt.NDArray[Any], width: int) -> dict[str, Any] | None:
-    """Mean, quantiles and extremes of lengths in tokens; None for no lengths. width: of the histogram's bins, 0 for none."""
+    """Returns mean, quantiles and extremes of lengths in tokens; None for no lengths. width: of the histogram's bins, 0
+    for none.
+    """
     if not len(lengths):
         return None
     p5, p50, p95 = np.quantile(lengths, [0.05, 0.5, 0.95]).tolist()
@@ -223,20 +236,22 @@ def length_stats(lengths: npt.NDArray[Any], width: int) -> dict[str, Any] | None
 
 
 def bin_width(lengths: npt.NDArray[Any]) -> int:
-    """The width of bins, a round number of tokens, that hold all these lengths."""
+    """Returns the width of bins, a round number of tokens, that cover all lengths."""
     least = (int(lengths.max()) + 1) / MAX_BINS if len(lengths) else 1
     scale = int(10 ** np.floor(np.log10(max(least, 1))))
     return next(scale * step for step in (1, 2, 5, 10) if scale * step >= least)
 
 
 def length_histogram(lengths: npt.NDArray[Any], width: int) -> list[dict[str, int]]:
-    """Counts in bins, each with its first length and the one that it ends before."""
+    """Returns counts in bins, each with its first length and the first length after it."""
     counts = np.bincount(lengths // width)
     return [{"from": i * width, "to": (i + 1) * width, "count": number} for i, number in enumerate(counts.tolist())]
 
 
 def reward_histogram(rewards: npt.NDArray[np.float64]) -> list[dict[str, float]]:
-    """How many captions have each R(c), where there are few values (k/N); else by tenths, each from its lower bound."""
+    """Returns how many captions have each R(c), where there are few values (k/N); else by tenths, each from its lower
+    bound.
+    """
     values, counts = np.unique(rewards.round(6), return_counts=True)
     if len(values) > MAX_BINS + 1:
         values, counts = np.unique(np.minimum(np.floor(rewards * 10) / 10, 0.9), return_counts=True)

@@ -1,12 +1,13 @@
-"""The benchmarks, one file each; its name, with hyphens, is what `eval --bench` takes.
+"""The benchmarks of `eval --bench`: one file each; its name, with hyphens, is what the user types.
 
-A file says where the rows are (`HUB_ID`, and `SPLITS`, each `config@split`), how many questions they make (`QUESTION_COUNT`), which
-fields hold the id and the images (`ID_FIELD`, `IMAGE_FIELDS`), by what fields figures are broken down (`CATEGORIES`), and whether the paper had
-a model judge the answers (`LLM_JUDGED`). It makes an item of a row: `item(row, part)` gives the fields of a source (contract.md)
-and those of `CATEGORIES`, or None for a row of another task; it raises RecordError for a row that cannot be asked or graded as it
-stands. Images stand in questions and options as `<image 1>`; those that nobody names come first. `cluster` joins variants
-of one question.
+A file defines `HUB_ID` and `SPLITS` (where the rows are, each `config@split`), `QUESTION_COUNT`, `ID_FIELD` and
+`IMAGE_FIELDS`, `CATEGORIES` (fields by which figures are broken down), and `LLM_JUDGED` (whether the paper had a model
+judge the answers).
 
-Questions come with the benchmark's own words where its rows hold them (`query`), else with a hint of ours that demands the
-same. Nothing is guessed: an option list that cannot be read, an image that is not there, a gold that is no option.
+`make_item(row, part)` returns the fields of a source (contract.md) and those of `CATEGORIES`, or None for a row of
+another task. It raises RecordError for a row that cannot be asked or graded. Images appear in questions and options as
+`<image 1>`; unmentioned ones come first. `cluster` joins variants of one question.
+
+Questions use the benchmark's own prompt where its rows hold one (`query`), else a hint of ours that demands the same.
+Nothing is guessed: an unreadable option list, a missing image or a gold outside the options is an error.
 """

@@ -1,6 +1,7 @@
-"""DynaMath (`DynaMath/DynaMath_Sample`): 501 questions in ten variants each; the mean over all, and the worst of the ten.
+"""DynaMath (`DynaMath/DynaMath_Sample`): 501 questions in ten variants each; reports the mean over all, and the worst of
+the ten.
 
-The official scorer takes an empty answer for right where the gold is a text; here it is none.
+The official scorer counts an empty answer as right where the gold is a text; here it is no answer.
 """
 
 from typing import Any
@@ -20,7 +21,7 @@ DECIMALS = "Solve the problem and end with the final answer, a number to three d
 
 
 def make_item(row: Record, part: str) -> dict[str, Any] | None:
-    """One variant of a question; options stand in its text, floats are right to 0.001."""
+    """Returns one variant of a question. Options are in its text; floats are right within 0.001."""
     name, kind = row_id(row, ID_FIELD), text_field(row, "answer_type").strip().casefold()
     choice, number = "choice" in kind, kind == "float"
     return filled_fields(

@@ -1,6 +1,7 @@
-"""MathVerse, vision-only (`AI4Math/MathVerse`, testmini): the problem is drawn into its figure; asked in its own words.
+"""MathVerse, vision-only (`AI4Math/MathVerse`, testmini): the problem is drawn into its figure, and the benchmark's own
+prompt is used.
 
-Golds carry units in LaTeX, and degree signs that went through a wrong encoding.
+Golds contain units in LaTeX, and degree signs that were decoded with a wrong encoding.
 """
 
 from typing import Any
@@ -16,16 +17,16 @@ CATEGORIES = ("subject", "subfield")
 LLM_JUDGED = True
 VERSION = "Vision Only"
 DEGREE = "掳"
-"""What becomes of ° read as GBK."""
+"""What ° becomes when UTF-8 is read as GBK."""
 
 
 def make_item(row: Record, part: str) -> dict[str, Any] | None:
-    """One question of the vision-only version; None for other versions."""
+    """Returns one question of the vision-only version; None for other versions."""
     if text_field(row, "problem_version") != VERSION:
         return None
     about = row.get("metadata") or {}
     if not isinstance(about, dict):
-        raise field_error(row, "metadata", "is no object")
+        raise field_error(row, "metadata", "is not an object")
     gold = text_field(row, "answer").replace(DEGREE, "°")
     choice = text_field(row, "question_type") == "multi-choice"
     return filled_fields(

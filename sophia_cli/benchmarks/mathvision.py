@@ -1,6 +1,6 @@
-"""MATH-Vision (`MathLLMs/MathVision`, test): competition problems with one drawing, five options or none.
+"""MATH-Vision (`MathLLMs/MathVision`, test): competition problems with one drawing and five options or none.
 
-Options are often bare letters, for they are in the drawing. A gold may be met by letter or by the option's value.
+Options are often bare letters, because they are in the drawing. An answer may be the letter or the option's value.
 """
 
 import re
@@ -28,12 +28,12 @@ CATEGORIES = ("subject", "level", "geometry")
 LLM_JUDGED = False
 IMAGE_TAG = r"<image(\d+)>"
 FIGURE = r"(figure \1)"
-"""What a mark becomes where one drawing holds several figures."""
+"""What an image tag becomes where one drawing holds several figures."""
 PLANE = {f"metric geometry - {what}" for what in ("angle", "area", "length")}
 
 
 def make_item(row: Record, part: str) -> dict[str, Any] | None:
-    """One problem; `geometry` is plane (three subjects) or solid, as in the paper's Table 3."""
+    """Returns one problem. `geometry` is plane (three subjects) or solid, as in the paper's Table 3."""
     choices, question, subject = option_list(row), text_field(row, "question"), row.get("subject")
     marks = set(re.findall(IMAGE_TAG, question))
     gold = text_field(row, "answer").strip()
@@ -52,7 +52,7 @@ def make_item(row: Record, part: str) -> dict[str, Any] | None:
             "id": row_id(row, ID_FIELD),
             "image": image_fields(row, IMAGE_FIELDS),
             "hint": CHOICE_HINT if choices else FREE_HINT,
-            # one drawing holds all figures: where several are named it comes first, and the marks stay words
+            # one drawing holds all figures: if several are named, it comes first and the tags become words
             "question": rename_tags(IMAGE_TAG, question) if marks == {"1"} else re.sub(IMAGE_TAG, FIGURE, question),
             "choices": choices,
             "choices_shown": True if drawn else None,

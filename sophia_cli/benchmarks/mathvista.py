@@ -1,7 +1,7 @@
-"""MathVista (`AI4Math/MathVista`, testmini): figures, charts and tables; asked in the benchmark's own words (`query`).
+"""MathVista (`AI4Math/MathVista`, testmini): figures, charts and tables, with the benchmark's own prompt (`query`).
 
-The gold of a choice question is the option's text, not its letter. The official scorer credits the option nearest to any
-answer; here an answer is an option or it is not.
+The gold of a multiple-choice question is the option's text, not its letter. The official scorer credits the option
+closest to any answer; here an answer must be an option.
 """
 
 from typing import Any
@@ -26,17 +26,17 @@ LLM_JUDGED = False
 
 
 def make_item(row: Record, part: str) -> dict[str, Any] | None:
-    """One question; a gold with decimals is compared after rounding to its `precision`, a whole number as it is."""
+    """Returns one question. A gold with decimals is compared after rounding to its `precision`, a whole number as it is."""
     choices, answer, places = option_list(row, "choices"), text_field(row, "answer"), number_field(row, "precision")
     about = row.get("metadata") or {}
     if not isinstance(about, dict):
-        raise field_error(row, "metadata", "is no object")
+        raise field_error(row, "metadata", "is not an object")
     gold: str | list[str] = answer.strip()
     if row.get("question_type") == "multi_choice" and not choices:
-        raise field_error(row, "choices", "holds no options, and the question is to be answered by one")
+        raise field_error(row, "choices", "is empty, but the question is multiple choice")
     if choices and gold not in choices:
-        raise field_error(row, "answer", f"is {answer!r}, none of the options")
-    if choices.count(answer.strip()) > 1:  # two options say the same: either letter is right
+        raise field_error(row, "answer", f"is {answer!r}, which is not an option")
+    if choices.count(answer.strip()) > 1:  # two options have the same text: either letter is right
         gold = [answer.strip(), *(letter for letter, choice in zip(OPTION_LETTERS, choices, strict=False) if choice == gold)]
     return filled_fields(
         {

@@ -1,6 +1,6 @@
 """MMMU (`MMMU/MMMU`, validation, all 30 subjects): college questions, most with options, images within the text.
 
-The official parser gives an unreadable answer a random option; here it is unreadable. Three open golds are lists.
+The official parser gives an unreadable answer a random option; here it stays unreadable. Three open golds are lists.
 """
 
 import re
@@ -34,7 +34,7 @@ LLM_JUDGED = True
 
 
 def make_item(row: Record, part: str) -> dict[str, Any] | None:
-    """One question; its subject is in its id, `validation_Accounting_1`."""
+    """Returns one question. Its subject is in its id, `validation_Accounting_1`."""
     name, kind, gold = row_id(row, ID_FIELD), text_field(row, "question_type"), text_field(row, "answer")
     choices = option_list(row)
     if kind not in ("multiple-choice", "open"):
@@ -61,9 +61,9 @@ def make_item(row: Record, part: str) -> dict[str, Any] | None:
 
 
 def _alternative_golds(row: Record, gold: str) -> str | list[str]:
-    """The golds of a list of texts, which any of them meets; a list of numbers is one answer."""
+    """Returns the golds of a list of texts, any of which is right; a list of numbers is one answer."""
     if not (gold.strip().startswith("[") and re.search(r"['\"]", gold)):
         return gold
     if not all(golds := option_list(row, "answer")):
-        raise field_error(row, "answer", "holds an empty answer")
+        raise field_error(row, "answer", "contains an empty answer")
     return golds

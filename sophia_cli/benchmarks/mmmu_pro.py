@@ -1,4 +1,4 @@
-"""MMMU-Pro, vision (`MMMU/MMMU_Pro`): a screenshot holds the question and its options, up to twelve."""
+"""MMMU-Pro, vision (`MMMU/MMMU_Pro`): a screenshot holds the question and up to twelve options."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ QUESTION = (
 
 
 def make_item(row: Record, part: str) -> dict[str, Any] | None:
-    """One question; its options are for grading, the model sees them in the image alone."""
+    """Returns one question. Its options are for grading; the model sees them in the image only."""
     choices = option_list(row)
     return filled_fields(
         {

@@ -1,7 +1,7 @@
-"""MV-MATH (`PeijieWang/MV-MATH`): school problems with two to eight images within the text; JSON and image files.
+r"""MV-MATH (`PeijieWang/MV-MATH`): school problems with two to eight images within the text; JSON and image files.
 
-In no public harness. Golds hold `\\#\\#` between alternatives. Problems of several steps are right when all steps are; a
-judge says how many are, too (`--judge`), as the official one does.
+No public harness has it. Golds separate alternatives by `\#\#`. A problem of several steps is right when all steps
+are; with `--judge`, a judge also says how many are, as the official one does.
 """
 
 import re
@@ -23,15 +23,15 @@ RELEVANCE = {"0": "independent", "1": "dependent"}
 
 
 def make_item(row: Record, part: str) -> dict[str, Any] | None:
-    """One problem; its images are files beside the JSON, its options stand in the question."""
+    """Returns one problem. Its images are files beside the JSON, its options are in the question."""
     kind, files = text_field(row, "answer_type"), row.get("input_image")
     if kind not in HINTS:
-        raise field_error(row, "answer_type", f"is {kind!r}, none of {', '.join(HINTS)}")
+        raise field_error(row, "answer_type", f"is {kind!r}, not one of {', '.join(HINTS)}")
     if not isinstance(files, list) or not files or not all(isinstance(file, str) and file for file in files):
-        raise field_error(row, "input_image", "is no list of image files")
+        raise field_error(row, "input_image", "is not a list of image files")
     question = text_field(row, "question")
     if beyond := [mark[0] for mark in IMAGE_TAG.finditer(question) if not 0 < int(mark[1]) <= len(files)]:
-        raise field_error(row, "question", f"names {beyond[0]}, and there are {len(files)} images")
+        raise field_error(row, "question", f"names {beyond[0]}, but there are {len(files)} images")
     return filled_fields(
         {
             "id": row_id(row, ID_FIELD),

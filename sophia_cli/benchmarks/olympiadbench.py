@@ -1,7 +1,7 @@
 """OlympiadBench (`Hothan/OlympiadBench`, the ten `OE_*` configs): olympiads and entrance exams, Chinese and English.
 
-The proofs (`TP_*`) are left out, as in the paper. The prompt names the answer's type, whether several are wanted, and that
-the unit stays out of the box, in the question's language.
+The proofs (`TP_*`) are left out, as in the paper. The prompt states the answer's type, whether several are wanted, and
+that the unit stays out of the box, in the question's language.
 """
 
 import math
@@ -51,14 +51,14 @@ WORDS = {
 
 
 def make_item(row: Record, part: str) -> dict[str, Any] | None:
-    """One problem; what it builds on (`context`) comes before it, and images that it names are numbered as they come."""
+    """Returns one problem. Its `context` comes before it, and the images that it names are numbered in order."""
     config = part.partition("@")[0]
     language = {"English": "en", "Chinese": "zh"}.get(str(row.get("language")), "zh" if "_zh_" in config else "en")
     golds, several = option_list(row, "final_answer"), row.get("is_multiple_answer") is True
     if not golds or not all(golds):
         raise field_error(row, "final_answer", "is empty")
     if len(golds) > 1 and not several:
-        raise field_error(row, "final_answer", f"holds {len(golds)} answers, and one is asked for")
+        raise field_error(row, "final_answer", f"contains {len(golds)} answers, but one is expected")
     drawn = "_MM_" in config or any(row.get(name) is not None for name in IMAGE_FIELDS)
     found = image_fields(row, IMAGE_FIELDS) if drawn else []
     context = text_field(row, "context", empty=True) + "\n" if row.get("context") else ""
@@ -90,8 +90,12 @@ def _prompt_hint(language: str, kinds: list[str], several: bool, unit: Any) -> s
 
 
 def _number_images(row: Record, question: str, found: list[str]) -> str:
-    """The marks of images as `<image 1>`, by their place among those there are: `<image_2>` is the second field, and
-    `<img_3362>` stands for the images in the order of first mention. Raises RecordError.
+    """Returns the question with its image tags as `<image 1>`, by position among the existing images.
+
+    `<image_2>` is the second field; `<img_3362>` tags stand for the images in the order of first mention.
+
+    Raises:
+        RecordError: a tag has no image.
     """
     there = [number for number, name in enumerate(IMAGE_FIELDS, 1) if row.get(name) is not None]
     marks = list(dict.fromkeys(mark[0] for mark in IMAGE_TAG.finditer(question)))
@@ -101,28 +105,32 @@ def _number_images(row: Record, question: str, found: list[str]) -> str:
     else:
         order = {mark: place if place <= len(found) else 0 for place, mark in enumerate(marks, 1)}
     if missing := [mark for mark, place in order.items() if not place]:
-        raise field_error(row, "question", f"names {missing[0]}, and there are {len(found)} images (fields {there})")
+        raise field_error(row, "question", f"names {missing[0]}, but there are {len(found)} images (fields {there})")
     return IMAGE_TAG.sub(lambda mark: f"<image {order[mark[0]]}>", question)
 
 
 def _parse_tolerance(row: Record, gold: str) -> float | list[float | None] | None:
-    """`error`: one absolute tolerance, or one for each answer, `0.1,,0.2`. Raises RecordError."""
+    """Returns `error`: one absolute tolerance, or one for each answer (`0.1,,0.2`).
+
+    Raises:
+        RecordError: it is neither.
+    """
     given = row.get("error")
     if given is None or str(given).strip() == "":
         return None
     try:
         parts = [float(part) if part.strip() else None for part in str(given).split(",")]
     except ValueError:
-        raise field_error(row, "error", f"is {given!r}, no tolerance") from None
+        raise field_error(row, "error", f"is {given!r}, not a tolerance") from None
     if any(part is not None and not 0 <= part < math.inf for part in parts):
-        raise field_error(row, "error", f"is {given!r}, no tolerance")
+        raise field_error(row, "error", f"is {given!r}, not a tolerance")
     if len(parts) > 1 and "\\pm" not in gold and len(parts) != (answers := _outer_commas(gold) + 1):
-        raise field_error(row, "error", f"holds {len(parts)} tolerances, and there are {answers} answers")
+        raise field_error(row, "error", f"contains {len(parts)} tolerances for {answers} answers")
     return parts[0] if len(parts) == 1 else parts
 
 
 def _outer_commas(text: str) -> int:
-    """Commas that stand in no brackets: those between answers."""
+    """Returns the positions of commas outside brackets: those between answers."""
     deep = found = 0
     for mark in text:
         deep += (mark in "([{") - (mark in ")]}")

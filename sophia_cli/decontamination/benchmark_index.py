@@ -1,4 +1,4 @@
-"""Index of the benchmarks."""
+"""The index of all benchmark items by words and images, and the check of each record against it."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -25,16 +25,23 @@ REQUIRED_FIELDS = {
     "text": ("question",),
     "image": ("image",),
 }
-"""What is compared, by `--match`: of a benchmark's item one of them is enough for `any`, else all are needed."""
+"""The fields compared, by `--match`. For `any`, an item of a benchmark needs one of them, else all."""
 
 
 RECORD_TIMEOUT_SECONDS = 600.0
-"""How long a worker may take over the images of one record: they may come from the network."""
+"""How long a worker may take for the images of one record; they may come from the network."""
 
 
 @dataclass(frozen=True)
 class OverlapRules:
-    """What an overlap is. run: words in a row; share: of the shorter question's words; distance: bits of 256."""
+    """What counts as an overlap.
+
+    Attributes:
+        ngram: Words in a row.
+        min_overlap: Share of the shorter question's words.
+        max_hash_distance: Differing bits of 256.
+        match: any, both, text or image.
+    """
 
     ngram: int = 8
     min_overlap: float = 0.5
@@ -44,7 +51,7 @@ class OverlapRules:
 
 @dataclass
 class CheckedRecord:
-    """A record, the overlaps of its item, why it could not be compared, and what a judge said of each pair of texts."""
+    """A record, its overlaps, why it could not be compared, and the judge's verdict on each text pair."""
 
     record: Record
     texts: list[Overlap] = field(default_factory=list)
@@ -53,16 +60,18 @@ class CheckedRecord:
     verdicts: dict[int, str] = field(default_factory=dict)
 
     def uncertain(self) -> list[Overlap]:
-        """The overlaps of words in which the questions are not one."""
+        """Returns the text overlaps in which the questions are not identical."""
         return [near for near in self.texts if not near.same]
 
     def extend_verdicts(self) -> None:
-        """Where all that a judge was asked about are different, so are the lesser overlaps, which it was not asked about."""
+        """If the judge found all pairs different, marks the smaller overlaps, which it was not asked about, as different
+        too.
+        """
         if set(self.verdicts.values()) == {"different"}:
             self.verdicts.update({near.number: "different" for near in self.uncertain()})
 
     def overlaps(self, match: str) -> list[Overlap]:
-        """The pairs for which it is dropped; those that a judge told apart are none."""
+        """Returns the pairs for which the record is dropped, without those that the judge found different."""
         if match == "both" and not self.images:
             return []
         texts = [near for near in self.texts if self.verdicts.get(near.number) != "different"]
@@ -75,9 +84,12 @@ class CheckedRecord:
 
 
 class BenchmarkIndex:
-    """The items of all benchmarks, by their words and by what their images look like.
+    """The items of all benchmarks by their words and images.
 
-    Raises InputError and UsageError for what cannot be read. An image that cannot be looked at is named and counted.
+    An image that cannot be read is logged and counted.
+
+    Raises:
+        InputError, UsageError: a benchmark cannot be read.
     """
 
     def __init__(self, sources: list[str], rules: OverlapRules):
@@ -91,7 +103,11 @@ class BenchmarkIndex:
             self._hash_images()
 
     def check_fields(self, sources: list[str]) -> None:
-        """Raises InputError for a benchmark without items, or of whose items none has what is to be compared."""
+        """Checks that the benchmarks have items with the compared fields.
+
+        Raises:
+            InputError: one has none.
+        """
         needed = REQUIRED_FIELDS[self.rules.match]
         wanted = f" {'or' if self.rules.match == 'any' else 'and'} ".join(f"`{name}`" for name in needed)
         enough = any if self.rules.match == "any" else all
@@ -99,10 +115,10 @@ class BenchmarkIndex:
             items = [item for of, item in self.items if of == source]
             bare = [item for item in items if not enough(item.get(name) for name in needed)]
             if len(bare) == len(items):
-                what = "no item in it" if not items else f"no item in it has {wanted}"
-                raise InputError(f"{source}: {what}; name the columns so, and give an ImageFolder as the folder")
+                what = "contains no item" if not items else f"no item has {wanted}"
+                raise InputError(f"{source}: {what}; rename the columns, and give an ImageFolder as its folder")
             for item in bare:
-                log_line(f"{STEP}: {where_of(item)}: lacks {wanted} and is not compared")
+                log_line(f"{STEP}: {where_of(item)}: has no {wanted} and is not compared")
             self.unreadable += len(bare)
 
     def _hash_images(self) -> None:
@@ -116,7 +132,7 @@ class BenchmarkIndex:
                     self.images.add_hash(number, look)
 
     def check_records(self, records: Iterable[Record]) -> Iterator[CheckedRecord]:
-        """The records in their order, with what they overlap. The same question and images are looked up once."""
+        """Yields the records in order with their overlaps. Equal questions and images are looked up once."""
         texts: dict[int, list[Overlap]] = {}
         images: dict[tuple[bytes, ...], list[Overlap]] = {}
         for record, looks in (
@@ -125,7 +141,7 @@ class BenchmarkIndex:
             question = record.get("question") or ""
             fault = next((look for look in looks if isinstance(look, str)), "")
             if not isinstance(question, str):
-                fault = f"{where_of(record)}: field `question` is no text; mend it"
+                fault = f"{where_of(record)}: field `question` is not a string; fix it"
             if has_failed(record) or fault:
                 yield CheckedRecord(record, fault="" if has_failed(record) else fault)
                 continue
@@ -137,7 +153,7 @@ class BenchmarkIndex:
             yield CheckedRecord(record, texts[words], images.get(seen, []))
 
     def _with_hashes(self, records: Iterable[Record]) -> Iterator[tuple[Record, list[bytes | str]]]:
-        """The records in order, with the hash of each of their images, or why it has none; all cores make new ones."""
+        """Yields the records in order with the hash of each image, or why it has none; all cores compute new ones."""
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         for record, made in ordered_map(
             hash_images, records, workers, self._missing_images, RECORD_TIMEOUT_SECONDS, _lost_worker_faults
@@ -146,7 +162,7 @@ class BenchmarkIndex:
                 if isinstance(look, bytes):
                     self.hash_cache.put_hash(reference, look)
             looks = [made.get(reference, self.hash_cache.get_hash(reference)) for reference in _record_images(record)]
-            changed = "its image changed while it was read; type the command again"
+            changed = "its image changed while it was read; run the command again"
             yield record, _image_faults(record) + [changed if look is None else look for look in looks]
 
     def _missing_images(self, record: Record) -> list[str]:
@@ -154,7 +170,7 @@ class BenchmarkIndex:
 
 
 def _record_images(record: Record) -> list[str]:
-    """The images of a record; none where the field is bad (`_faults` tells)."""
+    """Returns the images of a record; none where the field is bad (`_image_faults` reports it)."""
     try:
         return [] if has_failed(record) else image_list(record)
     except RecordError:
@@ -162,7 +178,7 @@ def _record_images(record: Record) -> list[str]:
 
 
 def _image_faults(record: Record) -> list[bytes | str]:
-    """What is wrong with the field `image`."""
+    """Returns what is wrong with the field `image`."""
     try:
         image_list(record)
         return []
@@ -171,7 +187,5 @@ def _image_faults(record: Record) -> list[bytes | str]:
 
 
 def _lost_worker_faults(record: Record, outcome: str) -> dict[str, bytes | str]:
-    fault = "took too long to read" if outcome == "timeout" else "breaks what reads it"
-    return {
-        reference: f"image {shorten_reference(reference)} {fault}; mend the file" for reference in _record_images(record)
-    }
+    fault = "took too long to read" if outcome == "timeout" else "crashes the process that reads it"
+    return {reference: f"image {shorten_reference(reference)} {fault}; fix the file" for reference in _record_images(record)}

@@ -1,7 +1,7 @@
-"""What images look like: perceptual hashes (phash, 256 bits), each image hashed once and kept in a file of the user's cache.
+"""Perceptual hashes of images (phash, 256 bits). Each image is hashed once; hashes are kept in the user's cache.
 
-Copies of an image that were scaled, recoloured to grey or packed as JPEG differ in up to 12 bits here, different diagrams in
-70 and more; a cut edge makes another image of it.
+Copies of an image that were scaled, converted to gray or compressed as JPEG differ in up to 12 bits, different
+diagrams in 70 and more. A cropped image counts as another image.
 """
 
 import io
@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 HASH_SIDE = 16
-"""The hash has SIDE x SIDE bits."""
+"""The hash has HASH_SIDE x HASH_SIDE bits."""
 FLAT_HASH = b""
 
 
 def perceptual_hash(reference: str) -> bytes:
-    """The perceptual hash of an image, 32 bytes; FLAT for one of a single colour, which looks like no other.
+    """Returns the perceptual hash of an image, 32 bytes; FLAT_HASH for an image of a single color, which matches no
+    other.
 
-    Raises RecordError when it cannot be read or is no image.
+    Raises:
+        RecordError: it cannot be read or is not an image.
     """
     import imagehash
     from PIL import Image
@@ -40,15 +42,15 @@ def perceptual_hash(reference: str) -> bytes:
             grey = _to_gray(image)
             low, high = grey.getextrema()
             return _pack_bits(imagehash.phash(grey, hash_size=HASH_SIDE).hash) if low != high else FLAT_HASH
-    except Exception as error:  # noqa: BLE001  (what PIL raises differs by format)
-        raise RecordError(f"image {shorten_reference(reference)} cannot be opened ({error}); mend the file") from None
+    except Exception as error:  # noqa: BLE001  (what Pillow raises depends on the format)
+        raise RecordError(f"image {shorten_reference(reference)} cannot be opened ({error}); fix the file") from None
 
 
 def _to_gray(image: "Image") -> "Image":
-    """The image in 8 bits of grey; what is clear is white, as on a page."""
+    """Converts to 8-bit gray; transparent pixels become white, as on a page."""
     from PIL import Image
 
-    if image.mode.startswith(("I", "F")):  # 16 bits and more: from the darkest to the brightest
+    if image.mode.startswith(("I", "F")):  # 16 bits and more: scale from the darkest to the brightest pixel
         deep = image.convert("F")
         low, high = cast(tuple[float, float], deep.getextrema())
         scale = 255 / ((high - low) or 1)
@@ -66,7 +68,7 @@ def _pack_bits(bits: "object") -> bytes:
 
 
 def image_key(reference: str) -> str:
-    """What tells an image from another without a look at it: a file's path, size, times and inode, else the reference."""
+    """Returns what identifies an image without reading it: a file's path, size, times and inode, else the reference."""
     if reference.startswith(("data:", "http://", "https://")):
         return xxh3_128_hexdigest(reference.encode("utf-8", "surrogatepass"))
     try:
@@ -78,15 +80,12 @@ def image_key(reference: str) -> str:
 
 
 def cache_file() -> Path:
-    """Where hashes are kept: `sophia/looks.sqlite` in the user's cache folder."""
+    """Returns the file of cached hashes: `sophia/looks.sqlite` in the user's cache folder."""
     return cache_dir() / "looks.sqlite"
 
 
 class ImageHashCache:
-    """Hashes that were made before, by the names of their images.
-
-    A file that cannot be read or written costs time, no run: what is made then is held for this run alone.
-    """
+    """Cached hashes by image key. If the file cannot be used, hashes are kept for this run only."""
 
     def __init__(self, file: Path):
         self.lock, self.made = threading.Lock(), dict[str, bytes]()
@@ -98,7 +97,7 @@ class ImageHashCache:
             self.base = base
 
     def get_hash(self, reference: str) -> bytes | None:
-        """The hash of an image, if it was made before."""
+        """Returns the cached hash of an image, or None."""
         name = image_key(reference)
         if name in self.made:
             return self.made[name]
@@ -107,7 +106,7 @@ class ImageHashCache:
         return look if isinstance(look, bytes) and len(look) in (len(FLAT_HASH), HASH_SIDE * HASH_SIDE // 8) else None
 
     def put_hash(self, reference: str, look: bytes) -> None:
-        """Keeps a hash."""
+        """Stores a hash."""
         if not (name := image_key(reference)):
             return
         self._query("INSERT OR REPLACE INTO looks VALUES (?, ?)", name, look)
@@ -119,13 +118,13 @@ class ImageHashCache:
             try:
                 return self.base.execute(question, values).fetchall() if self.base else []
             except sqlite3.Error as error:
-                log_info(f"{cache_file()}: not used ({error}); images are hashed for this run alone")
+                log_info(f"{cache_file()}: not used ({error}); hashes are kept for this run only")
                 self.base = None
                 return []
 
 
 def hash_images(references: list[str]) -> dict[str, bytes | str]:
-    """The hash of each image, or in one line why there is none. What a worker does."""
+    """Returns the hash of each image, or one line that says why there is none. Runs in a worker."""
     return {reference: _hash_or_fault(reference) for reference in references}
 
 

@@ -1,4 +1,4 @@
-"""Images that look the same."""
+"""Finds benchmark items with similar images, by their perceptual hashes."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ from sophia_cli.decontamination.overlap import Overlap
 
 
 class ImageIndex:
-    """The perceptual hashes of a benchmark's images, and which of them an image looks like."""
+    """The perceptual hashes of a benchmark's images."""
 
     def __init__(self, distance: int):
         self.distance = distance
@@ -18,14 +18,14 @@ class ImageIndex:
         self.table: npt.NDArray[np.uint64] | None = None
 
     def add_hash(self, number: int, name: bytes) -> None:
-        """The hash of an image of the benchmark's item `number`; an empty one looks like nothing."""
+        """Adds the hash of an image of item `number`; an empty hash matches nothing."""
         if not name:
             return
         self.numbers.append(number)
         self.hashes.append(name)
 
     def find_overlaps(self, names: Iterable[bytes]) -> list[Overlap]:
-        """The items that one of these hashes is near to, the nearest first, each once."""
+        """Returns the items within the distance of any of these hashes, nearest first, each once."""
         if self.table is None:
             self.table = np.frombuffer(b"".join(self.hashes), dtype=np.uint64).reshape(len(self.hashes), -1)
         found: dict[int, int] = {}

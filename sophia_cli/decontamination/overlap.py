@@ -1,14 +1,16 @@
-"""An overlap of a training item with an item of a benchmark."""
+"""One overlap of a training item with a benchmark item."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """An overlap with the benchmark's item of this number.
+    """An overlap with benchmark item `number`.
 
-    share: of the shorter question's words that are covered; same: whether the questions are one; distance: bits of two
-    images that differ.
+    Attributes:
+        share: Share of the shorter question's words that are covered; None for images.
+        same: The questions are identical.
+        distance: Differing bits of two images; None for texts.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""Report."""
+"""Reports every overlap: a line on stderr, a record in the file of `--report`, and counts for the manifest."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from sophia_cli.rewards.table import hash64
 from sophia_cli.runtime.progress import log_info
 
 MAX_REPORTED = 100
-"""Pairs of one item that are named."""
+"""Pairs of one item that are reported."""
 
 
 MANY_DROPPED = 0.2
-"""The share of records that are dropped by their text alone above which that is remarked on."""
+"""Share of records dropped by text alone above which a hint is shown."""
 
 
 class OverlapReport:
-    """Names every pair, each once: a line on stderr, and a record in a file if there is one."""
+    """Reports every pair once: a line on stderr, and a record in the file if there is one."""
 
     def __init__(self, file: Path | None, benchmark: BenchmarkIndex):
         self.file, self.benchmark = file, benchmark
@@ -36,16 +36,22 @@ class OverlapReport:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
                 self.stream = open_appender(self.file, fresh=True)
             except OSError as error:
-                raise UsageError(f"--report {self.file}: cannot be written ({error.strerror}); choose another") from None
+                raise UsageError(
+                    f"--report {self.file}: cannot be written ({error.strerror}); choose another file"
+                ) from None
         return self
 
     def __exit__(self, *error: object) -> None:
         if self.stream:
-            with suppress(OSError):  # a full disk was told of when a line was flushed
+            with suppress(OSError):  # a full disk was reported when a line was flushed
                 self.stream.close()
 
     def report_record(self, each: CheckedRecord, pairs: list[Overlap]) -> None:
-        """The pairs for which an item is dropped, and those that a judge told apart. Raises SophiaError on a full disk."""
+        """Reports the pairs for which a record is dropped, and those that the judge found different.
+
+        Raises:
+            SophiaError: the disk is full.
+        """
         record = each.record
         apart = [near for near in each.texts if each.verdicts.get(near.number) == "different"]
         item = hash64(f"{record.get('id')}\0{record.get('question')}\0{record.get('image')}")
@@ -78,12 +84,12 @@ class OverlapReport:
                 self.stream.write(line)
                 self.stream.flush()
             except OSError as error:
-                raise SophiaError(f"--report {self.file}: cannot be written ({error.strerror}); make room") from None
+                raise SophiaError(f"--report {self.file}: cannot be written ({error.strerror}); free disk space") from None
 
 
 @dataclass
 class DropCounts:
-    """How many records were dropped, and by what."""
+    """How many records were dropped, and why."""
 
     records: int = 0
     dropped: int = 0
@@ -92,7 +98,7 @@ class DropCounts:
     by_both: int = 0
 
     def count_pairs(self, pairs: list[Overlap]) -> None:
-        """One more record, and the pairs for which it is dropped."""
+        """Counts a record and the pairs for which it is dropped."""
         texts, images = any(near.share is not None for near in pairs), any(near.share is None for near in pairs)
         self.records += 1
         self.dropped += texts or images
@@ -101,13 +107,13 @@ class DropCounts:
         self.by_image += images and not texts
 
     def to_manifest(self) -> dict[str, Any]:
-        """For the manifest."""
+        """Returns the counts for the manifest."""
         return {"dropped": vars(self)}
 
     def summary_line(self, rules: OverlapRules) -> str:
-        """`decontaminate: 12 of 400 records dropped (…)`."""
+        """Returns `decontaminate: 12 of 400 records dropped (…)`."""
         parts = f"{self.by_text} by text, {self.by_image} by image, {self.by_both} by both"
         hint = ""
         if rules.match == "any" and self.by_text > self.records * MANY_DROPPED:
-            hint = "; many by text alone: if questions are made from templates, --match both asks for the image, too"
+            hint = "; many by text only: if questions follow templates, --match both also compares images"
         return f"{STEP}: {self.dropped} of {self.records} records dropped ({parts}){hint}"

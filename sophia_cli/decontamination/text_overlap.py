@@ -1,8 +1,8 @@
-"""Whether an item is one of a benchmark's: by runs of words that both questions hold, and by images that look the same.
+"""Finds benchmark questions that share n-grams of words with a question.
 
-Words are compared without case, width and punctuation; each Chinese, Japanese or Korean character is a word. Two questions
-overlap when runs of n words that both hold cover enough of the one or the other; one that is shorter than n words when it is
-the same as the other, signs of arithmetic and all. Two images look the same when few bits of their perceptual hashes differ.
+Case, width and punctuation are ignored; each Chinese, Japanese or Korean character is a word. Two questions overlap
+when common n-grams cover enough of one of them. A question of fewer than n words overlaps only when it is identical,
+arithmetic signs included.
 """
 
 import re
@@ -15,20 +15,20 @@ from sophia_cli.decontamination.overlap import Overlap
 CJK_RANGES = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(rf"[{CJK_RANGES}]|[^\W_{CJK_RANGES}]+")
 _SIGN = r"[+*/^<>=±×÷≤≥≠√]|(?<![^\W\d_])-|-(?![^\W\d_])"
-"""Signs of arithmetic; a hyphen between letters is none."""
+"""Arithmetic signs; a hyphen between letters is not one."""
 _WORD_OR_SIGN = re.compile(f"{_WORD.pattern}|{_SIGN}")
 _MARK = re.compile(r"<image(?:\s*\d+)?>", re.IGNORECASE)
 MAX_HOLDERS = 100
-"""Questions of a benchmark that are looked at for one run of words: where more hold it, they are much alike."""
+"""Most benchmark questions considered for one n-gram. Where more contain it, they are much alike."""
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a text, without what differs between two copies of it."""
+    """Returns the words of a text, without what differs between two copies of it."""
     return _WORD.findall(_normalize(text))
 
 
 def words_and_signs(text: str) -> tuple[str, ...]:
-    """The words of a text and the signs between them: f(-2) is not f(2), though it has its words."""
+    """Returns the words and arithmetic signs of a text: f(-2) is not f(2), though the words are equal."""
     return tuple(_WORD_OR_SIGN.findall(_normalize(text).replace("\u2212", "-")))
 
 
@@ -37,7 +37,7 @@ def _normalize(text: str) -> str:
 
 
 class TextIndex:
-    """The questions of a benchmark, and which of them a question overlaps with."""
+    """The questions of a benchmark by their n-grams."""
 
     def __init__(self, questions: Iterable[str], run: int, share: float):
         self.run, self.share = run, share
@@ -53,7 +53,7 @@ class TextIndex:
                 self.holders[name].append(number)
 
     def find_overlaps(self, question: str) -> list[Overlap]:
-        """The overlaps of a question: the same questions first, then those that share most, of like length first."""
+        """Returns the overlaps of a question: identical questions first, then the largest share, then similar length."""
         words = split_words(question)
         same = set(self.whole.get(hash(words_and_signs(question)), ()) if words else ())
         found = dict.fromkeys(same, 1.0)
@@ -75,12 +75,12 @@ class TextIndex:
         return abs(self.lengths[near.number] - len(words))
 
     def _ngram_hashes(self, words: list[str]) -> list[int]:
-        """A hash of each run of n words, in order."""
+        """Returns a hash of each n-gram, in order."""
         return [hash(tuple(words[start : start + self.run])) for start in range(len(words) - self.run + 1)]
 
 
 def _covered_words(places: list[int], run: int) -> int:
-    """How many words the runs that begin at these places, which ascend, cover together."""
+    """Returns how many words are covered by the n-grams that begin at these ascending positions."""
     total, end = 0, 0
     for place in places:
         total += place + run - max(place, end)

@@ -1,7 +1,7 @@
-"""Why answers are as they are (Table 9): visual hallucination and broken logic, as a judge sees them, and as a person does.
+"""Why answers are wrong (Table 9): visual hallucination and broken logic, as a judge and a person label them.
 
-A judge labels a sample of the answers; a sheet with the same answers, without its labels, goes to a person. When the sheet
-comes back, Cohen's κ says how far the two agree, and so what the judge's shares are worth.
+A judge labels a sample of the answers. A CSV file with the same answers, without the judge's labels, goes to a person.
+Afterwards Cohen's κ says how far the two agree, and so how reliable the judge's shares are.
 """
 
 import csv
@@ -26,26 +26,26 @@ from sophia_cli.records import Record, has_failed, image_list, sample_seed
 from sophia_cli.verifier.extract import after_thinking
 
 FAULTS = {"hallucination": "visual hallucination", "broken_logic": "broken logic"}
-"""The two labels: as columns name them, and as people do."""
+"""The two faults: column names, and names for people."""
 LABEL_VALUES = {"yes": True, "no": False}
 LABEL_LINE = re.compile(r"\W*(hallucination|broken logic)\W+(yes|no)\W*", re.IGNORECASE)
 TEXT_COLUMNS = ("question", "answer", "response")
-"""Columns that somebody has written who might write a formula."""
+"""Columns with text that may look like a formula."""
 CSV_COLUMNS = ("sample_id", "image", "question", "answer", "response", *FAULTS)
 MAX_SHOWN_CHARS = 24_000
-"""Characters of a response that a judge is shown: its beginning and its end, where it is longer."""
+"""Characters of a response that the judge sees: its beginning and its end, if it is longer."""
 
 
 @dataclass
 class AuditSample:
-    """A sample of the records that come by: those whose ids have the least hashes, whatever the order they come in."""
+    """A random sample of records: those whose ids have the smallest hashes, in whatever order they come."""
 
     size: int
     seed: int
     _kept: list[tuple[int, str, Record]] = field(default_factory=list)
 
     def add_record(self, record: Record) -> None:
-        """Takes one record of `eval`; those that failed are no answers."""
+        """Offers one record of `eval`. Failures are not answers."""
         if not has_failed(record):
             name = str(record["sample_id"])
             rank = int.from_bytes(sha256(f"{self.seed}\x00{name}".encode()).digest()[:8], "big")
@@ -54,12 +54,12 @@ class AuditSample:
 
     @property
     def drawn_records(self) -> list[Record]:
-        """Those that were drawn, by id."""
+        """Returns the sampled records, by id."""
         return [record for _, _, record in sorted(self._kept, key=lambda kept: kept[1])]
 
 
 def audit_records(records: Sequence[Record], judge: AnswerJudge) -> Iterator[Record]:
-    """What the judge says of each answer: `sample_id` and the label of each fault, or `error`."""
+    """Yields the judge's labels for each answer: `sample_id` and the label of each fault, or `error`."""
 
     def finish(job: Job, completion: Completion) -> Record:
         return Record({"sample_id": job.record["sample_id"], **parse_labels(completion.text)})
@@ -80,7 +80,7 @@ def _make_job(record: Record, judge: AnswerJudge) -> Job:
 
 
 def parse_labels(text: str) -> dict[str, bool | None]:
-    """The labels in the last lines of what a judge said; None where a line is missing, or says neither yes nor no."""
+    """Returns the labels in the last lines of a judge's response; None where a line is missing or neither yes nor no."""
     lines = [line for line in (after_thinking(text) or "").splitlines() if line.strip()]
     said = [match for line in lines[-len(FAULTS) :] if (match := LABEL_LINE.fullmatch(line))]
     labels = {match[1].casefold().replace(" ", "_"): LABEL_VALUES[match[2].casefold()] for match in said}
@@ -88,7 +88,7 @@ def parse_labels(text: str) -> dict[str, bool | None]:
 
 
 def fault_shares(labels: Iterable[Mapping[str, bool | None]]) -> dict[str, Any]:
-    """Of each fault: how many were labelled, the share that has it, and its 95% interval (Wilson's)."""
+    """Returns for each fault the number of labels, the share that has it, and its 95% interval (Wilson's)."""
     each = list(labels)
     found: dict[str, Any] = {"n": len(each)}
     for fault in FAULTS:
@@ -99,9 +99,11 @@ def fault_shares(labels: Iterable[Mapping[str, bool | None]]) -> dict[str, Any]:
 
 
 def write_labels_csv(file: Path, records: Sequence[Record], labels: Mapping[str, Mapping[str, bool | None]]) -> None:
-    """The answers as CSV, with empty columns for a person's labels; the judge's in a file beside, so that nobody is led.
+    """Writes the answers as CSV with empty label columns, and the judge's labels to a separate file, so that they do not
+    bias the person.
 
-    Raises SophiaError when one of them cannot be written.
+    Raises:
+        SophiaError: a file cannot be written.
     """
     try:
         with file.open("w", encoding="utf-8-sig", newline="") as stream:
@@ -114,7 +116,11 @@ def write_labels_csv(file: Path, records: Sequence[Record], labels: Mapping[str,
 
 
 def check_not_labeled(sheet: Path) -> None:
-    """Raises UsageError where a sheet stands that somebody has filled in, or a file that is none."""
+    """Checks that a file may be overwritten.
+
+    Raises:
+        UsageError: it holds a person's labels, or is not such a file.
+    """
     if not sheet.exists() or not sheet.stat().st_size:
         return
     try:
@@ -122,34 +128,38 @@ def check_not_labeled(sheet: Path) -> None:
     except InputError:
         filled = True
     if filled:
-        raise UsageError(f"{sheet}: holds somebody's labels, or is no sheet; choose another file, or --force replaces it")
+        raise UsageError(
+            f"{sheet}: contains labels, or is not a file of labels; choose another file, or use --force to replace it"
+        )
 
 
 def _csv_row(record: Record) -> dict[str, str]:
-    """The cells of an answer. What a spreadsheet would take for a formula is marked as text: a model has written it."""
+    """Returns the cells of an answer. What a spreadsheet would take for a formula is escaped, because a model has written
+    it.
+    """
     cells = {name: str(record.get(name) or "") for name in CSV_COLUMNS} | {"question": whole_question(record)}
     cells |= {name: f"'{cells[name]}" for name in TEXT_COLUMNS if cells[name].lstrip().startswith(("=", "+", "-", "@"))}
     return cells | {"image": " ".join(to_cached_file(image) for image in image_list(record))}
 
 
 def judge_labels_file(sheet: Path) -> Path:
-    """Where the judge's labels of a sheet lie."""
+    """Returns the path of the judge's labels."""
     return sheet.with_name(f"{sheet.name}.judge.jsonl")
 
 
 def label_agreement(sheet: Path) -> dict[str, Any]:
-    """Of each fault: how many answers both labelled, the share on which they agree, Cohen's κ, and both shares.
+    """Returns for each fault the number of answers with both labels, the agreement, Cohen's κ, and both shares.
 
-    Raises InputError for a sheet that cannot be read, or holds other labels than yes and no, or other answers than the
-    judge's.
+    Raises:
+        InputError: the file cannot be read, or holds other labels or other answers than the judge's.
     """
     theirs: dict[str, Mapping[str, Any]] = {
         str(row.get("sample_id")): row for row in read_records([str(judge_labels_file(sheet))])
     }
     ours = _read_label_rows(sheet)
     if strangers := [name for name in ours if name not in theirs]:
-        seen = f"{judge_labels_file(sheet).name} holds no answer of this id"
-        raise InputError(f"{sheet}: sample_id {strangers[0]!r}: {seen}; leave the ids as they were written")
+        seen = f"{judge_labels_file(sheet).name} has no answer with this id"
+        raise InputError(f"{sheet}: sample_id {strangers[0]!r}: {seen}; do not change the ids")
     found: dict[str, Any] = {}
     for fault in FAULTS:
         pairs = [
@@ -167,7 +177,11 @@ def label_agreement(sheet: Path) -> dict[str, Any]:
 
 
 def _read_label_rows(sheet: Path) -> dict[str, dict[str, bool | None]]:
-    """The labels of each answer. Raises InputError."""
+    """Returns the labels of each answer.
+
+    Raises:
+        InputError: a label or an id is bad.
+    """
     found: dict[str, dict[str, bool | None]] = {}
     for number, row in enumerate(_read_csv(sheet), 2):
         said = {fault: row[fault].casefold() for fault in FAULTS}
@@ -175,15 +189,17 @@ def _read_label_rows(sheet: Path) -> dict[str, dict[str, bool | None]]:
             column = f"{sheet}: row {number}: column `{odd[0]}`"
             raise InputError(f"{column} is {said[odd[0]]!r}; write yes or no, or leave it empty")
         if (name := row["sample_id"]) in found:
-            raise InputError(f"{sheet}: row {number}: sample_id {name!r} comes twice; leave one out")
+            raise InputError(f"{sheet}: row {number}: sample_id {name!r} occurs twice; delete one")
         found[name] = {fault: LABEL_VALUES.get(said[fault]) for fault in FAULTS}
     return found
 
 
 def _read_csv(sheet: Path) -> Iterator[dict[str, str]]:
-    """The rows of a sheet, however a spreadsheet has saved it: commas, semicolons or tabs; columns in any order and case."""
+    """Returns the rows of a CSV file as any spreadsheet saves it: commas, semicolons or tabs; columns in any order and
+    case.
+    """
     try:
-        csv.field_size_limit(1 << 30)  # a response may be longer than its usual limit
+        csv.field_size_limit(1 << 30)  # a response may be longer than the default limit
         with sheet.open(encoding="utf-8-sig", newline="") as stream:
             head = stream.readline()
             stream.seek(0)
@@ -191,10 +207,12 @@ def _read_csv(sheet: Path) -> Iterator[dict[str, str]]:
             rows = csv.reader(stream, delimiter=delimiter)
             columns = [name.strip().casefold().replace(" ", "_") for name in next(rows, [])]
             if missing := [name for name in ("sample_id", *FAULTS) if name not in columns]:
-                raise InputError(f"{sheet}: has no column `{missing[0]}`; give the sheet that `eval --labels-csv` wrote")
+                raise InputError(f"{sheet}: has no column `{missing[0]}`; give the file that `eval --labels-csv` wrote")
             for cells in rows:
                 if any(cell.strip() for cell in cells):
                     padded = [*cells, *[""] * len(columns)]
                     yield {name: cell.strip() for name, cell in zip(columns, padded, strict=False)}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{sheet}: cannot be read ({getattr(error, 'strerror', None) or error}); give the sheet") from None
+        raise InputError(
+            f"{sheet}: cannot be read ({getattr(error, 'strerror', None) or error}); give what `eval --labels-csv` wrote"
+        ) from None

@@ -1,4 +1,4 @@
-"""Where a benchmark's rows are: on the hub, in a copy of its repository, in files of its parts, or in one file."""
+"""Finds a benchmark's rows: on the hub, in a clone of its repository, in a file per split, or in one file."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -14,13 +14,17 @@ from sophia_cli.sources.items import read_rows
 
 TABLE_SUFFIXES = (".parquet", ".jsonl")
 IMAGES_FOLDER = "images"
-"""The folder that a row's images may lie in, when it names them alone."""
+"""The folder of a row's images when the row has file names only."""
 
 
 def find_splits(kind: ModuleType, name: str, place: str | None) -> list[str]:
-    """The parts to read, each `config@split`, or a pattern of JSON files. Of one file, the part that it is named after.
+    """Returns the splits to read, each `config@split` or a pattern of JSON files; of a single file, the split that it is
+    named after.
 
-    Says which parts a folder does not hold. Raises UsageError for a file that may be of several.
+    Logs which splits a folder lacks.
+
+    Raises:
+        UsageError: a file may belong to several splits.
     """
     if place is None:
         return list(kind.SPLITS)
@@ -32,36 +36,44 @@ def find_splits(kind: ModuleType, name: str, place: str | None) -> list[str]:
     held = [part for part in kind.SPLITS if _split_files(path, part)] or _card_splits(kind, path)
     if len(held) < len(kind.SPLITS):
         left = ", ".join(part for part in kind.SPLITS if part not in held)
-        log_line(f"eval: {place} holds {len(held)} of {len(kind.SPLITS)} parts of {name}; left out: {left}")
+        log_line(f"eval: {place} holds {len(held)} of {len(kind.SPLITS)} splits of {name}; missing: {left}")
     return held
 
 
 def _file_split(kind: ModuleType, name: str, file: Path) -> str:
-    """The part that a file is named after, or its folder; empty for none of several."""
+    """Returns the split that a file or its folder is named after; empty if none."""
     named = [part for part in kind.SPLITS if file.stem in part.split("@")]
     if len(named) > 1:
         named = [part for part in named if file.resolve().parent.name == part.partition("@")[0]]
         if not named:
-            several = f"may be of several parts of {name}"
+            several = f"may belong to several splits of {name}"
             raise UsageError(f"{file}: {several}; name it or its folder after one: {', '.join(kind.SPLITS)}")
     return (named or (kind.SPLITS if len(kind.SPLITS) == 1 else ("",)))[0]
 
 
 def _card_splits(kind: ModuleType, folder: Path) -> list[str]:
-    """The parts whose configs the folder's card names, as `datasets` reads it. Raises InputError when there are none."""
+    """Returns the splits whose configs the folder's card lists, as `datasets` reads it.
+
+    Raises:
+        InputError: there are none.
+    """
     from datasets import get_dataset_config_names
 
     try:
         names = get_dataset_config_names(str(folder))
-    except Exception as error:  # noqa: BLE001  (whatever it does not find)
-        raise InputError(f"{folder}: holds no rows ({type(error).__name__}); give a copy of {kind.HUB_ID}") from None
+    except Exception as error:  # noqa: BLE001  (datasets raises many types)
+        raise InputError(f"{folder}: contains no rows ({type(error).__name__}); give a copy of {kind.HUB_ID}") from None
     if found := [part for part in kind.SPLITS if part.partition("@")[0] in names]:
         return found
-    raise InputError(f"{folder}: holds none of the parts of {kind.HUB_ID}, {', '.join(kind.SPLITS)}; give a copy of it")
+    raise InputError(f"{folder}: contains no split of {kind.HUB_ID} ({', '.join(kind.SPLITS)}); give a copy of it")
 
 
 def read_split(kind: ModuleType, place: str | None, part: str) -> Iterator[Record]:
-    """The rows of a part, images as paths or data URIs. Raises UsageError, InputError."""
+    """Yields the rows of a split, with images as paths or data URIs.
+
+    Raises:
+        UsageError, InputError: the rows cannot be read.
+    """
     if place is None:
         return read_rows(f"hf:{kind.HUB_ID}:{part}") if "@" in part else _matching_rows(kind, _download(kind.HUB_ID), part)
     folder = Path(place)
@@ -75,8 +87,8 @@ def read_split(kind: ModuleType, place: str | None, part: str) -> Iterator[Recor
 
 
 def _split_files(folder: Path, part: str) -> list[Path]:
-    """The files of a part in a folder that has some for each: `SPLIT.parquet`, or as the hub names them,
-    `SPLIT-00000-of-00002.parquet`; beside each other, in `data`, or in a folder named after the config.
+    """Returns the files of a split: `SPLIT.parquet` or the hub's `SPLIT-00000-of-00002.parquet`, in the folder, in
+    `data`, or in a folder named after the config.
     """
     config, _, split = part.partition("@")
     for within in (config, "", "data"):
@@ -87,16 +99,16 @@ def _split_files(folder: Path, part: str) -> list[Path]:
 
 
 def _matching_rows(kind: ModuleType, folder: Path, pattern: str) -> Iterator[Record]:
-    """The rows of the JSON files in a folder, however deep."""
+    """Yields the rows of the JSON files in a folder and its subfolders."""
     files = sorted(file for suffix in ("", "l") for file in folder.rglob(pattern + suffix))
     if not files:
-        raise InputError(f"{folder}: holds no {pattern}; give the folder that the data set was downloaded to")
+        raise InputError(f"{folder}: contains no {pattern}; give the folder that the data set was downloaded to")
     for file in files:
         yield from _resolve_images(kind, _json_rows(file), folder)
 
 
 def _resolve_images(kind: ModuleType, rows: Iterator[Record], folder: Path) -> Iterator[Record]:
-    """Rows whose images are files of the benchmark's folder."""
+    """Yields rows whose images are files of the benchmark's folder."""
     for row in rows:
         for name in kind.IMAGE_FIELDS:
             if isinstance(row.get(name), list):
@@ -107,7 +119,7 @@ def _resolve_images(kind: ModuleType, rows: Iterator[Record], folder: Path) -> I
 
 
 def _image_path(folder: Path, image: Any) -> Any:
-    """The path of an image that a row names as it lies in the folder, or in its `images`; others stay."""
+    """Returns the path of an image that a row names, in the folder or in its `images`; other references stay."""
     if not isinstance(image, str) or not image or image.startswith(("data:", "http://", "https://", "file://")):
         return image
     inner = folder / IMAGES_FOLDER / image
@@ -115,7 +127,11 @@ def _image_path(folder: Path, image: Any) -> Any:
 
 
 def _download(hub: str) -> Path:
-    """The folder of a repository on the hub, downloaded whole: images are files of it, too. Raises InputError."""
+    """Downloads a whole repository of the hub, images included. Returns its folder.
+
+    Raises:
+        InputError: it cannot be downloaded.
+    """
     from huggingface_hub import snapshot_download
 
     try:
@@ -125,7 +141,11 @@ def _download(hub: str) -> Path:
 
 
 def _json_rows(file: Path) -> Iterator[Record]:
-    """The rows of a file: a JSON list, or any that `--data` takes. Raises InputError."""
+    """Yields the rows of a file: a JSON list, or anything that `--data` takes.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
     with file.open("rb") as stream:
         if stream.read(64).lstrip()[:1] != b"[":
             return read_rows(str(file))

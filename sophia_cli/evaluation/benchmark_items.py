@@ -1,8 +1,8 @@
-"""From `--bench` to items: which benchmarks, and what each row is asked as.
+"""From `--bench` to items: which benchmarks, and the item of each row.
 
-`mathvision` comes from the hub, or its cache; `mathvision=FOLDER` from a copy of it: a clone of the hub's repository, or a
-folder with a file for each part (`SPLIT.jsonl`, `SPLIT.parquet`, `CONFIG/SPLIT.…`); `mathvision=FILE` from one file of its
-rows. What is no benchmark's name is a source of one's own, as `--data` takes it.
+`mathvision` comes from the hub or its cache. `mathvision=FOLDER` comes from a clone of the hub's repository, or a
+folder with a file per split (`SPLIT.jsonl`, `SPLIT.parquet`, `CONFIG/SPLIT.…`). `mathvision=FILE` comes from one file
+of its rows. Any other name is a source of the user's own, as in `--data`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,10 +20,13 @@ from sophia_cli.sources.items import count_items, read_items
 
 @dataclass(frozen=True)
 class EvalBenchmark:
-    """One that is asked: its name in the records, its file of `benchmarks/`, and where its rows are; None: on the hub.
+    """A benchmark to evaluate on.
 
-    A source of the user's own has no file, and is the place itself. prefixed: its name is put before its ids, as those of
-    several benchmarks may be the same.
+    Attributes:
+        name: Its name in the records.
+        kind: Its file of `benchmarks/`; None for a source of the user's own.
+        source: Where its rows are; None for the hub.
+        prefixed: Its name is put before its ids, because ids of several benchmarks may be equal.
     """
 
     name: str
@@ -42,15 +45,16 @@ class EvalBenchmark:
         return bool(self.kind and self.kind.LLM_JUDGED)
 
     def count_questions(self) -> int | None:
-        """How many questions it has, where that is known beforehand."""
+        """Returns its number of questions, if known beforehand."""
         if self.kind is None:
             return count_items(str(self.source))
         return int(self.kind.QUESTION_COUNT) if self.source is None else None
 
     def read_items(self) -> Iterator[Record]:
-        """Its questions, each with an `id` and `benchmark`; one that cannot be asked, or whose id comes again, has `error`.
+        """Yields its questions with `id` and `benchmark`; one that cannot be asked, or whose id repeats, has `error`.
 
-        Raises UsageError, InputError when its rows cannot be read.
+        Raises:
+            UsageError, InputError: its rows cannot be read.
         """
         if self.kind is None:
             for own in read_items(str(self.source)):
@@ -65,14 +69,18 @@ class EvalBenchmark:
                     continue
                 where = where_of(row)
                 if item["id"] in seen:
-                    said = f"{where}: id {item['id']} stands at {seen[item['id']]} already; leave one out"
+                    said = f"{where}: id {item['id']} is also at {seen[item['id']]}; delete one"
                     item = Record({"id": f"{self.name}/{where}", "benchmark": self.name, "error": said}, where)
                 seen[item["id"]] = where
                 yield item
 
 
 def parse_benchmarks(names: str) -> list[EvalBenchmark]:
-    """The benchmarks of a list with commas. Raises UsageError for what is neither one nor a source."""
+    """Returns the benchmarks of a comma-separated list.
+
+    Raises:
+        UsageError: a name is neither a benchmark nor a source.
+    """
     found = []
     for given in names.split(","):
         name, _, place = given.strip().partition("=")
@@ -85,20 +93,20 @@ def parse_benchmarks(names: str) -> list[EvalBenchmark]:
         else:
             known = ", ".join(registry.names("benchmarks"))
             raise UsageError(
-                f"--bench {name or names}: no benchmark and no file; choose from {known}, or give a .jsonl file"
+                f"--bench {name or names}: neither a benchmark nor a file; choose from {known}, or give a .jsonl file"
             )
     if len({benchmark.name for benchmark in found}) < len(found):
-        raise UsageError(f"--bench {names}: two have one name; leave one out, or rename its file")
+        raise UsageError(f"--bench {names}: two have the same name; omit one, or rename its file")
     return found
 
 
 def own_benchmark(source: str, prefixed: bool = False) -> EvalBenchmark:
-    """A source of the user's own as a benchmark, named after its file."""
+    """Returns a source of the user's own as a benchmark, named after its file."""
     return EvalBenchmark(Path(source).name if Path(source).exists() else source, None, source, prefixed)
 
 
 def _make_item(kind: ModuleType, name: str, row: Record, part: str) -> Record | None:
-    """The item of a row, its images as files; with `error` where it cannot be one; None for a row of another task."""
+    """Returns the item of a row with its images as files; with `error` where it is bad; None for a row of another task."""
     where = where_of(row)
     try:
         fields = kind.make_item(row, part)
@@ -109,6 +117,6 @@ def _make_item(kind: ModuleType, name: str, row: Record, part: str) -> Record | 
     except RecordError as error:
         given = row.get(kind.ID_FIELD)
         own = str(given) if isinstance(given, int | str) and given != "" else where
-        own = f"{part}/{own}" if len(kind.SPLITS) > 1 and part else own  # ids may be those of another part, too
+        own = f"{part}/{own}" if len(kind.SPLITS) > 1 and part else own  # ids may repeat in another split
         return Record({"id": f"{name}/{own}", "benchmark": name, "error": str(error)}, where)
     return Record({**fields, "id": f"{name}/{fields['id']}", "benchmark": name}, where)

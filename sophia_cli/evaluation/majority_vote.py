@@ -1,4 +1,4 @@
-"""What a wrong answer counts as among others: the same option, number or text, however it is written."""
+"""The vote of an answer: the same option, number or text counts as the same vote, however it is written."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,11 @@ from sophia_cli.verifier.numbers import read_quantity
 
 
 def vote_key(answer: str, choices: Sequence[str] = ()) -> str:
-    """The answer in one spelling: its options by letter, its value, or its text without spaces in small letters.
+    """Returns an answer in canonical form: its options by letter, its value, or its text in lower case without spaces.
 
-    >>> vote_of("(B)", ["4", "5"]) == vote_of("B. 5", ["4", "5"]) == vote_of("5", ["4", "5"])
+    >>> vote_key("(B)", ["4", "5"]) == vote_key("B. 5", ["4", "5"]) == vote_key("5", ["4", "5"])
     True
-    >>> vote_of("0.50") == vote_of("1/2")
+    >>> vote_key("0.50") == vote_key("1/2")
     True
     """
     text = normalize(answer[:MAX_NORMALIZED_CHARS])

@@ -1,4 +1,4 @@
-"""Counts the samples of an evaluation, benchmark by benchmark, into the figures that are told of it."""
+"""Counts the samples of an evaluation into metrics, benchmark by benchmark."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,16 +11,16 @@ from sophia_cli.evaluation.statistics import Clusters, Vote
 from sophia_cli.records import THINK_CLOSE, THINK_OPEN, Record, choices_of, has_failed
 
 UNREADABLE_VERDICTS = ("no_answer", "truncated")
-"""Verdicts on a response that holds no final answer."""
+"""Verdicts of a response without a final answer."""
 READABLE_VERDICTS = ("correct", "wrong")
 """Verdicts of a judge that count."""
 CORRECT_VOTE = "right"
-"""The vote of every right answer, however it is written."""
+"""The vote of every correct answer, however it is written."""
 
 
 @dataclass
 class QuestionSamples:
-    """The graded samples of one question: votes, what it is a variant of, and its categories."""
+    """The graded samples of one question: its cluster, its categories, and its votes."""
 
     cluster: str
     groups: dict[str, list[str]]
@@ -52,7 +52,7 @@ class BenchmarkMetrics:
     failed: int = 0
 
     def add_record(self, record: Record) -> None:
-        """Takes one record of `eval`."""
+        """Adds one record of `eval`."""
         self.asked_ids.add(str(record.get("id")))
         if has_failed(record):
             self.failed += 1
@@ -80,19 +80,22 @@ class BenchmarkMetrics:
         self.questions[name].votes.append((_record_vote(record), float(record["reward"])))
 
     def to_figures(self) -> dict[str, Any]:
-        """What is told of them; shares in [0, 1], null where nothing was graded.
+        """Returns the metrics; shares are in [0, 1], null where nothing was graded.
 
-        accuracy: the mean over graded samples (pass@1), unreadable answers wrong; ci95 and standard_error: `statistics.py`,
-        clustered by `cluster`, else by question. n: graded samples, of so many questions; asked: questions, graded or not.
-        unreadable: the share in which rules find no final answer, truncated: of which the token limit, or thinking that
-        never closes, is the cause. thinking: the share that thinks in the tags.
-        pass_at, maj_at: by k, over the questions with so many graded samples (questions_at). worst_case: where a cluster has
-        several questions (variants), the mean over clusters of their worst. by: accuracy, ci95, n of each category.
-        extracted: where a judge read answers off responses in which the rules found none, the share of those.
-        parts: where a judge counted them, the mean share of parts that are right. rules_and_judge: where a judge was asked,
-        the shares of the graded samples that rules, judge, both and either find right; the rules stand for a judge who was
-        not asked, or gave no verdict (judged: how often one did). unsure: how often the judge gave none. ungraded: samples
-        of which nobody could tell; they are in no mean.
+        accuracy: mean over graded samples (pass@1); unreadable answers are wrong. ci95, standard_error: see
+        `statistics.py`, clustered by `cluster`, else by question. n: graded samples; questions: their questions;
+        asked: questions, graded or not. unreadable: share in which the rules find no final answer; truncated: share of
+        these caused by the token limit or by thinking that never closes. thinking: share that thinks inside the tags.
+
+        pass_at, maj_at: by k, over the questions with that many graded samples (questions_at). worst_case: where a
+        cluster has several variants, the mean over clusters of the worst variant. by: accuracy, ci95 and n of each
+        category.
+
+        extracted: share of responses in which the judge found an answer and the rules did not. parts: mean share of
+        correct parts, where a judge counted them. rules_and_judge: where a judge was asked, the shares of graded
+        samples that rules, judge, both and either find correct; where the judge gave no verdict, the rules' counts
+        (judged: how often it gave one). unsure: how often the judge gave none. ungraded: samples that nobody could
+        grade; they are in no mean.
         """
         samples, clusters = sum(self.verdicts.values()), self._score_clusters(self.questions.values())
         told: dict[str, Any] = {
@@ -133,7 +136,7 @@ class BenchmarkMetrics:
         return list(found.values())
 
     def _sample_figures(self) -> dict[str, Any]:
-        """pass@k and maj@k for k = 1, 2, 4, … and all: over the questions that have so many graded samples."""
+        """Returns pass@k and maj@k for k = 1, 2, 4, … and all, over the questions with that many graded samples."""
         most = max((len(question.votes) for question in self.questions.values()), default=0)
         if most < 2:
             return {}
@@ -172,7 +175,7 @@ class BenchmarkMetrics:
 
 
 def run_figures(model: str, tallies: Mapping[str, BenchmarkMetrics]) -> dict[str, Any]:
-    """The figures of a whole run: of its one benchmark, or of each and the mean of their accuracies."""
+    """Returns the metrics of a whole run: of its only benchmark, or of each and the mean of their accuracies."""
     each = [{"benchmark": name, **tally.to_figures()} for name, tally in tallies.items()]
     if len(each) == 1:
         return {"model": model, **each[0]}
@@ -210,7 +213,7 @@ def _accuracy_figures(clusters: Clusters) -> dict[str, Any]:
 
 
 def _record_vote(record: Mapping[str, Any]) -> str | None:
-    """What an answer counts as: right, an option, a number, a text; None where there is none."""
+    """Returns the vote of an answer: correct, an option, a number or a text; None where there is none."""
     if record["reward"] == 1.0:
         return CORRECT_VOTE
     return None if record.get("extracted") is None else vote_key(str(record["extracted"]), choices_of(record))

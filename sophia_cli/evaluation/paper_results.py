@@ -1,4 +1,4 @@
-"""What the paper reports (arXiv 2507.16814, method.md): the mean of the eight benchmarks, pass@1 in percent."""
+"""The paper's results (arXiv 2507.16814, method.md): the mean of the eight benchmarks, pass@1 in percent."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ PAPER_MEANS: dict[str, dict[str, float]] = {
     "InternVL2.5-8B": {"base": 32.70, "MPO": 36.45, "SOPHIA": 36.33},
 }
 NOISE_POINTS = 0.7
-"""Percentage points: at half of the answers right the mean of the eight has a standard error of 0.48."""
+"""Percentage points: at 50% accuracy, the mean of the eight benchmarks has a standard error of 0.48."""
 
 
 def comparison_rows(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """(model, training, mean of the eight) of the paper, and the run's own where it is of all eight, whole."""
+    """Returns (model, training, mean of the eight) of the paper, and of this run if it has all eight, complete."""
     found = [(model, method, f"{mean:.2f}") for model, means in PAPER_MEANS.items() for method, mean in means.items()]
     asked = {one["benchmark"]: one["asked"] for one in figures.get("benchmarks", ())}
     eight = {name: registry.find("benchmarks", name).QUESTION_COUNT for name in registry.names("benchmarks")}
@@ -29,9 +29,9 @@ def comparison_rows(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def comparison_table(figures: dict[str, Any]) -> Table:
-    """`rows`, for a terminal."""
+    """Returns these rows as a table for the terminal."""
     made = Table(
-        title="the paper, mean of its eight benchmarks, pass@1 in %", caption=f"less than {NOISE_POINTS} apart is noise"
+        title="the paper, mean of its eight benchmarks, pass@1 in %", caption=f"differences below {NOISE_POINTS} are noise"
     )
     for heading in ("model", "training"):
         made.add_column(heading)

@@ -1,4 +1,4 @@
-"""The figures of an evaluation as tables: on a terminal, and in Markdown for a model card."""
+"""The figures of an evaluation as tables, for the terminal and in Markdown for a model card."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,18 +12,20 @@ from sophia_cli.evaluation.audit import FAULTS
 
 NO_VALUE = "–"
 TEXT_HEADINGS = ("benchmark", "by", "category", "fault")
-"""Columns that are read from the left."""
+"""Columns that are aligned to the left."""
 
 
 def report_tables(figures: dict[str, Any]) -> list[Table]:
-    """Of all benchmarks: scores, how answers were, several samples of a question; and one of the categories of each."""
+    """Returns the tables of all benchmarks (scores, kinds of answers, several samples), and one table of categories for
+    each.
+    """
     title = str(figures["model"]) if "benchmarks" in figures else f"{figures['model']} on {figures['benchmark']}"
     made = [_make_table(title if not place else "", *cells) for place, cells in enumerate(overview_tables(figures))]
     return made + [_make_table(title, *cells) for title, cells in category_tables(figures)]
 
 
 def audit_table(figures: dict[str, Any]) -> Table:
-    """The shares of faults that an audit has found."""
+    """Returns the shares of faults that an audit found."""
     return _make_table(f"audit by {figures['audit']['judge']}", *audit_rows(figures))
 
 
@@ -37,7 +39,7 @@ def _make_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str
 
 
 def overview_tables(figures: dict[str, Any]) -> list[tuple[list[str], list[list[str]]]]:
-    """Headings and cells of each table: a row for each benchmark, and their mean; what no benchmark has is left out."""
+    """Returns headings and cells of each table: a row per benchmark, and their mean; columns without values are dropped."""
     each = figures.get("benchmarks", [figures])
     parts = (
         [_score_cells, _answer_cells, _sample_cells]
@@ -69,7 +71,7 @@ def _score_cells(one: dict[str, Any]) -> dict[str, str]:
         "graded": f"{one['n']:,}",
         "unreadable": format_percent(one["unreadable"]),
         "failed": f"{one['failed']:,}",
-    } | ({"could not tell": f"{one['ungraded']:,}"} if one["ungraded"] else {})
+    } | ({"cannot tell": f"{one['ungraded']:,}"} if one["ungraded"] else {})
 
 
 def _answer_cells(one: dict[str, Any]) -> dict[str, str]:
@@ -100,7 +102,7 @@ def _sample_cells(one: dict[str, Any]) -> dict[str, str]:
 
 
 def category_tables(figures: dict[str, Any]) -> list[tuple[str, tuple[list[str], list[list[str]]]]]:
-    """(title, headings and cells) of the categories of each benchmark."""
+    """Returns title, headings and cells of the categories of each benchmark."""
     found = []
     for one in figures.get("benchmarks", [figures]):
         rows = [
@@ -120,7 +122,7 @@ def category_tables(figures: dict[str, Any]) -> list[tuple[str, tuple[list[str],
 
 
 def audit_rows(figures: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells of the shares of faults."""
+    """Returns headings and cells of the shares of faults."""
     found = {fault: figures["audit"][fault] for fault in FAULTS}
     rows = [
         [FAULTS[name], format_percent(one["share"]), format_interval(one["ci95"]), str(one["labelled"])]
@@ -138,12 +140,16 @@ def format_interval(bounds: Sequence[float] | None) -> str:
 
 
 def write_model_card(file: Path, figures: dict[str, Any], paper: Sequence[Sequence[str]]) -> None:
-    """The tables in Markdown, and how the samples were made. Raises SophiaError when they cannot be written."""
+    """Writes the tables in Markdown, and how the samples were made.
+
+    Raises:
+        SophiaError: the file cannot be written.
+    """
     settings = figures["settings"]
     asked = f"n = {settings['n']}, temperature {settings['temperature']}, top-p {settings['top_p']}, seed {settings['seed']}"
     judge = f"rules, and by {settings['judge']['model']}" if "judge" in settings else "rules"
-    parts = [f"## Evaluation of {figures['model']}", f"{asked}, at most {settings['max_tokens']:,} tokens an answer."]
-    parts.append(f"Judged by {judge}. System prompt: {' '.join(settings['system'].split())}")
+    parts = [f"## Evaluation of {figures['model']}", f"{asked}, at most {settings['max_tokens']:,} tokens per answer."]
+    parts.append(f"Graded by {judge}. System prompt: {' '.join(settings['system'].split())}")
     parts += [_markdown_table(*cells) for cells in overview_tables(figures)]
     for title, cells in category_tables(figures):
         parts += [f"### {title}", _markdown_table(*cells)]

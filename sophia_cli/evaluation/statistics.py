@@ -1,8 +1,8 @@
-"""Figures of scores, and how sure they are. Pure functions, no model and no record.
+"""Statistics of scores: means, intervals, pass@k, maj@k, paired differences, κ. Pure functions without models or records.
 
-Samples of one question are no independent evidence, nor are the variants of one: they are clusters. Standard errors follow
-Miller, "Adding Error Bars to Evals" (arXiv 2411.00640), with the factor C/(C−1) for C clusters; pass@k is Chen et al.'s
-(arXiv 2107.03374).
+Samples of one question are not independent evidence, nor are variants of it: they form clusters. Standard errors
+follow Miller, "Adding Error Bars to Evals" (arXiv 2411.00640), with the factor C/(C−1) for C clusters. pass@k is Chen
+et al.'s (arXiv 2107.03374).
 """
 
 import math
@@ -15,25 +15,25 @@ from statistics import NormalDist
 
 Clusters = Sequence[Sequence[float]]
 Vote = tuple[Hashable | None, float]
-"""What a sample answered, as it is counted, and its score; None: nothing that could be read, so it has no vote."""
+"""What a sample answered, as it is counted, and its score. None: nothing readable, so it has no vote."""
 NORMAL = NormalDist()
 LEVEL = 0.95
 Z95 = NORMAL.inv_cdf(0.5 + LEVEL / 2)
 ROUNDING_ERROR = 1e-12
-"""A standard error below this is none: scores that are the same but for their last bits."""
+"""A standard error below this is zero: the scores differ in their last bits only."""
 EXACT_LIMIT = 14
-"""Clusters that differ, at most, of which every way to swap the two runs is looked at."""
+"""Most differing clusters for which all ways to swap the two runs are enumerated."""
 MAX_DRAWS = 5000
-"""Subsets of the samples of a question that maj@k looks at; drawn where there are more."""
+"""Most subsets of a question's samples that maj@k evaluates; more are drawn at random."""
 
 
 def mean_score(clusters: Clusters) -> float:
-    """The mean over all scores, each counted once."""
+    """Returns the mean over all scores, each counted once."""
     return math.fsum(score for scores in clusters for score in scores) / sum(map(len, clusters))
 
 
 def clustered_error(clusters: Clusters) -> float | None:
-    """The standard error of `mean_of`: √(C/(C−1) · Σ_c (Σ_i (s_ic − mean))²) / n; None for a single cluster."""
+    """Returns the standard error of `mean_score`: √(C/(C−1) · Σ_c (Σ_i (s_ic − mean))²) / n; None for a single cluster."""
     count, mean = len(clusters), mean_score(clusters)
     if count < 2:
         return None
@@ -43,9 +43,9 @@ def clustered_error(clusters: Clusters) -> float | None:
 
 
 def clustered_interval(clusters: Clusters) -> tuple[float, float]:
-    """The 95% interval of a mean of scores in [0, 1]: ± 1.96 clustered standard errors, cut to [0, 1].
+    """Returns the 95% interval of a mean of scores in [0, 1]: ± 1.96 clustered standard errors, cut to [0, 1].
 
-    Wilson's over the clusters where no spread is seen: that all agree is no certainty.
+    Without any spread it is Wilson's interval over the clusters, because full agreement is not certainty.
     """
     mean, count, error = mean_score(clusters), len(clusters), clustered_error(clusters)
     if error:
@@ -54,7 +54,7 @@ def clustered_interval(clusters: Clusters) -> tuple[float, float]:
 
 
 def wilson_interval(right: float, count: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share."""
+    """Returns Wilson's 95% interval of a share."""
     mean = right / count
     centre = mean + Z95**2 / (2 * count)
     width = Z95 * math.sqrt(mean * (1 - mean) / count + (Z95 / (2 * count)) ** 2)
@@ -65,10 +65,9 @@ def wilson_interval(right: float, count: int) -> tuple[float, float]:
 def mean_interval(
     means: Sequence[float], intervals: Sequence[Sequence[float]], errors: Sequence[float | None]
 ) -> tuple[float, float]:
-    """The 95% interval of the mean over several benchmarks: what each may be below and above its mean, in squares.
+    """Returns the 95% interval of the mean over several independent benchmarks (Zou and Donner, 2008).
 
-    They are independent of each other (Zou and Donner, 2008). A benchmark's deviation is 1.96 of its standard error, uncut,
-    or where no spread is seen that of its interval (Wilson's).
+    A benchmark contributes 1.96 of its standard error, uncut; without spread, the half-width of its Wilson interval.
     """
     mean, count = math.fsum(means) / len(means), len(means)
     below, above = [], []
@@ -79,14 +78,15 @@ def mean_interval(
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
-    """The chance that one of k samples is right, unbiased: 1 − C(n−c, k) / C(n, k), for k ≤ n."""
+    """Returns the unbiased probability that one of k samples is right: 1 − C(n−c, k) / C(n, k), for k ≤ n."""
     return 1 - math.comb(samples - right, k) / math.comb(samples, k)
 
 
 def maj_at_k(votes: Sequence[Vote], k: int, seed: int = 0) -> float:
-    """The chance that what most of k samples say is right: the mean over all subsets of k, or over `MOST_DRAWS` of them.
+    """Returns the probability that the majority of k samples is right: the mean over all subsets of k, or over
+    `MAX_DRAWS` of them.
 
-    Of answers that are as frequent as each other each wins as often as the others.
+    Tied answers win equally often.
     """
     if math.comb(len(votes), k) <= MAX_DRAWS:
         drawn = [list(subset) for subset in combinations(votes, k)]
@@ -108,7 +108,7 @@ def _majority_vote(votes: list[Vote]) -> float:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """How much better one run is than another, in [−1, 1]: the mean difference, its 95% interval, p of there being none."""
+    """How much better one run is than another, in [−1, 1]: mean difference, 95% interval, and p for no difference."""
 
     difference: float
     ci95: tuple[float, float]
@@ -116,13 +116,13 @@ class PairedDifference:
 
 
 def paired_difference(benchmarks: Sequence[Clusters]) -> PairedDifference:
-    """Of the differences between two runs, question by question, those of a cluster together, benchmark by benchmark.
+    """Returns the difference between two runs, question by question, with differences of a cluster together, benchmark by
+    benchmark.
 
-    Each benchmark counts alike, and they are independent of each other. The interval: ± 1.96 clustered standard errors;
-    where all differences of a benchmark are the same there is no spread to judge by, and it allows for a share of questions
-    that so many would have missed once in twenty times. p: two-sided; where `FEW` clusters differ or less, the share of all
-    ways to swap the two runs, cluster by cluster, that come out as far apart or farther; else of mean over standard error,
-    normal.
+    Benchmarks have equal weights and are independent. The interval is ± 1.96 clustered standard errors; where all
+    differences of a benchmark are equal, it allows for a share of questions that this many would miss once in twenty
+    times. p is two-sided: where at most `EXACT_LIMIT` clusters differ, the share of all ways to swap the two runs,
+    cluster by cluster, that are at least as far apart; else normal.
     """
     means, count = [mean_score(clusters) for clusters in benchmarks], len(benchmarks)
     difference = math.fsum(means) / count
@@ -142,7 +142,7 @@ def paired_difference(benchmarks: Sequence[Clusters]) -> PairedDifference:
 
 
 def _sign_flip_share(shares: Sequence[float]) -> float:
-    """The share of all choices of signs whose sum is as far from 0 as this one, or farther."""
+    """Returns the share of all sign choices whose sum is at least as far from 0 as this one."""
     sums = [0.0]
     for share in shares:
         sums = [total + signed for total in sums for signed in (share, -share)]
@@ -150,7 +150,7 @@ def _sign_flip_share(shares: Sequence[float]) -> float:
 
 
 def cohen_kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
-    """Cohen's κ of two people's labels: (agreed − by chance) / (1 − by chance); None where both gave one label alone."""
+    """Returns Cohen's κ of two raters: (agreement − chance) / (1 − chance); None where both gave a single label."""
     count = len(pairs)
     agreed = sum(one == other for one, other in pairs) / count
     first, second = (sum(side) / count for side in zip(*pairs, strict=True))

@@ -1,11 +1,14 @@
-"""What an exporter is given: one example, with its images ready to go out, and helpers for chats as others write them.
+"""What an exporter gets: one example with its images ready to be written, and helpers for chats.
 
-An exporter is a file with
-- `OUTPUT_KIND`: `lines` (JSONL), `folder` (JSONL with files beside it), `table` (one parquet file), `hub` (a folder of parquet);
-- `SOURCE_KIND`: `trajectories` (those that are kept), `pairs` (right and wrong ones of an item), `items` (each once) or `any` (kept
-  trajectories, or items where there are none);
-- `EMBEDS_IMAGES`: whether images go out embedded unless the user says otherwise; `ALLOWS_PATHS = False`: they may not go out by path;
-- `fields(example)`: a row.
+An exporter is a file that defines:
+
+- `OUTPUT_KIND`: `lines` (JSONL), `folder` (JSONL with extra files), `table` (one parquet file) or `hub` (a folder of
+  parquet)
+- `SOURCE_KIND`: `trajectories` (the kept ones), `pairs` (correct and wrong), `items` (each once), or `any` (kept
+  trajectories, or items where there are none)
+- `EMBEDS_IMAGES`: whether images are embedded by default. `ALLOWS_PATHS = False`: they may not be written as paths
+- `row_fields(example)`: a row
+- optionally `TYPED_COLUMNS` (tables), `FILE_NAME` and `EXTRA_FILES` (folders)
 """
 
 from dataclasses import dataclass
@@ -16,16 +19,22 @@ from sophia_cli.records import Record, where_of
 
 IMAGE_PLACEHOLDER = "<image>"
 OTHER_PLACEHOLDERS = ("<video>", "<audio>")
-"""What stands for media that these rows do not have."""
+"""Placeholders of media that these rows do not have."""
 
 
 @dataclass(frozen=True)
 class ExportExample:
-    """One row to be: the record it is made of, the chat before the answer, and the answer with its weight.
+    """One row to write.
 
-    images, in order: absolute paths, URLs or data URIs; in tables {bytes, path} as `datasets` stores them. answer: None for
-    an item that nobody answered. rejected: the answer of a wrong trajectory of the same item, in preference data. model:
-    who is to be asked (`--model`).
+    Attributes:
+        record: The record it is made of.
+        name: Its id.
+        system, user: The prompt, without images.
+        images: In order: absolute paths, URLs or data URIs; in tables {bytes, path} as `datasets` stores them.
+        answer: None for an item without an answer.
+        weight: The weight of the answer.
+        rejected: The wrong answer of a preference pair.
+        model: The model to ask (`--model`).
     """
 
     record: Record
@@ -40,39 +49,41 @@ class ExportExample:
 
     @property
     def prompt_messages(self) -> list[dict[str, str]]:
-        """The turns before the answer, images not in them."""
+        """The turns before the answer, without images."""
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, {"role": "user", "content": self.user}]
 
     @property
     def prompt_with_placeholders(self) -> list[dict[str, str]]:
-        """The turns before the answer with `<image>` where an image stands: before the question, unless it says where.
+        """The turns before the answer with `<image>` for each image: before the question, unless the question places
+        them.
 
-        Raises RecordError where the marks in a text are not those of its images.
+        Raises:
+            RecordError: the placeholders in a text do not match its images.
         """
         count = self.user.count(IMAGE_PLACEHOLDER)
         texts = [text for text in (self.user, self.answer, self.rejected) if text]
         if other := next((mark for mark in OTHER_PLACEHOLDERS for text in texts if mark in text), None):
-            fault = f"a text holds {other}, which stands for a file in this format"
-            raise RecordError(f"{where_of(self.record)}: {fault}; mend the text")
+            fault = f"a text contains {other}, a placeholder of this format"
+            raise RecordError(f"{where_of(self.record)}: {fault}; fix the text")
         if count not in (0, len(self.images)) or any(
             IMAGE_PLACEHOLDER in (text or "") for text in (self.answer, self.rejected)
         ):
-            fault = f"a text holds {IMAGE_PLACEHOLDER}, which stands for an image in this format"
-            raise RecordError(f"{where_of(self.record)}: {fault}; there are {len(self.images)}; mend the text")
+            fault = f"a text contains {IMAGE_PLACEHOLDER}, the image placeholder of this format"
+            raise RecordError(f"{where_of(self.record)}: {fault}, and there are {len(self.images)} images; fix the text")
         marks = "" if count else IMAGE_PLACEHOLDER * len(self.images)
         return [*self.prompt_messages[:-1], {"role": "user", "content": marks + self.user}]
 
 
 def assistant_turn(text: str | None, **more: Any) -> dict[str, Any]:
-    """The turn of the model."""
+    """Returns the assistant's turn."""
     return {"role": "assistant", "content": text, **more}
 
 
 def conversation_columns(example: ExportExample) -> dict[str, Any]:
-    """The record's own fields, with its images in `images`, and the conversation in `messages`.
+    """Returns the record's own fields with its images in `images` and the conversation in `messages`.
 
-    Columns of the user's that have these names go out as `own_images` and `own_messages`.
+    Columns of the user with these names become `own_images` and `own_messages`.
     """
     taken = ("images", "messages")
     own = {f"own_{name}" if name in taken else name: value for name, value in example.record.items() if name != "image"}

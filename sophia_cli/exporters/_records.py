@@ -1,4 +1,4 @@
-"""R."""
+"""Chooses the records to export and makes an example of each."""
 
 import os
 from collections.abc import Iterator
@@ -31,12 +31,12 @@ STEP = "export"
 
 
 Pair = tuple[Record, Record | None]
-"""A record, and in preference data the wrong trajectory beside it."""
+"""A record and, in preference data, the wrong trajectory beside it."""
 
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What the user asked for. model: whose prompts, and who is asked; None: the paper's prompts."""
+    """What the user typed. model: whose prompts to use, and which model to ask; None uses the paper's prompts."""
 
     to: str
     images: str | None
@@ -56,7 +56,7 @@ class ExportRequest:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Which records are read: the shard, the limit, the seed that draws pairs. quiet: say nothing of what was done."""
+    """Which records to read: shard, limit, and the seed that draws pairs. quiet: log nothing."""
 
     shard: Shard
     limit: int | None
@@ -73,7 +73,9 @@ class ExampleSource:
         self.style = resolve_model(asked.model).prompt_style if asked.model is not None and known else "full"
 
     def kept_records(self, counter: RecordCounter) -> Iterator[Pair]:
-        """The records that go out, each with its fellow; `counter` counts the records read or kept."""
+        """Yields the records to export, each with its wrong trajectory or None; `counter` counts the records read or
+        kept.
+        """
         exporter, take = self.request.exporter, self.read_options
         if exporter.SOURCE_KIND == "pairs":
             rule = replace(selection_rule(self.request.alpha, self.request.keep) or SelectionRule(), seed=take.seed)
@@ -85,7 +87,7 @@ class ExampleSource:
 
     @cached_property
     def are_items(self) -> bool:
-        """Whether items go out, not trajectories."""
+        """Whether items are exported instead of trajectories."""
         of = self.request.exporter.SOURCE_KIND
         return bool(
             of == "items" or (of == "any" and not any("trajectory" in record for record in self.source.read_records()))
@@ -100,16 +102,20 @@ class ExampleSource:
         )
 
     def log_failures(self) -> int:
-        """Names the records on which an earlier step failed, none of which goes out; returns how many."""
+        """Logs the records that failed in an earlier step; they are not exported. Returns their number."""
         count = 0
         for record in self.source.read_records():
             if has_failed(record):
                 count += 1
-                log_line(f"{STEP}: {record_name(record)} left out, it failed before: {record['error']}")
+                log_line(f"{STEP}: {record_name(record)} skipped, it failed before: {record['error']}")
         return count
 
     def make_example(self, record: Record, fellow: Record | None, table: bool, look: bool = True) -> ExportExample:
-        """One example. look: read its images, too. Raises RecordError."""
+        """Makes one example. look: read its images too.
+
+        Raises:
+            RecordError: a field is bad or an image is missing.
+        """
         answer = None if self.are_items else need_text(record, "trajectory", "`sophia reason` writes it")
         rejected = need_text(fellow, "trajectory", "`sophia reason` writes it") if fellow is not None else None
         return ExportExample(
@@ -125,13 +131,17 @@ class ExampleSource:
         )
 
     def _image_reference(self, record: Record, reference: str, table: bool) -> Any:
-        """An image of a record as it goes out. Raises RecordError when it is not there."""
+        """Returns an image of a record as it is exported.
+
+        Raises:
+            RecordError: the file does not exist.
+        """
         if reference.startswith("file://"):
             reference = url2pathname(urlsplit(reference).path)
         if not reference.startswith(("http://", "https://", "data:")):
             if not os.path.isfile(reference):
                 fault = f"field `image`: {shorten_reference(reference)} cannot be read (no such file)"
-                raise RecordError(f"{where_of(record)}: {fault}; mend the path or the file")
+                raise RecordError(f"{where_of(record)}: {fault}; fix the path or the file")
             reference = os.path.abspath(reference)
         if table:
             return stored_image(reference, self.request.embed)

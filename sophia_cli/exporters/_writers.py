@@ -1,4 +1,4 @@
-"""W."""
+"""Writes the formats that are not a stream of lines: tables, hub folders, and folders with extra files."""
 
 import hashlib
 import json
@@ -20,20 +20,20 @@ from sophia_cli.runtime.progress import Progress, log_line
 
 
 class TableRows:
-    """The rows of a table, gone through twice: the records that go out are put aside, without their images."""
+    """The rows of a table, read twice: the records are first spooled to a file, without their images."""
 
     def __init__(self, make: ExampleSource, table: bool, aside: Path):
         self.examples, self.table, self.spool, self.count = make, table, aside, 0
 
     def spool_records(self, counter: RecordCounter) -> None:
-        """Puts the records aside, each with the place that errors name."""
+        """Writes the records to the spool file, each with its place for errors."""
         with spooling(), self.spool.open("wb") as file:
             for record, _ in self.examples.kept_records(counter):
                 file.write(to_line({"where": record.where, "record": record}))
                 self.count += 1
 
     def rows_without_images(self) -> Iterator[dict[str, Any]]:
-        """The rows without images, for the types of their columns; what cannot be a row is left out."""
+        """Yields the rows without images, to find the column types; skips what cannot be a row."""
         for record in self._spooled_records():
             try:
                 yield self._make_row(record, look=False)
@@ -41,7 +41,7 @@ class TableRows:
                 continue
 
     def export_rows(self, progress: Progress, types: dict[str, str] | None) -> Iterator[dict[str, Any]]:
-        """The rows, of a table those of these types; what cannot be one is named and counted."""
+        """Yields the rows with these column types; logs and counts what cannot be a row."""
         for record in self._spooled_records():
             try:
                 row = self._make_row(record, look=True)
@@ -82,7 +82,7 @@ def write_draft(exporter: ModuleType, rows: TableRows, progress: Progress, draft
 
 
 def _save_embedded_image(folder: Path, image: str) -> str:
-    """An image by its path; one that is embedded becomes a file of the folder, named by its bytes."""
+    """Returns an image's path; an embedded image becomes a file of the folder, named by its hash."""
     if not image.startswith("data:"):
         return image
     data = image_bytes(image)

@@ -1,4 +1,4 @@
-"""A folder fit for the hub: parquet of bounded size with embedded images, and a card. `load_dataset(FOLDER)` reads it."""
+"""A folder for the hub: parquet files of bounded size with embedded images, and a card. `load_dataset(FOLDER)` reads it."""
 
 from sophia_cli.exporters._base import conversation_columns
 

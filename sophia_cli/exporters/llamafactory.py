@@ -1,8 +1,9 @@
-"""LLaMA-Factory: sharegpt conversations with `<image>` marks in a folder, and the `dataset_info.json` that describes them.
+"""LLaMA-Factory: sharegpt conversations with `<image>` placeholders in a folder, and the `dataset_info.json` that
+describes them.
 
-https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md: train with
-`--dataset_dir FOLDER --dataset sophia`. It opens images as files, so embedded ones become files of the folder. It knows no
-weights: they go out as a column that it passes over.
+https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md: train with `--dataset_dir FOLDER --dataset sophia`.
+It opens images as files, so embedded ones become files of the folder. It has no weights: they are a column that it
+ignores.
 """
 
 from typing import Any
@@ -33,10 +34,14 @@ EXTRA_FILES = {
 
 
 def row_fields(example: ExportExample) -> dict[str, Any]:
-    """One conversation. Raises RecordError for an image that is no file."""
+    """Returns one conversation.
+
+    Raises:
+        RecordError: an image is not a file.
+    """
     if url := next((image for image in example.images if image.startswith(("http://", "https://"))), None):
         raise RecordError(
-            f"{where_of(example.record)}: image {shorten_reference(url)} is no file; export with --images embed"
+            f"{where_of(example.record)}: image {shorten_reference(url)} is not a file; export with --images embed"
         )
     messages = [*example.prompt_with_placeholders, assistant_turn(example.answer)]
     return {"messages": messages, "images": example.images, "weight": example.weight}

@@ -1,7 +1,7 @@
-"""Requests for OpenAI's batch interface: each item's question with its images, asked once of `--model`.
+"""Requests for OpenAI's batch API: each item's question with its images, asked once of `--model`.
 
-https://platform.openai.com/docs/guides/batch. `custom_id` is the item's id. Images go out embedded, as a provider sees no
-disk of ours; `--images path` leaves URLs as they are and names what is none.
+https://platform.openai.com/docs/guides/batch. `custom_id` is the item's id. Images are embedded, because a provider
+cannot read our disk; `--images path` keeps URLs and refuses other references.
 """
 
 from typing import Any
@@ -15,11 +15,15 @@ OUTPUT_KIND, SOURCE_KIND, EMBEDS_IMAGES = "lines", "items", True
 
 
 def row_fields(example: ExportExample) -> dict[str, Any]:
-    """One request. Raises RecordError for an image that a provider could not read."""
+    """Returns one request.
+
+    Raises:
+        RecordError: a provider could not read an image.
+    """
     for image in example.images:
         if not image.startswith(("http://", "https://", "data:")):
             raise RecordError(
-                f"{where_of(example.record)}: image {shorten_reference(image)} is no URL; export with --images embed"
+                f"{where_of(example.record)}: image {shorten_reference(image)} is not a URL; export with --images embed"
             )
     images = [{"type": "image_url", "image_url": {"url": image}} for image in example.images]
     user = {"role": "user", "content": [*images, {"type": "text", "text": example.user}]}

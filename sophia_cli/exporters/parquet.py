@@ -1,4 +1,4 @@
-"""One parquet file with embedded images: every column of the records, images as `datasets` knows them, `messages`."""
+"""One parquet file with embedded images: all columns of the records, images as `datasets` stores them, and `messages`."""
 
 from sophia_cli.exporters._base import conversation_columns
 

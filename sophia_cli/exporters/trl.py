@@ -1,7 +1,7 @@
 """TRL's supervised fine-tuning: `messages` and `images`, with the weight as a column.
 
-https://huggingface.co/docs/trl/dataset_formats: conversational language modelling; TRL itself puts the images before the
-first user's text. Its SFTTrainer knows no weights: the column is for those who do.
+https://huggingface.co/docs/trl/dataset_formats: conversational language modeling; TRL puts the images before the first
+user text. Its SFTTrainer ignores weights; the column is for trainers that use it.
 """
 
 from typing import Any
@@ -12,6 +12,6 @@ OUTPUT_KIND, SOURCE_KIND, EMBEDS_IMAGES = "lines", "trajectories", False
 
 
 def row_fields(example: ExportExample) -> dict[str, Any]:
-    """One conversation."""
+    """Returns one conversation."""
     messages = [*example.prompt_messages, assistant_turn(example.answer)]
     return {"id": example.name, "messages": messages, "images": example.images, "weight": example.weight}

@@ -1,4 +1,4 @@
-"""TRL's preference data (DPO, MPO): prompt, chosen and rejected of one item, and its images.
+"""TRL's preference data (DPO, MPO): prompt, chosen and rejected answer of an item, and its images.
 
 https://huggingface.co/docs/trl/dataset_formats: conversational preference with an explicit prompt.
 """
@@ -11,7 +11,7 @@ OUTPUT_KIND, SOURCE_KIND, EMBEDS_IMAGES = "lines", "pairs", False
 
 
 def row_fields(example: ExportExample) -> dict[str, Any]:
-    """One pair: a right trajectory and a wrong one."""
+    """Returns one pair: a correct trajectory and a wrong one."""
     chosen, rejected = [assistant_turn(example.answer)], [assistant_turn(example.rejected)]
     return {
         "id": example.name,

@@ -1,8 +1,8 @@
-"""verl: parquet with the columns that its RL data set reads (`prompt`, `images`, `reward_model`), and its SFT (`messages`).
+"""verl: parquet with the columns of its RL data set (`prompt`, `images`, `reward_model`) and of its SFT (`messages`).
 
-https://verl.readthedocs.io/en/latest/preparation/prepare_data.html, and its `examples/data_preprocess/geo3k.py`. `<image>`
-marks where an image stands; `images` holds the bytes of each, which is what verl opens. Of items without trajectories the
-RL columns go out alone.
+https://verl.readthedocs.io/en/latest/preparation/prepare_data.html, and its `examples/data_preprocess/geo3k.py`.
+`<image>` places an image; `images` holds the bytes of each, which verl opens. Items without trajectories have the RL
+columns only.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ TYPED_COLUMNS = ("prompt", "images", "reward_model", "extra_info", "messages")
 
 
 def row_fields(example: ExportExample) -> dict[str, Any]:
-    """One row. `ground_truth` is the first of the accepted answers; all of them stand in `extra_info`."""
+    """Returns one row. `ground_truth` is the first accepted answer; all of them are in `extra_info`."""
     gold = example.record.get("answer")
     answers = [str(each) for each in (gold if isinstance(gold, list) else [gold]) if each is not None]
     row = {

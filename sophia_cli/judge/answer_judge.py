@@ -1,7 +1,4 @@
-"""A model that judges answers (`--judge`), beside the rules: who is asked, about what, and what becomes of its word.
-
-For trajectories (`grade`) and for the responses of an evaluation (`eval`) alike.
-"""
+"""A model that judges answers (`--judge`) beside the rules, for the trajectories of `grade` and the responses of `eval`."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,9 +15,12 @@ from sophia_cli.verifier.types import REWARDS, VerifyFunction
 
 @dataclass(frozen=True)
 class AnswerJudge:
-    """Who is asked, and with what prompt and sampling. parts_prompt: about answers of several parts.
+    """The judge: its backend, prompts and sampling.
 
-    extract_prompt: what a response gives as its answer.
+    Attributes:
+        prompt: About a single answer.
+        parts_prompt: About an answer of several parts.
+        extract_prompt: About the final answer of a response.
     """
 
     backend: LazyBackend
@@ -32,7 +32,7 @@ class AnswerJudge:
     extract_prompt: str = ""
 
     def make_question(self, record: Mapping[str, Any], extracted: str | None) -> str:
-        """What it is asked about a record's answer, as the rules extracted it; None: they found none."""
+        """Returns the question about a record's answer, as the rules extracted it; None: they found none."""
         return prompts_and_parsing.judge_question(
             record, extracted, self.parts_prompt if is_multi_part(record) else self.prompt
         )
@@ -41,9 +41,14 @@ class AnswerJudge:
 def make_judge(
     name: str, everything: bool, seed: int, place: BackendOptions, prompt: str = "judge"
 ) -> tuple[AnswerJudge, dict[str, Any]]:
-    """The judge, and what of it makes the records what they are. everything: it is asked about more than rules left open.
+    """Returns the judge, and the settings that identify its records.
 
-    prompt: the name of what it is asked.
+    Args:
+        name: The model.
+        everything: It is asked about more than the rules cannot decide.
+        seed: The run's seed.
+        place: Where it runs.
+        prompt: The name of its prompt.
     """
     model = place.resolve_model(name)
     prompt, parts_prompt, extract_prompt = (
@@ -61,29 +66,34 @@ def make_judge(
 
 
 def is_multi_part(record: Mapping[str, Any]) -> bool:
-    """Whether the record's answer has several parts, of which a judge is to say how many are right."""
+    """Tells whether the answer has several parts, of which a judge counts the correct ones."""
     return record.get("in_parts") is True
 
 
 def _parts_verdict(parts: tuple[int, int] | None) -> str:
-    """Right where all parts are."""
+    """Returns `correct` if all parts are."""
     return "ungradable" if parts is None else "correct" if parts[0] == parts[1] else "wrong"
 
 
 def apply_judge(
     records: Iterable[Record], judge: AnswerJudge, asks: Callable[[Record], bool], rules: VerifyFunction | None = None
 ) -> Iterator[Record]:
-    """The records in their order; of those that the judge is asked about, each with both verdicts.
+    """Yields the records in order; those that the judge is asked about have both verdicts.
 
-    The judge's word counts where it gives one: else that of the rules stands. The same question, gold and answer are
-    asked about once. asks: whether it is asked about a record; of those that failed it never is.
-    rules: where they found no final answer, and the judge is not asked about the record, it is asked for the answer, and
-    these judge that; what they cannot settle then stays so. None: it is not asked.
+    The judge's verdict counts if it gives one, else the rules'. Equal questions, golds and answers are asked once.
+
+    Args:
+        records: The records.
+        judge: The judge.
+        asks: Whether the judge is asked about a record; never about failures.
+        rules: Where the rules found no final answer and the judge is not asked about the record, it extracts the
+            answer, and the rules
+            grade that. None: it does not extract.
     """
 
     def job(record: Record) -> Job | None:
         if has_failed(record) or not (record["extracted"] or prompts_and_parsing.final_text(record)):
-            return None  # nobody can judge nothing
+            return None  # there is no answer to judge
         if asks(record):
             text = judge.make_question(record, record["extracted"])
         elif rules and record["verdict"] == "no_answer":
@@ -113,7 +123,7 @@ def _judge_failure(outcome: Failure) -> dict[str, Any]:
 
 
 def _judged_record(record: Record, said: str, judge: AnswerJudge) -> dict[str, Any]:
-    """The judge's verdict, beside that of the rules."""
+    """Adds the judge's verdict beside the rules' verdict."""
     parts = prompts_and_parsing.parse_parts(said) if is_multi_part(record) else None
     verdict = _parts_verdict(parts) if is_multi_part(record) else prompts_and_parsing.parse_verdict(said)
     fields = {"rules_verdict": record["verdict"], "judge_verdict": verdict, "judge_model": judge.name}
@@ -125,7 +135,7 @@ def _judged_record(record: Record, said: str, judge: AnswerJudge) -> dict[str, A
 
 
 def _extracted_record(record: Record, said: str, judge: AnswerJudge, rules: VerifyFunction) -> dict[str, Any]:
-    """The rules' verdict on the answer that the judge read off the response; none where it read none."""
+    """Adds the rules' verdict on the answer that the judge extracted; none where it found none."""
     answer = prompts_and_parsing.parse_answer(said)
     if answer is None:
         return {}

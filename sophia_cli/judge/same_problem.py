@@ -1,4 +1,4 @@
-"""Same problem?"""
+"""A model that says whether two questions are the same problem, for `decontaminate --judge`."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -16,20 +16,20 @@ from sophia_cli.records import Record, record_name, sample_seed
 from sophia_cli.runtime.progress import log_line
 
 MAX_JUDGE_TOKENS = 4096
-"""Tokens that a judge may think and answer in."""
+"""Tokens for the judge's thinking and answer."""
 
 
 MAX_SHOWN_CHARS = 4000
-"""Characters of a question that a judge is shown."""
+"""Characters of a question that the judge sees."""
 
 
 MAX_ASKED = 8
-"""Overlaps of one item that a judge is asked about."""
+"""Overlaps of one item that the judge is asked about."""
 
 
 @dataclass(frozen=True)
 class SameProblemJudge:
-    """Who is asked whether two questions are one problem."""
+    """The judge: its backend, prompt, sampling and seed."""
 
     backend: LazyBackend
     prompt: str
@@ -38,7 +38,7 @@ class SameProblemJudge:
 
 
 def make_same_problem_judge(name: str, seed: int, place: BackendOptions) -> tuple[SameProblemJudge, dict[str, Any]]:
-    """The judge, and what of it makes the records what they are."""
+    """Returns the judge, and the settings that identify its records."""
     model = place.resolve_model(name)
     prompt = load_prompt("same_problem", model.prompt_style)
     sampling = SamplingParams(temperature=0.0).with_defaults(model, "judge", MAX_JUDGE_TOKENS)
@@ -49,9 +49,10 @@ def make_same_problem_judge(name: str, seed: int, place: BackendOptions) -> tupl
 def apply_same_problem_judge(
     checked: Iterable[CheckedRecord], judge: SameProblemJudge, benchmark: BenchmarkIndex
 ) -> Iterator[CheckedRecord]:
-    """The same in order, with what the judge says to the greatest overlaps of words; the same question needs no judge.
+    """Yields the records in order with the judge's verdict on their largest text overlaps. Identical questions need no
+    judge.
 
-    Where it fails an overlap stands: to drop too much is the safe side.
+    If the judge fails, the overlap stays: dropping too much is the safe side.
     """
 
     def asked() -> Iterator[tuple[CheckedRecord, Overlap | None]]:
@@ -73,7 +74,7 @@ def apply_same_problem_judge(
     ) -> tuple[CheckedRecord, Overlap | None]:
         each, near = pair
         if isinstance(outcome, Failure):
-            log_line(f"{STEP}: {record_name(each.record)}: the judge failed ({outcome.error}); its overlap stands")
+            log_line(f"{STEP}: {record_name(each.record)}: the judge failed ({outcome.error}); the overlap stays")
         if near is not None and isinstance(outcome, Completion):
             each.verdicts[near.number] = {"same": "same", "different": "different"}.get(verdict_word(outcome.text), "unsure")
         return pair
@@ -85,7 +86,7 @@ def apply_same_problem_judge(
 
 
 def _shown_question(item: Record) -> str:
-    """The beginning of a question with its options, without what could close the marks it stands in."""
+    """Returns the beginning of a question with its options, without anything that could close its delimiters."""
     choices = item.get("choices")
     options = "\n".join(map(str, choices)) if isinstance(choices, list) else ""
     return re.sub(r"</?(?:first|second)>", "", f"{item.get('question') or ''}\n{options}".strip()[:MAX_SHOWN_CHARS])

@@ -1,7 +1,6 @@
-"""Step 6: what a model answers to held-out questions, and how often it is right, with a 95% interval.
+"""`sophia eval`: asks the model held-out questions, grades the answers, and reports the accuracy.
 
-As the paper evaluates: the slow-thinking system prompt always, temperature 1.0, top-p 0.8, the benchmark's own hint; by
-rules, or by a judge's word (`--judge`) where the paper took one. n samples a question.
+Each question is asked n times. The answers are graded by the rules, and by a judge where `--judge` says so.
 """
 
 import contextlib
@@ -50,7 +49,7 @@ IMAGE_TAG = re.compile(r"<image (\d+)>")
 
 @dataclass(frozen=True)
 class PromptConfig:
-    """How questions are asked: the system prompt, n samples of each, how they are sampled; a hint instead of their own."""
+    """How questions are asked: the system prompt, n samples each, the sampling; a hint that replaces the benchmark's own."""
 
     system: str
     n: int
@@ -61,17 +60,21 @@ class PromptConfig:
 
 @dataclass(frozen=True)
 class JudgeOptions:
-    """Who judges (`--judge`; None: rules alone), where it runs, and whether it is asked about everything."""
+    """The judge (`--judge`; None: rules only), where it runs, and whether it judges everything."""
 
     model: str | None
     everything: bool
     backend_options: BackendOptions
 
     def build_judge(self, seed: int) -> tuple[AnswerJudge | None, dict[str, Any]]:
-        """The judge, and what of it makes the records what they are. Raises UsageError."""
+        """Returns the judge, and the settings that identify its records.
+
+        Raises:
+            UsageError: an option does not fit.
+        """
         if self.model is None:
             if self.everything:
-                raise UsageError("--judge-all: says what to ask a judge about; name one with --judge MODEL")
+                raise UsageError("--judge-all needs a judge; name one with --judge MODEL")
             return None, {}
         judge, settings = make_judge(self.model, self.everything, seed, self.backend_options)
         return judge, settings | {"judge_extract_prompt": judge.extract_prompt}
@@ -79,7 +82,7 @@ class JudgeOptions:
 
 @dataclass(frozen=True)
 class AuditOptions:
-    """Who audits answers (`--audit`; None: nobody), where it runs, how many, and the sheet for a person."""
+    """The auditor (`--audit`; None: no audit), where it runs, the number of answers, and the CSV file for a person."""
 
     model: str | None
     backend_options: BackendOptions
@@ -87,17 +90,21 @@ class AuditOptions:
     labels_csv: Path | None
 
     def build_auditor(self, seed: int) -> AnswerJudge | None:
-        """The judge of the audit. Raises UsageError."""
+        """Returns the judge of the audit.
+
+        Raises:
+            UsageError: an option does not fit.
+        """
         if self.model is None:
             if self.labels_csv:
-                raise UsageError("--labels-csv: is of an audit; name who audits with --audit MODEL")
+                raise UsageError("--labels-csv belongs to an audit; name the auditor with --audit MODEL")
             return None
         return make_judge(self.model, True, seed, self.backend_options, prompt="audit")[0]
 
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Where the figures go, and what goes with them: a JSON file, a Markdown file, more categories, the paper's rows."""
+    """Where the figures go: a JSON file, a Markdown file, more categories, the paper's results."""
 
     summary: Path | None = None
     model_card: Path | None = None
@@ -118,7 +125,7 @@ def run(
     told: ReportOptions,
     place: BackendOptions,
 ) -> int:
-    """`sophia eval`: asks, judges, writes records, and prints the accuracy on stderr. Returns the exit code."""
+    """`sophia eval`: asks, grades, writes records, and prints the accuracy to stderr. Returns the exit code."""
     chosen = place.resolve_model(model)
     backend = place.make_backend(chosen)
     system = chosen_prompt(prompt, "slow_thinking", chosen.prompt_style)
@@ -136,7 +143,8 @@ def run(
     judged = frozenset(benchmark.name for benchmark in asked if benchmark.is_llm_judged or judging.everything)
     if judge is None and judged:
         log_line(
-            f"eval: the paper had a model judge {', '.join(sorted(judged))}; here rules do (--judge MODEL)", options.quiet
+            f"eval: in the paper a model judged {', '.join(sorted(judged))}; here the rules do (use --judge MODEL)",
+            options.quiet,
         )
     settings = {**chosen.identity, **_identity_settings(asked, asking), **judged_by}
     from sophia_cli.verifier import verify
@@ -181,7 +189,7 @@ def run(
 
 
 def _identity_settings(asked: list[EvalBenchmark], asking: PromptConfig) -> dict[str, Any]:
-    """What of the questions and of how they are asked makes the records what they are."""
+    """Returns the settings of the questions and prompts that identify the records."""
     data = ",".join(benchmark.source or benchmark.name for benchmark in asked)
     found = {"data": data, "system": asking.system, "n": asking.n, **asking.sampling.manifest_settings()}
     if asking.hint is not None:
@@ -192,15 +200,15 @@ def _identity_settings(asked: list[EvalBenchmark], asking: PromptConfig) -> dict
 
 
 def _question_count(asked: list[EvalBenchmark]) -> int | None:
-    """How many questions all have, where that is known beforehand."""
+    """Returns the number of all questions, if known beforehand."""
     counts = [benchmark.count_questions() for benchmark in asked]
     return None if None in counts else sum(count for count in counts if count is not None)
 
 
 def _run_audit(auditor: AnswerJudge, records: list[Record], sheet: Path | None) -> tuple[dict[str, Any], int]:
-    """The shares of faults that the auditor finds in the answers drawn, and how often it failed.
+    """Returns the shares of faults that the auditor finds in the sampled answers, and how often it failed.
 
-    The sheet is for a person who labels the same.
+    A CSV file with the same answers is written for a person, if requested.
     """
     with auditor.backend:
         said = list(audit.audit_records(records, auditor))
@@ -210,7 +218,7 @@ def _run_audit(auditor: AnswerJudge, records: list[Record], sheet: Path | None) 
     labels = {str(each["sample_id"]): {fault: each.get(fault) for fault in audit.FAULTS} for each in said}
     if sheet:
         audit.write_labels_csv(sheet, records, labels)
-        log_line(f"eval: {len(records)} answers are in {sheet}: fill in yes or no, then `sophia agreement {sheet}`")
+        log_line(f"eval: {len(records)} answers are in {sheet}: fill in yes or no, then run `sophia agreement {sheet}`")
     return {"judge": auditor.name, **audit.fault_shares(labels.values())}, len(lost)
 
 
@@ -233,7 +241,7 @@ def _write_report(figures: dict[str, Any], told: ReportOptions) -> None:
 def sample_answers(
     items: Iterable[Record], backend: Backend, verify: VerifyFunction, asking: PromptConfig, output: RecordWriter
 ) -> Iterator[Record]:
-    """n records a question, each with one answer and its verdict by rules."""
+    """Yields n records per question, each with one answer and the rules' verdict."""
 
     def finish(job: Job, completion: Completion) -> Record:
         verdict = verify(completion.text, job.record, truncated=completion.finish_reason == "length")
@@ -274,9 +282,16 @@ def _make_jobs(items: Iterable[Record], asking: PromptConfig, output: RecordWrit
 
 
 def answer_request(item: Record, system: str, hint: str | None = None) -> list[dict[str, Any]]:
-    """The chat that asks the question: images that it names (`<image 1>`) in their places, the others before it.
+    """Returns the chat that asks the question. Images that it names (`<image 1>`) are in their places, the others before
+    it.
 
-    hint: instead of the item's own. Raises RecordError when question or gold answer is missing.
+    Args:
+        item: The item.
+        system: The system prompt.
+        hint: Replaces the item's own.
+
+    Raises:
+        RecordError: the question or the gold answer is missing.
     """
     text = question_text(item if hint is None else {**item, "hint": hint})
     if item.get("answer") is None:
