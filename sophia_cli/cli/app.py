@@ -1,4 +1,4 @@
-"""The command line: every command and option, and one lazy call each. Nothing is computed here."""
+"""The `sophia` command: its list of subcommands and its entry point."""
 
 import os
 import sys
@@ -23,6 +23,7 @@ def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False,
 ) -> None:
+    """Shows the help or the version."""
     if context.invoked_subcommand is None and not version:
         show_help(context)
     if version:
@@ -57,16 +58,16 @@ def main() -> None:
 
     open_descriptors()
     typed = sys.argv[1:]
-    if "LOCAL_RANK" in os.environ:  # DeepSpeed's launcher says it once more, in a word that it puts before all others
+    if "LOCAL_RANK" in os.environ:  # DeepSpeed's launcher adds it as the first argument
         typed = [word for word in typed if not word.startswith("--local_rank=")]
     try:
         code = app(typed, prog_name="sophia", standalone_mode=False)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:
-        message = getattr(error, "format_message", None)  # click's usage errors, of which Typer carries a copy of its own
+        message = getattr(error, "format_message", None)  # usage errors of click, which Typer vendors
         if message is None:
             raise
         print(f"sophia: {' '.join(message().split())} (--help shows the options)", file=sys.stderr)
         raise SystemExit(2) from None
-    raise SystemExit(code if isinstance(code, int) else 0)  # Typer hands back the code of an interrupt
+    raise SystemExit(code if isinstance(code, int) else 0)  # Typer returns the code of an interrupt

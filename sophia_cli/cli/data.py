@@ -1,4 +1,4 @@
-"""P."""
+"""The commands about data: decontaminate, export, stats, world."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,30 +17,30 @@ def decontaminate(
         typer.Option(
             "--against",
             metavar="SOURCE",
-            help="A benchmark, as `caption` takes it; give it again for each.",
+            help="A benchmark: a source, as for `caption`; repeatable.",
             show_default=False,
         ),
     ],
     files: o.Files = None,
-    ngram: Annotated[int, typer.Option(min=1, help="Words in a row that two questions must share.")] = 8,
+    ngram: Annotated[int, typer.Option(min=1, help="Consecutive words that two questions must share.")] = 8,
     min_overlap: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="How much of the shorter question such runs must cover.")
+        float, typer.Option(min=0.0, max=1.0, help="Share of the shorter question that these n-grams must cover.")
     ] = 0.5,
     max_hash_distance: Annotated[
-        int, typer.Option(min=0, max=256, help="Most bits, of 256, that differ between images that look the same.")
+        int, typer.Option(min=0, max=256, help="Most differing bits, of 256, between images that count as the same.")
     ] = 24,
-    match: Annotated[str, typer.Option(help="What an overlap is: any, both, text or image.")] = "any",
+    match: Annotated[str, typer.Option(help="What counts as an overlap: any, both, text or image.")] = "any",
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE.jsonl", help="Write every pair there, too.", show_default=False)
+        Path | None, typer.Option(metavar="FILE.jsonl", help="Also write every pair to this file.", show_default=False)
     ] = None,
     judge: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL", help="Ask this model about overlaps of texts; what it tells apart stays.", show_default=False
+            metavar="MODEL", help="Ask this model about text overlaps; what it finds different is kept.", show_default=False
         ),
     ] = None,
 ) -> int:
-    """Drop the items that overlap a benchmark, by words of the question and by what images look like; name each pair."""
+    """Drop the items that overlap a benchmark, by words of the question and by images; report each pair."""
     from sophia_cli.decontamination.benchmark_index import OverlapRules
     from sophia_cli.steps import decontaminate as step
 
@@ -55,31 +55,36 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            help="trl, trl-preference, llamafactory, swift, verl, openai-batch, datasets (fit for the hub), or parquet.",
+            help="trl, trl-preference, llamafactory, swift, verl, openai-batch, datasets (for the hub), or parquet.",
             show_default=False,
         ),
     ],
     files: o.Files = None,
     images: Annotated[
         str | None,
-        typer.Option(help="path, or embed: the images themselves.", show_default="path; tables and openai-batch embed"),
+        typer.Option(
+            help="path, or embed: store the images themselves.", show_default="path; tables and openai-batch embed"
+        ),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="Whose prompts; for openai-batch, who is asked.", show_default="the paper's prompts"
+            "--model",
+            "-m",
+            help="Whose prompts to use; for openai-batch, the model to ask.",
+            show_default="the paper's prompts",
         ),
     ] = None,
     alpha: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, help="As in propagate, for records that carry no weight.", show_default="0.75"),
+        typer.Option(min=0.0, max=1.0, help="As in `propagate`, for records without weights.", show_default="0.75"),
     ] = None,
     keep: Annotated[
-        int | None, typer.Option(min=1, help="As in propagate, for records that carry no weight.", show_default="1")
+        int | None, typer.Option(min=1, help="As in `propagate`, for records without weights.", show_default="1")
     ] = None,
-    pairs: Annotated[int, typer.Option(min=1, help="trl-preference: most pairs of an item.")] = 1,
+    pairs: Annotated[int, typer.Option(min=1, help="trl-preference: most pairs per item.")] = 1,
 ) -> int:
-    """Write the kept trajectories, or preference pairs, as other trainers read them."""
+    """Write the kept trajectories, or preference pairs, in the format of another trainer."""
     from sophia_cli.exporters._records import ExportRequest
     from sophia_cli.steps import export as step
 
@@ -93,20 +98,20 @@ def stats(
     by: Annotated[
         list[str] | None,
         typer.Option(
-            "--by", metavar="FIELD", help="Also for each value of this field, as in --by subject.", show_default=False
+            "--by", metavar="FIELD", help="Also for each value of this field, like --by subject.", show_default=False
         ),
     ] = None,
     alpha: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, help="As in propagate, for records that nobody propagated.", show_default="0.75"),
+        typer.Option(min=0.0, max=1.0, help="As in `propagate`, for records that were not propagated.", show_default="0.75"),
     ] = None,
     keep: Annotated[
-        int | None, typer.Option(min=1, help="As in propagate, for records that nobody propagated.", show_default="1")
+        int | None, typer.Option(min=1, help="As in `propagate`, for records that were not propagated.", show_default="1")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables and bars.")] = False,
     quiet: o.Quiet = False,
 ) -> int:
-    """Show what a data set is worth: verdicts, R(c), what is solved and selected, lengths, tokens spent, leaks, repeats."""
+    """Show what a data set is worth: verdicts, R(c), solved and selected items, lengths, tokens spent, leaks, repeats."""
     from sophia_cli.steps import stats as step
 
     return step.run(input_files(context, files), by or [], alpha, keep, as_json, quiet)
@@ -114,15 +119,13 @@ def stats(
 
 @o.takes(o.debugging)
 def world(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to draw into.", show_default=False)],
-    n: Annotated[int, typer.Option("-n", min=1, help="How many images.")] = 400,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder for the data set.", show_default=False)],
+    n: Annotated[int, typer.Option("-n", min=1, help="Number of images.")] = 400,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Worlds whose seeds differ modulo 7 share no scene.")] = 0,
-    difficulty: Annotated[
-        str, typer.Option(help="easy, medium or hard: fewer or more shapes, less or more grain.")
-    ] = "medium",
+    difficulty: Annotated[str, typer.Option(help="easy, medium or hard: the number of shapes and the grain.")] = "medium",
     force: o.Force = False,
 ) -> int:
-    """Draw a data set of the embedded world: images of coloured shapes, questions and answers."""
+    """Draw a data set of the embedded world: images of colored shapes, questions and answers."""
     from sophia_cli.steps import world as step
 
     step.draw_world(folder, n, seed, difficulty, force)

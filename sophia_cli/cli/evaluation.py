@@ -1,4 +1,4 @@
-"""P."""
+"""The commands of evaluation: eval, compare, agreement."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,23 +15,25 @@ def evaluate(
     model: o.Policy = "tiny-vlm",
     data: Annotated[
         str | None,
-        typer.Option("--data", metavar="SOURCE", help="Held-out items: a source as `caption` takes it.", show_default=False),
+        typer.Option("--data", metavar="SOURCE", help="Held-out items: a source, as for `caption`.", show_default=False),
     ] = None,
     bench: Annotated[
         str | None,
         typer.Option(
             "--bench",
             metavar="NAMES",
-            help="Benchmarks, with commas: mmmu, mathvision, …; NAME=FOLDER takes a copy; a .jsonl file is one of your own.",
+            help="Comma-separated benchmarks: mmmu, mathvision, …; NAME=FOLDER reads a copy; a .jsonl file is your own.",
             show_default=False,
         ),
     ] = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="Answers to each question.", rich_help_panel=o.SAMPLING)] = 1,
+    n: Annotated[int, typer.Option("-n", min=1, help="Answers per question.", rich_help_panel=o.SAMPLING)] = 1,
     temperature: o.Temperature = 1.0,
     top_p: o.TopP = 0.8,
     max_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Longest answer.", show_default="16384; embedded model 320", rich_help_panel=o.SAMPLING),
+        typer.Option(
+            min=1, help="Longest answer, in tokens.", show_default="16384; embedded model 320", rich_help_panel=o.SAMPLING
+        ),
     ] = None,
     summary: Annotated[
         Path | None,
@@ -42,18 +44,18 @@ def evaluate(
     ] = None,
     by: Annotated[
         list[str] | None,
-        typer.Option("--by", metavar="FIELD", help="Break the figures down by this field, too.", show_default=False),
+        typer.Option("--by", metavar="FIELD", help="Also break the figures down by this field.", show_default=False),
     ] = None,
-    paper: Annotated[bool, typer.Option("--paper", help="Show the paper's figures beside.")] = False,
+    paper: Annotated[bool, typer.Option("--paper", help="Also show the paper's figures.")] = False,
     prompt: Annotated[
         Path | None,
-        typer.Option("--prompt", help="A text file instead of our system prompt.", rich_help_panel=o.SAMPLING),
+        typer.Option("--prompt", help="A text file that replaces the system prompt.", rich_help_panel=o.SAMPLING),
     ] = None,
     hint: Annotated[
         str | None,
         typer.Option(
             "--hint",
-            help="Before each question, instead of the benchmark's own.",
+            help="A text before each question, instead of the benchmark's own.",
             show_default=False,
             rich_help_panel=o.SAMPLING,
         ),
@@ -62,7 +64,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Ask this model where the paper asked one, where rules cannot tell, and for answers that they do not find.",
+            help="Ask this model where the paper used one, where rules cannot tell, and for answers that they do not find.",
             show_default=False,
         ),
     ] = None,
@@ -71,7 +73,7 @@ def evaluate(
         typer.Option(
             "--judge-base-url",
             metavar="URL",
-            help="An OpenAI-compatible server of the judge (and of --audit); give it again for each.",
+            help="An OpenAI-compatible server for the judge (and --audit); repeatable.",
             show_default="as --model",
         ),
     ] = None,
@@ -80,11 +82,11 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Have this model, which sees the images, look for hallucination and broken logic in some answers.",
+            help="Let this vision-language model look for hallucination and broken logic in some answers.",
             show_default=False,
         ),
     ] = None,
-    audit_size: Annotated[int, typer.Option("--audit-size", min=1, help="How many answers.")] = 50,
+    audit_size: Annotated[int, typer.Option("--audit-size", min=1, help="Answers to audit.")] = 50,
     labels_csv: Annotated[
         Path | None,
         typer.Option(
@@ -92,14 +94,14 @@ def evaluate(
         ),
     ] = None,
 ) -> int:
-    """Ask held-out questions and measure how often the model is right."""
+    """Ask held-out questions and measure the model's accuracy."""
     from sophia_cli.errors import UsageError
     from sophia_cli.evaluation.benchmark_items import own_benchmark, parse_benchmarks
     from sophia_cli.inference.types import SamplingParams
     from sophia_cli.steps import eval as step
 
     if data and bench:
-        raise UsageError("--data and --bench: both say what to ask; give one of them")
+        raise UsageError("--data and --bench both select the questions; give only one of them")
     asked = parse_benchmarks(bench) if bench else [own_benchmark(one_source(context, data))]
     sampling = SamplingParams(temperature, top_p, max_tokens or 0)
     told = step.ReportOptions(summary, model_card, tuple(by or ()), paper)
@@ -112,14 +114,14 @@ def evaluate(
 
 @o.takes(o.debugging)
 def compare(
-    one: Annotated[str, typer.Argument(metavar="ONE", help="What `eval` wrote of one run.", show_default=False)],
-    other: Annotated[str, typer.Argument(metavar="OTHER", help="And of the other.", show_default=False)],
+    one: Annotated[str, typer.Argument(metavar="ONE", help="The records of one `eval` run.", show_default=False)],
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="The records of the other run.", show_default=False)],
     summary: Annotated[
         Path | None, typer.Option("--summary", metavar="FILE.json", help="Write the figures.", show_default=False)
     ] = None,
     quiet: o.Quiet = False,
 ) -> int:
-    """Say whether the second of two runs is better, question by question; the questions that flipped go to stdout."""
+    """Show whether the second of two runs is better, question by question; the questions that flipped go to stdout."""
     from sophia_cli.steps import compare as step
 
     return step.run(one, other, summary, quiet)
@@ -135,7 +137,7 @@ def agreement(
         Path | None, typer.Option("--summary", metavar="FILE.json", help="Write the figures.", show_default=False)
     ] = None,
 ) -> int:
-    """Say how far a person's labels of an audit agree with the judge's (Cohen's kappa)."""
+    """Show how far a person's labels of an audit agree with the judge's (Cohen's kappa)."""
     from sophia_cli.steps import agreement as step
 
     return step.run(sheet, summary)

@@ -1,4 +1,4 @@
-"""Inputs."""
+"""Turns typed options into input files and the option objects that steps take."""
 
 import contextlib
 import sys
@@ -12,25 +12,26 @@ if TYPE_CHECKING:
 
 
 def input_files(context: typer.Context, files: list[str] | None) -> list[str]:
-    """The files given, or stdin; with neither, the command's help and exit code 2."""
+    """Returns the files given, or stdin; without either, shows the command's help and exits with code 2."""
     if files:
         return files
     return ["-"] if not sys.stdin.isatty() else show_help(context)
 
 
 def one_source(context: typer.Context, source: str | None) -> str:
+    """Returns the source given, or stdin."""
     return source if source else input_files(context, None)[0]
 
 
 def step_options(context: typer.Context) -> "StepOptions":
-    """The options that every step has, as they were given."""
+    """Returns the options that every step has."""
     from sophia_cli.steps._common import StepOptions
 
     return StepOptions(**{name: value for name, value in context.obj.items() if name in StepOptions.__dataclass_fields__})
 
 
 def backend_options(context: typer.Context) -> "BackendOptions":
-    """Where the model runs: how servers are reached, and how ours are started."""
+    """Returns the options that say where the model runs."""
     from sophia_cli.inference.backend_options import BackendOptions
     from sophia_cli.serving.vllm_server import ServerConfig
 
@@ -48,6 +49,7 @@ def backend_options(context: typer.Context) -> "BackendOptions":
 
 
 def show_help(context: typer.Context) -> NoReturn:
+    """Prints the command's help to stderr and exits with code 2."""
     with contextlib.redirect_stdout(sys.stderr):
         print(context.get_help())
     raise SystemExit(2)

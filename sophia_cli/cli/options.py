@@ -1,4 +1,4 @@
-"""The options that several commands share, each said once, and how a command takes them."""
+"""The options that several commands share, each declared once, and the decorator that adds them to a command."""
 
 import functools
 import inspect
@@ -27,30 +27,35 @@ Source = Annotated[
 
 Out = Annotated[
     Path | None,
-    Option("--out", "-o", help="Write to this file instead of stdout; run again, it continues.", rich_help_panel=BASICS),
+    Option("--out", "-o", help="Write to this file instead of stdout; a second run resumes it.", rich_help_panel=BASICS),
 ]
 Tee = Annotated[
     Path | None,
-    Option("--tee", help="Write to this file and to stdout; run again, it replays and continues.", rich_help_panel=BASICS),
+    Option("--tee", help="Write to this file and to stdout; a second run replays and resumes it.", rich_help_panel=BASICS),
 ]
 Seed = Annotated[int, Option("--seed", help="Same seed, same records.", rich_help_panel=BASICS)]
-Limit = Annotated[int | None, Option("--limit", min=1, help="Stop after so many input records.", rich_help_panel=BASICS)]
+Limit = Annotated[int | None, Option("--limit", min=1, help="Stop after this many input records.", rich_help_panel=BASICS)]
 ShardOption = Annotated[
     str | None,
-    Option("--shard", metavar="I/N", help="Take every N-th input record, from the I-th (0 to N-1).", rich_help_panel=BASICS),
+    Option(
+        "--shard",
+        metavar="I/N",
+        help="Take every N-th input record, starting with the I-th (0 to N-1).",
+        rich_help_panel=BASICS,
+    ),
 ]
 DryRun = Annotated[
-    bool, Option("--dry-run", help="Show the first full request and the plan, and stop.", rich_help_panel=BASICS)
+    bool, Option("--dry-run", help="Show the first full request and the plan, then stop.", rich_help_panel=BASICS)
 ]
 Quiet = Annotated[bool, Option("--quiet", help="Only errors on stderr.", rich_help_panel=BASICS)]
-Debug = Annotated[bool, Option("--debug", help="A traceback with an error.", rich_help_panel=BASICS)]
-Force = Annotated[bool, Option("--force", help="Begin an existing output anew.", rich_help_panel=BASICS)]
+Debug = Annotated[bool, Option("--debug", help="Show the traceback of an error.", rich_help_panel=BASICS)]
+Force = Annotated[bool, Option("--force", help="Start an existing output over.", rich_help_panel=BASICS)]
 
 Backend = Annotated[
     str | None,
     Option(
         "--backend",
-        help="hf: transformers in this process. vllm: starts vLLM servers. openai: servers that run (--base-url).",
+        help="hf: transformers in this process. vllm: starts vLLM servers. openai: running servers (--base-url).",
         show_default="hf for embedded models or without a GPU, else vllm; openai with --base-url",
         rich_help_panel=MODEL,
     ),
@@ -60,8 +65,8 @@ Concurrency = Annotated[
     Option(
         "--concurrency",
         min=1,
-        help="Samples at once (hf: rows of a batch).",
-        show_default="64; embedded models 256; 256 a server",
+        help="Samples in flight (hf: rows of a batch).",
+        show_default="64; embedded models 256; 256 per server",
         rich_help_panel=MODEL,
     ),
 ]
@@ -70,7 +75,7 @@ BaseUrl = Annotated[
     Option(
         "--base-url",
         metavar="URL",
-        help="An OpenAI-compatible server, as in http://127.0.0.1:8000/v1; give it again for each of a fleet.",
+        help="An OpenAI-compatible server, like http://127.0.0.1:8000/v1; repeat it for a fleet.",
         show_default="$OPENAI_BASE_URL",
         rich_help_panel=MODEL,
     ),
@@ -81,44 +86,42 @@ Timeout = Annotated[
         "--timeout",
         min=0.01,
         metavar="SECONDS",
-        help="Longest wait for one answer.",
-        show_default="2 minutes and 0.2 s a token of --max-tokens",
+        help="Longest wait for one response.",
+        show_default="2 minutes plus 0.2 s per token of --max-tokens",
         rich_help_panel=MODEL,
     ),
 ]
-Retries = Annotated[
-    int, Option("--retries", min=0, help="How often a request that failed is sent again.", rich_help_panel=MODEL)
-]
+Retries = Annotated[int, Option("--retries", min=0, help="How often a failed request is sent again.", rich_help_panel=MODEL)]
 SharedDisk = Annotated[
-    bool, Option("--shared-disk", help="The servers see this disk: send the paths of images.", rich_help_panel=MODEL)
+    bool, Option("--shared-disk", help="The servers can read this disk: send the paths of images.", rich_help_panel=MODEL)
 ]
 Gpus = Annotated[
     str | None,
     Option(
         "--gpus",
         metavar="LIST",
-        help="vllm: the GPUs to use, as in 0-3 or 0,2.",
+        help="vllm: the GPUs to use, like 0-3 or 0,2.",
         show_default="all visible",
         rich_help_panel=MODEL,
     ),
 ]
 TensorParallel = Annotated[
     int,
-    Option("--tensor-parallel", min=1, help="vllm: GPUs of one server; each so many get one.", rich_help_panel=MODEL),
+    Option("--tensor-parallel", min=1, help="vllm: GPUs per server.", rich_help_panel=MODEL),
 ]
 ServerOptions = Annotated[
     str,
     Option(
         "--server-options",
         metavar="TEXT",
-        help='vllm: more of its own options, as in "--max-model-len 32768".',
+        help='vllm: more vLLM options, like "--max-model-len 32768".',
         show_default=False,
         rich_help_panel=MODEL,
     ),
 ]
 StartTimeout = Annotated[
     float,
-    Option("--start-timeout", min=0.01, help="vllm: seconds until its servers must be well.", rich_help_panel=MODEL),
+    Option("--start-timeout", min=0.01, help="vllm: seconds until its servers must be ready.", rich_help_panel=MODEL),
 ]
 Policy = Annotated[
     str, Option("--model", "-m", help="Alias, folder or hub id of the vision-language model.", rich_help_panel=MODEL)
@@ -130,23 +133,24 @@ TopP = Annotated[
         "--top-p",
         min=0.0,
         max=1.0,
-        help="Sample from the likeliest tokens that hold this share.",
+        help="Sample from the most likely tokens with this total probability.",
         rich_help_panel=SAMPLING,
     ),
 ]
-Prompt = Annotated[Path | None, Option("--prompt", help="A text file instead of our prompt.", rich_help_panel=SAMPLING)]
+Prompt = Annotated[Path | None, Option("--prompt", help="A text file that replaces the prompt.", rich_help_panel=SAMPLING)]
 
 Trained = Annotated[
     str, Option("--model", "-m", help="Alias, folder or hub id of the vision-language model.", rich_help_panel=WEIGHTS)
 ]
 LoraRank = Annotated[
-    int, Option("--lora-rank", min=0, help="Train LoRA adapters of this rank; 0: all weights.", rich_help_panel=WEIGHTS)
+    int,
+    Option("--lora-rank", min=0, help="Train LoRA adapters of this rank; 0 trains all weights.", rich_help_panel=WEIGHTS),
 ]
 MergeLora = Annotated[
-    bool, Option("--merge-lora", help="Save a whole model, with its adapters merged.", rich_help_panel=WEIGHTS)
+    bool, Option("--merge-lora", help="Merge the adapters and save a whole model.", rich_help_panel=WEIGHTS)
 ]
-TrainVision = Annotated[bool, Option("--train-vision", help="Train the vision tower, too.", rich_help_panel=WEIGHTS)]
-TrainProjector = Annotated[bool, Option("--train-projector", help="Train the projector, too.", rich_help_panel=WEIGHTS)]
+TrainVision = Annotated[bool, Option("--train-vision", help="Also train the vision tower.", rich_help_panel=WEIGHTS)]
+TrainProjector = Annotated[bool, Option("--train-projector", help="Also train the projector.", rich_help_panel=WEIGHTS)]
 
 DeepSpeed = Annotated[
     str,
@@ -158,7 +162,7 @@ SequenceParallel = Annotated[
         "--sequence-parallel",
         min=1,
         metavar="N",
-        help="Deal out the tokens of each row to N processes (Ulysses), where one GPU cannot hold them.",
+        help="Split the tokens of each row over N processes (Ulysses), for rows that do not fit on one GPU.",
         rich_help_panel=HARDWARE,
     ),
 ]
@@ -167,13 +171,13 @@ TrainingGpus = Annotated[
     Option(
         "--gpus",
         metavar="LIST",
-        help="Those to use, as in 0-3 or 0,2.",
+        help="The GPUs to use, like 0-3 or 0,2.",
         show_default="all visible",
         rich_help_panel=HARDWARE,
     ),
 ]
 CpuRanks = Annotated[
-    int | None, Option("--cpu-ranks", min=1, help="Train in so many processes on CPUs.", rich_help_panel=HARDWARE)
+    int | None, Option("--cpu-ranks", min=1, help="Train in this many processes on CPUs.", rich_help_panel=HARDWARE)
 ]
 Hostfile = Annotated[
     Path | None,
@@ -198,7 +202,7 @@ def where_a_model_runs(
     server_options: ServerOptions = "",
     start_timeout: StartTimeout = 1800.0,
 ) -> None:
-    """Of the commands that run a model."""
+    """Options of the commands that run a model."""
 
 
 def what_trains(
@@ -207,7 +211,7 @@ def what_trains(
     train_vision: TrainVision = False,
     train_projector: TrainProjector = False,
 ) -> None:
-    """Of the command that trains: which weights."""
+    """Options of `train`: which weights."""
 
 
 def where_it_trains(
@@ -217,11 +221,11 @@ def where_it_trains(
     cpu_ranks: CpuRanks = None,
     hostfile: Hostfile = None,
 ) -> None:
-    """Of the command that trains: on what."""
+    """Options of `train`: on which hardware."""
 
 
 def writing(out: Out = None, tee: Tee = None) -> None:
-    """Of the commands that write records."""
+    """Options of the commands that write records."""
 
 
 def every_step(
@@ -233,17 +237,17 @@ def every_step(
     debug: Debug = False,
     force: Force = False,
 ) -> None:
-    """Of the commands that read records."""
+    """Options of the commands that read records."""
 
 
 def debugging(debug: Debug = False) -> None:
-    """Of all commands."""
+    """Options of all commands."""
 
 
 def takes(*groups: Callable[..., None]) -> Callable[[Callable[..., int]], Callable[..., None]]:
-    """A command that takes the options of these groups after its own, and ends the process with the code that it returns.
+    """Adds the options of these groups to a command, and makes it exit with the code that it returns.
 
-    It is called with its own options alone; `context.obj` holds all of them.
+    The command is called with its own options only; `context.obj` holds all of them.
     """
 
     def decorate(command: Callable[..., int]) -> Callable[..., None]:
@@ -270,9 +274,13 @@ def takes(*groups: Callable[..., None]) -> Callable[[Callable[..., int]], Callab
 
 
 def refuse_odd_numbers(given: Mapping[str, Any]) -> None:
-    """Raises UsageError for an option that is no number, though it is written like one: no bound holds it back."""
+    """Checks that numbers are finite: min and max do not reject NaN.
+
+    Raises:
+        UsageError: one is not.
+    """
     from sophia_cli.errors import UsageError
 
     for name, value in given.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise UsageError(f"--{name.replace('_', '-')} {value}: is no number to reckon with; give another")
+            raise UsageError(f"--{name.replace('_', '-')} {value}must be a finite number")

@@ -1,4 +1,8 @@
-"""Run."""
+"""Runs a command: every exception becomes one line on stderr and an exit code.
+
+Exit codes (contract.md): 0 all done; 1 failed; 2 wrong usage or unreadable input; 3 finished, but some records carry
+`error`; 130 interrupted. A closed pipe ends quietly with 0.
+"""
 
 import os
 import sys
@@ -15,16 +19,16 @@ if TYPE_CHECKING:  # most steps run no model
 
 
 def run(work: Callable[[], int], debug: bool = False) -> NoReturn:
-    """Runs a command to its exit code; every error becomes one line on stderr, a traceback only with `debug`."""
+    """Runs a command and exits with its code. An error becomes one line on stderr; a traceback only with `debug`."""
     signals.install_handlers()
     try:
         code = work()
     except KeyboardInterrupt:
-        log_line("interrupted; what was written stays, type the command again to go on")
+        log_line("interrupted; finished records are kept, run the command again to resume")
         code = INTERRUPTED
     except BrokenPipeError:
         code = INTERRUPTED if signals.received else 0
-    except Exception as error:  # noqa: BLE001  (the last resort of every command)
+    except Exception as error:  # noqa: BLE001  (the last handler of every command)
         if debug:
             traceback.print_exc()
         code = error.exit_code if isinstance(error, SophiaError) else FAILED
@@ -39,7 +43,7 @@ def _one_line(error: Exception) -> str:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process at once: a reader thread that waits for stdin must not keep it, nor may a library's teardown."""
+    """Ends the process at once, without waiting for a thread that reads stdin or for a library's teardown."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

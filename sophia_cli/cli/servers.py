@@ -1,4 +1,4 @@
-"""P."""
+"""The commands serve and models."""
 
 from typing import Annotated
 
@@ -15,10 +15,10 @@ def serve(
     server_options: o.ServerOptions = "",
     start_timeout: o.StartTimeout = 1800.0,
     shared_disk: o.SharedDisk = False,
-    host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 for other machines too.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 also serves other machines.")] = "127.0.0.1",
     port: Annotated[
         int,
-        typer.Option(min=0, max=65535, help="The first server's port, the next ones follow.", show_default="free ones"),
+        typer.Option(min=0, max=65535, help="The first server's port; the others follow it.", show_default="free ones"),
     ] = 0,
 ) -> int:
     """Start vLLM servers of a model and keep them until Ctrl-C; their addresses go to stdout."""

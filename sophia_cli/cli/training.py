@@ -1,4 +1,4 @@
-"""P."""
+"""The command `train`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,36 +19,40 @@ def train(
     model: o.Trained = "tiny-vlm",
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="The folder that the trained model is saved to.", rich_help_panel=o.BASICS),
+        typer.Option("--out", "-o", help="The folder for the trained model.", rich_help_panel=o.BASICS),
     ] = Path("runs/out"),
     objective: Annotated[
         str,
         typer.Option(
             help="sophia (Eq. 7), sft (all weights 1), truncated (Eq. 3, ratios per token; needs `reason --logprobs`), "
-            "mpo (pairs of a right and a wrong one) or grpo (the model answers the questions itself)."
+            "mpo (pairs of a correct and a wrong one) or grpo (the model answers the questions itself)."
         ),
     ] = "sophia",
     alpha: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, help="As in propagate, for records that carry no weight.", show_default="0.75"),
+        typer.Option(min=0.0, max=1.0, help="As in `propagate`, for records without weights.", show_default="0.75"),
     ] = None,
     keep: Annotated[
-        int | None, typer.Option(min=1, help="As in propagate, for records that carry no weight.", show_default="1")
+        int | None, typer.Option(min=1, help="As in `propagate`, for records without weights.", show_default="1")
     ] = None,
     mix: Annotated[
         list[str] | None,
         typer.Option(
             metavar="FILE[:ratio]",
-            help="Other rows (messages, captions, questions and answers); a ratio draws so many per trajectory.",
+            help="Other rows (messages, captions, questions and answers); the ratio is rows drawn per trajectory.",
             show_default=False,
         ),
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Rows of one update.", show_default="512, mpo 256, grpo 64; embedded model 32, grpo 8"),
+        typer.Option(
+            min=1,
+            help="Rows per update, over all processes.",
+            show_default="512, mpo 256, grpo 64; embedded model 32, grpo 8",
+        ),
     ] = None,
     micro_batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Rows of one forward pass.", show_default="1; embedded model 16, grpo 32")
+        int | None, typer.Option(min=1, help="Rows per forward pass.", show_default="1; embedded model 16, grpo 32")
     ] = None,
     lr: Annotated[
         float | None,
@@ -56,32 +60,33 @@ def train(
             min=0.0, help="Learning rate.", show_default="2e-5, mpo 5e-6, grpo 5e-7; embedded model 6e-4, mpo and grpo 1e-4"
         ),
     ] = None,
-    weight_decay: Annotated[float, typer.Option(min=0.0, help="AdamW's.")] = 0.05,
-    min_lr_ratio: Annotated[float, typer.Option(min=0.0, max=1.0, help="Where the cosine ends, as a share of --lr.")] = 0.25,
-    max_grad_norm: Annotated[
-        float, typer.Option(min=0.0, help="Gradients of a larger norm are scaled down to it; 0: none are.")
-    ] = 1.0,
+    weight_decay: Annotated[float, typer.Option(min=0.0, help="Weight decay of AdamW.")] = 0.05,
+    min_lr_ratio: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="The end of the cosine schedule, as a share of --lr.")
+    ] = 0.25,
+    max_grad_norm: Annotated[float, typer.Option(min=0.0, help="Clip gradients to this norm; 0 does not clip.")] = 1.0,
     normalize_by: Annotated[
         str, typer.Option("--normalize-by", help="Divide by the tokens or the trajectories of the global batch.")
     ] = "tokens",
     epochs: Annotated[
         float | None, typer.Option(min=0.0, help="Passes over the rows.", show_default="1; embedded model 3, mpo and grpo 1")
     ] = None,
-    max_steps: Annotated[int | None, typer.Option(min=1, help="So many updates, whatever --epochs says.")] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Number of updates, instead of --epochs.")] = None,
     max_length: Annotated[
-        int, typer.Option(min=1, help="Rows of more tokens, or than the model takes, are left out whole.")
+        int, typer.Option(min=1, help="Skip rows with more tokens than this, or than the model takes.")
     ] = 32768,
-    pairs: Annotated[int, typer.Option(min=1, help="mpo: most pairs of an item.")] = 1,
-    rollouts: Annotated[int, typer.Option(min=2, help="grpo: answers to each question.")] = 8,
+    pairs: Annotated[int, typer.Option(min=1, help="mpo: most pairs per item.")] = 1,
+    rollouts: Annotated[int, typer.Option(min=2, help="grpo: answers per question.")] = 8,
     max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="grpo: longest answer.", show_default="16384; embedded model 320")
+        int | None, typer.Option(min=1, help="grpo: longest answer, in tokens.", show_default="16384; embedded model 320")
     ] = None,
     save_every: Annotated[
-        int, typer.Option(min=1, metavar="STEPS", help="Checkpoints: killed and typed again, a run goes on from the last.")
+        int,
+        typer.Option(min=1, metavar="STEPS", help="Updates between checkpoints; a killed run resumes from the last one."),
     ] = 50,
     report_to: Annotated[str, typer.Option(help="tensorboard, wandb, trackio, or none.")] = "none",
 ) -> int:
-    """Train the model on the kept trajectories (Eq. 7); records that nobody propagated are propagated first."""
+    """Train the model on the kept trajectories (Eq. 7); records that were not propagated are propagated first."""
     from sophia_cli.steps import train as step
 
     asked = step.TrainOverrides(batch_size, micro_batch_size, lr, epochs, max_tokens, alpha, keep, pairs)

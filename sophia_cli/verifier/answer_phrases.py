@@ -1,6 +1,7 @@
-"""How a final answer is announced, in English, Chinese and a few other languages: the patterns that extraction looks for.
+"""Patterns of how a final answer is announced, in English, Chinese and a few other languages. `extract.py` uses them.
 
-What repeats is bounded, or told apart from what follows by its first character, and only the end of a text is searched.
+Repetitions are bounded, or separated from what follows by their first character, and only the end of a text is
+searched, so that a hostile text cannot make a search slow.
 """
 
 import re
@@ -66,7 +67,7 @@ PHRASES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
         ),
     ),
 )
-"""What stands before a final answer; each with words of which one must be there, as looking for those is cheap."""
+"""What precedes a final answer. Each pattern has words of which one must occur, because that check is cheap."""
 
 BACKWARD = re.compile(
     r"""(?: \$ ([^$\n]{1,300}) \$ | \\\( (.{1,300}?) \\\) | \*\* ([^*\n]{1,200}) \*\* )
@@ -95,7 +96,7 @@ CHOSEN = re.compile(
     [(\[*]{0,3} (?-i:([A-HJ])) (?![A-Za-z']) [)\]*]{0,3}""",
     _FLAGS,
 )
-"""`I think it's B`. I is left out: it is a pronoun."""
+"""`I think it's B`. The letter I is left out, because it is a pronoun."""
 
 SENTENCE_END = re.compile(
     r"""(?<= [a-z\d)\]}$*%°"'] ) [.!?] (?= \s+ [A-Z<\[(*\\] | \s*$ | \s*< )  |  [。！？\n]""",
@@ -122,7 +123,7 @@ NEGATED = re.compile(
     | 不(?: 是 | 可能 | 认为 | 等于 | 能 | 会 | 对 | 正确 | 成立 | 为 | 选 | 应 ) | 错""",
     _FLAGS,
 )
-"""What makes of a statement its opposite, wherever it stands in the sentence."""
+"""What negates a sentence, wherever it occurs."""
 
 HEDGED = re.compile(
     r"""\b (?: than | at\ least | at\ most | between | (?: over | under | above | below )\ \$?\d | either | square | cube
@@ -132,7 +133,7 @@ HEDGED = re.compile(
     | 的 (?: 平方 | 立方 | 一半 | 倒数 | 相反数 | 倍数 )""",
     _FLAGS,
 )
-"""What makes of the number in a predicate something else than the answer."""
+"""What shows that the number in a predicate is not the answer."""
 
 DENIED = re.compile(
     r"""(?: n't | \b(?: not | wrong | least\ likely | unlikely | at\ first | people\ (?: think | say )
@@ -140,7 +141,7 @@ DENIED = re.compile(
     | 不 (?: 能 | 会 | 该 | 应 | 可 | 认为 | 要 ) [^，。；：\n]{0,8} $""",
     _FLAGS,
 )
-"""What stands before a phrase that announces no answer: `I don't think the`, `我不认为`."""
+"""What precedes a phrase that does not announce an answer: `I don't think the`, `我不认为`."""
 
 RIVAL_ANSWERS = re.compile(
     r"""\b(?: or | maybe | possibly | perhaps | alternatively | unsure | either | also | might | could | (?-i: may )
@@ -148,19 +149,19 @@ RIVAL_ANSWERS = re.compile(
     | 或 | 也""",
     _FLAGS,
 )
-"""What sets a second answer beside the first."""
+"""What adds a second answer beside the first."""
 
 RESTATED = re.compile(
     r"\b(?:or|but)\s+(?:equivalently|about|approximately|roughly|simply|note|in other words|in decimal)\b|也就是|也即"
 )
-"""What sets no second answer beside the first, but says it again: `12, or equivalently 24/2`."""
+"""What repeats the first answer instead of adding a second: `12, or equivalently 24/2`."""
 
 MATH_SPAN = re.compile(
     r"""\$\$ (.+?) \$\$ | (?<![\\\d]) \$ (.+?) (?<!\\) \$ (?!\d) | \\\( (.+?) \\\) | \\\[ (.+?) \\\]
     | \*\* ([^*\n]+) \*\*""",
     re.DOTALL | re.VERBOSE,
 )
-"""A span of maths, or bold (group 5)."""
+"""A span of math, or bold text (group 5)."""
 
 THEREFORE = re.compile(
     r"""^\W*
@@ -186,13 +187,13 @@ STATED_VALUE = re.compile(
     \s* (?: [(（] [^()（）]{{0,60}} [)）] )? \s* [.。!]* \s*$""",
     re.VERBOSE,
 )
-"""The number, with its unit, that a sentence ends with: `… = 4000 kg.`, `…是192公斤。`"""
+"""The number, with its unit, at the end of a sentence: `… = 4000 kg.`, `…是192公斤。`"""
 
 TRUTH_VALUE = re.compile(r"\b(?:is|are)\s+(?:therefore\s+|thus\s+|hence\s+)?(true|false)\W*$", re.IGNORECASE)
 """`So the statement is true.`"""
 
 PREDICATE = re.compile(r"(?:\b(?:is|are|was|were|equals|has|have|be)\b|[=是为有])")
-"""Where a sentence goes on to what it says of its subject."""
+"""Where the predicate of a sentence begins."""
 
 _NAMED = r"(?: [A-Za-z]\w? \s?=\s? )? -?\d{1,20}(?:[./]\d{1,20})?"
 SEVERAL_VALUES = re.compile(
@@ -206,4 +207,4 @@ BARE_ANSWER = re.compile(
     | \(? [A-Ja-j] \)? [.:]? | \$[^$\n]+\$ | \\\(.{1,300}\\\) | \\\[.{1,300}\\\] | \*\*[^*\n]+\*\*""",
     re.VERBOSE,
 )
-"""A line that is nothing but an answer."""
+"""A line that consists of an answer."""

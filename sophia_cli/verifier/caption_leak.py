@@ -1,17 +1,17 @@
-"""Whether a trajectory betrays that its writer read a description and saw no image (`mentions_caption`).
+"""Detects whether a trajectory shows that its writer read a caption instead of seeing the image (`mentions_caption`).
 
-A model that sees an image speaks of the image. "The description says", "according to the caption provided", "根据描述"
-give the reader of a description away; a caption that is part of the figure, or the description of the problem, does not.
+A model that sees an image speaks about the image. "The description says", "according to the caption provided", "根据描述"
+reveal the reader of a caption. A caption that is part of the figure, or the description of the problem, does not.
 """
 
 import re
 
 _HINTS = ("descri", "caption", "visual information", "描述", "视觉信息", "图片说明", "图像说明", "文字说明", "文本信息")
 _AROUND = 90
-"""Characters on either side of a hint that tell what is meant."""
+"""Characters on each side of a hint that show what is meant."""
 
 _MAX_HINTS = 200
-"""Mentions of a hint that are looked at."""
+"""Most occurrences of a hint that are examined."""
 
 _SOURCE = r"(?:descriptions?|captions?)"
 _SAYS = (
@@ -58,9 +58,9 @@ _HARMLESS_PHRASES_CHINESE = re.compile(
 
 
 def mentions_caption(trajectory: str) -> bool:
-    """Whether a trajectory speaks of a description, a caption or visual information that it was given.
+    """Tells whether a trajectory mentions a description, a caption or visual information that it was given.
 
-    Only what stands near one of a few words is looked at, so that a long trajectory costs a few searches of its text.
+    Only the surroundings of a few words are examined, so a long trajectory costs a few searches.
     """
     folded = trajectory.casefold() if not trajectory.isascii() else trajectory.lower()
     for hint in _HINTS:
@@ -75,7 +75,7 @@ def mentions_caption(trajectory: str) -> bool:
 
 
 def _is_leak(text: str, start: int, end: int) -> bool:
-    """Whether the hint at [start, end) is part of a guilty phrase and of no innocent one."""
+    """Tells whether the hint at [start, end) is part of a leak phrase and of no harmless phrase."""
     left = max(0, start - _AROUND)
     around = text[left : end + _AROUND]
     inside = (start - left, end - left)

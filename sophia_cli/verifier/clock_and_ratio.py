@@ -1,4 +1,4 @@
-"""Times of day and ratios: `7:32` may be either."""
+"""Reads times of day and ratios: `7:32` may be either."""
 
 import re
 from fractions import Fraction
@@ -13,7 +13,7 @@ _HAN_CLOCK = re.compile(r"(上午|早上|凌晨|下午|晚上|傍晚)?\s*(\d{1,2
 
 
 def read_clock(text: str) -> tuple[int, str] | None:
-    """A time of day as (seconds, half): half is `a`, `p`, or empty when it is not said."""
+    """Returns a time of day as (seconds, half). half is `a`, `p`, or empty if it is not given."""
     if match := _HAN_CLOCK.fullmatch(text):
         half = {"上": "a", "早": "a", "凌": "a", "下": "p", "晚": "p", "傍": "p"}.get((match[1] or " ")[0], "")
         minutes = 30 if match[4] else int(match[3] or 0)
@@ -34,7 +34,7 @@ def _clock_seconds(hours: int, minutes: int, seconds: int, half: str) -> tuple[i
 
 
 def same_clock(left: tuple[int, str], right: tuple[int, str]) -> bool:
-    """Whether two times of day are the same; one that does not say its half of the day may be in either."""
+    """Tells whether two times of day are equal. One without a half of the day may be in either."""
     if bool(left[1]) == bool(right[1]):
         return left[0] == right[0]
     return (left[0] - right[0]) % (12 * 3600) == 0
@@ -46,13 +46,13 @@ _RATIO = re.compile(
 
 
 def read_ratio(text: str) -> list[Fraction] | None:
-    """`7:32`, `1 to 2`, `1:2:3` as exact numbers."""
+    """Returns `7:32`, `1 to 2`, `1:2:3` as exact numbers."""
     match = _RATIO.fullmatch(text)
     return [parse_decimal(part).value for part in match.groups() if part] if match else None
 
 
 def same_ratio(left: list[Fraction], right: list[Fraction]) -> bool:
-    """Whether two ratios are proportional."""
+    """Tells whether two ratios are proportional."""
     if len(left) != len(right) or not any(left) or not any(right):
         return left == right
     return all(

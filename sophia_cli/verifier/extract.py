@@ -1,7 +1,8 @@
-"""The final answer of a response: after the thinking, the last box, else a final-answer phrase, else none (no guess).
+"""Finds the final answer of a response: after the thinking, the last box, else a final-answer phrase, else none. It never
+guesses.
 
-A response that is nothing but an answer, or whose last line is, has given it too, and so has one whose last sentence
-concludes with it. A number in the middle of prose is no answer. Only the last `TAIL` characters are looked at.
+A response that consists of an answer, or whose last line does, or whose last sentence concludes with one, has an
+answer too. A number in the middle of prose is not an answer. Only the last TAIL_CHARS characters are examined.
 """
 
 import re
@@ -13,7 +14,7 @@ from sophia_cli.verifier.normalize import MAX_NORMALIZED_CHARS, normalize
 from sophia_cli.verifier.option_letters import first_letter, letters_of
 
 TAIL_CHARS = 20_000
-BOX = re.compile(r"(?:\\boxed|\\fbox|\x08oxed|(?<![A-Za-z\\])boxed)\s*\{")  # \b is a backspace to a JSON reader
+BOX = re.compile(r"(?:\\boxed|\\fbox|\x08oxed|(?<![A-Za-z\\])boxed)\s*\{")  # a JSON reader turns \b into a backspace
 BARE_BOX = re.compile(r"\\boxed(?:\s+|(?=-?\d))([^\s{}$.,]{1,40})")
 STRAY_BOX = re.compile(r"\\boxed\{([^{}]{1,200})\\\}")
 EMPTY_BOX = re.compile(r"\\boxed\s{0,3}\{\s{0,3}\}")
@@ -26,10 +27,10 @@ FAREWELL = re.compile(
     re.IGNORECASE,
 )
 NEAR_END_CHARS = 1500
-"""Characters at the end that most often hold the phrase."""
+"""Characters at the end that usually contain the phrase."""
 FAREWELL_TAIL = 250
 ASKED = re.compile(r"^A:\s+(?=\S)", re.MULTILINE)
-"""The answer's mark in `Q: … A: 24`."""
+"""The label of the answer in `Q: … A: 24`."""
 BULLET = re.compile(r"^(?:[-•*]\s+(?=[A-Za-z(])|(?:=>|⇒|→|->)\s*)")
 LABEL = re.compile(r"^\W{0,3}(?:Final |Total )?[A-Z][a-z]{3,15}\s?:\**\s*(?=\S)")
 """`Total: 24`, `**Perimeter:** 24 cm`."""
@@ -41,27 +42,31 @@ UNIT_AFTER = re.compile(r"%|°|(?:percent|pct|[a-z]{1,3}|[a-z]+s)\b")
 UNIT_ALONE = re.compile(r"%|°|[a-zA-Zµ°]{1,3}[²³]?|(?:sq\.?|square|cubic) [a-z]{1,11}")
 MAX_BOXES = 200
 MAX_BARE_CHARS = 300
-"""Characters of a line or response that may be nothing but an answer."""
+"""Longest line or response that may consist of an answer."""
 SENTENCE_TAIL = 160
-"""Characters at the end of a sentence in which its number may stand."""
+"""Characters at the end of a sentence that may contain its number."""
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """The readings of the final answer, best first. only_if_right: it is a sentence that may state no answer at all."""
+    """The candidate answers, best first. only_if_right: the text may not state an answer at all, so it counts only if it
+    is right.
+    """
 
     answers: tuple[str, ...]
     only_if_right: bool = False
 
 
 def after_thinking(response: str) -> str | None:
-    """The text after the last closed thinking; the whole text when nobody thought; None when the thinking never closes."""
+    """Returns the text after the last closed thinking; the whole text without thinking; None if the thinking never
+    closes.
+    """
     _, closed, rest = response.rpartition(THINK_CLOSE)
     return None if THINK_OPEN in rest else rest
 
 
 def extract_answer(text: str, by_letter: bool = False) -> Extraction | None:
-    """The final answer of a text that follows the thinking, or None. by_letter: a letter is what the question asks for."""
+    """Returns the final answer of a text that follows the thinking, or None. by_letter: the question asks for a letter."""
     boxed = last_box(text)
     if boxed is not None:
         return Extraction((boxed.strip(),)) if boxed.strip() else None
@@ -80,7 +85,7 @@ def extract_answer(text: str, by_letter: bool = False) -> Extraction | None:
 
 
 def _without_farewell(text: str) -> str:
-    """Without `I hope this helps!` and its kin at the end."""
+    """Removes `I hope this helps!` and similar sentences at the end."""
     tail = text[-FAREWELL_TAIL:]
     if "I hope" not in tail and "know" not in tail and "free" not in tail:
         return text
@@ -88,14 +93,14 @@ def _without_farewell(text: str) -> str:
 
 
 def last_box(text: str) -> str | None:
-    """The content of the last `\\boxed{…}` whose braces balance; of nested ones, the outermost."""
+    r"""Returns the content of the last `\boxed{…}` with balanced braces; of nested boxes, the outermost."""
     if "oxed" not in text and "\\fbox" not in text:
         return None
     found: tuple[int, str] | None = None
     limit = len(text)
     for start in [match.end() for match in BOX.finditer(text)][: -MAX_BOXES - 1 : -1]:
         content = _balanced_braces(text, start, limit)
-        limit = start + 4 * MAX_NORMALIZED_CHARS  # only the last may be long
+        limit = start + 4 * MAX_NORMALIZED_CHARS  # only the last box may be long
         if not content or not content.strip():
             continue
         if found is not None and start + len(content) < found[0]:
@@ -110,7 +115,7 @@ def last_box(text: str) -> str | None:
 
 
 def _balanced_braces(text: str, start: int, limit: int) -> str | None:
-    """What stands between a brace that opens before `start` and the one that closes it."""
+    """Returns the text between a brace that opens before `start` and its closing brace."""
     depth = 1
     for match in BRACE.finditer(text, start, limit):
         if len(match[0]) == 1:
@@ -121,7 +126,9 @@ def _balanced_braces(text: str, start: int, limit: int) -> str | None:
 
 
 def gold_answer(gold: str) -> str:
-    """The answer in a gold, which may be a whole solution: what its last boxes hold, or what follows its phrase."""
+    """Returns the answer in a gold, which may be a whole solution: the content of its last boxes, or what follows its
+    phrase.
+    """
     boxes = [(match.start(), match.end()) for match in BOX.finditer(gold)][-MAX_BOXES:]
     if boxes and (joined := _join_boxes(gold, boxes)) is not None:
         return joined
@@ -134,7 +141,7 @@ def gold_answer(gold: str) -> str:
 
 
 def _join_boxes(gold: str, boxes: list[tuple[int, int]]) -> str | None:
-    """The contents of the last boxes, with commas where no more than a word or two stands between them."""
+    """Joins the contents of the last boxes with commas, where at most a word or two separates them."""
     parts: list[str] = []
     following = 0
     for start, end in reversed(boxes):
@@ -150,7 +157,7 @@ def _join_boxes(gold: str, boxes: list[tuple[int, int]]) -> str | None:
 
 
 def _after_phrase(text: str, by_letter: bool) -> Extraction | None:
-    """What follows the last final-answer phrase, to the end of its sentence. It is looked for near the end first."""
+    """Returns what follows the last final-answer phrase, to the end of its sentence; searches near the end first."""
     if len(text) > 2 * NEAR_END_CHARS and (near := _after_phrase(text[-NEAR_END_CHARS:], by_letter)):
         return near
     folded = text.casefold()
@@ -168,11 +175,11 @@ def _after_phrase(text: str, by_letter: bool) -> Extraction | None:
 
 
 def _phrase_readings(rest: str, by_letter: bool) -> Extraction | None:
-    """The readings of what follows a phrase: its one span of maths, else the sentence, cut before its reasons."""
+    """Returns the candidates in what follows a phrase: its only span of math, else the sentence, cut before its reasons."""
     rest = SIMPLY.sub("", rest)
     sentence = _first_sentence(rest)
     if re.match(r"[?？]|吗", rest[len(sentence) :]) or re.match(r"\s*\n\s*(?:or\b|或)", rest[len(sentence) :]):
-        return Extraction((rest[: len(sentence) + 60],))  # a question, or one of two answers
+        return Extraction((rest[: len(sentence) + 60],))  # a question, or two rival answers
     short = answer_phrases.REASONS.split(sentence, maxsplit=1)[0]
     if by_letter and (named := _letters_named(sentence)):
         return Extraction((named,))
@@ -206,7 +213,7 @@ LETTER_LINES = re.compile(r"(?:\(?[A-J]\)?[.)]?[ ]*(?:\n\s*|$)){2,10}")
 
 
 def _letters_named(sentence: str) -> str | None:
-    """The letters of `both A and C`; the sentence itself where they are rivals, `A or B`; None where one stands alone."""
+    """Returns the letters of `both A and C`; the sentence itself for rivals, `A or B`; None for a single letter."""
     standing = list(STANDING.finditer(sentence))
     if standing and (negated := answer_phrases.NEGATED.search(sentence, standing[0].end())):
         standing = [match for match in standing if match.end() <= negated.start()]  # D, it can't be A or B
@@ -229,14 +236,14 @@ def _letters_named(sentence: str) -> str | None:
 
 OPPOSED = re.compile(r"\b(?:but|however|though)\b|但")
 STANDING = re.compile(r"(?<![A-Za-z'\\])(?:\(([A-J])\)|([B-HJ]|A(?!\s[a-z]{4,}\s[a-z])))(?!'?[A-Za-z])(?!\s*=)")
-"""A letter that may be an option's: not the A of `A rectangle is`."""
+"""A letter that may name an option: not the A of `A rectangle is`."""
 JOINED = re.compile(
     r"^[\s*)\"'.]*(?:and|&|和|与|及|、|,)(?:\s*and)?\s*(?:options?|choices?)?[\s*(\"']*$|(?:\band|和|与|及)\s*[*(\"']*$"
 )
 
 
 def _has_rival(sentence: str, short: str) -> bool:
-    """Whether what follows the answer sets another beside it: `12, but 13 also works`."""
+    """Tells whether a second answer follows: `12, but 13 also works`."""
     rest = sentence[len(short) :] or sentence
     if answer_phrases.RESTATED.search(rest):
         return False
@@ -246,14 +253,14 @@ def _has_rival(sentence: str, short: str) -> bool:
 
 
 def _first_sentence(text: str) -> str:
-    """The first sentence of a text, without its full stop."""
+    """Returns the first sentence of a text, without its period."""
     text = text.strip()
     end = answer_phrases.SENTENCE_END.search(text)
     return (text[: end.start()] if end else text)[:MAX_NORMALIZED_CHARS].strip()
 
 
 def math_spans(text: str) -> list[str]:
-    """The spans of maths and the bold words of a text; a heading in bold, with its colon, is none."""
+    """Returns the spans of math and the bold words of a text; a bold heading with a colon is not one."""
     return [
         next(filter(None, match.groups()))
         for match in answer_phrases.MATH_SPAN.finditer(text)
@@ -262,7 +269,7 @@ def math_spans(text: str) -> list[str]:
 
 
 def _chosen_letter(text: str, by_letter: bool) -> Extraction | None:
-    """The letter of `I think it's B`, `so I choose (C)`."""
+    """Returns the letter of `I think it's B`, `so I choose (C)`."""
     if by_letter and (several := answer_phrases.SEVERAL_FIRST.findall(text)):
         return Extraction((several[-1],))
     found = (answer_phrases.CHOSEN.findall(text) or answer_phrases.CHOSEN_FIRST.findall(text)) if by_letter else []
@@ -270,9 +277,9 @@ def _chosen_letter(text: str, by_letter: bool) -> Extraction | None:
 
 
 def _whole_response(text: str) -> Extraction | None:
-    """A response that is nothing but an answer; one that is a sentence counts only where it is the gold."""
+    """Returns a response that consists of an answer; a sentence counts only if it is the gold."""
     whole = text.strip()
-    if not whole or len(whole) > MAX_BARE_CHARS or "\n\n" in whole or BOX.search(whole):  # a box that never closes
+    if not whole or len(whole) > MAX_BARE_CHARS or "\n\n" in whole or BOX.search(whole):  # an unclosed box
         return None
     if answer_phrases.THEREFORE.match(whole):
         return None
@@ -294,7 +301,7 @@ def _split_sentences(text: str) -> list[str]:
 
 
 def _last_line(text: str) -> Extraction | None:
-    """The last line when it is nothing but an answer, else what the last sentence concludes."""
+    """Returns the last line if it consists of an answer, else what the last sentence concludes."""
     lines = [line.strip() for line in text[-4 * MAX_NORMALIZED_CHARS :].splitlines() if line.strip()]
     if not lines:
         return None
@@ -311,7 +318,7 @@ def _last_line(text: str) -> Extraction | None:
 
 
 def _said_of_subject(sentence: str) -> list[str]:
-    """`May` of `The wettest month is May.`; right where it is the gold, else nothing was answered."""
+    """Returns `May` of `The wettest month is May.`; it counts only if it is the gold."""
     if answer_phrases.NEGATED.search(sentence) or len(sentence) > MAX_BARE_CHARS:
         return []
     last = answer_phrases.PREDICATE.split(sentence)[-1].strip(" .。!")
@@ -320,7 +327,7 @@ def _said_of_subject(sentence: str) -> list[str]:
 
 
 def _concluded_value(sentence: str) -> list[str]:
-    """What a closing sentence states: its only maths or bold, or the number that it ends with after `is` or `=`."""
+    """Returns what a closing sentence states: its only math or bold span, or the number at its end after `is` or `=`."""
     if answer_phrases.NEGATED.search(sentence):
         return []
     concludes = answer_phrases.THEREFORE.match(sentence)
@@ -343,7 +350,9 @@ def _concluded_value(sentence: str) -> list[str]:
 
 
 def _concluded_maths(sentence: str, maths: list[str], concludes: bool) -> list[str]:
-    """The maths or bold that a closing sentence states: its only span, or the last where it concludes; `or` joins two."""
+    """Returns the math or bold span that a closing sentence states: the only one, or the last one where it concludes;
+    `or` joins two.
+    """
     spans = list(answer_phrases.MATH_SPAN.finditer(sentence))
     predicate = answer_phrases.PREDICATE.split(sentence[: spans[-1].start()])[-1]
     if answer_phrases.HEDGED.search(predicate):
@@ -357,13 +366,13 @@ def _concluded_maths(sentence: str, maths: list[str], concludes: bool) -> list[s
 
 
 def _ends_with_maths(sentence: str) -> bool:
-    """Whether a sentence ends in `… is $x$.`"""
+    """Tells whether a sentence ends in `… is $x$.`"""
     last = list(answer_phrases.MATH_SPAN.finditer(sentence))[-1]
     before, after = sentence[: last.start()].rstrip(), sentence[last.end() :]
     return bool(re.search(r"(?:\b(?:is|are|be|equals)|[是为:：])$", before)) and not re.search(r"\w", after)
 
 
 def _only_number(sentence: str) -> list[str]:
-    """The number of a sentence that holds no other."""
+    """Returns the only number of a sentence."""
     found = answer_phrases.NUMBER.findall(sentence)
     return [found[0].strip()] if len(found) == 1 else []

@@ -1,7 +1,7 @@
-"""One spelling for one thing: every answer and gold passes through here before a rule looks at it.
+"""Normalizes answers and golds to one spelling before any rule sees them.
 
-Unicode maths and full-width forms become LaTeX or ASCII, LaTeX loses what only changes its looks. Texts are capped before
-they come here; nothing is evaluated.
+Unicode math and full-width forms become LaTeX or ASCII; LaTeX loses what changes only its looks. Texts are capped
+before they come here. Nothing is evaluated.
 """
 
 import re
@@ -9,13 +9,13 @@ import unicodedata
 from functools import lru_cache
 
 MAX_NORMALIZED_CHARS = 4096
-"""Characters of an answer that are looked at; what is longer is judged only by being the same text."""
+"""Longest answer that is normalized. A longer one is right only if it equals the gold."""
 
 CACHE_SIZE = 300
-"""Characters of a text that is worth remembering."""
+"""Longest text that is cached, in characters."""
 
 MAX_DEPTH, MAX_DIGITS = 64, 256
-"""Nesting and digits in a row beyond which algebra is not asked."""
+"""Nesting, and digits in a row, beyond which algebra is not asked."""
 
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ"
 _SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉₊₋"
@@ -123,7 +123,7 @@ _CIRCLED = re.compile("[①-⑳]")
 
 
 def normalize(text: str) -> str:
-    """A text in its one spelling, of which no more than `LONGEST` characters, and one to tell, are kept."""
+    """Returns a text in its normalized spelling, from at most MAX_NORMALIZED_CHARS characters."""
     return _normalize(text) if len(text) <= CACHE_SIZE else _normalize.__wrapped__(text)
 
 
@@ -144,7 +144,7 @@ def _normalize(text: str) -> str:
 
 
 def _from_unicode(text: str) -> str:
-    text = _CIRCLED.sub(lambda match: f"#{ord(match[0]) - 0x245F},", text)  # NFKC would make one number of ①③
+    text = _CIRCLED.sub(lambda match: f"#{ord(match[0]) - 0x245F},", text)  # NFKC would turn ①③ into one number
     text = _RUN_OF_SUPER.sub(lambda match: "^{" + "".join(_ASCII_SUPER[mark] for mark in match[0]) + "}", text)
     text = _RUN_OF_SUB.sub(lambda match: "_{" + "".join(_ASCII_SUB[mark] for mark in match[0]) + "}", text)
     text = _VULGAR_FRACTION.sub(_replace_vulgar_fraction, text)
@@ -164,7 +164,7 @@ def _replace_root(match: re.Match[str]) -> str:
 
 
 def _from_latex(text: str) -> str:
-    if "\\\\begin" in text or ("\\\\" in text and "\\begin" not in text):  # escaped once too often, as JSON within JSON is
+    if "\\\\begin" in text or ("\\\\" in text and "\\begin" not in text):  # escaped twice, like JSON inside JSON
         text = re.sub(r"\\\\(?=[A-Za-z{}%$!,;:()\[\]\\ ])", r"\\", text)
     text = text.replace("\\$", "\x01")
     text = re.sub(r"(?<=\d),\\!\s*(?=\d{3})", ",", text)
@@ -179,7 +179,7 @@ def _from_latex(text: str) -> str:
 
 
 def _without_dollars(text: str) -> str:
-    """Without the `$` of LaTeX; a dollar that is money (`\\$5`, a lone one beside a number) stays as `$`."""
+    r"""Removes the `$` of LaTeX; keeps a dollar that is money (`\$5`, a single one beside a number)."""
     count = text.count("$")
     if count == 1 and re.search(r"(?<![\w\\}])\$\s*[\d.]|\d\s*\$", text):
         return text.replace("\x01", "$")
@@ -195,7 +195,7 @@ _STARS, _EMPHASIS = re.compile(r"^\*{2,}|\*{2,}$"), re.compile(r"^(\*|__)([^*]*)
 
 
 def _without_wrapping(text: str) -> str:
-    """Without a box, quotes, markdown and final punctuation around the whole."""
+    """Removes a box, quotes, Markdown and final punctuation around the whole text."""
     for _ in range(8):
         before = text
         text = text.strip().strip("`").strip()
@@ -220,7 +220,7 @@ def _without_wrapping(text: str) -> str:
 
 
 def has_balanced_braces(text: str) -> bool:
-    """Whether the braces of a text close in order."""
+    """Tells whether the braces of a text close in order."""
     depth = 0
     for mark in re.findall(r"\\.|[{}]", text):
         depth += {"{": 1, "}": -1}.get(mark, 0)
@@ -234,7 +234,7 @@ _SHORT = re.compile(r"([_^])\{(\w)\}")
 
 
 def strip_spaces(text: str) -> str:
-    """A tidy text without any space, for comparing spellings."""
+    """Returns a normalized text without spaces, to compare spellings."""
     return _SHORT.sub(r"\1\2", _BETWEEN_DIGITS.sub(";", text).replace(" ", ""))
 
 
@@ -244,12 +244,12 @@ _ARTICLE = re.compile(r"(?:^|(?<= ))(?:the|a|an) +")
 
 @lru_cache(maxsize=1024)
 def normalize_words(text: str) -> str:
-    """A tidy text for comparing words: no case, no articles, no punctuation."""
+    """Returns a normalized text to compare words: no case, articles or punctuation."""
     return " ".join(_ARTICLE.sub("", _PUNCTUATION.sub(" ", text.casefold()).strip()).split())
 
 
 def is_too_complex(text: str) -> bool:
-    """Whether an answer is longer, deeper or made of longer numbers than algebra is asked about."""
+    """Tells whether an answer is too long, too deep, or has numbers too long for algebra."""
     return (
         len(text) > MAX_NORMALIZED_CHARS
         or re.search(rf"\d{{{MAX_DIGITS + 1}}}", text) is not None
@@ -269,7 +269,7 @@ def _bracket_depth(text: str) -> int:
 
 
 def split_top_level(text: str, at: str) -> list[str]:
-    """The parts of a text between the separators of `at` that stand outside all brackets."""
+    """Splits a text at the separators in `at` that are outside all brackets."""
     parts, depth, start = [], 0, 0
     for match in re.finditer(r"\\begin|\\end|\\[{}]|[(){}\[\]]|" + at, text):
         mark = match[0]

@@ -1,6 +1,7 @@
-"""Numbers as people write them: separators, fractions, mixed, scientific, percent, money, units, words.
+"""Reads numbers as people write them: separators, fractions, mixed, scientific, percent, money, units, words.
 
-A tidy text becomes an exact `Quantity`. No floating point: 1.6e-19 is not 3.2e-19, and 2^53 + 1 is not 2^53.
+A normalized text becomes an exact `Quantity`, without floating point: 1.6e-19 is not 3.2e-19, and 2^53 + 1 is not
+2^53.
 """
 
 import re
@@ -13,7 +14,7 @@ from sophia_cli.verifier import units
 from sophia_cli.verifier.units import canonical_unit
 
 ROUNDED_DIGITS = 6
-"""An answer such as 0.333333 stands for 1/3 when it shows at least so many digits."""
+"""An answer such as 0.333333 stands for 1/3 if it has at least this many digits."""
 MAX_EXPONENT = 300
 
 _INT = r"(?:\d{1,3}(?:,\d{3}){1,40}|\d{1,3}(?:\.\d{3}){2,40}|\d{1,3}(?:[ ']\d{3}){1,40}|\d{1,256})(?!\d)"
@@ -57,7 +58,9 @@ _REPEATING = re.compile(r"\s*(?:\(?(?:repeating|recurring)\)?|\.\.\.|\\ldots)\s*
 
 @dataclass(frozen=True)
 class Quantity:
-    """An exact number, how many digits it was written with after the point (None: not as a decimal), and its unit."""
+    """An exact number: its value, the digits after the decimal point (None: not a decimal), its digits, unit and
+    exponent.
+    """
 
     value: Fraction
     decimals: int | None = None
@@ -67,13 +70,13 @@ class Quantity:
 
     @property
     def is_decimal(self) -> bool:
-        """Whether it was written with a decimal point or as a power of ten, and so may be a rounded value."""
+        """Whether it has a decimal point or a power of ten, and so may be rounded."""
         return self.decimals is not None and (self.decimals > 0 or self.exponent != 0)
 
 
 @lru_cache(maxsize=8192)
 def read_quantity(text: str) -> Quantity | None:
-    """A tidy text as a number and its unit, or None when it is anything else."""
+    """Returns a normalized text as a number with its unit; None if it is anything else."""
     if len(text) > 1200:
         return None
     text = _LEADING.sub("", _strip_parentheses(text))
@@ -108,7 +111,7 @@ _REPEATING_DECIMAL = re.compile(r"^(\d{1,20})\.(\d{0,20})(?:\\overline|\\dot|\\b
 
 
 def _repeating_decimal(match: re.Match[str]) -> str:
-    """`0.1\\overline{6}` as a fraction."""
+    r"""Returns `0.1\overline{6}` as a fraction."""
     whole, still, again = match.groups()
     bottom = (10 ** len(again) - 1) * 10 ** len(still)
     top = int(whole + still + again) - int(whole + still)
@@ -116,7 +119,7 @@ def _repeating_decimal(match: re.Match[str]) -> str:
 
 
 def _strip_parentheses(text: str) -> str:
-    """Without parentheses around the whole."""
+    """Removes parentheses around the whole text."""
     text = text.strip()
     while len(text) > 2 and text[0] in "({" and text[-1] in ")}" and not re.search(r"[(){},]", text[1:-1]):
         text = text[1:-1].strip()
@@ -124,7 +127,7 @@ def _strip_parentheses(text: str) -> str:
 
 
 def _leading_number(text: str) -> tuple[Quantity, str] | None:
-    """The number that a text begins with, and the rest."""
+    """Returns the number at the beginning of a text, and the rest."""
     if match := _SCIENTIFIC.match(text):
         exponent = int(next(group for group in match.groups()[1:] if group))
         if abs(exponent) > MAX_EXPONENT:
@@ -170,7 +173,7 @@ def _apply_multiple(quantity: Quantity, rest: str) -> tuple[Quantity, str]:
 
 
 def _trailing_unit(rest: str, glued: bool = False) -> str | None:
-    """The unit in what follows a number; None when what follows is no unit. glued: no space between, as in 3abc."""
+    """Returns the unit in what follows a number; None if that is not a unit. glued: without a space, as in 3abc."""
     rest = _ORDINAL.sub("", _TRAILING_REMARK.sub("", rest).strip()).strip()
     if not rest:
         return ""
@@ -178,7 +181,7 @@ def _trailing_unit(rest: str, glued: bool = False) -> str | None:
     if units.is_counted(unit):
         return unit
     if units.is_known(unit):
-        return None if glued and rest == "mg" else unit  # a mass and g, as likely as milligrams
+        return None if glued and rest == "mg" else unit  # m·g is as likely as milligrams
     if _NO_UNIT.search(rest) or not re.fullmatch(r"[^\d]{1,60}", rest) or len(rest.split()) > 6:
         return None
     if _NO_NOUN.search(rest.lower()):
@@ -202,7 +205,7 @@ _SEXAGESIMAL = re.compile(r"(-?)(\d{1,4})\s*°\s*(\d{1,2}(?:\.\d+)?)\s*'(?!')\s*
 
 
 def read_sexagesimal(text: str) -> Quantity | None:
-    """`37° 30' 15''` in degrees."""
+    """Returns `37° 30' 15''` in degrees."""
     match = _SEXAGESIMAL.fullmatch(text)
     if not match:
         return None
@@ -211,7 +214,7 @@ def read_sexagesimal(text: str) -> Quantity | None:
 
 
 def read_compound(text: str) -> Quantity | None:
-    """`2 hours 30 minutes`, `5 ft 3 in`, `2小时30分钟`: parts of one dimension, summed in the unit of the last."""
+    """Returns the sum of `2 hours 30 minutes`, `5 ft 3 in`, `2小时30分钟` in the unit of the last part."""
     if angle := read_sexagesimal(text):
         return angle
     parts = list(_PART.finditer(text))
@@ -243,7 +246,7 @@ _MORE_NUMBER = re.compile(rf"\b(?:of|point|half|quarter|third|dozen|{'|'.join([*
 
 
 def _words_as_number(text: str, sign: int) -> Quantity | None:
-    """`twenty-five apples`, `二十五个`, `二分之一`, `百分之五`, `half`."""
+    """Reads `twenty-five apples`, `二十五个`, `二分之一`, `百分之五`, `half`."""
     words = re.findall(r"[a-z]+", text.lower())
     if words and (words[0] in _SMALL or words[0] in ("half", "one")) and re.match(r"[A-Za-z]", text):
         return _english_number(text, sign)
@@ -289,13 +292,13 @@ def _chinese_number(text: str, sign: int) -> Quantity | None:
         return Quantity(Fraction(sign, 2))
     value, unit = _han_number(head), _trailing_unit(match[5])
     counted = not match[5] or match[5][0] in _COUNTED or units.is_known(unit or "")
-    if value is None or unit is None or not counted:  # 一样, 三角形: words, no numbers
+    if value is None or unit is None or not counted:  # 一样 and 三角形 are words, not numbers
         return None
     return Quantity(sign * value, 0, 9, unit)
 
 
 def _han_number(text: str) -> Fraction | None:
-    """三百零五 as 305."""
+    """Reads 三百零五 as 305."""
     total = section = digit = 0
     for mark in text.replace("两", "二"):
         value = int(unicodedata.numeric(mark, -1))
@@ -312,7 +315,9 @@ def _han_number(text: str) -> Fraction | None:
 
 
 def decimal_comma(text: str, european: bool) -> str | None:
-    """`2,74 €` as `2.74 €`, where the comma cannot be (or, `european`, is not) a thousands separator; else None."""
+    """Returns `2,74 €` as `2.74 €` where the comma cannot be (or, with `european`, is not) a thousands separator; else
+    None.
+    """
     if grouped := _GROUPED_COMMA.fullmatch(text):
         return grouped[1].replace(".", "") + "." + grouped[2]
     match = _COMMA.fullmatch(text)

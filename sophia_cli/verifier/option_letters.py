@@ -36,18 +36,18 @@ _RIVAL = re.compile(
     r"\b(?:or|maybe|possibly|perhaps|alternatively|might|could|may|also)\b.{0,40}(?<![A-Za-z])[A-J](?![A-Za-z])"
     r"|(?<![A-Za-z])[A-J](?![A-Za-z]).{0,20}\balso\b|[或也].{0,20}[A-J]"
 )
-"""A second letter beside the first: no option is named by `A, or maybe B`."""
+"""A second letter beside the first: `A, or maybe B` names no option."""
 _REFUSED = re.compile(r"\b(?:not|wrong|incorrect|any|everything|except|neither|cannot|can't|isn't|doesn't|non)\b|不")
 
 
 def circled_numbers(text: str) -> frozenset[str] | None:
-    """The numbered statements that ①③ names (`tidy` spells them `#1,#3,`), else None."""
+    """Returns the numbered statements of ①③ (`normalize` writes `#1,#3,`), else None."""
     whole = _CIRCLES.fullmatch(text.replace("#, ", "#,") + ("" if text.endswith(",") else ","))
     return frozenset(re.findall(r"#(\d{1,2})", text)) if whole else None
 
 
 def letters_of(text: str) -> frozenset[str] | None:
-    """The options that a tidy text names by letters alone, `(B)`, `B, D`, `BD`, `option c`, else None."""
+    """Returns the options that a normalized text names by letters alone: `(B)`, `B, D`, `BD`, `option c`; else None."""
     if match := _ONE.fullmatch(text):
         return frozenset(match[1].upper())
     if _SEVERAL.fullmatch(text):
@@ -58,7 +58,7 @@ def letters_of(text: str) -> frozenset[str] | None:
 
 
 def led_letter(text: str) -> tuple[str, str] | None:
-    """The letter that a text begins with, as in `B. 7` or `(b) 7`, and what follows it."""
+    """Returns the letter at the beginning of `B. 7` or `(b) 7`, and what follows it."""
     match = _LED.fullmatch(text)
     if match and _RIVAL.search(answer_phrases.NEGATED.split(match[4], maxsplit=1)[0]):
         return None
@@ -68,7 +68,7 @@ def led_letter(text: str) -> tuple[str, str] | None:
 
 
 def first_letter(text: str) -> str | None:
-    """The first capital letter that stands alone and is not refused: D of `for sure D, it can't be A`."""
+    """Returns the first separate capital letter that is not rejected: D of `for sure D, it can't be A`."""
     match = _GUESS.search(text)
     if not match or _REFUSED.search(text[: match.start()]) or _DENIED.match(text[match.end() :]):
         return None
@@ -76,7 +76,7 @@ def first_letter(text: str) -> str | None:
 
 
 def is_letter_gold(gold: str) -> bool:
-    """Whether a gold without options is a letter or several: `B`, `(D) Alina`, `BD`."""
+    """Tells whether a gold without options is a letter or several: `B`, `(D) Alina`, `BD`."""
     if re.fullmatch(r"\(?[A-J]\)?|\([A-J]\)\s.{1,200}|[A-J]\s[A-Z][a-z].{1,200}", gold, re.DOTALL):
         return True
     return bool(_SEVERAL.fullmatch(gold) and set(re.findall("[A-Z]", gold)) <= set("ABCDEFGHIJ")) or bool(
@@ -85,7 +85,7 @@ def is_letter_gold(gold: str) -> bool:
 
 
 def matching_options(text: str, choices: list[str]) -> frozenset[int] | None:
-    """The indexes of the options that a tidy text names; None when it names none of them."""
+    """Returns the indexes of the options that a normalized text names; None if it names none."""
     letters = letters_of(text)
     exact = _by_value(text, choices)
     if exact is not None and (letters is None or choices != [OPTION_LETTERS[index] for index in range(len(choices))]):
@@ -108,14 +108,14 @@ def matching_options(text: str, choices: list[str]) -> frozenset[int] | None:
 
 
 def _by_polarity(text: str, choices: list[str]) -> int | None:
-    """The one option that says yes, or no, as a text does."""
+    """Returns the only option that says yes, or no, as the text does."""
     yes = words.yes_or_no(text)
     agreeing = [index for index, choice in enumerate(choices) if yes is not None and words.yes_or_no(choice) == yes]
     return agreeing[0] if len(agreeing) == 1 else None
 
 
 def _led_option(text: str, choices: list[str]) -> int | None:
-    """The option of the letter that a text begins with; `A: no` is an answer's mark, where option A says yes."""
+    """Returns the option of the letter at the beginning. `A: no` is a label of the answer where option A says yes."""
     match = _LED.fullmatch(text)
     if match is None:
         spelled = _LETTER_AND_TEXT.fullmatch(text)
@@ -142,7 +142,7 @@ def _letter_indexes(letters: frozenset[str], count: int) -> frozenset[int] | Non
 
 
 def _by_value(text: str, choices: list[str]) -> int | None:
-    """The one option whose value a text is: the same spelling, else the same words, else the same number."""
+    """Returns the only option with the value of the text: the same spelling, else the same words, else the same number."""
     for same in (_same_spelling(text), _same_folded(text), _same_number(text)):
         found = [index for index, choice in enumerate(choices) if same(choice)]
         if found:
@@ -168,7 +168,7 @@ def _same_number(text: str) -> Callable[[str], bool]:
 
 
 def option_texts(choices: list[str]) -> list[str]:
-    """The options in their one spelling, without the letter that some data sets put before them."""
+    """Returns the normalized options, without the letters that some data sets put before them."""
     tidied = [normalize(choice) for choice in choices]
     led = [led_letter(choice) for choice in tidied]
     if len(tidied) > 1 and all(found and found[1] and found[0] == OPTION_LETTERS[index] for index, found in enumerate(led)):

@@ -1,7 +1,7 @@
-"""The rule verifier: extraction, then cheap exact rules in the order of `RULES`, then algebra (Eq. 4).
+"""The rules that compare an answer with a gold, in the order of `RULES`; algebra comes last (Eq. 4).
 
-Each rule is a small function (answer, gold, case) → True, False, or None when it has no say; the first that has one
-settles it and gives `verified_by` its name. Algebra is asked last, in a process of its own (`_algebra.py`).
+A rule is a function (answer, gold, case) → True, False, or None if it does not apply. The first rule that applies
+decides, and `verified_by` is its name. Algebra runs in a process of its own (`sympy_worker.py`).
 """
 
 import re
@@ -25,21 +25,21 @@ from sophia_cli.verifier.normalize import is_too_complex, normalize, strip_space
 from sophia_cli.verifier.types import CannotDecide, GradingCase, Rule
 
 MAX_PART_DEPTH = 5
-"""Levels of parts within parts (a list of tuples of sums) that are taken apart."""
+"""Levels of nested parts (a list of tuples of sums) that are compared part by part."""
 MAX_RELATIVE_GAP = 0.1
-"""Relative gap beyond which nothing is approximately something."""
+"""Relative gap beyond which `a ≈ b` is not an approximation."""
 IGNORED_BY_ALGEBRA = re.compile(r"'|:|(?<=\d)_[{(\s]*\d+|\\partial ?\w?|mod(?![a-z])|\d [rR] \d")
-"""What the grammar drops or reads as something else: f' is not f'', 3:30 is no tenth, 12 to the base 5 is not 12."""
+"""What the grammar drops or misreads: f' is not f'', 3:30 is not a tenth, 12 in base 5 is not 12."""
 LITERAL_NAME = re.compile(r"[A-Z]{2,}|\d{4}-\d{1,2}-\d{1,2}")
 """Names and dates, which algebra would read as products and differences: HHT is not HTH."""
 
 
 IMAGE_OPTION = re.compile(r"<(image \d+)>")
-"""An option that is an image of the question: there is no value to compare."""
+"""An option that is an image of the question. It has no value to compare."""
 
 
 def apply_rules(answer: str, gold: str, case: GradingCase) -> tuple[str, str]:
-    """(outcome, rule) for two tidy texts: the first rule of `RULES` that has a say, at last algebra."""
+    """Returns (outcome, rule) for two normalized texts: the first rule of `RULES` that applies."""
     try:
         for name, rule in RULES.items():
             right = rule(answer, gold, case)
@@ -47,13 +47,17 @@ def apply_rules(answer: str, gold: str, case: GradingCase) -> tuple[str, str]:
                 return "correct" if right else "wrong", name
     except CannotDecide as unknown:
         return unknown.outcome, "math-verify"
-    except Exception:  # noqa: BLE001  (a rule that breaks on a text has no verdict on it, and must not end the step)
+    except Exception:  # noqa: BLE001  (a rule that crashes on a text must not end the step)
         return "error", "a rule failed"
     return "wrong", "no rule"
 
 
 def equal_parts(answer: str, gold: str, case: GradingCase) -> bool:
-    """Whether two parts are equal by the same rules. Raises CouldNotTell."""
+    """Tells whether two parts are equal by the same rules.
+
+    Raises:
+        CannotDecide: algebra has no verdict.
+    """
     if case.depth > MAX_PART_DEPTH:
         return strip_spaces(answer) == strip_spaces(gold)
     for rule in RULES.values():
@@ -64,7 +68,7 @@ def equal_parts(answer: str, gold: str, case: GradingCase) -> bool:
 
 
 def same_choice(answer: str, gold: str, case: GradingCase) -> bool | None:
-    """A letter or its option's value, on either side; without options, a gold that is a letter."""
+    """Compares a letter or its option's value, on either side; without options, a gold that is a letter."""
     if case.choices:
         choices = list(case.choices)
         wanted, picked = option_letters.matching_options(gold, choices), option_letters.matching_options(answer, choices)
@@ -82,7 +86,7 @@ def same_choice(answer: str, gold: str, case: GradingCase) -> bool | None:
         return True  # DB is BD
     order = re.findall("[A-J]", gold) if option_letters.letters_of(gold) else []
     if order != sorted(order):
-        return re.findall("[A-J]", answer) == order  # D, B, C, A is an order
+        return re.findall("[A-J]", answer) == order  # D, B, C, A is a sequence
     wanted_letters = option_letters.letters_of(gold) or frozenset(gold.lstrip("(")[0])
     picked_letters = (
         option_letters.letters_of(answer) if len(answer) > 1 or answer.isupper() or case.expects_letter else None
@@ -95,7 +99,7 @@ def same_choice(answer: str, gold: str, case: GradingCase) -> bool | None:
 
 
 def same_text(answer: str, gold: str, case: GradingCase) -> bool | None:
-    """The same spelling but for spaces. Case counts: m is not M."""
+    """Compares spellings without spaces. Case counts: m is not M."""
     same = strip_spaces(answer).lstrip("+") == strip_spaces(gold).lstrip("+") or _without_subscripts(
         answer
     ) == _without_subscripts(gold)
@@ -103,23 +107,25 @@ def same_text(answer: str, gold: str, case: GradingCase) -> bool | None:
 
 
 def _without_subscripts(text: str) -> str:
-    """CO_2 as CO2."""
+    """Returns CO2 for CO_2."""
     return re.sub(r"(?<=[A-Za-z])_\{?(\w+)\}?", r"\1", strip_spaces(text)) if "_" in text else strip_spaces(text)
 
 
 def too_complex(answer: str, gold: str, case: GradingCase) -> bool | None:
-    """An answer that is empty, too long, too deep, or of too long numbers is wrong (the same spelling was right before)."""
+    """Rejects an answer that is empty, too long, too deep, or has too long numbers. An identical text was accepted
+    before.
+    """
     return False if not answer or is_too_complex(answer) else None
 
 
 def same_statements(answer: str, gold: str, case: GradingCase) -> bool | None:
-    """Numbered statements, ①③ in any order."""
+    """Compares numbered statements, ①③ in any order."""
     left, right = option_letters.circled_numbers(answer), option_letters.circled_numbers(gold)
     return None if left is None and right is None else left == right
 
 
 def same_polarity(answer: str, gold: str, case: GradingCase) -> bool | None:
-    """Yes and no, true and false, in English and Chinese."""
+    """Compares yes and no, true and false, in English and Chinese."""
     wanted = words.yes_or_no(gold)
     if wanted is None or len(gold) > 12:
         return None
@@ -128,7 +134,7 @@ def same_polarity(answer: str, gold: str, case: GradingCase) -> bool | None:
 
 
 def same_number(answer: str, gold: str, case: GradingCase) -> bool | None:
-    """Two numbers, with what units, percent signs and the item's `tolerance`, `precision` and `unit` say."""
+    """Compares two numbers with their units and percent signs, by the item's `tolerance`, `precision` and `unit`."""
     if case.answer_type == "text" and not case.choices and not gold[:1].isdigit():
         return None
     right = numbers.read_quantity(gold)
@@ -148,13 +154,13 @@ def same_number(answer: str, gold: str, case: GradingCase) -> bool | None:
 
 
 def same_clock_time(answer: str, gold: str, case: GradingCase) -> bool | None:
-    """Two times of day, 3:30 PM and 15:30."""
+    """Compares two times of day, 3:30 PM and 15:30."""
     left, right = clock_and_ratio.read_clock(answer), clock_and_ratio.read_clock(gold)
     return None if left is None or right is None else clock_and_ratio.same_clock(left, right)
 
 
 def same_ratio(answer: str, gold: str, case: GradingCase) -> bool | None:
-    """Two ratios, 2:4 and 1:2; a ratio of two is also the fraction, unless it may be a time of day."""
+    """Compares two ratios, 2:4 and 1:2. A ratio of two numbers also equals its fraction, unless it may be a time of day."""
     left, right = clock_and_ratio.read_ratio(answer), clock_and_ratio.read_ratio(gold)
     if left and right:
         return clock_and_ratio.same_ratio(left, right)
@@ -168,7 +174,7 @@ def same_ratio(answer: str, gold: str, case: GradingCase) -> bool | None:
 
 
 def same_words(answer: str, gold: str, case: GradingCase) -> bool | None:
-    """Two texts without mathematics: equal up to case, articles and punctuation, or not equal."""
+    """Compares two texts without math: equal up to case, articles and punctuation."""
     if words.is_words(answer) and words.is_words(gold):
         return words.same_words(answer, gold)
     if words.figure_name(answer) and words.figure_name(gold):
@@ -177,7 +183,7 @@ def same_words(answer: str, gold: str, case: GradingCase) -> bool | None:
 
 
 def same_approximation(answer: str, gold: str, case: GradingCase) -> bool | None:
-    """`exact ≈ decimal` is right when its exact side is, or when its decimal is and the exact side rounds to it."""
+    """Accepts `exact ≈ decimal` if its exact side is right, or if its decimal is and the exact side rounds to it."""
     gold_sides, answer_sides = (
         structures.approximation_sides(structures.without_remark(gold)),
         structures.approximation_sides(answer),
@@ -204,7 +210,7 @@ def same_approximation(answer: str, gold: str, case: GradingCase) -> bool | None
 
 
 def _far_apart(answer_sides: list[str]) -> bool:
-    """Whether the two sides of `100 ≈ 7` are no approximation of each other."""
+    """Tells whether the two sides of `100 ≈ 7` do not approximate each other."""
     values = [constant_value(side) for side in answer_sides]
     if len(values) != 2 or values[0] is None or values[1] is None:
         return False
@@ -212,13 +218,13 @@ def _far_apart(answer_sides: list[str]) -> bool:
 
 
 def same_with_unit(answer: str, gold: str, case: GradingCase) -> bool | None:
-    """An expression with a unit behind it, `3\\sqrt{2} cm`: the expressions are compared, in the gold's unit."""
+    r"""Compares expressions with a unit, `3\sqrt{2} cm`, in the gold's unit."""
     left, right = units.split_unit(answer), units.split_unit(gold)
     wanted = right[1] or units.canonical_unit(str(case.item.get("unit") or ""))
     if not (left[1] or right[1]) or ("\\pi" in answer + gold and units.DEGREE in (left[1], right[1])):
         return None
     if not all(unit or constant_value(head) is not None for head, unit in (left, right)):
-        return None  # mg in \\frac{mg}{2} is a mass and a g
+        return None  # mg in \\frac{mg}{2} is m times g
     if left[1] and wanted and left[1] != wanted:
         factor = units.convert_value(Fraction(1), left[1], wanted)
         if factor is None:
@@ -230,13 +236,17 @@ def same_with_unit(answer: str, gold: str, case: GradingCase) -> bool | None:
 
 
 def same_by_algebra(answer: str, gold: str, case: GradingCase) -> bool | None:
-    """What needs algebra, by math-verify in a process of its own. Raises CouldNotTell."""
+    """Compares what needs algebra, by math-verify in a process of its own.
+
+    Raises:
+        CannotDecide: algebra has no verdict.
+    """
     if words.is_prose(answer) or words.is_prose(gold) or words.is_words(gold) != words.is_words(answer):
         return words.same_words(answer, gold)
     if sorted(IGNORED_BY_ALGEBRA.findall(answer)) != sorted(IGNORED_BY_ALGEBRA.findall(gold)):
         return False
     if LITERAL_NAME.fullmatch(answer) and LITERAL_NAME.fullmatch(gold):
-        return False  # the same spelling was right before
+        return False  # an identical text was accepted before
     if ("°" in answer) != ("°" in gold) and "\\pi" in answer + gold:
         answer, gold = (text.replace("°", "\\cdot \\frac{\\pi}{180}") for text in (answer, gold))
     slack = tolerance.algebra_tolerance(answer, gold, case.item)
@@ -253,7 +263,7 @@ def same_by_algebra(answer: str, gold: str, case: GradingCase) -> bool | None:
 
 
 def _letter_and_constant(answer: str, gold: str) -> bool:
-    """Whether one side is a lone letter and the other a number."""
+    """Tells whether one side is a single letter and the other a number."""
     for one, other in ((answer, gold), (gold, answer)):
         if len(one) == 1 and one.isalpha() and one not in "eEiIjπ" and constant_value(other) is not None:
             return True
@@ -277,4 +287,4 @@ RULES: Mapping[str, Rule] = {
     "with_unit": same_with_unit,
     "math-verify": same_by_algebra,
 }
-"""The rules in the order in which they are asked; the key is what `verified_by` says."""
+"""The rules in order. The key is the `verified_by` of a record."""

@@ -1,4 +1,4 @@
-"""Rules about answers made of parts: intervals, tuples and sets, equations. The parts are compared by all the rules."""
+"""Rules for answers made of parts: intervals, tuples and sets, equations. All rules compare the parts."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ INCOMPATIBLE_KINDS = ({"bracket", "set"}, {"matrix", "list"}, {"matrix", "set"})
 
 
 def same_interval(answer: str, gold: str, case: GradingCase) -> bool | None:
-    """Intervals, their unions, and the inequalities that say the same: 0 < x < 1 is (0, 1)."""
+    """Compares intervals, unions of them, and equivalent inequalities: 0 < x < 1 is (0, 1)."""
     if case.answer_type in ("list", "tuple"):
         return None
     left, right = structures.read_intervals(answer), structures.read_intervals(gold)
@@ -37,7 +37,7 @@ def _same_end(one: str, other: str, case: GradingCase) -> bool:
 
 
 def same_collection(answer: str, gold: str, case: GradingCase) -> bool | None:
-    """Tuples and matrices in order, sets and lists in any; one value stands for a set of one."""
+    """Compares tuples and matrices in order, sets and lists in any order. A single value equals a set of one."""
     if structures.other_members(answer, gold) or structures.other_points(answer, gold):
         return False
     answer, gold = structures.without_membership(answer), structures.without_membership(gold)
@@ -67,7 +67,7 @@ def same_collection(answer: str, gold: str, case: GradingCase) -> bool | None:
 
 
 def _differently_named(answers: tuple[str, ...], golds: tuple[str, ...]) -> bool:
-    """Whether only one side names its parts, by different letters: the 3, 2 of a = 2, b = 3 are in the wrong order."""
+    """Tells whether only one side names its parts, with different letters: 3, 2 is the wrong order for a = 2, b = 3."""
     named = [[structures.named_value(part) for part in parts] for parts in (answers, golds)]
     if all(named[0]) == all(named[1]):
         return False
@@ -78,7 +78,7 @@ def _differently_named(answers: tuple[str, ...], golds: tuple[str, ...]) -> bool
 def _value_and_collection(
     answer: str, gold: str, left: structures.Collection | None, right: structures.Collection | None, case: GradingCase
 ) -> bool | None:
-    """One value against several: right for a set of that one, or where all of a list say the same as the gold."""
+    """Compares one value with several: right for a set of one, or where all parts of a list equal the gold."""
     if structures.named_value(gold if right is None else answer):
         return None
     if right is not None:
@@ -100,13 +100,17 @@ def _parts_of(text: str) -> structures.Collection | None:
 
 
 def _part_tolerance(case: GradingCase, index: int, count: int) -> Any:
-    """The tolerance of the index-th gold, where the item gives one for each."""
+    """Returns the tolerance of part `index`, where the item has one for each."""
     given = case.item.get("tolerance")
     return given[index] if isinstance(given, list) and len(given) == count else given
 
 
 def _match_parts(answers: list[Any], golds: list[Any], same: Callable[[Any, Any], bool]) -> bool:
-    """Whether the answers can be paired with the golds, each with one that it equals. Raises CouldNotTell."""
+    """Tells whether the answers can be matched to the golds, each to an equal one.
+
+    Raises:
+        CannotDecide: algebra has no verdict on a pair.
+    """
     left = list(answers)
     for gold in golds:
         unknown: CannotDecide | None = None
@@ -125,7 +129,7 @@ def _match_parts(answers: list[Any], golds: list[Any], same: Callable[[Any, Any]
 
 
 def same_equation(answer: str, gold: str, case: GradingCase) -> bool | None:
-    """`x = 5` is 5, and 5 is `x = 5`; two that name different things are left to algebra."""
+    """Compares `x = 5` with 5, and 5 with `x = 5`. Equations that name different things are left to algebra."""
     left, right = structures.named_value(answer), structures.named_value(gold)
     if left and right:
         if structures.name_key(left[0]) == structures.name_key(right[0]):

@@ -1,6 +1,6 @@
-"""The shapes of answers: equations, intervals and inequalities, sets, lists, tuples and matrices, plus-minus.
+"""Reads structured answers: equations, intervals and inequalities, sets, lists, tuples and matrices, plus-minus.
 
-Each function reads a tidy text into its parts, which are texts again; the rules compare the parts.
+Each function splits a normalized text into its parts, which are texts again. The rules compare the parts.
 """
 
 import re
@@ -27,23 +27,23 @@ _APPROX = re.compile(r"\\approx|\\simeq|\\doteq")
 
 
 def without_remark(text: str) -> str:
-    """Without a remark in parentheses at the end, `(about 18.9 cards)`."""
+    """Removes a remark in parentheses at the end, `(about 18.9 cards)`."""
     return _REMARK.sub("", text)
 
 
 def approximation_sides(text: str) -> list[str]:
-    """The two sides of `exact ≈ decimal`; the text alone when there is no such sign, or more than one."""
+    """Returns the two sides of `exact ≈ decimal`; the text alone without exactly one such sign."""
     parts = [part.strip() for part in _APPROX.split(text)]
     return parts if len(parts) == 2 and parts[0] and parts[1] else [text]
 
 
 def equation_sides(text: str) -> list[str]:
-    """The sides of an equation or a chain of them, at the equal signs outside all brackets."""
+    """Splits an equation, or a chain of them, at the equal signs outside all brackets."""
     return [part.strip() for part in split_top_level(text, _EQUALS)]
 
 
 def is_name(text: str) -> bool:
-    """Whether a side of an equation only names what the other is: `x`, `f(x)`, `AB`, `\\angle ABC`, `(p,q)`, `A:B`."""
+    r"""Tells whether a side of an equation is only a name: `x`, `f(x)`, `AB`, `\angle ABC`, `(p,q)`, `A:B`."""
     bare = _NUMBERED.sub("", _CALL.sub("", _SUBSCRIPT.sub("", text))).strip()
     return bool(_NAME.fullmatch(bare) and _NAME_START.search(bare)) and not re.search(
         r"\\(?:sqrt|pi|infty|sum|int|begin)", bare
@@ -51,12 +51,12 @@ def is_name(text: str) -> bool:
 
 
 def name_key(text: str) -> str:
-    """A name in one spelling: `a_{n}` as `a_n`."""
+    """Returns a name in one spelling: `a_n` for `a_{n}`."""
     return re.sub(r"_\{(\w)\}", r"_\1", strip_spaces(text))
 
 
 def named_value(text: str) -> tuple[str, str] | None:
-    """(`x`, `5`) of `x = 5`, of `5 = x`, and of `x = 2+3 = 5`; None for any other equation, and for none."""
+    """Returns (`x`, `5`) for `x = 5`, `5 = x` and `x = 2+3 = 5`; None for any other text."""
     parts = equation_sides(text)
     if len(parts) < 2 or not all(parts) or _is_contradiction(parts):
         return None
@@ -72,7 +72,7 @@ def named_value(text: str) -> tuple[str, str] | None:
 
 
 def sort_by_name(parts: tuple[str, ...]) -> tuple[str, ...]:
-    """`x = 3, y = 4` of `y = 4, x = 3`; parts that are not all named stay as they are."""
+    """Returns `x = 3, y = 4` for `y = 4, x = 3`; parts that are not all named stay unchanged."""
     named = [named_value(part) for part in parts]
     if not all(named):
         return parts
@@ -80,31 +80,31 @@ def sort_by_name(parts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _is_contradiction(parts: list[str]) -> bool:
-    """Whether two sides of a chain are different constants: who says that 6 = 5 has said nothing."""
+    """Tells whether two sides of a chain are different constants: `6 = 5` states nothing."""
     values = [value for value in map(constant_value, parts) if value is not None]
     return any(abs(value - values[-1]) > 1e-6 * max(abs(value), abs(values[-1])) for value in values)
 
 
 def without_membership(text: str) -> str:
-    """`[0, 1]` of `x \\in [0, 1]`."""
+    r"""Returns `[0, 1]` for `x \in [0, 1]`."""
     return _MEMBER.sub("", text)
 
 
 def other_points(one: str, other: str) -> bool:
-    """Whether two texts give different points their places: P(2, 3) and Q(2, 3)."""
+    """Tells whether two texts are about different points: P(2, 3) and Q(2, 3)."""
     names = [_POINT.match(text) for text in (one, other)]
     return bool(names[0] and names[1] and names[0][0].strip() != names[1][0].strip())
 
 
 def other_members(one: str, other: str) -> bool:
-    """Whether two texts say where different variables lie: x ∈ [0, 1] and y ∈ [0, 1]."""
+    """Tells whether two texts are about different variables: x ∈ [0, 1] and y ∈ [0, 1]."""
     names = [_MEMBER.match(text) for text in (one, other)]
     first, second = (match and name_key(match[0].split("\\in")[0]) for match in names)
     return bool(first and second and first != second)
 
 
 def plus_minus(text: str) -> list[str] | None:
-    """Both values of a text with one `\\pm`, None without."""
+    r"""Returns both values of a text with one `\pm`; None without."""
     if text.count("\\pm") != 1 or "\\mp" in text:
         return None
     head, tail = text.split("\\pm")
@@ -116,7 +116,7 @@ def plus_minus(text: str) -> list[str] | None:
 
 @dataclass(frozen=True)
 class Interval:
-    """An interval between two texts; an infinite end is `-inf` or `inf`, and open."""
+    """An interval between two texts. An infinite end is `-inf` or `inf`, and open."""
 
     low: str
     high: str
@@ -131,7 +131,7 @@ _BUILDER = re.compile(r"\\?\{\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\{?R\}?|\\in\s*R)?\
 
 
 def read_intervals(text: str) -> tuple[str, list[Interval]] | None:
-    """The variable (empty when none is named) and the intervals of a union, an interval, or inequalities; else None."""
+    """Returns the variable (empty if none) and the intervals of a union, an interval, or inequalities; else None."""
     if built := _BUILDER.fullmatch(text):
         text = built[1].strip()
     member = _MEMBER.match(text)
@@ -219,7 +219,7 @@ def _half_line(left: str, sign: str, right: str) -> tuple[str, list[Interval]] |
 
 
 def _read_intersection(text: str) -> tuple[str, list[Interval]] | None:
-    """`x > 1 and x < 2` as one span; `x > 1, x \\ne 3` as two."""
+    r"""Reads `x > 1 and x < 2` as one interval, `x > 1, x \ne 3` as two."""
     parts = [part.strip() for part in split_top_level(text, r"\band\b|且|,|\\text\{and\}|\\land")]
     halves = [_read_inequality(part) for part in parts]
     if len(parts) != 2 or None in halves:
@@ -244,14 +244,14 @@ def _read_intersection(text: str) -> tuple[str, list[Interval]] | None:
 
 
 def is_variable(text: str) -> bool:
-    """Whether a text is one variable or function value: `x`, `x_1`, `\\theta`, `f(x)`, `AB`."""
+    r"""Tells whether a text is one variable or function value: `x`, `x_1`, `\theta`, `f(x)`, `AB`."""
     bare = _SUBSCRIPT.sub("", text).strip()
     return bool(re.fullmatch(r"[A-Za-z]{1,3}'?(?:\s*\([a-z]\))?|\\[a-zA-Z]+", bare)) and bare not in ("\\infty", "\\pi", "e")
 
 
 @dataclass(frozen=True)
 class Collection:
-    """Parts; `kind`: tuple, bracket or matrix, whose order counts, set (in braces) or list (bare), whose order does not."""
+    """Parts with a `kind`: tuple, bracket or matrix (ordered), set (in braces) or list (bare), which are unordered."""
 
     kind: str
     parts: tuple[str, ...]
@@ -265,7 +265,7 @@ _BARE = rf",|;|{_AND}"
 
 
 def read_collection(text: str) -> Collection | None:
-    """The parts of a tuple, set, list or matrix (a tuple of tuples; a vector is a tuple), else None."""
+    """Returns the parts of a tuple, set, list or matrix (a tuple of tuples; a vector is a tuple), else None."""
     if text in ("\\emptyset", "空集", "{}", "\\{\\}", "[]", "()") or _NOTHING.fullmatch(text):
         return Collection("set", ())
     if rows := _read_matrix(text) or _case_lines(text) or _integer_set(text):
@@ -294,7 +294,7 @@ _WHOLE = re.compile(r",?\s*(?:[a-z]\s*)?\\in\s*\\mathbb\s*\{?Z\}?")
 
 
 def _case_lines(text: str) -> Collection | None:
-    """The lines of a system of equations."""
+    """Returns the lines of a system of equations."""
     match = _CASES.fullmatch(text)
     if not match or "\\begin" in match[1]:
         return None
@@ -303,7 +303,7 @@ def _case_lines(text: str) -> Collection | None:
 
 
 def _integer_set(text: str) -> Collection | None:
-    """The few whole numbers of `\\{x \\mid -1 \\le x < 4, x \\in \\mathbb{Z}\\}`."""
+    r"""Returns the few integers of `\{x \mid -1 \le x < 4, x \in \mathbb{Z}\}`."""
     built = re.fullmatch(r"\\?\{\s*[a-z]\s*(.*?)\\?\}", text)
     if not built or not _WHOLE.search(built[1]):
         return None
@@ -330,7 +330,7 @@ def _make_collection(kind: str, text: str, at: str) -> Collection | None:
 
 
 def _is_wrapped(text: str) -> bool:
-    """Whether the first bracket of a text closes at its end."""
+    """Tells whether the first bracket of a text closes at its end."""
     depth = 0
     for index, mark in enumerate(text):
         depth += (mark in "([{") - (mark in ")]}")

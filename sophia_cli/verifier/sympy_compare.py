@@ -1,6 +1,7 @@
-"""What the algebra worker does with one pair: parse both with math-verify, compare numbers by value, the rest symbolically.
+"""Compares one pair in the algebra worker: parses both with math-verify, compares constants by value and the rest
+symbolically.
 
-Runs only in the worker (`_algebra.py`): it may hang, or run out of memory, and is killed for it.
+It runs only in the worker (`sympy_worker.py`), because it may hang or run out of memory and is then killed.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ from sympy import Basic, Float, I, MatrixBase, Rational, Symbol
 
 COMPARED_DIGITS = 40
 EXACT_TOLERANCE, FLOAT_TOLERANCE = 1e-25, 1e-12
-"""Relative gaps under which two constants are the same: both exact, and one a decimal."""
+"""Relative gaps below which two constants are equal: both exact, or one a decimal."""
 
 _LATEX_CONFIG = LatexExtractionConfig(
     boxed_match_priority=0,
@@ -22,11 +23,11 @@ _LATEX_CONFIG = LatexExtractionConfig(
     ),
 )
 _MEMORY_LIMIT_KIB = 900 << 10
-"""Peak memory beyond which a False may hide a MemoryError that math-verify swallowed."""
+"""Peak memory above which a False may hide a MemoryError that math-verify swallowed."""
 
 
 def compare_latex(gold: str, answer: str, slack: float) -> str:
-    """`correct`, `wrong`, `ungradable`, `timeout` (out of memory) or `error`."""
+    """Returns `correct`, `wrong`, `ungradable`, `timeout` (out of memory) or `error`."""
     try:
         parsed_gold = _parse_latex(gold)
         if parsed_gold is None:
@@ -38,15 +39,15 @@ def compare_latex(gold: str, answer: str, slack: float) -> str:
             return "correct"
     except MemoryError:
         return "timeout"
-    except Exception:  # noqa: BLE001  (sympy raises anything; it means that we could not tell)
+    except Exception:  # noqa: BLE001  (sympy raises many types; the pair cannot be decided)
         return "error"
     return "timeout" if _peak_kib() > _MEMORY_LIMIT_KIB else "wrong"
 
 
 def _peak_kib() -> int:
-    """The most memory that this process has held; 0 where there is no /proc, as nothing limits memory there.
+    """Returns the peak memory of this process; 0 without /proc, where nothing limits memory.
 
-    Not `getrusage`: its figure begins with what the parent held when it started us, which may be a whole model.
+    Not from `getrusage`, because its value starts with the parent's memory, which may include a whole model.
     """
     try:
         status = Path("/proc/self/status").read_text()
@@ -58,7 +59,7 @@ def _peak_kib() -> int:
 def _parse_latex(latex: str) -> Any:
     found = parse(
         f"\\boxed{{{latex}}}",
-        extraction_config=[_LATEX_CONFIG],  # never the plain-expression one, which runs what it reads
+        extraction_config=[_LATEX_CONFIG],  # never the plain-expression parser, which evaluates its input as code
         fallback_mode="no_fallback",
         extraction_mode="first_match",
         parsing_timeout=None,
@@ -79,7 +80,7 @@ def _same_expression(gold: Any, answer: Any, slack: float) -> bool:
 
 
 def _plain_symbols(*values: Any) -> list[Any]:
-    """Expressions whose symbol `i`, which the grammar reads as a variable, carries no assumptions."""
+    """Parses with a symbol `i` (a variable to the grammar) that has no assumptions."""
     return [value.subs({symbol: Symbol("i") for symbol in value.free_symbols if symbol.name == "i"}) for value in values]
 
 
@@ -102,7 +103,7 @@ def _same_constant(gold: Any, answer: Any, slack: float) -> bool:
 
 
 def complex_digits(value: Any) -> Any:
-    """A constant to 40 digits."""
+    """Returns a constant to 40 digits."""
     number = value.evalf(COMPARED_DIGITS)
     if not (number.is_Float or number.is_Integer or number.is_Rational or number.has(I)):
         raise ValueError("not a number")

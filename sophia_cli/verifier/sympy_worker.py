@@ -1,7 +1,7 @@
-"""Algebra in a process of its own, so that an answer that hangs or eats memory is ended with it, and never this one.
+"""Algebra in a worker process: an answer that hangs or uses up memory costs the worker, not this process.
 
-`math-verify` parses LaTeX with a grammar and compares; nothing of a model's text is ever evaluated as code. A worker is
-started by the first pair that needs one, kept for the next, and killed when a pair takes longer than it may.
+`math-verify` parses LaTeX with a grammar and compares; no text of a model is ever evaluated as code. The first pair
+that needs algebra starts a worker. It is kept for later pairs, and killed when a pair takes too long.
 """
 
 import re
@@ -39,7 +39,7 @@ _TO_LATEX = (
 
 
 def to_latex(text: str) -> str:
-    """A tidy text as LaTeX that the grammar reads: `2**(1/4)`, `pi`, `sqrt(3)`, without doubled parentheses."""
+    """Returns a normalized text as LaTeX that the grammar reads: `2**(1/4)`, `pi`, `sqrt(3)`, no doubled parentheses."""
     if "°" in text and re.search(r"\\?(?:sin|cos|tan|cot|sec|csc)", text):
         text = re.sub(r"(\d+(?:\.\d+)?)\s*°", r"{(\1\\cdot \\frac{\\pi}{180})}", text)
     for pattern, latex in _TO_LATEX:
@@ -48,7 +48,7 @@ def to_latex(text: str) -> str:
 
 
 def without_double_parentheses(text: str) -> str:
-    """`((x))` as `(x)`, at any depth, in one pass: nested ones cost the grammar quadratic time."""
+    """Returns `(x)` for `((x))`, at any depth, in one pass. Nested ones cost the grammar quadratic time."""
     opened: list[int] = []
     partner: dict[int, int] = {}
     for index, mark in enumerate(text):
@@ -69,7 +69,7 @@ _SPARE_LETTERS = "qwzkvuhgmnpstabcxyrlof"
 
 
 def rename_capitals(gold: str, answer: str) -> tuple[str, str]:
-    """Two texts in which a capital letter that also stands there small is another letter: the grammar reads r/R as 1."""
+    """Renames capital letters that also occur in lower case: the grammar would read r/R as 1."""
     symbols = set(_SYMBOL.findall(gold + " " + answer))
     capitals = [symbol for symbol in symbols if (len(symbol) == 1 and symbol.isupper()) or symbol[1:] in _GREEK_CAPITALS]
     both = sorted(symbol for symbol in capitals if symbol.lower() in symbols)
@@ -80,16 +80,17 @@ def rename_capitals(gold: str, answer: str) -> tuple[str, str]:
 
 
 def algebraically_equal(gold: str, answer: str, seconds: float, slack: float = 0.0) -> str:
-    """`correct`, `wrong`, `ungradable` (the gold cannot be parsed), `timeout` or `error`, as math-verify sees tidy texts.
+    """Returns `correct`, `wrong`, `ungradable` (the gold cannot be parsed), `timeout` or `error` for two normalized
+    texts.
 
-    slack: how far two numbers may be apart, absolutely; beyond it only rounding of the last of 25 digits is forgiven.
+    slack: absolute gap that two numbers may have; otherwise only rounding at the 25th digit is allowed.
     """
     if is_too_complex(gold):
         return "ungradable"
     if is_too_complex(answer):
         return "wrong"
     pair = rename_capitals(to_latex(gold), to_latex(answer))
-    for _ in range(2):  # a worker that was killed from outside is replaced, and asked once more
+    for _ in range(2):  # a worker that was killed from outside is replaced and asked again
         outcome = _ask_worker((*pair, seconds, slack), seconds)
         if outcome != "error":
             break
@@ -115,7 +116,7 @@ def run_worker(pipe: Connection) -> None:
     import logging
     import resource
 
-    logging.disable(logging.CRITICAL)  # math-verify warns of every answer that we limit the time ourselves
+    logging.disable(logging.CRITICAL)  # math-verify warns for every answer that it does not limit the time
     from sophia_cli.verifier.sympy_compare import compare_latex
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
@@ -123,7 +124,7 @@ def run_worker(pipe: Connection) -> None:
     pipe.send("ready")
     while True:
         gold, answer, seconds, slack = pipe.recv()
-        signal.setitimer(signal.ITIMER_REAL, seconds + 1)  # ends this process even if its parent is gone
+        signal.setitimer(signal.ITIMER_REAL, seconds + 1)  # ends this process even if its parent has ended
         outcome = compare_latex(gold, answer, slack)
         signal.setitimer(signal.ITIMER_REAL, 0)
         pipe.send(outcome)

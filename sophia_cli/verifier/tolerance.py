@@ -1,4 +1,4 @@
-"""Whether two numbers are the same: within the item's tolerance, across units, rounded only where one side was rounded."""
+"""Compares numbers: within the item's tolerance, across units, and rounded only where one side was rounded."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +15,7 @@ TEMPERATURES = ("degC", "degF")
 
 
 def item_tolerance(item: Mapping[str, Any]) -> Fraction | None:
-    """The item's `tolerance`: how far, in the gold's unit, an answer may be from the gold."""
+    """Returns the item's `tolerance`: how far, in the gold's unit, an answer may be from the gold."""
     return _as_fraction(item.get("tolerance"))
 
 
@@ -31,16 +31,16 @@ def _as_fraction(value: Any) -> Fraction | None:
 
 
 def item_precision(item: Mapping[str, Any]) -> int | None:
-    """The item's `precision`: the digits after the point that both sides are rounded to, as MathVista gives it."""
+    """Returns the item's `precision`: the digits after the point to which both sides are rounded, as in MathVista."""
     value = _as_fraction(item.get("precision"))
     return None if value is None or value > 100 else int(value)
 
 
 def same_quantity(answer: Quantity, gold: Quantity, item: Mapping[str, Any]) -> bool:
-    """Whether an answer is the gold number, in its unit, within the item's `tolerance` or `precision`.
+    """Tells whether an answer is the gold number, in its unit, within the item's `tolerance` or `precision`.
 
-    A missing unit is accepted on either side, a different one is not; known units are converted. A percent sign on one
-    side only: x% is x or x/100.
+    A missing unit is accepted on either side, a different one is not; known units are converted. With a percent sign
+    on one side only, x% is x or x/100.
     """
     wanted = gold.unit or canonical_unit(normalize(str(item.get("unit") or "")))
     if wanted in TEMPERATURES and answer.unit == units.DEGREE:
@@ -60,13 +60,13 @@ def same_quantity(answer: Quantity, gold: Quantity, item: Mapping[str, Any]) -> 
         scale = Fraction(1, 100)
         left = replace(answer, value=answer.value * scale) if answer.unit == PERCENT else answer
         right = replace(gold, value=gold.value * scale) if gold.unit == PERCENT else gold
-        tolerance = item_tolerance(item) if gold.unit == PERCENT else None  # it is in the gold's unit
+        tolerance = item_tolerance(item) if gold.unit == PERCENT else None  # the tolerance is in the gold's unit
         return same_value(left, right, item if tolerance is None else {**item, "tolerance": float(tolerance * scale)})
     return False
 
 
 def same_value(answer: Quantity, gold: Quantity, item: Mapping[str, Any], converted: bool = False) -> bool:
-    """Whether two numbers are equal: within `tolerance`, at `precision`, or exactly but for what one side rounded."""
+    """Tells whether two numbers are equal: within `tolerance`, at `precision`, or exactly except for rounding."""
     gap = abs(answer.value - gold.value)
     tolerance, precision = item_tolerance(item), item_precision(item)
     if tolerance is not None:
@@ -85,14 +85,14 @@ def same_value(answer: Quantity, gold: Quantity, item: Mapping[str, Any], conver
 
 
 def _round_half_up(value: Fraction, places: int) -> Fraction:
-    """Rounded as people do: a half away from zero."""
+    """Rounds as people do: a half away from zero."""
     scaled = abs(value) * 10**places + Fraction(1, 2)
     return Fraction(scaled.__floor__(), 10**places) * (1 if value >= 0 else -1)
 
 
 def is_rounding(answer: Quantity, exact: Fraction, item: Mapping[str, Any]) -> bool:
-    """Whether a decimal answer stands for an exact gold: rounded or cut at the last of at least six digits, or of as many as
-    another of the item's golds has, as where 24/7 and 3.429 are both accepted.
+    """Tells whether a decimal answer stands for an exact gold: rounded or cut after at least six digits, or after as many
+    as another gold of the item has (24/7 and 3.429).
     """
     golds = item.get("answer")
     others = [read_quantity(normalize(str(gold))) for gold in golds] if isinstance(golds, list) else []
@@ -103,19 +103,19 @@ def is_rounding(answer: Quantity, exact: Fraction, item: Mapping[str, Any]) -> b
 
 
 def half_unit(written: Quantity) -> float:
-    """Half a unit in the last place of a number as it was written."""
+    """Returns half a unit in the last place of a number as written."""
     return float(Fraction(10) ** (written.exponent - (written.decimals or 0)) / 2)
 
 
 def is_rounded_gold(gold: Quantity, exact: Fraction) -> bool:
-    """Whether an exact answer is what a gold of at least two decimals was rounded from."""
+    """Tells whether a gold with at least two decimals is the rounded exact answer."""
     if gold.decimals is None or gold.decimals < 2 or gold.digits < 2:
         return False
     return abs(gold.value - exact) <= Fraction(10) ** (gold.exponent - gold.decimals) / 2
 
 
 def _is_repeating(value: Fraction) -> bool:
-    """Whether the decimal expansion of a fraction never ends."""
+    """Tells whether the decimal expansion of a fraction never ends."""
     bottom = value.denominator
     for prime in (2, 5):
         while bottom % prime == 0:
@@ -124,7 +124,7 @@ def _is_repeating(value: Fraction) -> bool:
 
 
 def algebra_tolerance(answer: str, gold: str, item: Mapping[str, Any]) -> float:
-    """How far apart algebra may find two numbers: the item's word, else what the decimal one of them rounds away."""
+    """Returns how far apart algebra may find two numbers: the item's tolerance, else the rounding of the decimal one."""
     tolerance, precision = item_tolerance(item), item_precision(item)
     if tolerance is not None:
         return float(tolerance)

@@ -1,7 +1,7 @@
-"""Our verifier as a reward function for TRL: `GRPOTrainer(reward_funcs=answer_reward, …)`.
+"""The verifier as a reward function for TRL: `GRPOTrainer(reward_funcs=answer_reward, …)`.
 
-The data set needs a column `answer`; the columns `choices`, `answer_type`, `tolerance`, `precision`, `unit` and `language`
-are used when they are there. TRL itself is not imported.
+The data set needs a column `answer`. The columns `choices`, `answer_type`, `tolerance`, `precision`, `unit` and
+`language` are used if they exist. TRL itself is not imported.
 """
 
 from typing import Any
@@ -11,10 +11,14 @@ from sophia_cli.verifier import verify
 
 
 def answer_reward(completions: list[Any], answer: list[Any], **columns: Any) -> list[float | None]:
-    """1.0 for each completion whose final answer is the item's, 0.0 for a wrong one, None where nobody could tell.
+    """Returns 1.0 for each completion whose final answer is right, 0.0 for a wrong one, None where it cannot be graded.
 
-    completions: texts, or conversations whose last message counts; as long as `answer`. TRL leaves a None out of the
-    mean of its group, as it should: it is no evidence. Raises RecordError for a `choices` that is no list.
+    Args:
+        completions: Texts, or conversations whose last message counts; as many as `answer`. TRL leaves a None out of
+            the mean of its group.
+
+    Raises:
+        RecordError: `choices` is not a list.
     """
     items = ({name: columns[name][row] for name in GRADING_FIELDS if name in columns} for row in range(len(answer)))
     pairs = zip(completions, answer, items, strict=True)

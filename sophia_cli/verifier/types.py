@@ -1,4 +1,6 @@
-"""What every rule is handed beside the answer and the gold, and what it raises when algebra cannot tell."""
+"""The types of the verifier: what a rule gets beside answer and gold, the verdict, and the error when algebra cannot
+decide.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -7,7 +9,7 @@ from typing import Any
 COMMA_LANGUAGES = frozenset(
     "de fr es it pt nl ru pl sv german french spanish italian portuguese dutch russian polish".split()
 )
-"""Languages that write 2,74 for two and three quarters, near enough."""
+"""Languages that write a decimal comma, 2,74."""
 
 
 class CannotDecide(Exception):
@@ -20,9 +22,14 @@ class CannotDecide(Exception):
 
 @dataclass(frozen=True)
 class GradingCase:
-    """What a rule may look at beside the two texts: the item, its options, and when the time for algebra is over.
+    """What a rule may use beside the two texts.
 
-    same: whether two parts are equal by all the rules, one level deeper or more. Raises CouldNotTell.
+    Attributes:
+        item: The item.
+        choices: Its options, normalized.
+        deadline: When the time for algebra is over.
+        equal_parts: Compares two parts by all rules, one level deeper. Raises CannotDecide.
+        depth: The level of nesting.
     """
 
     item: Mapping[str, Any]
@@ -33,12 +40,12 @@ class GradingCase:
 
     @property
     def answer_type(self) -> str:
-        """The item's `answer_type` in one spelling: `multi_choice`, `Multiple choice` are `multi choice`."""
+        """The item's `answer_type` in one spelling: `multi_choice` and `Multiple choice` become `multi choice`."""
         return str(self.item.get("answer_type") or "").casefold().replace("_", " ").replace("-", " ")
 
     @property
     def expects_letter(self) -> bool:
-        """Whether the item says that its answer is an option's letter."""
+        """Whether the item says that its answer is the letter of an option."""
         return self.answer_type in ("multiple choice", "multi choice", "choice")
 
     @property
@@ -46,16 +53,16 @@ class GradingCase:
         return str(self.item.get("language") or "").casefold() in COMMA_LANGUAGES
 
     def part_case(self, **fields: Any) -> "GradingCase":
-        """The case of a part of an answer: no options, one level deeper."""
+        """Returns the case of a part of an answer: no options, one level deeper."""
         return replace(self, item={**self.item, **fields}, choices=(), depth=self.depth + 1)
 
     def deeper_case(self) -> "GradingCase":
-        """The same case one level deeper."""
+        """Returns the same case one level deeper."""
         return replace(self, depth=self.depth + 1)
 
 
 Rule = Callable[[str, str, GradingCase], bool | None]
-"""Whether an answer is a gold; None where the rule has no say."""
+"""Tells whether an answer equals a gold; None if the rule does not apply."""
 
 
 REWARDS: dict[str, float | None] = {
@@ -72,7 +79,7 @@ REWARDS: dict[str, float | None] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """A verdict (a key of `REWARDS`), the answer that was judged, and the rule that settled it (or the reason)."""
+    """A verdict (a key of `REWARDS`), the answer that was graded, and the rule that decided (or the reason)."""
 
     verdict: str
     extracted: str | None
@@ -84,4 +91,4 @@ class Verdict:
 
 
 VerifyFunction = Callable[..., Verdict]
-"""`verify(response, item, truncated=…, seconds=…)`, the interface of every file in this folder."""
+"""`verify(response, item, truncated=…, seconds=…)`."""

@@ -1,6 +1,6 @@
-"""Units: which ones an answer names, and whether two of them measure the same thing.
+"""Units: which unit an answer names, and whether two units measure the same quantity.
 
-Known units (`units.txt`) are converted by pint; a word that is no known unit (`apples`) is compared as a word.
+pint converts the known units (`units.txt`). A word that is not a known unit (`apples`) is compared as a word.
 """
 
 import re
@@ -18,7 +18,9 @@ UNIT_TABLE = Path(__file__).with_name("units.txt")
 
 @cache
 def _unit_spellings() -> dict[str, str]:
-    """What people write, and the unit they mean. Words are found in lower case too, symbols only as they are."""
+    """Returns the spellings of units and the unit each means. Words are also found in lower case, symbols only as they
+    are.
+    """
     found: dict[str, str] = {}
     for line in UNIT_TABLE.read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
@@ -28,7 +30,7 @@ def _unit_spellings() -> dict[str, str]:
 
 
 def _spelled_unit(text: str) -> str:
-    """The unit that a word or symbol stands for, empty when it is none. Case counts in symbols: mW is not MW."""
+    """Returns the unit of a word or symbol; empty if none. Case counts in symbols: mW is not MW."""
     known = _unit_spellings()
     return known.get(text) or (known.get(text.lower(), "") if len(text) > 2 else "")
 
@@ -48,7 +50,7 @@ _FACTOR = re.compile(r"([A-Za-z]+|[%°]|[一-鿿]+)(?:\^\{?([-+]?[1-4])\}?|([2-4
 
 @lru_cache(maxsize=4096)
 def canonical_unit(text: str) -> str:
-    """The canonical spelling of a unit as written after a number: `` (none), `cm^2`, `m/s`, or the folded words."""
+    """Returns the canonical spelling of a unit after a number: `` (none), `cm^2`, `m/s`, or the normalized words."""
     if unit := _spelled_unit(text.strip()) or _spelled_unit(text.replace(" ", "")):
         return _product_unit(unit)
     if counted := _COUNTED.fullmatch(text.strip(" .")):
@@ -64,7 +66,7 @@ def canonical_unit(text: str) -> str:
 
 
 def _area_unit(text: str) -> str:
-    """`square meters` as `meter^2`."""
+    """Returns `meter^2` for `square meters`."""
     match = _AREA.match(text)
     if not match:
         return ""
@@ -73,7 +75,7 @@ def _area_unit(text: str) -> str:
 
 
 def _product_unit(text: str) -> str:
-    """A product of known units, `m*s^-2` for `m/s^2`; empty when one of them is not known."""
+    """Returns a product of known units, `m*s^-2` for `m/s^2`; empty if one is unknown."""
     text = re.sub(r"/\(([^()]*)\)$", r"/\1", re.sub(r"\s+per\s+|每", "/", text))
     parts = re.split(r"\s*([/*])\s*|\s+", text)
     spelled, sign = [], 1
@@ -99,26 +101,26 @@ def _unit_words(text: str) -> str:
 
 
 def is_counted(unit: str) -> bool:
-    """Whether a canonical unit is the unit without a name, or its square or cube."""
+    """Tells whether a canonical unit is the unit without a name, or its square or cube."""
     return unit in ("unit", "unit^2", "unit^3")
 
 
 @lru_cache(maxsize=4096)
 def is_known(unit: str) -> bool:
-    """Whether pint can convert a canonical unit, `m*s^-2`."""
+    """Tells whether pint can convert a canonical unit, `m*s^-2`."""
     factors = [re.fullmatch(r"([^\W\d_]+|[%°])(?:\^-?\d+)?", factor) for factor in unit.split("*")]
     return all(factor is not None and _unit_spellings().get(factor[1]) == factor[1] for factor in factors)
 
 
 def convert_value(value: Fraction, unit: str, to: str) -> Fraction | None:
-    """A value in another unit, or None when the two measure different things. 0.5 m is 50 cm."""
+    """Returns a value in another unit; None if the units measure different quantities. 0.5 m is 50 cm."""
     if unit == to:
         return value
     if not (is_known(unit) and is_known(to)):
         return None
     try:
         quantity = _pint_registry().Quantity(value, _pint_name(unit)).to(_pint_name(to))
-    except Exception:  # noqa: BLE001  (pint raises a dozen kinds for units that do not fit)
+    except Exception:  # noqa: BLE001  (pint raises many types for units that do not fit)
         return None
     return Fraction(quantity.magnitude)
 
@@ -140,7 +142,7 @@ def _pint_registry() -> Any:
 
 
 def same_unit_words(left: str, right: str) -> bool:
-    """Whether two unknown units are the same words, or one is the other and more (`个` and `个苹果`)."""
+    """Tells whether two unknown units are the same words, or one extends the other (`个` and `个苹果`)."""
     if left == right or set(left.split()) <= set(right.split()) or set(right.split()) <= set(left.split()):
         return True  # 8 ways and 8 different ways
     return not (left + right).isascii() and (left.startswith(right) or right.startswith(left))
@@ -151,7 +153,9 @@ _UNFINISHED = re.compile(r"[-+*/=^_,(]$|\\[a-z]+$")
 
 
 def split_unit(text: str) -> tuple[str, str]:
-    """An expression and the known unit behind it, empty when there is none: `3\\sqrt{2} cm` is (`3\\sqrt{2}`, `cm`)."""
+    r"""Splits an expression from the known unit behind it: `3\sqrt{2} cm` becomes (`3\sqrt{2}`, `cm`); the unit is empty
+    if there is none.
+    """
     for match in re.finditer(r"(?<=[\d})\]\s])(?=[A-Za-zµ%°\\一-鿿])", text):
         head, tail = text[: match.start()].strip(), text[match.start() :].strip()
         if not head or len(tail) > 40 or not has_balanced_braces(head) or head.count("(") != head.count(")"):

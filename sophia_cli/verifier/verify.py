@@ -1,4 +1,4 @@
-"""The verifier: R(y) of Eq. 4."""
+"""The entry point of the verifier: R(y) of Eq. 4. Extracts the final answer of a response and compares it with the gold."""
 
 import time
 from collections.abc import Mapping
@@ -15,13 +15,20 @@ DEFAULT_SECONDS = 5.0
 
 
 def verify(response: str, item: Mapping[str, Any], truncated: bool = False, seconds: float = DEFAULT_SECONDS) -> Verdict:
-    r"""Judges the final answer of a response against `item["answer"]`; R(y) of Eq. 4 is the verdict's `reward`.
+    r"""Grades the final answer of a response against `item["answer"]`; R(y) of Eq. 4 is the verdict's `reward`.
 
-    The answer is what the last `\boxed{}` after the thinking holds, else what follows a final-answer phrase. An item may
-    say more: `choices`, `answer_type`, `tolerance` (absolute), `precision` (decimals), `unit`, `language`; an `answer`
-    that is a list holds several accepted golds. truncated: the token limit cut the response off, so it has no final
-    answer (method.md). seconds: the longest that algebra on this answer may take. Raises RecordError for a `choices` that
-    is no list, and nothing else, whatever the response holds.
+    The answer is the content of the last `\boxed{}` after the thinking, else what follows a final-answer phrase.
+
+    Args:
+        response: The whole response.
+        item: Its `answer` is the gold, or a list of accepted golds. It may have `choices`, `answer_type`, `tolerance`
+            (absolute), `precision` (decimals), `unit` and `language`.
+        truncated: The token limit cut the response off, so it has no final answer (method.md).
+        seconds: Time limit for algebra.
+
+    Raises:
+        RecordError: `choices` is not a list. Nothing else is raised, whatever the response contains.
+
 
     >>> verify(r"so \boxed{0.5}", {"answer": r"\frac{1}{2}"})
     Verdict(verdict='correct', extracted='0.5', verified_by='number')
@@ -42,7 +49,7 @@ def verify(response: str, item: Mapping[str, Any], truncated: bool = False, seco
     >>> verify("<think>I think it is 8", {"answer": "8"}).verdict
     'truncated'
     >>> verify(r"\boxed{8}", {"answer": ""})
-    Verdict(verdict='ungradable', extracted='8', verified_by='the gold answer is empty or no text')
+    Verdict(verdict='ungradable', extracted='8', verified_by='the gold answer is empty or not a text')
     """
     text = None if truncated else after_thinking(response)
     if text is None:
@@ -54,12 +61,12 @@ def verify(response: str, item: Mapping[str, Any], truncated: bool = False, seco
     if extraction is None:
         return Verdict("no_answer", None, "extraction")
     if not golds:
-        return Verdict("ungradable", shown_answer(extraction.answers[0]), "the gold answer is empty or no text")
+        return Verdict("ungradable", shown_answer(extraction.answers[0]), "the gold answer is empty or not a text")
     return _judge_extraction(extraction, golds, case)
 
 
 def _accepted_golds(answer: Any) -> list[str]:
-    """The accepted golds, tidy: one, or those of a list, or those that MV-MATH sets apart by `##`."""
+    """Returns the accepted golds, normalized: one, those of a list, or those that MV-MATH separates by `##`."""
     found = []
     for gold in answer if isinstance(answer, list) else [answer]:
         if isinstance(gold, bool):
@@ -77,9 +84,9 @@ def _normalize_gold(gold: str) -> str:
 
 
 def _judge_extraction(extraction: Extraction, golds: list[str], case: GradingCase) -> Verdict:
-    """The verdict on the first reading of the answer that is one: prose is read on, an answer that is wrong is not.
+    """Returns the verdict on the first candidate that is an answer. Prose is skipped, a wrong answer is not.
 
-    Else a response that says two things would be right when either is.
+    Otherwise a response with two answers would be right when either is.
     """
     first: Verdict | None = None
     for answer in extraction.answers:
@@ -93,7 +100,9 @@ def _judge_extraction(extraction: Extraction, golds: list[str], case: GradingCas
 
 
 def _judge_reading(answer: str, golds: list[str], case: GradingCase) -> Verdict:
-    """The verdict on one reading: right for any gold; could not tell when that holds of some and no other is met."""
+    """Returns the verdict on one candidate: right if it equals any gold; cannot tell if that holds for some gold and no
+    other is met.
+    """
     verdicts = []
     for gold in golds:
         outcome, rule = _judge_text(answer, gold, case)
@@ -104,12 +113,12 @@ def _judge_reading(answer: str, golds: list[str], case: GradingCase) -> Verdict:
 
 
 def shown_answer(answer: str) -> str:
-    """An answer as a record shows it: capped, and without what no JSON reader takes."""
+    """Returns an answer as a record stores it: capped, and valid UTF-8."""
     return answer[:MAX_NORMALIZED_CHARS].encode("utf-8", "replace").decode()
 
 
 def _judge_text(answer: str, gold: str, case: GradingCase) -> tuple[str, str]:
-    """As `settle`, of an answer as it was extracted. One too long to be made tidy is right only as the gold's very text."""
+    """Like `apply_rules`, for an answer as extracted. One too long to normalize is right only if it equals the gold."""
     if len(answer) > MAX_NORMALIZED_CHARS:
         return ("correct", "same_text") if answer.strip() == gold else ("wrong", "size")
     return apply_rules(normalize(answer), gold, case)

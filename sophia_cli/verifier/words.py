@@ -1,4 +1,4 @@
-"""Words: yes and no, and answers that are text."""
+"""Compares words: yes and no, and answers that are text."""
 
 import re
 
@@ -15,8 +15,8 @@ _MATHS_WORDS = re.compile(
 
 
 def yes_or_no(text: str) -> bool | None:
-    """Yes (True), no (False), or neither. `Yes, because …` is yes; `No idea` is neither."""
-    if text in ("\\sqrt", "\\times"):  # √ and ×, as tidy spells them
+    """Returns True for yes, False for no, None for neither. `Yes, because …` is yes; `No idea` is neither."""
+    if text in ("\\sqrt", "\\times"):  # √ and ×, as `normalize` writes them
         return text == "\\sqrt"
     text = _STATEMENT.sub("", text)
     head = _LEADING_WORD.match(text.strip("\"'( "))
@@ -32,7 +32,7 @@ def yes_or_no(text: str) -> bool | None:
 
 
 def is_words(text: str) -> bool:
-    """Whether a tidy text is words and no mathematics: no digits, operators, or lone symbols."""
+    """Tells whether a normalized text is words without math: no digits, operators, or single symbols."""
     if not _BARE.fullmatch(text):
         return False
     tokens = re.findall(r"[^\W\d_]+", text)
@@ -50,7 +50,9 @@ _LABEL = re.compile(r"(?:^|\s)(?:is|are)\s|^[A-Z](?: [A-Z])* \d|^\([A-Z]\) .{1,6
 
 
 def is_prose(text: str) -> bool:
-    """Whether a tidy text holds words, or labels as in `F E 40`, `(A) 5 (B) 6`, that algebra would read as products."""
+    """Tells whether a normalized text has words, or labels as in `F E 40`, `(A) 5 (B) 6`, that algebra would read as
+    products.
+    """
     if _LABEL.search(text):
         return True
     found = [word for word in _WORD.findall(text) if not _MATHS_WORDS.match(word)]
@@ -61,7 +63,7 @@ _INNER_CAPITAL = re.compile(r"[A-Za-z0-9][a-z0-9]*[A-Z][A-Za-z0-9]{0,6}$")
 
 
 def same_words(answer: str, gold: str) -> bool:
-    """Whether two texts are the same words, whatever their case, articles and punctuation."""
+    """Tells whether two texts are the same words, ignoring case, articles and punctuation."""
     if _INNER_CAPITAL.match(gold):
         return answer.replace(" ", "") == gold  # CaO, NaOH, AOB
     return _plain_words(answer) == _plain_words(gold)
@@ -71,7 +73,7 @@ _FIGURE = re.compile(r"(?:\\(angle|triangle|overline|overrightarrow|widehat)\s*)
 
 
 def figure_name(text: str) -> tuple[str, str] | None:
-    """An angle, triangle or segment by its points, which may be read from either end: ∠ABC is ∠CBA and not ∠BAC."""
+    """Returns an angle, triangle or segment by its points in one direction: ∠ABC is ∠CBA and not ∠BAC."""
     match = _FIGURE.fullmatch(text)
     if not match or not match[1]:
         return None
