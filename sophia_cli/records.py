@@ -86,13 +86,13 @@ def choices_of(record: Mapping[str, Any]) -> list[str]:
     return [str(choice) for choice in choices]
 
 
-def need_text(record: Mapping[str, Any], field: str, mend: str, empty: bool = False) -> str:
+def need_text(record: Mapping[str, Any], field: str, remedy: str, empty: bool = False) -> str:
     """Returns the text in `field`.
 
     Args:
         record: The record.
         field: The name of the field.
-        mend: What the user should do when the field is bad; the end of the message.
+        remedy: What the user should do when the field is bad; the end of the message.
         empty: Accept an empty text.
 
     Raises:
@@ -102,7 +102,7 @@ def need_text(record: Mapping[str, Any], field: str, mend: str, empty: bool = Fa
     if isinstance(value, str) and (value or empty):
         return value
     fault = "is missing" if field not in record else "is empty" if value == "" else f"is {_json_type(value)}, not a string"
-    raise RecordError(f"{where_of(record)}: field `{field}` {fault}; {mend}")
+    raise RecordError(f"{where_of(record)}: field `{field}` {fault}; {remedy}")
 
 
 def need_count(record: Mapping[str, Any], field: str) -> int:

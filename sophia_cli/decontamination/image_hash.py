@@ -39,9 +39,9 @@ def perceptual_hash(reference: str) -> bytes:
     data = image_bytes(reference)
     try:
         with Image.open(io.BytesIO(data)) as image:
-            grey = _to_gray(image)
-            low, high = grey.getextrema()
-            return _pack_bits(imagehash.phash(grey, hash_size=HASH_SIDE).hash) if low != high else FLAT_HASH
+            gray = _to_gray(image)
+            low, high = gray.getextrema()
+            return _pack_bits(imagehash.phash(gray, hash_size=HASH_SIDE).hash) if low != high else FLAT_HASH
     except Exception as error:  # noqa: BLE001  (what Pillow raises depends on the format)
         raise RecordError(f"image {shorten_reference(reference)} cannot be opened ({error}); fix the file") from None
 

@@ -56,9 +56,9 @@ def clustered_interval(clusters: Clusters) -> tuple[float, float]:
 def wilson_interval(right: float, count: int) -> tuple[float, float]:
     """Returns Wilson's 95% interval of a share."""
     mean = right / count
-    centre = mean + Z95**2 / (2 * count)
+    center = mean + Z95**2 / (2 * count)
     width = Z95 * math.sqrt(mean * (1 - mean) / count + (Z95 / (2 * count)) ** 2)
-    low, high = ((centre + sign * width) / (1 + Z95**2 / count) for sign in (-1, 1))
+    low, high = ((center + sign * width) / (1 + Z95**2 / count) for sign in (-1, 1))
     return min(max(0.0, low), mean) if mean else 0.0, max(min(1.0, high), mean) if mean < 1 else 1.0
 
 

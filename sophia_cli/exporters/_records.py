@@ -110,14 +110,14 @@ class ExampleSource:
                 log_line(f"{STEP}: {record_name(record)} skipped, it failed before: {record['error']}")
         return count
 
-    def make_example(self, record: Record, fellow: Record | None, table: bool, look: bool = True) -> ExportExample:
+    def make_example(self, record: Record, partner: Record | None, table: bool, look: bool = True) -> ExportExample:
         """Makes one example. look: read its images too.
 
         Raises:
             RecordError: a field is bad or an image is missing.
         """
         answer = None if self.are_items else need_text(record, "trajectory", "`sophia reason` writes it")
-        rejected = need_text(fellow, "trajectory", "`sophia reason` writes it") if fellow is not None else None
+        rejected = need_text(partner, "trajectory", "`sophia reason` writes it") if partner is not None else None
         return ExportExample(
             record=record,
             name=str(record["id"]) if answer is None else record_name(record),

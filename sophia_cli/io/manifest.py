@@ -43,9 +43,9 @@ class Manifest:
             UsageError: they differ; the message names each difference.
         """
         try:
-            begun = orjson.loads(self.path.read_bytes())
-            settings, command = begun["settings"], begun["command"]
-            self.seconds_before = float(begun["seconds"])
+            earlier = orjson.loads(self.path.read_bytes())
+            settings, command = earlier["settings"], earlier["command"]
+            self.seconds_before = float(earlier["seconds"])
         except FileNotFoundError:
             file = self.path.with_name(self.path.name.removesuffix(MANIFEST_SUFFIX))
             raise UsageError(f"{file} exists without {self.path.name}; use --force to start over") from None

@@ -210,9 +210,9 @@ class RecordWriter:
                 self.stream.write(line)
                 self.stream.flush()
             except OSError as error:
-                mend = "free disk space and run the command again; it resumes"
+                remedy = "free disk space and run the command again; it resumes"
                 name = record_name(record if record is not None else _parse_line(line))
-                raise SophiaError(f"{self.file}: cannot write {name} ({error.strerror}); {mend}") from None
+                raise SophiaError(f"{self.file}: cannot write {name} ({error.strerror}); {remedy}") from None
         self._write_stdout(line)
 
     def log_failure(self, record: Record) -> None:

@@ -129,8 +129,8 @@ def resolve_model(name: str) -> ModelRef:
     folder = Path(path).expanduser()
     if folder.is_dir():
         if (folder / "adapter_config.json").exists():
-            mend = "train with --merge-lora, or use the folder with peft or your own vLLM (--lora-modules)"
-            raise UsageError(f"{name}: the folder contains LoRA adapters, not a model; {mend}")
+            remedy = "train with --merge-lora, or use the folder with peft or your own vLLM (--lora-modules)"
+            raise UsageError(f"{name}: the folder contains LoRA adapters, not a model; {remedy}")
         if not (folder / "config.json").exists():
             raise UsageError(f"{name}: the folder has no config.json; give the folder of a saved model")
         return ModelRef(name, str(folder), _load_defaults(folder / DEFAULTS_FILE))

@@ -41,11 +41,11 @@ def preference_pairs(
     other = dict(zip(np.r_[right, wrong].tolist(), np.r_[wrong, right].tolist(), strict=True))
     chosen = set(right.tolist())
     for row, line in zip(rows.tolist(), lines.lines_at(table.offsets[row] for row in rows), strict=True):
-        record, fellow = parse_record(line, "?"), waiting.pop(other[row], None)
-        if fellow is None:
+        record, partner = parse_record(line, "?"), waiting.pop(other[row], None)
+        if partner is None:
             waiting[row] = record
         else:
-            yield (record, fellow) if row in chosen else (fellow, record)
+            yield (record, partner) if row in chosen else (partner, record)
 
 
 def _raise_input_error(record: Record) -> None:

@@ -56,8 +56,8 @@ def load_weighted(
             except RecordError as error:
                 raise InputError(str(error)) from None
         if carried and facts:
-            mend = "run `sophia propagate` over all of them"
-            raise InputError(f"{where_of(record)}: records with and without `weight` in one run; {mend}")
+            remedy = "run `sophia propagate` over all of them"
+            raise InputError(f"{where_of(record)}: records with and without `weight` in one run; {remedy}")
     if carried and rule is not None:
         raise UsageError("--alpha and --keep apply to records without `weight`; these have one, omit the options")
     if carried:

@@ -20,37 +20,37 @@ if TYPE_CHECKING:  # most steps run no model
 
 def run_step(
     step: str,
-    key: str,
+    id_field: str,
     options: StepOptions,
     settings: dict[str, Any],
     produce: Callable[[RecordWriter, RecordCounter], Iterator[Record] | Iterator[Record | bytes]],
     total: int | None = None,
     inputs: list[str] | None = None,
-    ordered: bool = False,
-    anew: bool = False,
+    keeps_order: bool = False,
+    rewrite: bool = False,
     tokens_field: str | None = None,
-    observe: Callable[[Record], None] = lambda record: None,
+    on_record: Callable[[Record], None] = lambda record: None,
     backend: "LazyBackend | None" = None,
-    review: ResumeFilter | None = None,
+    resume_filter: ResumeFilter | None = None,
     report: Callable[[], dict[str, Any]] = dict,
 ) -> int:
     """Runs `produce` to its end and writes what it yields: records, and raw lines.
 
     Args:
         step: The name of the step.
-        key: The field that identifies a record of this step.
+        id_field: The field that identifies a record of this step.
         options: The options of every step.
         settings: What makes the records what they are. A file started with other settings is refused.
         produce: Called with the writer and the counter of input records.
         total: Number of records expected, for the progress bar.
         inputs: The files read; the output must not be one of them.
-        ordered: The step keeps the order of its input.
-        anew: Write the file again from the first record on, instead of resuming it. Until that record exists, the old
+        keeps_order: The step keeps the order of its input.
+        rewrite: Write the file again from the first record on, instead of resuming it. Until that record exists, the old
             file stays.
         tokens_field: The field that holds the number of tokens of a sample.
-        observe: Called with every record, including those of an earlier run.
+        on_record: Called with every record, including those of an earlier run.
         backend: Shows its status in the progress line; closed however the step ends.
-        review: May take back records of a file that is resumed.
+        resume_filter: May take back records of a file that is resumed.
         report: Returns more fields for the manifest.
 
     Returns:
@@ -61,7 +61,7 @@ def run_step(
     part = options.parsed_shard
     file = options.out or options.tee
     check_output_file(file, inputs or [])
-    identity = {**settings, "seed": options.seed, "shard": str(part), **({"inputs": inputs} if anew else {})}
+    identity = {**settings, "seed": options.seed, "shard": str(part), **({"inputs": inputs} if rewrite else {})}
     manifest = Manifest(file, step, identity) if file else None
     stdout = claim_stdout()
     if options.quiet:
@@ -70,7 +70,16 @@ def run_step(
     if backend:
         progress.status = backend.status
     output = RecordWriter(
-        key, None if options.out else stdout, file, manifest, options.force, ordered, anew, tokens_field, observe, review
+        id_field,
+        None if options.out else stdout,
+        file,
+        manifest,
+        options.force,
+        keeps_order,
+        rewrite,
+        tokens_field,
+        on_record,
+        resume_filter,
     )
     counter, finished = RecordCounter(), False
     kept = output.written

@@ -68,7 +68,7 @@ def run(
         settings,
         produce,
         inputs=[*files, *against],
-        anew=True,
+        rewrite=True,
         backend=backend,
         report=tally.to_manifest,
     )

@@ -173,7 +173,7 @@ def run(
             produce,
             options.expected_records(_question_count(asked), n),
             tokens_field="response_tokens",
-            observe=observe,
+            on_record=observe,
             backend=backend,
             inputs=sources,
         )

@@ -58,16 +58,16 @@ def _export_lines(make: ExampleSource, options: StepOptions, asked: ExportReques
     """Writes JSONL to stdout or a file."""
 
     def produce(output: RecordWriter, counter: RecordCounter) -> Iterator[Record]:
-        for record, fellow in make.kept_records(counter):
+        for record, partner in make.kept_records(counter):
             try:
-                yield Record(check_unicode(asked.exporter.row_fields(make.make_example(record, fellow, table=False))))
+                yield Record(check_unicode(asked.exporter.row_fields(make.make_example(record, partner, table=False))))
             except RecordError as error:
                 output.log_failure(error_record(record, str(error), {}))
         output.failed += make.log_failures()
         if not output.written:
             log_line("export: nothing was exported; check --alpha, or run `sophia stats`", options.quiet)
 
-    return run_step(STEP, "id", options, _identity_settings(asked), produce, inputs=files, anew=True)
+    return run_step(STEP, "id", options, _identity_settings(asked), produce, inputs=files, rewrite=True)
 
 
 def _identity_settings(asked: ExportRequest) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def run(
         return grade_records(counter.count_records(records), workers, seconds, output, judge, judge_all)
 
     backend = judge.backend if judge else None
-    return run_step(STEP, ID_FIELD, options, settings, produce, inputs=files, ordered=True, backend=backend)
+    return run_step(STEP, ID_FIELD, options, settings, produce, inputs=files, keeps_order=True, backend=backend)
 
 
 def _show_plan(first: Record | None, workers: int, seconds: float, judge: AnswerJudge | None, judge_all: bool) -> int:

@@ -45,7 +45,7 @@ def run(options: StepOptions, files: list[str], rule: SelectionRule, only_select
     def produce(output: RecordWriter, counter: RecordCounter) -> Iterator[Record | bytes]:
         return propagate_records(RereadableInputs(files), rule, options.parsed_shard, options.limit, emit, output, counter)
 
-    return run_step("propagate", key, options, {**asdict(rule), "emit": emit}, produce, inputs=files, anew=True)
+    return run_step("propagate", key, options, {**asdict(rule), "emit": emit}, produce, inputs=files, rewrite=True)
 
 
 def propagate_records(

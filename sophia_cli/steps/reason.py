@@ -102,7 +102,7 @@ def run(
         settings,
         produce,
         tokens_field="trajectory_tokens",
-        review=earlier if stop_alpha is not None else None,
+        resume_filter=earlier if stop_alpha is not None else None,
         backend=backend,
         report=lambda: {} if stop_alpha is None else {"early_stop": tally.to_manifest()},
     )

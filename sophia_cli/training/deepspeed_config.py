@@ -44,8 +44,8 @@ def load_config(settings: TrainConfig, world: DistributedContext) -> dict[str, A
     except (OSError, ValueError, KeyError, TypeError) as error:
         choices = ", ".join(sorted(file.stem for file in CONFIG_DIR.glob("*.json")))
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-        mend = f"choose {choices}, none, or a JSON file that has zero_optimization.stage"
-        raise UsageError(f"--deepspeed {settings.deepspeed}: {reason}; {mend}") from None
+        remedy = f"choose {choices}, none, or a JSON file that has zero_optimization.stage"
+        raise UsageError(f"--deepspeed {settings.deepspeed}: {reason}; {remedy}") from None
     if unfit := [name for name in OPTION_KEYS if _sets_value(config.get(name))]:
         raise UsageError(f"{path}: `{unfit[0]}` may not be set in the file; delete it and use the option of `sophia train`")
     return {

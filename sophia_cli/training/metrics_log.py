@@ -37,8 +37,8 @@ class MetricsLog:
                 with self.file.open("ab") as file:
                     file.write(to_line(told))
             except OSError as error:
-                mend = "free disk space and run the command again, it resumes from the last checkpoint"
-                raise SophiaError(f"{self.file}: cannot be written ({error.strerror}); {mend}") from None
+                remedy = "free disk space and run the command again, it resumes from the last checkpoint"
+                raise SophiaError(f"{self.file}: cannot be written ({error.strerror}); {remedy}") from None
 
 
 def draw_curves(told: list[dict[str, Any]], file: Path) -> None:

@@ -92,8 +92,8 @@ def size_rows(plan: TrainPlan, rows: list[TrainExample], tell: LogFunction, quie
     causes = ", ".join(f"{count} {cause}" for cause, count in sorted(left.items())) or "none"
     tell(f"train: {len(kept)} rows to train on; skipped: {causes}")
     if not kept:
-        mend = "see the skipped rows above" if rows else HINTS[plan.data_kind]
-        raise InputError(f"no row to train on; {mend}")
+        remedy = "see the skipped rows above" if rows else HINTS[plan.data_kind]
+        raise InputError(f"no row to train on; {remedy}")
     return replace(plan, rows=kept, skipped=left)
 
 

@@ -94,9 +94,9 @@ class TrainPlan:
         replaces = force and self.out.exists()
         if file.exists():
             found_plan = json.loads(file.read_text(encoding="utf-8"))
-            begun, replaces = found_plan["identity"], replaces or bool(found_plan.get("replaces"))
-            if differs := [name for name in identity if begun.get(name) != identity[name]]:
-                listed = ", ".join(f"{name} ({begun.get(name)}, now {identity[name]})" for name in differs)
+            earlier, replaces = found_plan["identity"], replaces or bool(found_plan.get("replaces"))
+            if differs := [name for name in identity if earlier.get(name) != identity[name]]:
+                listed = ", ".join(f"{name} ({earlier.get(name)}, now {identity[name]})" for name in differs)
                 raise UsageError(
                     f"{self.work_dir}: holds a run with other settings: {listed}; use those to resume it, "
                     "or --force to start over"

@@ -28,8 +28,8 @@ def check_heads(text_config: Any, ways: int) -> None:
     if heads % ways or (shared % ways and ways % shared):
         fit = [n for n in range(2, heads + 1) if heads % n == 0 and (shared % n == 0 or n % shared == 0)]
         choices = f"choose from {', '.join(map(str, fit))}" if fit else "omit it"
-        mend = f"the model has {heads} attention heads over {shared}; {choices}"
-        raise UsageError(f"--sequence-parallel {ways}: {mend}")
+        remedy = f"the model has {heads} attention heads over {shared}; {choices}"
+        raise UsageError(f"--sequence-parallel {ways}: {remedy}")
     if "sliding_attention" in (getattr(text_config, "layer_types", None) or ()):
         raise UsageError(
             f"--sequence-parallel {ways}: the model uses sliding-window attention, which it does not support; omit it"

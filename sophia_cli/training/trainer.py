@@ -67,10 +67,10 @@ def train_with_loss(plan: TrainPlan, world: DistributedContext, emit: EmitFuncti
     scorer = LogprobHead(policy, can_pack(policy), device.type == "cuda" and has_liger(), ulysses)
     engine: Engine = DeepSpeedEngine(policy, settings, world, config) if config else DDPEngine(policy, settings, world)
     del spread
-    begun = checkpoints.last_checkpoint(plan.work_dir, world.size)
-    if begun:
-        engine.load_state(begun[1])
-    first = begun[0] if begun else 0
+    checkpoint = checkpoints.last_checkpoint(plan.work_dir, world.size)
+    if checkpoint:
+        engine.load_state(checkpoint[1])
+    first = checkpoint[0] if checkpoint else 0
     curve = MetricsLog(plan.work_dir, first, world)
     figures = list(curve.past)
     for told in figures:

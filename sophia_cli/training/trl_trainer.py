@@ -45,15 +45,15 @@ def train_with_trl(plan: TrainPlan, world: DistributedContext, emit: EmitFunctio
     encoder = make_encoder(plan)
     warm_up_model(policy, encoder, plan, device, config)
     trainer = objective.make_trainer(plan, policy, encoder, trainer_arguments(plan, world, config))
-    begun = checkpoints.last_checkpoint(plan.work_dir, world.size)
-    curve = MetricsLog(plan.work_dir, begun[0] if begun else 0, world)
+    checkpoint = checkpoints.last_checkpoint(plan.work_dir, world.size)
+    curve = MetricsLog(plan.work_dir, checkpoint[0] if checkpoint else 0, world)
     for told in curve.past:
         emit(told)
     trainer._save_checkpoint = partial(_save_checkpoint, trainer._save_checkpoint, plan)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(MetricsCallback(plan, world, curve, emit, objective.METRIC_NAMES))
     with _policy_tensor_names(policy):
-        trainer.train(resume_from_checkpoint=str(begun[1]) if begun else None)
+        trainer.train(resume_from_checkpoint=str(checkpoint[1]) if checkpoint else None)
     save_model(plan, world, _gather_weights(trainer, config), policy, trainer.state.global_step)
     if world.is_main:
         emit(
