@@ -1,4 +1,4 @@
-# One place for everything one does with a checkout. `make quickstart` and `make test` work on a fresh machine with
+# All tasks of a checkout. `make quickstart` and `make test` work on a fresh machine with
 # Python 3.11+, git and make.
 
 PYTHON ?= python3
@@ -13,7 +13,7 @@ quickstart: install
 install: .venv/installed
 install-dev: .venv/installed-dev
 
-# A torch that is in the environment already is kept: its pin is left out of the constraints then.
+# An installed torch is kept: its pin is removed from the constraints.
 .venv/constraints.txt: constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	if $(BIN)/python -c "import torch" 2>/dev/null; then grep -v '^torch==' constraints.txt > $@; else cp constraints.txt $@; fi
@@ -33,11 +33,11 @@ test: install-dev lint types
 test-fast: install-dev
 	$(BIN)/python -m pytest -n 2 -m "not slow and not vllm and not long and not kernels" tests
 
-# Training in several processes, killed and begun again.
+# Training in several processes, killed and resumed.
 test-long: install-dev
 	$(BIN)/python -m pytest -m long tests
 
-# Liger's kernel for GPUs, interpreted on the CPU: with Triton (1 GB) in an environment of its own, torch is that of .venv.
+# Liger's GPU kernel, run by Triton's interpreter on the CPU. Triton (1 GB) has its own environment; torch is that of .venv.
 test-kernels: install-dev .venv-kernels/installed
 	$(BIN)/python -m pytest -m kernels tests/training/test_liger_logprobs.py
 
@@ -48,8 +48,8 @@ test-kernels: install-dev .venv-kernels/installed
 		> "$$(.venv-kernels/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch_of_the_project.pth"
 	touch $@
 
-# The tests against a real vLLM, which gets an environment of its own (3.5 GB). Its CPU build finds a torchvision whose own
-# operators do not load; nothing here needs them.
+# The tests against a real vLLM, in an environment of its own (3.5 GB). The operators of the torchvision that its CPU build
+# installs do not load; an empty module replaces them, because nothing here needs them.
 test-vllm: install-dev .venv-vllm/installed
 	$(BIN)/python -m pytest -m vllm tests/backends/test_real_vllm.py
 
@@ -70,42 +70,42 @@ types: install-dev
 bench: install-dev
 	$(BIN)/python benchmarks/startup.py
 
-# What we are measured against, in environments of its own.
+# The peers of the benchmarks, each in an environment of its own.
 .venv-%/installed: benchmarks/%-peers.txt
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python -m pip install --quiet -r $<
 	touch $@
 
-# Our verifier beside those of PyPI, in turn; remakes the table in docs/verifier.md.
+# Our verifier and those of PyPI, in turn; rewrites the table in docs/verifier.md.
 bench-verifier: install-dev .venv-verifier/installed
 	$(BIN)/python benchmarks/verifiers.py --peers .venv-verifier/bin/python --write
 
-# Our client of servers beside the official one and a bare loop; remakes the table in docs/servers.md.
+# Our server client, the official one and a bare loop; rewrites the table in docs/servers.md.
 bench-client: install-dev .venv-client/installed
 	$(BIN)/python benchmarks/client.py --peers .venv-client/bin/python --write
 
-# What early stop spares on the embedded world; remakes the table in docs/servers.md. Half an hour.
+# Tokens that early stop saves on the embedded world; rewrites the table in docs/servers.md. Half an hour.
 bench-early-stop: install-dev
 	$(BIN)/python benchmarks/early_stop.py --write
 
-# `sophia propagate` beside DuckDB and orjson on 1.2 GB; remakes the table in docs/propagate.md.
+# `sophia propagate`, DuckDB and orjson on 1.2 GB; rewrites the table in docs/propagate.md.
 bench-propagate: install-dev .venv-propagate/installed
 	$(BIN)/python benchmarks/propagate.py --peers .venv-propagate/bin/python --write
 
-# `sophia train` beside TRL, the same model and batches.
+# `sophia train` and TRL on the same model and batches.
 bench-train: install-dev
 	$(BIN)/python benchmarks/train.py
 
-# Peak memory of long trajectories, with logits of the whole length and without.
+# Peak memory of long trajectories, with and without logits of the whole length.
 bench-memory: install-dev
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/memory.py --shared
 
-# How long 100,000 questions against 10,000 take, and how many images a second are hashed.
+# Time for 100,000 questions against 10,000, and images hashed per second.
 bench-decontaminate: install-dev
 	$(BIN)/python benchmarks/decontaminate.py
 
-# Our verdicts beside VLMEvalKit's and lmms-eval's rule scorers on the same answers; remakes docs/harnesses.md.
+# Our verdicts and those of VLMEvalKit's and lmms-eval's rule scorers on the same answers; rewrites docs/harnesses.md.
 bench-harnesses: install-dev .venv-harnesses/installed
 	$(BIN)/python benchmarks/harnesses.py --peers .venv-harnesses/bin/python --write
 
@@ -114,11 +114,11 @@ bench-harnesses: install-dev .venv-harnesses/installed
 	.venv-harnesses/bin/python -m pip install --quiet --no-deps -r $<
 	touch $@
 
-# Whether a real vLLM computes a prompt once for all its samples; remakes the table in docs/servers.md.
+# Does a real vLLM compute a prompt once for all its samples? Rewrites the table in docs/servers.md.
 bench-prefill: install-dev .venv-vllm/installed
 	$(BIN)/python benchmarks/prefill.py --vllm .venv-vllm/bin --write
 
-# Rebuilds both embedded models from nothing: about 45 minutes on 2 cores.
+# Rebuilds both embedded models from scratch: about 45 minutes on 2 cores.
 tiny: install-dev
 	bash recipes/tiny/build.sh
 

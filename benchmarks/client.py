@@ -136,7 +136,7 @@ def cost(name: str, python: Path, seconds: float, requests: int, in_flight: int,
 
 def table(python: Path, requests: int) -> tuple[str, bool]:
     """The table as Markdown, and whether both bounds hold."""
-    lines = ["| in flight | latency | client | CPU, ms a request | requests/s |", "|---|---|---|---|---|"]
+    lines = ["| in flight | latency | client | CPU, ms per request | requests/s |", "|---|---|---|---|---|"]
     cpu: dict[str, float] = {}
     rate: dict[tuple[str, int], float] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -155,7 +155,7 @@ def table(python: Path, requests: int) -> tuple[str, bool]:
                 lines.append(f"| {in_flight} | {1000 * LATENCY:.0f} ms | {client} | {spent:.3f} | {speed:,.0f} |")
     share = cpu["ours"] / cpu["openai"]
     reached = min(rate["ours", in_flight] / rate["bare", in_flight] for in_flight in (64, 256))
-    lines.append(f"\nCPU a request: 1/{1 / share:.1f} of openai's, {cpu['ours'] / cpu['bare']:.2f} × bare aiohttp's.")
+    lines.append(f"\nCPU per request: 1/{1 / share:.1f} of openai's, {cpu['ours'] / cpu['bare']:.2f} × bare aiohttp's.")
     lines.append(f"Throughput with latency: at least {100 * reached:.1f}% of a bare loop's.")
     return "\n".join(lines), share <= MOST_CPU and reached >= LEAST_THROUGHPUT
 

@@ -126,7 +126,7 @@ def early_tokens(rows: list[Row]) -> int:
 
 
 def drawn_table() -> list[str]:
-    lines = ["| right | `--stop-early` | `--stop-early --bound-length` | continued for nothing |", "|---|---|---|---|"]
+    lines = ["| right | `--stop-early` | `--stop-early --bound-length` | free continuation |", "|---|---|---|---|"]
     for right in (0.9, 0.7, 0.5, 0.3):
         rows = drawn(right)
         spent = (early_tokens(rows), bounded_tokens(rows, False), bounded_tokens(rows, True))
@@ -157,7 +157,7 @@ def main() -> int:
         print(lines[-1], flush=True)
     lines += [
         "",
-        "Drawn at random, the reasoner's lengths lognormal (σ = 0.5), wrong answers twice as long:",
+        "Simulated, with lognormal lengths (σ = 0.5) and wrong answers twice as long; the last column, if cut trajectories could be continued for free:",
         "",
         *drawn_table(),
     ]

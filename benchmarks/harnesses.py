@@ -24,27 +24,30 @@ CASES = ROOT / "tests" / "data" / "harness_cases.jsonl"
 PAGE = ROOT / "docs" / "harnesses.md"
 NAMES = {"vlmevalkit": "VLMEvalKit", "lmms-eval": "lmms-eval"}
 REASONS = {
-    "spelling": "compares spellings, or parses some of them alone: the same value written otherwise (8,000, 8e3, √3, "
-    "a set with its braces, an interval as an inequality) is wrong. Ours compares values.",
-    "unit": "an answer with a unit or a degree sign where the gold has none is wrong. Ours takes it.",
-    "case": "a small letter for an option, or a word with a capital, is wrong. Ours folds case of options and words.",
-    "contains": "an answer that holds the gold (non-planar, 80000), or is held by it, is right. Ours compares the whole.",
-    "nearest": "the option nearest by letters is taken, whatever was answered. Ours: an answer is an option or it is not.",
+    "spelling": "compares spellings, or parses only some forms: the same value in another form (8,000, 8e3, √3, a set"
+    " with its braces, an interval as an inequality) is wrong. Ours compares values.",
+    "unit": "an answer with a unit or a degree sign is wrong where the gold has none. Ours accepts it.",
+    "case": "a lowercase letter for an option, or a capitalized word, is wrong. Ours ignores the case of options and words.",
+    "contains": "an answer that contains the gold (non-planar, 80000), or is contained in it, is right. Ours compares"
+    " the whole answer.",
+    "nearest": "the option with the smallest edit distance is taken, whatever the answer. Ours: an answer either is "
+    "an option or is not.",
     "empty": "an empty answer is right where the gold is a text. Ours: no answer.",
-    "rounding": "rounds both sides to two decimals, or cuts decimals off where the gold is a whole number. Ours rounds "
-    "where the benchmark says so, to as many places as it says.",
-    "precision": "does not round to the places that the row gives (`precision`). Ours does, as the benchmark's own scorer.",
-    "tolerance": "ignores the benchmark's tolerance (DynaMath's 0.001; OlympiadBench's `error`, handed over as a text). "
-    "Ours does.",
-    "percent": "a hundredth and the hundredfold of the gold are right. Ours: wrong.",
-    "chinese": "Chinese characters are deleted before comparing: any word is any other. Ours compares them.",
-    "shorter": "tuples are compared up to the end of the shorter one. Ours compares all of both.",
-    "algebra": "two formulas are compared by a call that breaks (on a name that is not defined), and what breaks is wrong. "
-    "Ours compares them.",
-    "decimals": "a decimal near an exact gold is wrong. Ours takes one of six digits or more that are all right.",
-    "letter alone": "an option is its bare letter and nothing else. Ours reads (J), J. 9, and an option's value.",
-    "list": "a gold that is a list is compared as one text, or not at all. Ours takes any of its answers, or all, as the "
-    "benchmark means it.",
+    "rounding": "rounds both sides to two decimals, or truncates decimals where the gold is a whole number. Ours "
+    "rounds only where the benchmark says so, to the number of places it gives.",
+    "precision": "does not round to the number of places that the row gives (`precision`). Ours does, like the "
+    "benchmark's own scorer.",
+    "tolerance": "ignores the benchmark's tolerance (DynaMath's 0.001; OlympiadBench's `error`, which is passed as a "
+    "text). Ours applies it.",
+    "percent": "one hundredth of the gold and 100 times the gold are right. Ours: wrong.",
+    "chinese": "Chinese characters are deleted before comparing, so any two words are equal. Ours compares them.",
+    "shorter": "tuples are compared only up to the end of the shorter one. Ours compares every element.",
+    "algebra": "two formulas are compared by a call that raises (an undefined name), and that counts as wrong. Ours "
+    "compares them.",
+    "decimals": "a decimal close to an exact gold is wrong. Ours accepts one with at least six digits, all correct.",
+    "letter alone": "an option must be its bare letter. Ours also reads (J), J. 9, and an option's value.",
+    "list": "a gold that is a list is compared as one text, or not at all. Ours accepts any of its answers, or "
+    "requires all, as the benchmark intends.",
 }
 
 

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# GRPO after SOPHIA, the paper's best row: questions that the trained model gets right in 40 to 60% of 16 tries, then GRPO on
-# those with the grader as the reward.
+# GRPO after SOPHIA, the paper's best row: select the questions that the trained model gets right in 40 to 60% of 16
+# tries, then run GRPO on them with the verifier's reward.
 #
 #   recipes/grpo.sh MODEL SOURCE RUN [options of train, as in --gpus 0-7]
 #
-# SOURCE are questions as `sophia caption` takes them. The model is saved to RUN/grpo.
+# SOURCE holds questions in any form that `sophia caption` reads. The model is saved to RUN/grpo.
 set -euo pipefail
 model=$1 source=$2 run=$3
 shift 3
 mkdir -p "$run"
-sophia eval -m "$model" --data "$source" -n "${TRIES:-16}" -o "$run/tries.jsonl" || [ $? = 3 ]  # 3: some answers failed; they count for nothing
-# Questions whose share of right answers is neither so high nor so low that a group of rollouts would teach nothing.
+sophia eval -m "$model" --data "$source" -n "${TRIES:-16}" -o "$run/tries.jsonl" || [ $? = 3 ]  # 3: some answers failed; they do not count
+# A group of rollouts that are all right or all wrong teaches nothing, so select questions in between.
 python3 - "$run" "${FROM:-0.4}" "${TO:-0.6}" <<'PYTHON'
 import json, sys
 run, least, most = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])

@@ -3,12 +3,12 @@
 #
 #   recipes/merge.sh runs/first 8 [options of propagate, as in --alpha 0.75 --keep 1]
 #
-# Every shard must be there and have ended well: a missing one would bias what is kept, and nobody would see it.
+# Every shard must be present and finished: a missing one would silently bias the selection.
 set -euo pipefail
 run=$1 shards=$2
 shift 2
 files=()
-# A step whose input was cut short ends well itself, so each file that it was made from must be finished, too.
+# A step with a truncated input finishes normally, so the files that it was made from must be finished as well.
 is_finished() { python3 -c 'import json, sys; sys.exit(json.load(open(sys.argv[1]))["finished"] is not True)' "$1.manifest.json"; }
 for ((shard = 0; shard < shards; shard++)); do
     for file in "$run"/{caps,raw,traj}."$shard".jsonl; do

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# SOPHIA from nothing to a model that thinks, on a laptop: only commands that you would type yourself.
-# Ends non-zero if the trained model is not better than the one it began with.
+# The whole of SOPHIA on a laptop, in commands that you would type yourself: from images to a model that thinks.
+# The exit code is not 0 if the trained model is not better than the base model.
 set -euo pipefail
 cd "${1:-.}"
 rm -rf quickstart && mkdir quickstart && cd quickstart
@@ -16,14 +16,14 @@ sophia reason caps.jsonl --llm tiny-reasoner -n 2 --shard 0/2 | sophia grade -o 
 sophia reason caps.jsonl --llm tiny-reasoner -n 2 --shard 1/2 | sophia grade -o traj.1.jsonl
 wait $!
 
-# 3. The rewards flow back to the descriptions, and the shortest right trajectory of each image stays.
+# 3. The rewards flow back to the descriptions, and the shortest right trajectory of each image is selected.
 sophia propagate traj.0.jsonl traj.1.jsonl --alpha 0.75 --keep 1 --selected > kept.jsonl
 
-# 4. The model learns from what was kept. So that it does not forget to describe, the descriptions that earned their reward are
-#    mixed in, and some of all of them.
+# 4. The model trains on the selected trajectories. So that it does not forget to describe, the captions of the selected
+#    trajectories are mixed in, and half of all captions.
 sophia train kept.jsonl --mix kept.jsonl --mix caps.jsonl:0.5 -o runs/out > metrics.jsonl
 
-# 5. Before and after, on images that neither model ever saw.
+# 5. Evaluate before and after, on images that neither model has seen.
 sophia eval --model tiny-vlm --data imgs-test --summary before.json > before.jsonl
 sophia eval --model runs/out --data imgs-test --summary after.json > after.jsonl
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# What each pod of the Job in sample.yaml runs: one shard of a step, asking every server behind a headless Service.
+# Each pod of the Job in sample.yaml runs this: one shard of a step, with all servers behind a headless Service.
 #
 #   client.sh SERVICE SHARDS STEP…     as in: client.sh reasoner 8 reason /data/caps.SHARD.jsonl --llm qwq
 #
-# SHARD in the arguments becomes the pod's number (JOB_COMPLETION_INDEX). A pod that is killed is started again by the Job
-# and goes on where its file ends; exit code 3 (some records carry an error) counts as done.
+# SHARD in the arguments becomes the pod's number (JOB_COMPLETION_INDEX). The Job restarts a pod that
+# is killed, and its shard resumes; exit code 3 (some records have an error) counts as done.
 set -euo pipefail
 service=$1 shards=$2
 shift 2

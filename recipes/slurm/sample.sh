@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# SOPHIA's sampling on a Slurm cluster: on every node vLLM servers, and a client for each shard, which asks all of them.
+# SOPHIA's sampling on a Slurm cluster: vLLM servers on every node, and one client per shard, which uses all of them.
 #
 #   sbatch --nodes 4 recipes/slurm/sample.sh imgs/ internvl3-8b qwq runs/first
 #
-# First the captions with the policy, then trajectories with the reasoner, graded as they come, then the merge. Killed,
-# requeued or out of time? Submit it again with the same arguments: every shard goes on where it was. K, N, SHARDS (default:
-# one a node; the number is part of what a file is), TENSOR_PARALLEL and SERVER_OPTIONS come from the environment.
+# First the captions with the policy, then trajectories with the reasoner, graded as they are finished, then the merge.
+# Killed, requeued or out of time? Submit it again with the same arguments: every shard resumes. K, N, SHARDS (default: one
+# per node; a run with another number starts over), TENSOR_PARALLEL and SERVER_OPTIONS come from the environment.
 #SBATCH --job-name=sophia
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=8
@@ -19,7 +19,7 @@ export SHARDS=${SHARDS:-$nodes} run images
 mkdir -p "$run"
 fleet=
 
-# Starts the servers of a model on all nodes, and waits until every node has said where its servers are.
+# Starts the servers of a model on all nodes, and waits until every node has written the addresses of its servers.
 start_fleet() {
     rm -rf "$run/fleet" && mkdir "$run/fleet"
     srun --overlap --kill-on-bad-exit=1 --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --output="$run/fleet/%t.jsonl" --error="$run/fleet/%t.log" \
@@ -42,9 +42,9 @@ stop_fleet() {
 }
 trap stop_fleet EXIT
 
-# Runs commands once for each shard, spread over the nodes; $shard is its number. `ok` runs one whose exit code may be 3: some
-# records carry an error then, are tried again when this is submitted again, and are no reason to stop. Any other failure is.
-# shellcheck disable=SC2016  # the shards' own shells fill the names in, here and below
+# Runs commands once per shard, spread over the nodes; $shard is its number. `ok` accepts exit code 3: some records have an
+# error then and are retried when the job is submitted again. Any other failure stops the job.
+# shellcheck disable=SC2016  # the shell of each shard expands the variables, here and below
 for_each_shard() {
     srun --overlap --ntasks="$SHARDS" --ntasks-per-node=$(((SHARDS + nodes - 1) / nodes)) --distribution=cyclic \
         bash -c 'set -euo pipefail; shard=$SLURM_PROCID; mapfile -t urls < "$run/fleet/urls"

@@ -135,8 +135,8 @@ class OpenCaption:
                 self.given_up = True  # no uncut trajectory is correct, so none can be short enough
         size = allowed + 1 - self.failures
         self.given_up = self.given_up or (size <= 0 and bool(self.queue or self.cut))
-        wave, self.queue = ([], []) if self.given_up else (self.queue[:size], self.queue[size:])
-        return wave
+        batch, self.queue = ([], []) if self.given_up else (self.queue[:size], self.queue[size:])
+        return batch
 
 
 @dataclass
@@ -307,8 +307,8 @@ class EarlyStopSampler:
 
     def _continue_caption(self, caption: OpenCaption, first: bool = False) -> Iterator[Record]:
         """Requests the next round, except what an earlier run has made; or yields the caption's records."""
-        while wave := caption.next_round(self.max_failures):
-            for number in wave:
+        while batch := caption.next_round(self.max_failures):
+            for number in batch:
                 known = caption.plan.earlier_records.get(number)
                 if known is not None and known["trajectory_tokens"] <= caption.length_bound:
                     caption.cut.discard(number)

@@ -92,7 +92,7 @@ def test_records_that_were_propagated_are_taken_at_their_word(lab: Path, tmp_pat
     assert ours["caption_reward"]["mean"] == theirs["caption_reward"]["mean"]
     assert theirs["selected"] == sum(record["selected"] for record in records_of(tmp_path / "done.jsonl")) > 0
     done = sophia("stats", "done.jsonl", "--alpha", "0.5", cwd=tmp_path, code=2)
-    assert b"leave the options out" in done.stderr
+    assert b"omit the options" in done.stderr
     (tmp_path / "half.jsonl").write_bytes(b"".join((lab / "traj.jsonl").read_bytes().splitlines(keepends=True)[16:]))
     (tmp_path / "rest.jsonl").write_bytes(b"".join((tmp_path / "done.jsonl").read_bytes().splitlines(keepends=True)[:16]))
     both = sophia("stats", "rest.jsonl", "half.jsonl", cwd=tmp_path, code=2)

@@ -195,7 +195,7 @@ def test_overlaps_that_a_judge_was_not_asked_about_go_with_the_greater_ones_that
 def test_a_benchmark_that_cannot_be_compared_is_no_clean_bill(tmp_path: Path) -> None:
     write_lines(tmp_path / "items.jsonl", [item("a", QUESTION)])
     for name, rows, words in (
-        ("empty.jsonl", [], "no item in it"),
+        ("empty.jsonl", [], "contains no item"),
         ("problem.jsonl", [{"id": "1", "problem": QUESTION}], "`question` or `image`"),
     ):
         write_lines(tmp_path / name, rows)
@@ -204,7 +204,7 @@ def test_a_benchmark_that_cannot_be_compared_is_no_clean_bill(tmp_path: Path) ->
     write_lines(tmp_path / "words.jsonl", [item("b", QUESTION)])
     for match in ("image", "both"):
         done = sophia("decontaminate", "items.jsonl", "--against", "words.jsonl", "--match", match, cwd=tmp_path, code=2)
-        assert b"words.jsonl: no item in it has" in done.stderr
+        assert b"words.jsonl: contains no item has" in done.stderr
     drawing(tmp_path / "a.png", 1)
     bad = [item("dict", "?", image={"path": "a.png"}), item("null", "?", image=["a.png", None]), item("question", 5)]
     assert kept(tmp_path, bad, [item("b", "Which?", image="a.png")], code=3) == ["dict", "null", "question"]
@@ -236,7 +236,7 @@ def test_another_image_in_a_files_place_is_looked_at(tmp_path: Path) -> None:
 
 
 def test_stdin_cannot_be_both(tmp_path: Path) -> None:
-    assert b"stdin holds the records" in sophia("decontaminate", "-", "--against", "-", cwd=tmp_path, code=2).stderr
+    assert b"stdin already holds the records" in sophia("decontaminate", "-", "--against", "-", cwd=tmp_path, code=2).stderr
 
 
 def test_every_drop_is_named_though_ids_are_missing_or_come_twice(tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ def test_wrong_usage_names_the_mend(tmp_path: Path) -> None:
     for options, words in (
         (("--against", "items.jsonl", "--match", "none"), "any, both, text, image"),
         (("--against", "gone.jsonl"), "gone.jsonl: no such file"),
-        (("--against", "items.jsonl", "--report", "items.jsonl"), "read and written at once"),
+        (("--against", "items.jsonl", "--report", "items.jsonl"), "is both an input and the output"),
         (("--against", "items.jsonl", "-o", "out.jsonl", "--report", "out.jsonl"), "is where the records go"),
         ((), "--against"),
     ):

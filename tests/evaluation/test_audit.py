@@ -105,7 +105,7 @@ def test_a_sheet_goes_to_a_person_and_comes_back(lab: Path, tmp_path: Path) -> N
         writer.writeheader()
         writer.writerows(rows)
     refused = sophia("eval", *asked, *options, cwd=tmp_path, code=2)
-    assert "holds somebody's labels" in refused.stderr.decode()
+    assert "contains labels" in refused.stderr.decode()
     back = sophia("agreement", "s.csv", "--summary", "a.json", cwd=tmp_path)
     figures = json.loads((tmp_path / "a.json").read_text())
     assert (figures["hallucination"]["n"], figures["hallucination"]["kappa"]) == (5, pytest.approx(1.0))
@@ -117,7 +117,7 @@ def test_sheets_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_text("sample_id,hallucination,broken_logic\na,perhaps,no\n")
     assert "row 2: column `hallucination`" in sophia("agreement", "s.csv", cwd=tmp_path, code=2).stderr.decode()
     (tmp_path / "s.csv").write_text("sample_id,hallucination,broken_logic\na,,\n")
-    assert "labelled by both" in sophia("agreement", "s.csv", cwd=tmp_path, code=2).stderr.decode()
+    assert "no answer has both labels" in sophia("agreement", "s.csv", cwd=tmp_path, code=2).stderr.decode()
     sophia("agreement", "none.csv", cwd=tmp_path, code=2)
     sophia("eval", "--data", ".", "--labels-csv", "s.csv", cwd=tmp_path, code=2)
 
@@ -170,8 +170,8 @@ def test_a_sheet_is_read_however_a_spreadsheet_has_saved_it(sheet: str, tmp_path
 @pytest.mark.parametrize(
     ("sheet", "said"),
     [
-        ("sample_id,hallucination,broken_logic\na,yes,no\na,no,no\n", "comes twice"),
-        ("sample_id,hallucination,broken_logic\nc,yes,no\n", "holds no answer of this id"),
+        ("sample_id,hallucination,broken_logic\na,yes,no\na,no,no\n", "occurs twice"),
+        ("sample_id,hallucination,broken_logic\nc,yes,no\n", "has no answer with this id"),
         ("sample_id,halluc,broken_logic\na,yes,no\n", "no column `hallucination`"),
         ("", "no column `sample_id`"),
     ],

@@ -148,36 +148,36 @@ def test_categories_and_clusters(root: Path) -> None:
 
 
 BAD: list[tuple[str, str, dict[str, Any], str]] = [
-    ("mmmu", "Accounting@validation", {"image_1": None}, "`image_1` holds no image"),
-    ("mmmu", "Accounting@validation", {"question": "Is <image 2> <image 1>?", "image_2": None}, "`image_2` holds no image"),
-    ("mmmu", "Accounting@validation", {"options": "['<image 3>', 'b']"}, "`image_3` holds no image"),
-    ("mmmu", "Accounting@validation", {"options": "{[]: 1}"}, "`options` is a text that holds no list"),
-    ("mmmu", "Accounting@validation", {"options": "['a', "}, "`options` is a text that holds no list"),
-    ("mmmu", "Accounting@validation", {"options": "{'a': 1}"}, "`options` is no list"),
-    ("mmmu", "Accounting@validation", {"options": "['a disc' 'a square']"}, "without commas"),
-    ("mmmu", "Accounting@validation", {"answer": "C"}, "options go from A to B"),
-    ("mmmu", "Basic_Medical_Science@validation", {"answer": "['']"}, "`answer` holds an empty answer"),
-    ("mathvista", "default@testmini", {"question_type": "multi_choice"}, "`choices` holds no options"),
-    ("mv-math", "*.json", {"question": "See <image_3>."}, "names <image_3>, and there are 2 images"),
+    ("mmmu", "Accounting@validation", {"image_1": None}, "`image_1` contains no image"),
+    ("mmmu", "Accounting@validation", {"question": "Is <image 2> <image 1>?", "image_2": None}, "`image_2` contains no image"),
+    ("mmmu", "Accounting@validation", {"options": "['<image 3>', 'b']"}, "`image_3` contains no image"),
+    ("mmmu", "Accounting@validation", {"options": "{[]: 1}"}, "`options` is a text without a list"),
+    ("mmmu", "Accounting@validation", {"options": "['a', "}, "`options` is a text without a list"),
+    ("mmmu", "Accounting@validation", {"options": "{'a': 1}"}, "`options` is not a list"),
+    ("mmmu", "Accounting@validation", {"options": "['a disc' 'a square']"}, "with a missing comma"),
+    ("mmmu", "Accounting@validation", {"answer": "C"}, "the options are A to B"),
+    ("mmmu", "Basic_Medical_Science@validation", {"answer": "['']"}, "`answer` contains an empty answer"),
+    ("mathvista", "default@testmini", {"question_type": "multi_choice"}, "`choices` is empty"),
+    ("mv-math", "*.json", {"question": "See <image_3>."}, "names <image_3>, but there are 2 images"),
     ("olympiadbench", "OE_MM_maths_en_COMP@train", {"error": "inf"}, "`error`"),
     ("olympiadbench", "OE_MM_maths_en_COMP@train", {"error": "-0.1"}, "`error`"),
-    ("olympiadbench", "OE_MM_maths_en_COMP@train", {"error": "1,2,3"}, "3 tolerances, and there are 1 answers"),
+    ("olympiadbench", "OE_MM_maths_en_COMP@train", {"error": "1,2,3"}, "3 tolerances for 1 answers"),
     ("olympiadbench", "OE_MM_maths_en_COMP@train", {"question": "<image_2>", "image_2": None}, "names <image_2>"),
     ("mmmu", "Accounting@validation", {"question_type": "essay"}, "`question_type`"),
     ("mmmu-pro", "vision@test", {"answer": "?"}, "`answer` is '?'"),
-    ("mathvista", "default@testmini", {"decoded_image": None}, "`decoded_image` holds no image"),
+    ("mathvista", "default@testmini", {"decoded_image": None}, "`decoded_image` contains no image"),
     ("mathvista", "default@testmini", {"precision": "one"}, "`precision`"),
     ("mathvista", "default@testmini", {"precision": float("nan")}, "`precision`"),
     ("mathverse", "testmini@testmini", {"problem_version": "Vision Only", "answer": None}, "`answer` is null"),
     ("dynamath", "default@sample_variant1", {"ground_truth": ""}, "`ground_truth` is empty"),
     ("mathvision", "default@test", {"question": 3}, "`question` is a number"),
-    ("mv-math", "*.json", {"input_image": "1.png"}, "`input_image` is no list"),
+    ("mv-math", "*.json", {"input_image": "1.png"}, "`input_image` is not a list"),
     ("mv-math", "*.json", {"answer_type": "poem"}, "`answer_type`"),
     ("olympiadbench", "OE_MM_maths_en_COMP@train", {"error": "small"}, "`error`"),
-    ("olympiadbench", "OE_MM_maths_en_COMP@train", {"image_1": None, "image_2": None}, "`image_1` holds no image"),
-    ("olympiadbench", "OE_MM_maths_en_COMP@train", {"image_2": None}, "names <img_3370>, and there are 1 images"),
+    ("olympiadbench", "OE_MM_maths_en_COMP@train", {"image_1": None, "image_2": None}, "`image_1` contains no image"),
+    ("olympiadbench", "OE_MM_maths_en_COMP@train", {"image_2": None}, "names <img_3370>, but there are 1 images"),
     ("olympiadbench", "OE_TO_physics_en_COMP@train", {"context": ["A car"]}, "`context` is a list"),
-    ("olympiadbench", "OE_TO_physics_en_COMP@train", {"final_answer": ["1", "2"]}, "`final_answer` holds 2 answers"),
+    ("olympiadbench", "OE_TO_physics_en_COMP@train", {"final_answer": ["1", "2"]}, "`final_answer` contains 2 answers"),
     ("olympiadbench", "OE_MM_maths_en_COMP@train", {"final_answer": None}, "`final_answer` is empty"),
 ]
 
@@ -259,7 +259,7 @@ def test_several_benchmarks_and_a_file_of_ones_own(root: Path, lab: Path, tmp_pa
     assert f"| own.jsonl | {100 * sum(graded) / 16:.1f}% |" in card and "pass@2" in card
     assert "57.28" in shown and "57.28" in card and figures["paper"]["InternVL3.0-8B"]["SOPHIA"] == 44.71
     again = sophia("eval", "--bench", names, *options, "-o", "out.jsonl", cwd=tmp_path, code=3)
-    assert len(records_of(tmp_path / "out.jsonl")) == len(rows) and b"going on" in again.stderr
+    assert len(records_of(tmp_path / "out.jsonl")) == len(rows) and b"resuming" in again.stderr
     kept = json.loads((tmp_path / "s.json").read_text())
     assert kept["benchmarks"] == figures["benchmarks"]
 
@@ -284,7 +284,7 @@ def test_a_clone_is_read_by_the_hubs_names_of_files_and_what_it_lacks_is_said(
         whole.rename(whole.with_name("validation-00000-of-00001.parquet"))
     (tmp_path / "clone/README.md").write_text("---\nlicense: mit\n---\n")
     assert set(items_at(f"mmmu={tmp_path / 'clone'}")) == set(items("mmmu", root))
-    assert "holds 2 of 30 parts" in capsys.readouterr().err
+    assert "holds 2 of 30 splits" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="give a copy of"):
         items_at(f"mmmu={tmp_path / 'empty'}")
@@ -295,13 +295,13 @@ def test_one_file_that_may_be_of_several_parts_goes_by_its_folder(root: Path, tm
     (name,) = items_at(f"olympiadbench={file}")
     assert name.startswith("OE_TO_maths_zh_CEE")
     (tmp_path / "train.parquet").write_bytes(file.read_bytes())
-    with pytest.raises(UsageError, match="may be of several parts"):
+    with pytest.raises(UsageError, match="may belong to several splits"):
         items_at(f"olympiadbench={tmp_path / 'train.parquet'}")
 
 
 def test_parts_that_a_copy_lacks_are_said(root: Path, tmp_path: Path) -> None:
     done = sophia("eval", "--bench", f"mmmu={root / 'mmmu'}", "--max-tokens", "5", cwd=tmp_path)
-    assert "holds 2 of 30 parts" in done.stderr.decode() and "Sociology@validation" in done.stderr.decode()
+    assert "holds 2 of 30 splits" in done.stderr.decode() and "Sociology@validation" in done.stderr.decode()
     assert "the paper had a model judge mmmu" in done.stderr.decode()
 
 
@@ -315,7 +315,7 @@ def test_an_id_that_comes_twice_is_named(root: Path, tmp_path: Path) -> None:
     rows = [{**row, "decoded_image": "x.png"} for row in ROWS["mathvision"]()["default@test"][:1]]
     write_lines(tmp_path / "rows.jsonl", [*rows, *rows])
     done = sophia("eval", "--bench", "mathvision=rows.jsonl", cwd=tmp_path, code=3)
-    assert "rows.jsonl:2: id mathvision/1 stands at rows.jsonl:1 already" in done.stderr.decode()
+    assert "rows.jsonl:2: id mathvision/1 is also at rows.jsonl:1" in done.stderr.decode()
 
 
 def saying(text: str) -> ChatServer:
@@ -455,7 +455,7 @@ def test_rules_alone_do_not_judge_an_answer_in_several_parts(said: str, root: Pa
     rows = {row["id"]: row for row in records_of(done.stdout)}
     assert (rows["mv-math/3"]["verdict"], rows["mv-math/3"]["reward"]) == ("ungradable", None)
     assert rows["mv-math/1"]["verdict"] == "wrong"
-    assert json.loads((tmp_path / "s.json").read_text())["ungraded"] == 1 and "could not tell" in done.stderr.decode()
+    assert json.loads((tmp_path / "s.json").read_text())["ungraded"] == 1 and "cannot tell" in done.stderr.decode()
 
 
 def test_shards_are_the_whole_and_one_file_is_the_part_it_is_named_after(root: Path, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_two_runs_are_compared_question_by_question(tmp_path: Path) -> None:
     sophia("compare", "one.jsonl", "other.jsonl", "--summary", "other.jsonl", cwd=tmp_path, code=2)
     assert (tmp_path / "other.jsonl").read_bytes() == before
     write_lines(tmp_path / "third.jsonl", run_of(other, answer="another"))
-    assert b"another question" in sophia("compare", "one.jsonl", "third.jsonl", cwd=tmp_path, code=2).stderr
+    assert b"a different question" in sophia("compare", "one.jsonl", "third.jsonl", cwd=tmp_path, code=2).stderr
 
 
 def test_variants_of_a_question_are_one_cluster(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_variants_of_a_question_are_one_cluster(tmp_path: Path) -> None:
     ("rows", "said"),
     [
         ([{"id": "a", "reward": 1.0}], "`sample_id` is missing"),
-        ([{"id": "a", "sample_id": "a/s0", "reward": "yes"}], "`reward` is a text"),
+        ([{"id": "a", "sample_id": "a/s0", "reward": "yes"}], "`reward` is a string"),
         ([{"id": "a", "sample_id": "a/s0", "reward": 1.0}] * 2, "one.jsonl:2: sample a/s0"),
         ([{"id": "b", "sample_id": "b/s0", "reward": 1.0}], "no graded question in common"),
     ],

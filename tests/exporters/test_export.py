@@ -225,7 +225,7 @@ def test_what_cannot_go_out_is_named_and_the_rest_goes_out(kept: Path, tmp_path:
     assert len(load_dataset("parquet", data_files=str(tmp_path / "x.parquet"), split="train")) == len(rows) - 3
     for said in (done.stderr.decode(), table.stderr.decode()):
         missing = "x.jsonl:1: field `image`: nowhere.png cannot be read"
-        for words in (missing, "a text holds <image>", "text.png cannot be opened (not an image)"):
+        for words in (missing, "a text contains <image>", "text.png cannot be opened (not an image)"):
             assert words in said
         for row in (rows[0], rows[3], rows[4]):
             assert f"{row['trajectory_id']} failed" in said
@@ -260,7 +260,7 @@ def test_graded_records_are_propagated_and_weights_are_taken_as_they_are(lab: Pa
     done = sophia("export", "traj.jsonl", "--to", "trl", "--alpha", "0.4", "--keep", "2", cwd=lab)
     ours = records_of(sophia("propagate", "traj.jsonl", "--alpha", "0.4", "--keep", "2", "--selected", cwd=lab).stdout)
     assert [row["id"] for row in records_of(done.stdout)] == [row["trajectory_id"] for row in ours]
-    assert b"nobody propagated" in done.stderr
+    assert b"propagated here" in done.stderr
     sophia("export", "kept.jsonl", "--to", "trl", "--alpha", "0.4", cwd=kept, code=2)
     from_pipe = sophia("export", "--to", "trl", "--limit", "2", cwd=kept, stdin=(kept / "kept.jsonl").read_bytes())
     assert len(records_of(from_pipe.stdout)) == 2
@@ -279,8 +279,8 @@ def test_what_failed_before_is_named_and_counted(kept: Path, tmp_path: Path) -> 
     lines = sophia("export", "some.jsonl", "--to", "trl", cwd=kept, code=3)
     table = sophia("export", "some.jsonl", "--to", "parquet", "-o", str(tmp_path / "x.parquet"), cwd=kept, code=3)
     assert len(records_of(lines.stdout)) == 2
-    assert b"z/c0 left out, it failed before: no caption" in lines.stderr
-    assert b"z/c0 left out, it failed before: no caption" in table.stderr
+    assert b"z/c0 skipped, it failed before: no caption" in lines.stderr
+    assert b"z/c0 skipped, it failed before: no caption" in table.stderr
     write_lines(kept / "none.jsonl", rows[2:])
     done = sophia("export", "none.jsonl", "--to", "parquet", "-o", str(tmp_path / "y.parquet"), cwd=kept, code=2)
     assert b"nothing to export" in done.stderr
@@ -304,7 +304,7 @@ def test_items_are_known_by_number_too_and_two_of_one_id_are_refused(tmp_path: P
     assert rows[0]["custom_id"] == "7" and len(rows[1]["custom_id"]) == 16
     write_lines(tmp_path / "y.jsonl", [{"id": "7", "question": "1 + 1?"}, {"id": "7", "question": "2 + 2?"}])
     done = sophia("export", "y.jsonl", "--to", "openai-batch", "-m", "m", cwd=tmp_path, code=2)
-    assert b"y.jsonl:2: field `id` '7' stands at another question" in done.stderr
+    assert b"y.jsonl:2: field `id` '7' is used for another question" in done.stderr
 
 
 def test_a_record_without_a_trajectory_is_never_an_answer(kept: Path, tmp_path: Path) -> None:
@@ -364,7 +364,7 @@ def test_llamafactory_finds_every_image_as_a_file(embedded: bool, tmp_path: Path
     assert [Image.open(tmp_path / "lf" / image).size for image in row["images"]] == [(4, 4)] * 3
     one_record(tmp_path, image="https://example.org/i.png")
     named = sophia("export", "kept.jsonl", "--to", "llamafactory", "-o", "url", cwd=tmp_path, code=3)
-    assert "is no file; export with --images embed" in named.stderr.decode()
+    assert "is not a file; export with --images embed" in named.stderr.decode()
 
 
 @pytest.mark.parametrize("to", ["trl", "swift", "trl-preference"])
@@ -381,7 +381,7 @@ def test_a_file_url_goes_out_as_a_path_and_one_of_no_file_is_named(to: str, tmp_
 def test_verl_opens_images_out_of_the_file_alone(tmp_path: Path) -> None:
     one_record(tmp_path)
     options = ["--to", "verl", "--images", "path", "-o", "v.parquet"]
-    assert "leave --images path out" in sophia("export", "kept.jsonl", *options, cwd=tmp_path, code=2).stderr.decode()
+    assert "omit --images path" in sophia("export", "kept.jsonl", *options, cwd=tmp_path, code=2).stderr.decode()
 
 
 @pytest.mark.parametrize("mark", ["<video>", "<audio>"])
@@ -409,5 +409,5 @@ def test_half_of_a_surrogate_pair_costs_its_record_and_not_the_file(to: str, tmp
 
 def test_what_cannot_be_put_aside_is_said_in_words(tmp_path: Path) -> None:
     """A full disk where the pipe is copied to: /dev/full stands for one."""
-    with pytest.raises(SophiaError, match="cannot hold what is put aside"), spooling():
+    with pytest.raises(SophiaError, match="temporary file cannot be written"), spooling():
         Path("/dev/full").write_bytes(b"x")

@@ -139,7 +139,7 @@ def test_mpo_alone_holds_a_second_model(data: Path, tmp_path: Path) -> None:
     )
     plan = plan_of(found, "mpo", tmp_path / "out")
     held = [
-        reference_count(replace(plan, settings=replace(plan.config, **asked)))
+        reference_count(replace(plan, config=replace(plan.config, **asked)))
         for asked in ({}, {"lora_rank": 4}, {"objective": "sophia"}, {"objective": "grpo"})
     ]
     assert held == [1, 0, 0, 0]
