@@ -1,10 +1,11 @@
-"""What our client of servers costs, beside the official `openai` async client and a bare aiohttp loop, in one run.
+"""Cost of our server client compared with the official `openai` async client and a bare aiohttp loop, in one run.
 
     make bench-client
 
-Two questions, each to a server on the other core: how much CPU does a request take with 1024 in flight and no latency, and
-how much of the throughput of a bare loop is reached with 100 ms of latency, with records read, made and written. CPU is
-that of the whole process but for its start (a run with one request). Ours runs as users run it, from file to file.
+Two measurements, each with a server on the other core: CPU per request with 1,024 in flight and no latency, and the
+share of a bare loop's throughput that is reached with 100 ms of latency, including reading, building and writing
+records. CPU is that of the whole process without its start (a run with one request). Ours runs as users run it, from
+file to file.
 """
 
 import argparse
@@ -35,7 +36,7 @@ def free_port() -> int:
 
 
 class Server:
-    """`instant_server.py` in a process of its own."""
+    """`instant_server.py` in its own process."""
 
     def __init__(self, seconds: float):
         self.port = free_port()
@@ -57,7 +58,7 @@ class Server:
 
 
 def run_bare(url: str, requests: int, in_flight: int) -> None:
-    """aiohttp and nothing else."""
+    """A bare aiohttp loop."""
     import asyncio
 
     import aiohttp
@@ -81,7 +82,7 @@ def run_bare(url: str, requests: int, in_flight: int) -> None:
 
 
 def run_openai(url: str, requests: int, in_flight: int) -> None:
-    """The official client as it comes (which opens 1,000 connections at most)."""
+    """The official client with its defaults (at most 1,000 connections)."""
     import asyncio
 
     from openai import AsyncOpenAI
@@ -105,7 +106,7 @@ PEERS = {"bare": run_bare, "openai": run_openai}
 
 
 def measured(command: list[str]) -> tuple[float, float]:
-    """CPU and wall-clock seconds of a command."""
+    """Returns CPU and wall-clock seconds of a command."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -127,7 +128,7 @@ def command_of(name: str, python: Path, url: str, requests: int, in_flight: int,
 
 
 def cost(name: str, python: Path, seconds: float, requests: int, in_flight: int, folder: Path) -> tuple[float, float]:
-    """CPU milliseconds a request, and requests a second; what the start of the program takes is left out."""
+    """Returns CPU milliseconds per request and requests per second, without the start of the program."""
     with Server(seconds) as server:
         start = measured(command_of(name, python, server.url, 1, 1, folder))
         whole = measured(command_of(name, python, server.url, requests, in_flight, folder))
@@ -135,7 +136,7 @@ def cost(name: str, python: Path, seconds: float, requests: int, in_flight: int,
 
 
 def table(python: Path, requests: int) -> tuple[str, bool]:
-    """The table as Markdown, and whether both bounds hold."""
+    """Returns the table as Markdown, and whether both bounds hold."""
     lines = ["| in flight | latency | client | CPU, ms per request | requests/s |", "|---|---|---|---|---|"]
     cpu: dict[str, float] = {}
     rate: dict[tuple[str, int], float] = {}

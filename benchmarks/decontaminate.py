@@ -1,8 +1,9 @@
-"""How long `sophia decontaminate` takes over 100,000 questions against 10,000, and how many images a second it hashes.
+"""Time of `sophia decontaminate` for 100,000 questions against 10,000, and images hashed per second.
 
     make bench-decontaminate
 
-Questions are drawn, a third of them Chinese; one in 500 is a benchmark's, in capitals. The bound is a minute on two cores.
+Questions are random, a third of them Chinese; one in 500 is a question of the benchmark, in capitals. The bound is one
+minute on two cores.
 """
 
 import json
@@ -20,7 +21,7 @@ ITEMS, BENCHMARK, COPIES, IMAGES, MOST_SECONDS = 100_000, 10_000, 200, 1_000, 60
 
 
 def questions(count: int, draw: random.Random) -> list[str]:
-    """Questions of 6 to 60 words, or 8 to 90 characters, as frequent as words are."""
+    """Random questions of 6 to 60 words, or 8 to 90 Chinese characters, with the frequencies of natural words."""
     words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randrange(2, 9))) for _ in range(5000)]
     signs = [chr(0x4E00 + draw.randrange(3000)) for _ in range(2000)]
     shares = [1 / (place + 1) for place in range(5000)]
@@ -38,7 +39,7 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
 
 
 def drawn(folder: Path, number: int) -> str:
-    """A picture of 640 x 480 with a dozen triangles."""
+    """An image of 640 x 480 with a dozen triangles."""
     draw, image = random.Random(number), Image.new("RGB", (640, 480), "white")
     for _ in range(12):
         corners = [(draw.randrange(640), draw.randrange(480)) for _ in range(3)]
@@ -49,7 +50,7 @@ def drawn(folder: Path, number: int) -> str:
 
 
 def seconds(items: Path, against: Path, cache: Path) -> tuple[float, int]:
-    """How long it takes, and how many records are left."""
+    """Returns seconds and the number of records that remain."""
     command = [sys.executable, "-m", "sophia_cli", "decontaminate", str(items), "--against", str(against), "--quiet"]
     start = time.perf_counter()
     done = subprocess.run(command, check=True, capture_output=True, env={**os.environ, "XDG_CACHE_HOME": str(cache)})

@@ -1,11 +1,12 @@
-"""How many tokens `reason --stop-early` spares on the embedded world, and how many more `--bound-length` does.
+"""Tokens that `reason --stop-early` saves on the embedded world, and that `--bound-length` saves in addition.
 
     make bench-early-stop
 
-Three levels of difficulty. Each is run in full, with early stop, and with the bound on lengths too, K = N = 8; what
-`propagate` selects is compared byte for byte, and tokens are those that were sampled. The world's trajectories are all about
-as long; a second table is drawn at random, with lengths as reasoners have them, and with what the bound would cost if
-trajectories that were cut were continued for nothing (an engine's cache would hold them, but not their random numbers).
+Three levels of difficulty. Each is run in full, with early stop, and with the bound on lengths as well, K = N = 8; the
+selections of `propagate` are compared byte for byte, and sampled tokens are counted. Trajectories of the embedded
+world have similar lengths, so a second table is simulated with lengths typical of reasoners. It also shows the cost of
+the bound if cut trajectories could be continued for free (an engine's cache would have them, but not the state of
+their random generators).
 """
 
 import argparse
@@ -42,7 +43,7 @@ def rows_of(file: Path) -> list[Row]:
 
 
 def runs(folder: Path, items: int, level: str) -> tuple[list[Row], list[int]]:
-    """The graded rows of a full run, and the tokens of the two frugal ones. Fails unless all select the same."""
+    """Returns the graded rows of a full run, and the tokens of the two shorter ones. Fails unless all select the same."""
     subprocess.run(
         [sys.executable, "-m", "sophia_cli", "world", "imgs", "-n", str(items), "--seed", "9", "--difficulty", level],
         cwd=folder, check=True, stderr=subprocess.DEVNULL,
@@ -56,7 +57,7 @@ def runs(folder: Path, items: int, level: str) -> tuple[list[Row], list[int]]:
         kept.append(sorted((folder / f"{name}.kept.jsonl").read_bytes().splitlines()))
         manifest = json.loads((folder / f"{name}.raw.jsonl.manifest.json").read_text())
         spent.append(manifest["early_stop"]["tokens_sampled"] if options else manifest["tokens"])
-    assert kept[0] == kept[1] == kept[2], "what is selected is not the same"
+    assert kept[0] == kept[1] == kept[2], "the selections differ"
     return rows_of(folder / "full.jsonl"), spent[1:]
 
 
@@ -71,7 +72,7 @@ def groups(rows: list[Row], key: str) -> Iterator[list[Row]]:
 
 
 def bounded_tokens(rows: list[Row], continued_is_free: bool) -> int:
-    """Tokens of early stop with a bound on lengths: an item's captions one after the other."""
+    """Tokens of early stop with a bound on lengths: the captions of an item one after the other."""
     spent = 0
     for item in groups(rows, "id"):
         bound = float("inf")
@@ -83,9 +84,10 @@ def bounded_tokens(rows: list[Row], continued_is_free: bool) -> int:
 
 
 def one_caption(caption: list[Row], bound: float, continued_is_free: bool) -> tuple[int, float]:
-    """What a caption costs under a bound, and its shortest right trajectory if it qualifies.
+    """Returns the tokens of a caption under a bound, and the length of its shortest right trajectory if it qualifies.
 
-    First all of it up to the bound, until it has failed too often; if one is right by then, the rest of those cut off.
+    All trajectories are sampled up to the bound, until too many have failed; if one is right, the cut ones are sampled
+    in full.
     """
     allowed, failures, spent = max_failures(ALPHA, N), 0, 0
     cut = [row for row in caption if row["trajectory_tokens"] > bound]
@@ -106,7 +108,9 @@ def one_caption(caption: list[Row], bound: float, continued_is_free: bool) -> tu
 
 
 def drawn(right: float, items: int = 1500) -> list[Row]:
-    """Captions whose share of right trajectories is Beta-distributed around `right`; lognormal lengths, wrong ones twice."""
+    """Simulated captions: the share of right trajectories is Beta-distributed around `right`; lengths are lognormal,
+    doubled if wrong.
+    """
     draw = random.Random(0)
     rows = []
     for item, caption in itertools.product(range(items), range(K)):
@@ -157,7 +161,8 @@ def main() -> int:
         print(lines[-1], flush=True)
     lines += [
         "",
-        "Simulated, with lognormal lengths (σ = 0.5) and wrong answers twice as long; the last column, if cut trajectories could be continued for free:",
+        "Simulated, with lognormal lengths (σ = 0.5) and wrong answers twice as long; the last column, if cut trajectories "
+        "could be continued for free:",
         "",
         *drawn_table(),
     ]

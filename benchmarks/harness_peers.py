@@ -1,8 +1,9 @@
-"""The rule scorers of VLMEvalKit and lmms-eval, called on answers of ours; `harnesses.py` runs this in their environment.
+"""The rule scorers of VLMEvalKit and lmms-eval; `harnesses.py` runs this script in their environment.
 
-Rows and answers come in as JSON lines, what each scorer says goes out: true, false, or null where a model or chance would
-decide. The answer is handed over in the form that the scorer asks of models; where a model is to extract it first, as a
-perfect one would. What the scorers import and do not need here (servers, plotting, torch) is an empty stub.
+Reads rows and answers as JSON lines and writes each scorer's verdict: true, false, or null where a model or chance
+would decide. The answer has the form that the scorer's prompts ask for; where a model would extract it first, it is
+what a perfect extractor returns. Modules that the scorers import and do not need here (servers, plotting, torch) are
+empty stubs.
 """
 
 import ast
@@ -19,20 +20,20 @@ from types import ModuleType
 from typing import Any
 
 NOTHING = "I cannot tell."
-"""What a model says that has no answer."""
+"""The response of a model without an answer."""
 LETTERS = "ABCDEFGHIJ"
 PACKAGES = "vlmeval vlmeval.dataset vlmeval.dataset.utils vlmeval.utils lmms_eval lmms_eval.tasks"
-"""Their own start-up code is not run: it imports every model and data set."""
+"""Packages whose start-up code is skipped: it imports every model and data set."""
 STUBS = "vlmeval.smp vlmeval.dataset.image_base lmms_eval.llm_judge lmms_eval.verifiers openai"
-"""What the scorers import for what they do not do here: files, prompts, servers."""
+"""Modules that the scorers import for other purposes: files, prompts, servers."""
 
 
 def nothing(*given: Any, **named: Any) -> None:
-    """Takes anything and does nothing."""
+    """Accepts any arguments and does nothing."""
 
 
 class Stub(ModuleType):
-    """A module in which every name is a class that takes anything."""
+    """A module in which every name is a class that accepts anything."""
 
     __path__: list[str] = []
 
@@ -43,7 +44,7 @@ class Stub(ModuleType):
 
 
 class Stubs(MetaPathFinder, Loader):
-    """Gives a stub for what is named in STUBS, and what lies in it."""
+    """Import finder that returns a stub for the modules in STUBS and their submodules."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         stubbed = any(name == stub or name.startswith(f"{stub}.") for stub in STUBS.split())
@@ -57,7 +58,7 @@ class Stubs(MetaPathFinder, Loader):
 
 
 def prepare() -> None:
-    """Makes the scorers importable without what they do not need."""
+    """Makes the scorers importable without the modules that they do not need here."""
     site = Path(sysconfig.get_path("purelib"))
     for name in PACKAGES.split():
         package = ModuleType(name)
@@ -81,10 +82,10 @@ def options_of(row: dict[str, Any]) -> dict[str, str]:
 
 
 class VLMEvalKit:
-    """ms-vlmeval: the scorers of VLMEvalKit, as PyPI has them."""
+    """The scorers of VLMEvalKit (ms-vlmeval on PyPI)."""
 
     def mmmu(self, row: dict[str, Any], answer: str) -> bool | None:
-        """Option letters that it infers from the response; open questions become options of the gold and another."""
+        """Option letters are inferred from the response; an open question becomes options: the gold and another."""
         choices = options_of(row) or {"A": str(row["answer"]), "B": "Other Answers"}
         gold = row["answer"] if options_of(row) else "A"
         inferred = module("vlmeval.utils").can_infer(answer or NOTHING, choices)
@@ -104,7 +105,9 @@ class VLMEvalKit:
         return self._extracted(module("vlmeval.dataset.utils.mathv").post_check, given, answer)
 
     def _extracted(self, check: Any, given: dict[str, Any], answer: str) -> bool | None:
-        """As its evaluation does: what the rules find in the response, else what a model extracts: of options, a letter."""
+        """As in its evaluation: what the rules find in the response, otherwise what a model extracts (for options, a
+        letter).
+        """
         found = check(given, prefetch=True)
         if not found and given["choices"] != "[]":
             return None
@@ -125,7 +128,7 @@ class VLMEvalKit:
         return bool(module("vlmeval.dataset.dynamath").DynaMath_auxeval(Nobody(), given)["correct"])
 
     def olympiadbench(self, row: dict[str, Any], answer: str) -> bool:
-        """As its evaluation without a judge does."""
+        """As in its evaluation without a judge."""
         scorer = module("vlmeval.dataset.utils.olympiadbench")
         said = scorer.extract_answer(row["language"] == "Chinese", said_last(row, answer))
         gold = str(row["final_answer"])[2:-2].replace("\\\\", "\\")
@@ -135,7 +138,7 @@ class VLMEvalKit:
 
 
 class LmmsEval:
-    """lmms-eval, as PyPI has it."""
+    """The scorers of lmms-eval (PyPI)."""
 
     def mmmu(self, row: dict[str, Any], answer: str) -> bool | None:
         scorer = module("lmms_eval.tasks.mmmu.utils")
@@ -183,7 +186,7 @@ class LmmsEval:
 
 
 def said_last(row: dict[str, Any], answer: str) -> str:
-    """The sentence that OlympiadBench asks models to end with."""
+    """The final sentence that OlympiadBench asks models for."""
     if not answer:
         return NOTHING
     sentence = "所以最终答案是%s。" if row["language"] == "Chinese" else "So the final answer is %s."
@@ -192,7 +195,7 @@ def said_last(row: dict[str, Any], answer: str) -> str:
 
 @contextlib.contextmanager
 def no_chance() -> Any:
-    """Notes whether a scorer drew lots for an answer that it could not read."""
+    """Records whether a scorer chose at random for an answer that it could not read."""
     drawn: list[bool] = []
     usual = random.choice
 
@@ -211,7 +214,7 @@ PEERS = {"vlmevalkit": VLMEvalKit, "lmms-eval": LmmsEval}
 
 
 def said(peer: Any, case: dict[str, Any]) -> bool | str | None:
-    """The scorer's verdict; the name of the error where it breaks, which the harness counts as wrong or not at all."""
+    """Returns the scorer's verdict, or the name of the exception it raised (the harness counts it as wrong or skips it)."""
     try:
         verdict: bool | None = getattr(peer, case["benchmark"].replace("-", "_"))(case["row"], case["answer"])
     except Exception as error:  # noqa: BLE001  (whatever a scorer breaks with is what there is to tell)

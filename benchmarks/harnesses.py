@@ -1,12 +1,12 @@
-"""Our verdicts beside those of VLMEvalKit's and lmms-eval's rule scorers, on the same answers to rows of the public schemas.
+"""Our verdicts and those of VLMEvalKit's and lmms-eval's rule scorers, on the same answers to rows of the public schemas.
 
     make bench-harnesses
 
-The answers are in `tests/data/harness_cases.jsonl`. A case names the benchmark, the fields in which its row differs from
-`tests/helpers/bench_rows.py`, the answer that a model ends with, and what each scorer says of it: true, false, or null where
-a harness asks a model or draws at random. `why` names the reasons of a difference (keys of `REASONS`). `--write` stores the
-verdicts in that file and makes the page again; it ends with exit code 1 where a difference has no reason, or a reason no
-difference.
+The answers are in `tests/data/harness_cases.jsonl`. A case has the benchmark, the fields in which its row differs from
+`tests/helpers/bench_rows.py`, the model's final answer, and each scorer's verdict: true, false, or null where a
+harness asks a model or chooses at random. `why` lists the reasons of a difference (keys of `REASONS`). `--write`
+stores the verdicts in that file and rewrites the page. The exit code is 1 if a difference has no reason, or a reason
+no difference.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def cases() -> list[dict[str, Any]]:
 
 
 def whole(case: dict[str, Any]) -> dict[str, Any]:
-    """The case with its whole row, and the part of the benchmark that it is of."""
+    """Returns the case with its complete row and its split of the benchmark."""
     sys.path.insert(0, str(ROOT / "tests"))
     from helpers.bench_rows import row_of
 
@@ -65,7 +65,7 @@ def whole(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def gold_of(case: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """The question that we make of the case's row, and our verdict on its answer."""
+    """Returns our item for the case's row, and our verdict on its answer."""
     from sophia_cli import registry
     from sophia_cli.records import Record
     from sophia_cli.verifier import verify
@@ -81,7 +81,7 @@ def differs(case: dict[str, Any]) -> bool:
 
 
 def judged(found: list[dict[str, Any]], python: str) -> list[dict[str, Any]]:
-    """The cases with all verdicts, the harnesses' from their own environment."""
+    """Returns the cases with all verdicts; the harnesses run in their own environment."""
     lines = "".join(json.dumps(whole(case)) + "\n" for case in found)
     peers = subprocess.run(
         [python, str(ROOT / "benchmarks" / "harness_peers.py")], input=lines, text=True, check=True, stdout=subprocess.PIPE
@@ -95,14 +95,14 @@ def judged(found: list[dict[str, Any]], python: str) -> list[dict[str, Any]]:
 
 
 def faults(found: list[dict[str, Any]]) -> list[str]:
-    """What is wrong with the reasons given."""
+    """Lists differences without a reason, reasons without a difference, and unknown reasons."""
     wrong = [f"no reason: {case}" for case in found if differs(case) and not case["why"]]
     wrong += [f"a reason for no difference: {case}" for case in found if not differs(case) and case["why"]]
     return wrong + [f"unknown reason: {case}" for case in found if set(case["why"]) - set(REASONS)]
 
 
 def page(found: list[dict[str, Any]]) -> str:
-    """The tables of docs/harnesses.md."""
+    """Returns the tables of docs/harnesses.md."""
     lines = ["| benchmark | answers | VLMEvalKit agrees | lmms-eval agrees |", "|---|---|---|---|"]
     for name in dict.fromkeys(case["benchmark"] for case in found):
         ours = [case for case in found if case["benchmark"] == name]

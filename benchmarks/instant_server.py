@@ -1,8 +1,8 @@
-"""A chat server that does nothing but answer, at once or after a while: what is measured is the client.
+"""A chat server that returns a fixed answer, immediately or after a delay, so that only the client is measured.
 
     python benchmarks/instant_server.py PORT [SECONDS]
 
-Answers to `/models` and to chat completions alike; it reads no more of a request than where it ends.
+Answers `/models` and chat completions alike, and only looks for the end of each request.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length
 
 
 class Connection(asyncio.Protocol):
-    """One connection: finds where each request ends and answers it."""
+    """One connection: finds the end of each request and answers it."""
 
     def __init__(self, seconds: float):
         self.seconds, self.unread = seconds, b""

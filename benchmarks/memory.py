@@ -1,15 +1,15 @@
-"""What a long trajectory costs: peak memory and tokens a second, with logits of the whole length and as `sophia train` does.
+"""Peak memory and tokens per second of a long trajectory, with logits of the whole length and with `sophia train`.
 
     make bench-memory
 
-One forward and backward pass over one row of 2K, 8K and 32K tokens, half of them supervised, in a process each: a small
-random Qwen2 with the vocabulary of InternVL3 (151,674), whose logits of 32K tokens alone are 20 GB. A run whose logits would
-take more than `--most` GB is not begun. Uses a GPU where there is one.
+One forward and backward pass over one row of 2K, 8K and 32K tokens, half of them supervised, each in its own process:
+a small random Qwen2 with the vocabulary of InternVL3 (151,674), whose logits alone take 20 GB at 32K tokens. A run
+whose logits would take more than `--most` GB is skipped. Uses a GPU if there is one.
 
     python benchmarks/memory.py --shared
 
-The same of a deeper one with a small vocabulary, whose activations are what counts: by one process, and by two that share
-the row (`--sequence-parallel 2`), on CPUs; layers kept, and computed again in the backward pass.
+The same for a deeper model with a small vocabulary, where activations dominate: by one process, and by two that split
+the row (`--sequence-parallel 2`), on CPUs; with activations kept, and recomputed in the backward pass.
 """
 
 import argparse
@@ -23,17 +23,17 @@ from typing import Any
 VOCABULARY, HIDDEN, LAYERS = 151_674, 256, 2
 LENGTHS = (2048, 8192, 32768)
 COPIES = 3
-"""Of the logits, in fp32: themselves, their log-softmax, its gradient."""
+"""Of the logits, in fp32: the logits, their log-softmax and its gradient."""
 DEEP = {"vocabulary": 2000, "hidden": 512, "layers": 8}
 SHARED_LENGTHS = (4096, 16384)
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "1000000"}
-"""What is freed goes back at once: else what the C library keeps counts, up to twice as much as is in use."""
+"""Returns freed memory to the system at once; otherwise the C library's cache counts too, up to twice the memory in use."""
 
 
 def policy_of(
     device: str, again: bool = True, vocabulary: int = VOCABULARY, hidden: int = HIDDEN, layers: int = LAYERS
 ) -> Any:
-    """A random model. again: its layers are computed again in the backward pass."""
+    """Returns a random model. again: activations are recomputed in the backward pass."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -49,7 +49,7 @@ def policy_of(
 
 
 def once(how: str, length: int) -> tuple[float, float]:
-    """Seconds of a pass, and the most memory in GB."""
+    """Returns the seconds of a pass and the peak memory in GB."""
     import torch
 
     from sophia_cli.training.collator import IGNORE_INDEX
@@ -73,12 +73,12 @@ def once(how: str, length: int) -> tuple[float, float]:
 
 
 def peak_gb() -> float:
-    """The most memory that this process has had."""
+    """Returns the peak memory of this process in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def once_shared(length: int, again: bool) -> None:
-    """A pass by all processes that torchrun has started; the first prints the most seconds, and GB beyond the model's."""
+    """Runs a pass in all processes of torchrun; rank 0 prints the largest seconds and GB beyond the model's."""
     import torch
     import torch.distributed as dist
 
@@ -109,7 +109,7 @@ def once_shared(length: int, again: bool) -> None:
 
 
 def measured_shared(length: int, again: bool, size: int) -> str:
-    """A cell of the table of rows that are shared."""
+    """Returns a cell of the table of split rows."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(size), __file__]
     environment = {**os.environ, **ALLOCATOR}
     done = subprocess.run(
@@ -122,19 +122,19 @@ def measured_shared(length: int, again: bool, size: int) -> str:
 
 
 def print_shared() -> None:
-    """The table of rows that are shared."""
-    print("| tokens | layers | one process | two, each |\n|---|---|---|---|")
+    """Prints the table of split rows."""
+    print("| tokens | layer activations | one process | two, each |\n|---|---|---|---|")
     for length in SHARED_LENGTHS:
         for again in (False, True):
             cells = [measured_shared(length, again, size) for size in (1, 2)]
-            print(f"| {length:,} | {'computed again' if again else 'kept'} | {' | '.join(cells)} |", flush=True)
+            print(f"| {length:,} | {'recomputed' if again else 'kept'} | {' | '.join(cells)} |", flush=True)
 
 
 def measured(how: str, length: int, most: float) -> str:
-    """A cell of the table."""
+    """Returns a cell of the table."""
     logits = 4 * length * VOCABULARY / 1e9
     if how != "sophia" and COPIES * logits > most:
-        return f"not begun: {COPIES} × {logits:.1f} GB of logits"
+        return f"not run: {COPIES} × {logits:.1f} GB of logits"
     done = subprocess.run([sys.executable, __file__, "--only", how, str(length)], capture_output=True, text=True)
     if done.returncode:
         return f"ended with code {done.returncode}"
@@ -145,8 +145,8 @@ def measured(how: str, length: int, most: float) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs=2, metavar=("HOW", "LENGTH"))
-    parser.add_argument("--shared", action="store_true", help="Of a row that two processes share.")
-    parser.add_argument("--most", type=float, default=12.0, help="GB that whole logits may take.")
+    parser.add_argument("--shared", action="store_true", help="Measure a row that two processes split.")
+    parser.add_argument("--most", type=float, default=12.0, help="Skip runs whose logits take more GB.")
     options = parser.parse_args()
     if options.only and options.only[0] == "shared":
         once_shared(int(options.only[1].removesuffix("+")), again=options.only[1].endswith("+"))

@@ -1,10 +1,10 @@
-"""Tables in the docs that a benchmark remakes, between two marks."""
+"""Tables in the docs that a benchmark rewrites, between two HTML comments."""
 
 from pathlib import Path
 
 
 def write(page: Path, text: str, name: str = "benchmark") -> None:
-    """Puts a text between the marks of this name."""
+    """Replaces the text between the comments of this name."""
     first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
     whole = page.read_text(encoding="utf-8")
     before, _, rest = whole.partition(first)

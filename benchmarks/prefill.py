@@ -1,11 +1,11 @@
-"""What the captions of an image have in common: is it computed once when each is asked for by itself?
+"""Is the prompt that the captions of an image share computed once when each caption is a request of its own?
 
     make bench-prefill
 
-Eight captions of each of 32 pictures from a real vLLM on the CPU, three ways: one request with `n` = 8 (one seed, lengths
-added up), eight requests with seeds of their own as `sophia caption` sends them, and the same without the server's prefix
-cache. Counted by the server: prompt tokens that it had to compute. The embedded model's prompts are short beside its
-captions; those of real models are not, so a long text goes with the picture.
+Eight captions of each of 32 images from a real vLLM on the CPU, in three ways: one request with `n` = 8 (one seed,
+lengths summed), eight requests with their own seeds as `sophia caption` sends them, and the same without the server's
+prefix cache. The server counts the prompt tokens that it computed. The embedded model's prompts are short compared
+with its captions, unlike those of real models, so a long text is added to the prompt.
 """
 
 import argparse
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 PICTURES, CAPTIONS, IN_FLIGHT = 32, 8, 64
 TEXT = "Describe the image. " * 80
 BLOCKS = "--block-size 32"
-"""The smallest page of the cache that a CPU takes (16 tokens on GPUs): only whole pages are shared."""
+"""The smallest cache block on a CPU (16 tokens on GPUs): only whole blocks are shared."""
 
 
 def sophia(*arguments: str) -> list[str]:
@@ -38,7 +38,7 @@ def sophia(*arguments: str) -> list[str]:
 
 
 def asked(url: str, bodies: list[bytes]) -> float:
-    """Seconds for all requests, `IN_FLIGHT` at once."""
+    """Returns the seconds for all requests, `IN_FLIGHT` at once."""
 
     def ask(body: bytes) -> None:
         request = urllib.request.Request(f"{url}/chat/completions", body, {"Content-Type": "application/json"})
@@ -51,7 +51,7 @@ def asked(url: str, bodies: list[bytes]) -> float:
 
 
 def counted(url: str) -> tuple[float, float]:
-    """Prompt tokens that the server was asked for so far, and those that its cache held."""
+    """Returns the prompt tokens requested so far, and those found in the cache."""
     text = urllib.request.urlopen(url.removesuffix("/v1") + "/metrics").read().decode()
     return tuple(  # type: ignore[return-value]
         sum(float(value) for value in re.findall(rf"^vllm:{name}_total{{[^}}]*}} (\S+)", text, re.MULTILINE))
@@ -60,7 +60,7 @@ def counted(url: str) -> tuple[float, float]:
 
 
 def bodies(images: list[Path], first_seed: int, n: int) -> list[bytes]:
-    """One request an image with `n` samples, or `CAPTIONS` requests with one."""
+    """One request per image with `n` samples, or `CAPTIONS` requests with one."""
     made = []
     for number, image in enumerate(images):
         shown: list[dict[str, Any]] = [{"type": "image", "image": str(image)}, {"type": "text", "text": TEXT}]
@@ -73,7 +73,7 @@ def bodies(images: list[Path], first_seed: int, n: int) -> list[bytes]:
 
 
 def measure(folder: Path, options: str, ways: dict[str, int]) -> list[str]:
-    """A row of the table for each way, on a server with these options; a picture is asked for in one way only."""
+    """Returns one table row per way, on a server with these options; each way uses its own images."""
     server = subprocess.Popen(sophia("serve", "tiny-vlm", "--server-options", f"{BLOCKS} {options}"), stdout=subprocess.PIPE)
     assert server.stdout
     rows = []

@@ -1,9 +1,9 @@
-"""`sophia propagate` beside DuckDB, and beside a loop that parses and writes with orjson, on one large file.
+"""`sophia propagate` compared with DuckDB, and with a loop that parses and writes with orjson, on one large file.
 
     make bench-propagate
 
-Makes a file of trajectories (200,000 of about 6 KB, grouped by item or shuffled), lets both select from it in turn, checks
-that they select the same, and prints seconds, the highest memory, and the ratios.
+Writes a file of trajectories (200,000 of about 6 KB, grouped by item or shuffled), runs each in turn, checks that they
+select the same, and prints seconds, peak memory and ratios.
 """
 
 import argparse
@@ -47,7 +47,7 @@ COPY (
 
 
 def make(path: Path, trajectories: int, shuffled: bool) -> None:
-    """Writes the file: items of K x N trajectories, lengths and rewards drawn, about 6 KB a record."""
+    """Writes the file: items of K x N trajectories with random lengths and rewards, about 6 KB per record."""
     draw = random.Random(1)
     words = [
         "square",
@@ -106,7 +106,7 @@ PEERS = {"duckdb": run_duckdb, "orjson": run_orjson}
 
 
 def measured(command: list[str]) -> tuple[float, float]:
-    """Seconds, and the most memory in MB, of a command."""
+    """Returns the seconds and the peak memory in MB of a command."""
     watch = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True);"
     watch += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     start = time.perf_counter()
@@ -125,7 +125,7 @@ def selected(path: Path) -> set[str]:
 
 
 def compare(file: Path, folder: Path, peer: str, python: str, runs: int, options: list[str]) -> tuple[str, float, float]:
-    """A row of the table, the peer's seconds over ours, and our memory."""
+    """Returns a table row, the peer's seconds divided by ours, and our memory."""
     found: dict[str, list[tuple[float, float]]] = {peer: [], "sophia": []}
     for name in (peer, "sophia") * runs:
         found[name].append(measured(command_of(name, python, file, folder / name, options)))

@@ -1,9 +1,10 @@
-"""Start-up of `sophia --help` and `sophia grade --help`, against a bare Typer program with the same commands and options.
+"""Start-up time of `sophia --help` and `sophia grade --help` compared with a bare Typer program of the same commands and
+options.
 
     python benchmarks/startup.py [RUNS]
 
-The peer is made on the spot: the commands of `sophia_cli/cli/` with empty bodies, in one file that imports typer alone.
-Both are run in turn, so that what else the machine does falls on both; the figure is the ratio of the medians.
+The peer is generated: the commands of `sophia_cli/cli/` with empty bodies, in one file that imports only typer. Both
+run in turn, so that other load on the machine affects both; the figure is the ratio of the medians.
 """
 
 import inspect
@@ -20,7 +21,7 @@ BOUND = 1.3
 
 
 def bare_program() -> str:
-    """The source of the peer: the very declarations of our command line, without what they call."""
+    """Returns the source of the peer: the declarations of our command line without their bodies."""
     declared = inspect.getsource(options).split("from typer import Argument, Option", 1)
     lines = [declared[0], "import typer\nfrom typer import Argument, Option", declared[1]]
     lines += [

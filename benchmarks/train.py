@@ -1,9 +1,9 @@
-"""`sophia train` beside TRL's `SFTTrainer`: the same model, rows and batches, in one process each, in turn.
+"""`sophia train` compared with TRL's `SFTTrainer`: the same model, rows and batches, in one process each, in turn.
 
     make bench-train
 
-On the embedded model and CPUs by default; a GPU is used where there is one. Prints tokens a second (loading apart: from the
-third update on) and the highest memory of each, and their ratio. Exit code 1 where `sophia train` is the slower.
+Uses the embedded model on CPUs by default, a GPU if there is one. Prints tokens per second (from the third update on,
+without loading) and peak memory of each, and their ratio. The exit code is 1 if `sophia train` is slower.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from typing import Any
 from sophia_cli.models.aliases import resolve_model
 
 SKIPPED = 2
-"""Updates before the clock runs."""
+"""Updates before the measurement starts."""
 LEAST = 1.0
 
 
 def make_rows(folder: Path, count: int) -> Path:
-    """Weighted trajectories about a world of so many images."""
+    """Weighted trajectories about a world of this many images."""
     subprocess.run([sys.executable, "-m", "sophia_cli", "world", str(folder / "imgs"), "-n", str(count)], check=True)
     rows = folder / "kept.jsonl"
     with rows.open("w") as file:
@@ -39,7 +39,7 @@ def make_rows(folder: Path, count: int) -> Path:
 
 
 def run_sophia(rows: Path, model: str, micro: int, batch: int, steps: int, adapters: int) -> list[float]:
-    """Seconds at which each update ended."""
+    """Returns the time at which each update ended, in seconds."""
     from sophia_cli.training.config import TrainConfig
     from sophia_cli.training.dataset import read_trajectories
     from sophia_cli.training.distributed import DistributedContext
@@ -57,7 +57,7 @@ def run_sophia(rows: Path, model: str, micro: int, batch: int, steps: int, adapt
 
 
 def run_trl(rows: Path, model: str, micro: int, batch: int, steps: int, adapters: int) -> list[float]:
-    """Seconds at which each update ended."""
+    """Returns the time at which each update ended, in seconds."""
     import torch
     from datasets import load_dataset
     from transformers import AutoConfig, AutoModelForImageTextToText, TrainerCallback
@@ -93,7 +93,7 @@ def run_trl(rows: Path, model: str, micro: int, batch: int, steps: int, adapters
 
 
 def _adapters(policy: Any, rank: int) -> Any:
-    """As ours: beside every linear layer of the language model."""
+    """The adapters that ours trains: on every linear layer of the language model."""
     from peft import LoraConfig
 
     names = [
@@ -103,7 +103,7 @@ def _adapters(policy: Any, rank: int) -> Any:
 
 
 def most_memory() -> float:
-    """The most memory so far in MB: of the GPU where there is one."""
+    """Returns the peak memory in MB, of the GPU if there is one."""
     import torch
 
     if torch.cuda.is_available():
@@ -115,7 +115,7 @@ RUNS = {"sophia": run_sophia, "trl": run_trl}
 
 
 def measured(name: str, rows: Path, options: argparse.Namespace) -> tuple[float, float]:
-    """Updates a second, and the most memory in MB, of one run in a process of its own."""
+    """Returns updates per second and peak memory in MB of one run in its own process."""
     command = [sys.executable, __file__, "--only", name, str(rows), "--model", options.model]
     command += ["--micro", str(options.micro), "--batch", str(options.batch), "--steps", str(options.steps)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)

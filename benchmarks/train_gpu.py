@@ -1,11 +1,13 @@
-"""`sophia train` beside TRL's `SFTTrainer` on a GPU: random models of the size of InternVL3-2B and 8B, long trajectories.
+"""`sophia train` compared with TRL's `SFTTrainer` on a GPU: random models of the size of InternVL3-2B and 8B, long
+trajectories.
 
     python benchmarks/train_gpu.py                              # 2b and 8b at 8K and 32K tokens
-    python benchmarks/train_gpu.py --sizes tiny --tokens 256    # whether it runs at all, on any machine
+    python benchmarks/train_gpu.py --sizes tiny --tokens 256    # a trial, on any machine
 
-The 2B one trains all of its language model, the 8B one adapters of rank 64 (its optimizer would not fit beside it). One row
-an update, the same rows for both, each run in a process of its own, in turn. Model FLOPs of a token: 6 N + 12 L h T, N the
-language model's weights; 4 N where only adapters train. MFU is of the GPU's dense bf16 peak (`--peak`; H100, H200: 989e12).
+The 2B model trains its whole language model, the 8B one adapters of rank 64 (its optimizer states would not fit). One
+row per update, the same rows for both, each run in its own process, in turn. Model FLOPs per token: 6 N + 12 L h T,
+with N the weights of the language model; 4 N where only adapters train. MFU is relative to the GPU's dense bf16 peak
+(`--peak`; H100, H200: 989e12).
 """
 
 import argparse
@@ -34,7 +36,9 @@ LEAST, MFU = 1.2, 0.45
 
 
 def make_model(size: str, folder: Path) -> Path:
-    """A random model in bf16 of the embedded one's class, vision tower and vocabulary, its language model of this size."""
+    """Returns a random bf16 model of the embedded one's class, vision tower and vocabulary, with a language model of this
+    size.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -56,7 +60,7 @@ def make_model(size: str, folder: Path) -> Path:
 
 
 def lengthen(rows: Path, model: Path, tokens: int) -> None:
-    """Makes the trajectories so long that prompt and trajectory are about so many tokens."""
+    """Lengthens the trajectories so that prompt and trajectory have about this many tokens."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
@@ -70,7 +74,7 @@ def lengthen(rows: Path, model: Path, tokens: int) -> None:
 
 
 def flops(model: Path, tokens: int, adapters: bool) -> float:
-    """Model FLOPs of a token in a row of so many."""
+    """Returns the model FLOPs per token in a row of this many tokens."""
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -100,7 +104,7 @@ def main() -> int:
 
 
 def row(size: str, model: Path, tokens: int, options: argparse.Namespace) -> bool:
-    """Prints one line of the table; whether it is what we aim for."""
+    """Prints one line of the table. Returns whether it reaches the targets."""
     sys.path.insert(0, str(HERE))
     from train import make_rows
 

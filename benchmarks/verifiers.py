@@ -1,10 +1,10 @@
-"""Our verifier beside those that PyPI has: agreement, false accepts, and throughput on one core, in one paired run.
+"""Our verifier compared with those on PyPI: agreement, false accepts, and throughput on one core, in one paired run.
 
     make bench-verifier
 
-Each verifier runs in a process of its own, on one and the same core, warmed up first. The real outputs are handed out in
-chunks, to one verifier after the other, so that what else the machine does falls on all of them. With `--write` the table
-goes into docs/verifier.md, between its marks.
+Each verifier runs in its own process, on the same core, warmed up first. The real outputs are given in chunks to one
+verifier after the other, so that other load on the machine affects all of them. `--write` puts the table into
+docs/verifier.md.
 """
 
 import argparse
@@ -32,7 +32,7 @@ Judge = Callable[[dict[str, Any]], bool]
 
 
 def response_of(row: dict[str, Any]) -> str:
-    """What the verifiers read: a whole response, or a bare answer in a box."""
+    """Returns the text that the verifiers read: a whole response, or a bare answer in a box."""
     return row["pred"] if row["kind"] == "text" else f"\\boxed{{{row['pred']}}}"
 
 
@@ -50,7 +50,7 @@ def ours() -> Judge:
 
 
 def math_verify() -> Judge:
-    """As its README has it: the gold as maths, letters looked for where the gold is one."""
+    """As in its README: the gold is math; letters are searched where the gold is one."""
     import logging
 
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, StringExtractionConfig, parse, verify
@@ -104,7 +104,7 @@ MAKERS: dict[str, Callable[[], Judge]] = {
 
 
 def serve(name: str) -> None:
-    """A verifier in its own process: rows in, verdicts and seconds out. One that raises has said wrong."""
+    """Runs a verifier in its own process: rows in, verdicts and seconds out. An exception counts as wrong."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     answers, sys.stdout = sys.stdout, sys.stderr
     judge = MAKERS[name]()
@@ -123,7 +123,7 @@ def serve(name: str) -> None:
 
 
 class Verifier:
-    """A verifier at the other end of a pipe."""
+    """A verifier in another process, connected by a pipe."""
 
     def __init__(self, name: str, python: Path):
         self.name = name
@@ -135,7 +135,7 @@ class Verifier:
         )
 
     def judge(self, rows: list[dict[str, Any]]) -> tuple[list[bool], float]:
-        """Which rows are right, and the seconds that it took."""
+        """Returns which rows are right, and the seconds it took."""
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(json.dumps(rows).encode() + b"\n")
         self.process.stdin.flush()
@@ -154,7 +154,7 @@ def chunks(rows: list[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
 
 
 def paired(verifiers: list[Verifier], rows: list[dict[str, Any]]) -> dict[str, tuple[list[bool], float]]:
-    """Each verifier's verdicts on the rows and its seconds, the chunks handed to one after the other."""
+    """Returns each verifier's verdicts on the rows and its seconds; chunks are given to one after the other."""
     found: dict[str, tuple[list[bool], float]] = {verifier.name: ([], 0.0) for verifier in verifiers}
     for chunk in chunks(rows):
         for verifier in verifiers:
@@ -164,13 +164,13 @@ def paired(verifiers: list[Verifier], rows: list[dict[str, Any]]) -> dict[str, t
 
 
 def share(right: list[bool], rows: list[dict[str, Any]], wanted: Callable[[dict[str, Any]], bool]) -> float:
-    """Of the wanted rows, the percentage on which the verdict is the label."""
+    """Returns the percentage of the wanted rows on which the verdict equals the label."""
     judged = [verdict == row["expected"] for verdict, row in zip(right, rows, strict=True) if wanted(row)]
     return 100 * sum(judged) / len(judged)
 
 
 def table(verifiers: list[Verifier]) -> tuple[str, float]:
-    """The table as Markdown, and our throughput over that of math-verify."""
+    """Returns the table as Markdown, and our throughput divided by that of math-verify."""
     cases = [row for row in rows_of("verifier_cases.jsonl") if not row.get("convention")]
     probes = [row for row in rows_of("probes.jsonl") if isinstance(row["gold"], str)]
     outputs = rows_of("model_outputs.jsonl.gz")

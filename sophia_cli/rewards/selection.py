@@ -41,7 +41,7 @@ def select_trajectories(table: TrajectoryTable, in_shard: Bools, lookup: RecordL
     of_rows = caption_reasoner_ids(as_numpy(table.captions), _row_reasoners(table, rows))
     captions, of = np.unique(of_rows[rows], return_inverse=True)
     _check_single_run(table, rows, of, len(captions), lookup)
-    means, eligible = _caption_rewards(table, rows, of, len(captions))
+    means, eligible = _qualify_captions(table, rows, of, len(captions))
     kept = _keep_shortest(table, rows, eligible[of], lookup)
     rewards, selected = np.full(len(table), np.nan), np.zeros(len(table), dtype=np.bool_)
     selected[kept] = True
@@ -131,7 +131,7 @@ def check_same_content(table: TrajectoryTable, ones: Rows, others: Rows, lookup:
             raise InputError(f"{lookup.where(other)}: {fault}; drop one of them")
 
 
-def _caption_rewards(table: TrajectoryTable, rows: Rows, caption_index: Rows, count: int) -> tuple[Floats, Bools]:
+def _qualify_captions(table: TrajectoryTable, rows: Rows, caption_index: Rows, count: int) -> tuple[Floats, Bools]:
     """Returns R(c) of Eq. 5 and whether R(c) > α, for each caption.
 
     R(c) is the mean of R(y) over the graded trajectories of the caption. It is NaN when none was graded, and where

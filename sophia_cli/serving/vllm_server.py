@@ -121,7 +121,7 @@ class VLLMServer:
     gpus: list[str]
     port: int = 0
     log: Path = Path()
-    supervisor: "subprocess.Popen[bytes] | None" = None
+    supervisor_process: "subprocess.Popen[bytes] | None" = None
     ready: bool = False
     starts: int = 0
     served_alias: str = field(default_factory=lambda: f"sophia-{secrets.token_hex(4)}")

@@ -83,7 +83,7 @@ def test_training_tells_how_far_the_assumption_is(lab: Path, tmp_path: Path) -> 
     told: dict[str, Any] = records_of(done.stdout)[0]
     assert set(told["log_ratio"]) == {"mean", "std", "min", "max", "n"} == set(told["log_ratio_per_token"])
     assert abs(told["log_ratio_per_token"]["mean"]) < abs(told["log_ratio"]["mean"])
-    assert "4 of 4 trajectories carry log µ" in done.stderr.decode()
+    assert "4 of 4 trajectories have log µ" in done.stderr.decode()
     assert "log π − log µ of 4 trajectories: " in done.stderr.decode()
     assert records_of(done.stdout)[-1]["log_ratio"] == told["log_ratio"]
     ours = records_of(sophia("train", "kept.jsonl", *options, "--objective", "truncated", "-o", "t", cwd=tmp_path).stdout)

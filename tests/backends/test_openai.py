@@ -173,7 +173,7 @@ def test_a_dead_fleet_ends_the_step_before_it_spoils_a_long_input(tmp_path: Path
     write_lines(tmp_path / "caps.jsonl", captions(3000))
     url = ("--base-url", "http://127.0.0.1:9/v1", "--retries", "1", "--llm", "m")
     done = sophia("reason", "caps.jsonl", "-n", "2", "-o", "raw.jsonl", *url, cwd=tmp_path, code=1)
-    assert "no server answers" in done.stderr.decode() and "it continues" in done.stderr.decode()
+    assert "no server answers" in done.stderr.decode() and "it resumes" in done.stderr.decode()
     assert len(records_of(tmp_path / "raw.jsonl")) < 3000
     with ChatServer() as server:
         sophia("reason", "caps.jsonl", "-n", "2", "-o", "raw.jsonl", "--base-url", server.url, "--llm", "m", cwd=tmp_path)
@@ -187,7 +187,7 @@ def test_a_wrong_key_or_model_ends_the_step_with_one_line(caption_dir: Path) -> 
     assert "OPENAI_API_KEY" in done.stderr.decode() and done.stdout == b""
     with ChatServer(model="qwen") as server:
         done = sophia("reason", "caps.jsonl", "--llm", "m", "--base-url", server.url, cwd=caption_dir, code=1)
-    assert "m: the server does not know it, but qwen" in done.stderr.decode() and done.stdout == b""
+    assert "m: the server does not serve this model; it serves qwen" in done.stderr.decode() and done.stdout == b""
 
 
 def test_a_server_that_lists_no_models_is_trusted(caption_dir: Path) -> None:
@@ -286,7 +286,7 @@ def test_a_server_rests_as_long_as_it_asks_and_then_gets_half() -> None:
     assert servers == [fleet.servers[0]] * 8
     fleet.on_failure(fleet.servers[0], "q0", 10.0, 11.0, RequestFailure("429", unhealthy=True, busy=True, retry_after=30.0))
     assert fleet.pick_server(12.0) is None and fleet.seconds_until_ready(11.0) == 30.0
-    assert "0/1 servers well, a rests 30 s (429)" in fleet.health_text(11.0)
+    assert "0/1 servers healthy, a rests 30 s (429)" in fleet.health_text(11.0)
     for _ in range(7):
         fleet.on_response(fleet.servers[0])
     assert fleet.servers[0].max_in_flight == pytest.approx(4.0, abs=1.6) and fleet.pick_server(12.0) is None

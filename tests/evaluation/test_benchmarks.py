@@ -149,7 +149,12 @@ def test_categories_and_clusters(root: Path) -> None:
 
 BAD: list[tuple[str, str, dict[str, Any], str]] = [
     ("mmmu", "Accounting@validation", {"image_1": None}, "`image_1` contains no image"),
-    ("mmmu", "Accounting@validation", {"question": "Is <image 2> <image 1>?", "image_2": None}, "`image_2` contains no image"),
+    (
+        "mmmu",
+        "Accounting@validation",
+        {"question": "Is <image 2> <image 1>?", "image_2": None},
+        "`image_2` contains no image",
+    ),
     ("mmmu", "Accounting@validation", {"options": "['<image 3>', 'b']"}, "`image_3` contains no image"),
     ("mmmu", "Accounting@validation", {"options": "{[]: 1}"}, "`options` is a text without a list"),
     ("mmmu", "Accounting@validation", {"options": "['a', "}, "`options` is a text without a list"),

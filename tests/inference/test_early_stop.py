@@ -121,7 +121,7 @@ def test_on_the_embedded_world_the_selected_records_are_those_of_the_full_run(
 def test_a_bound_on_lengths_needs_early_stop_and_whole_questions(hard: Path) -> None:
     assert b"--stop-early" in sophia("reason", "caps.jsonl", "--bound-length", cwd=hard, code=2).stderr
     options = ("--bound-length", "--stop-early", "--shard", "0/2")
-    assert b"shard `caption`" in sophia("reason", "caps.jsonl", *options, cwd=hard, code=2).stderr
+    assert b"give --shard to `caption`" in sophia("reason", "caps.jsonl", *options, cwd=hard, code=2).stderr
 
 
 def check_marks(traj: Path, alpha: float, count: int) -> None:
@@ -345,7 +345,7 @@ def test_a_caption_that_comes_twice_is_refused_by_its_line(tmp_path: Path) -> No
     with ChatServer() as server:
         options = ("-n", "4", "--llm", "m", "--stop-early", "--base-url", server.url)
         done = sophia("reason", "caps.jsonl", *options, cwd=tmp_path, code=2)
-    assert "caps.jsonl" in done.stderr.decode() and "2: caption_id 'q/c0' comes twice" in done.stderr.decode()
+    assert "caps.jsonl" in done.stderr.decode() and "2: caption_id 'q/c0' occurs twice" in done.stderr.decode()
 
 
 def test_two_runs_of_one_reasoner_are_not_joined_where_one_was_given_up(tmp_path: Path) -> None:
@@ -361,7 +361,7 @@ def test_two_runs_of_one_reasoner_are_not_joined_where_one_was_given_up(tmp_path
     whole = [{**shared, "trajectory_id": f"c/b.t{n}", "reward": 1.0} for n in range(8)]
     write_lines(tmp_path / "both.jsonl", stopped + whole)
     done = sophia("propagate", "both.jsonl", cwd=tmp_path, code=2)
-    assert "given up early in one of several runs of the same reasoner" in done.stderr.decode()
+    assert "stopped early in one of several runs of a reasoner" in done.stderr.decode()
 
 
 def test_a_judge_who_may_overrule_the_rules_is_refused_on_what_they_stopped(tmp_path: Path) -> None:

@@ -81,13 +81,13 @@ def test_each_replica_gets_its_gpus(
     ("options", "message"),
     [
         (("--gpus", "0-"), "--gpus 0-: not a list of GPUs"),
-        (("--gpus", "1,1"), "names no GPU, or one of them twice"),
+        (("--gpus", "1,1"), "lists no GPU, or one of them twice"),
         (("--gpus", "0-9999999999"), "not a list of GPUs"),
         (("--server-options", "--port 80"), "--port is not for you to give here"),
         (("--server-options", "--api_key=s3cret"), "set VLLM_API_KEY"),
-        (("--gpus", "0-2", "--tensor-parallel", "2"), "does not divide 3 GPUs"),
+        (("--gpus", "0-2", "--tensor-parallel", "2"), "3 GPUs are not a multiple of it"),
         (("--server-options", "'"), "No closing quotation"),
-        (("--base-url", "http://127.0.0.1:1/v1"), "--base-url: is for --backend openai"),
+        (("--base-url", "http://127.0.0.1:1/v1"), "--base-url applies to --backend openai"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: tuple[str, ...], message: str, vllm_dir: Path) -> None:
@@ -157,7 +157,7 @@ def test_no_home_and_a_log_that_cannot_be_are_named(vllm_dir: Path, monkeypatch:
 
 def test_options_of_servers_are_refused_where_no_server_is_started(vllm_dir: Path) -> None:
     done = sophia("reason", "caps.jsonl", "--llm", "m", "--backend", "hf", "--gpus", "0", cwd=vllm_dir, code=2)
-    assert "--gpus: is for --backend vllm" in done.stderr.decode()
+    assert "--gpus applies to --backend vllm" in done.stderr.decode()
 
 
 def test_an_option_of_servers_implies_vllm_and_vllms_own_pass_through(vllm_dir: Path) -> None:
@@ -190,13 +190,13 @@ def test_the_process_that_holds_a_gpu_is_named(vllm_dir: Path, monkeypatch: pyte
     stand_in(vllm_dir, "nvidia-smi", f'{query} *) echo "GPU-u2, {os.getpid()}, 71000";; esac')
     done = sophia(*REASON, "--gpus", "2", cwd=vllm_dir, code=1)
     held = f"GPU 2: 71200 of 81559 MiB are held by process {os.getpid()} ("
-    assert held in done.stderr.decode() and "end it, or name others with --gpus" in done.stderr.decode()
+    assert held in done.stderr.decode() and "stop it, or choose others with --gpus" in done.stderr.decode()
 
 
 def test_a_server_that_is_never_well_is_given_up_and_ended(vllm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ENVIRONMENT, "FAKE_VLLM", "never-well")
     done = sophia(*REASON, "--start-timeout", "2", cwd=vllm_dir, code=1)
-    assert "is not well after 2 s (--start-timeout)" in done.stderr.decode() and started(vllm_dir) and not alive(vllm_dir)
+    assert "is not ready after 2 s (--start-timeout)" in done.stderr.decode() and started(vllm_dir) and not alive(vllm_dir)
 
 
 def test_a_port_that_was_taken_meanwhile_is_no_failure(vllm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +244,7 @@ def test_a_client_killed_while_its_server_starts_leaves_none(vllm_dir: Path, mon
 def test_a_killed_guard_takes_its_server_along(ways: str, vllm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ENVIRONMENT, "FAKE_VLLM", ways)
     with begin(vllm_dir) as client:
-        guards = [pid for pid in children_of(client.pid) if "guard.py" in Path(f"/proc/{pid}/cmdline").read_text()]
+        guards = [pid for pid in children_of(client.pid) if "supervisor.py" in Path(f"/proc/{pid}/cmdline").read_text()]
         assert len(guards) == 1
         os.kill(guards[0], signal.SIGKILL)
         assert client.wait(PATIENCE_SECONDS) == 1
