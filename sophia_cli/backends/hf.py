@@ -128,7 +128,7 @@ class ModelRunner:
         self.tokenizer.padding_side = "left"
         self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
         self.end_tokens = _find_end_tokens(self.lm.generation_config.eos_token_id, self.tokenizer.eos_token_id)
-        # generate() takes unset parameters from here, for example a repetition penalty that nobody requested
+        # generate() takes unset parameters from here, for example a repetition penalty that was not requested
         self.lm.generation_config = GenerationConfig(eos_token_id=self.end_tokens, pad_token_id=self.pad)
         names = ("image_token", "start_image_token", "end_image_token", "video_token")
         found = [getattr(self.processor, name, None) for name in names]

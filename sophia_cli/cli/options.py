@@ -283,4 +283,4 @@ def refuse_odd_numbers(given: Mapping[str, Any]) -> None:
 
     for name, value in given.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise UsageError(f"--{name.replace('_', '-')} {value}must be a finite number")
+            raise UsageError(f"--{name.replace('_', '-')} {value}: must be a finite number")

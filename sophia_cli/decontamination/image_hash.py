@@ -80,8 +80,8 @@ def image_key(reference: str) -> str:
 
 
 def cache_file() -> Path:
-    """Returns the file of cached hashes: `sophia/looks.sqlite` in the user's cache folder."""
-    return cache_dir() / "looks.sqlite"
+    """Returns the file of cached hashes: `sophia/image_hashes.sqlite` in the user's cache folder."""
+    return cache_dir() / "image_hashes.sqlite"
 
 
 class ImageHashCache:
@@ -93,7 +93,7 @@ class ImageHashCache:
         with suppress(OSError, sqlite3.Error):
             file.parent.mkdir(parents=True, exist_ok=True)
             base = sqlite3.connect(file, isolation_level=None, timeout=5, check_same_thread=False)
-            base.execute("CREATE TABLE IF NOT EXISTS looks (name TEXT PRIMARY KEY, look BLOB) WITHOUT ROWID")
+            base.execute("CREATE TABLE IF NOT EXISTS hashes (name TEXT PRIMARY KEY, hash BLOB) WITHOUT ROWID")
             self.base = base
 
     def get_hash(self, reference: str) -> bytes | None:
@@ -101,7 +101,7 @@ class ImageHashCache:
         name = image_key(reference)
         if name in self.made:
             return self.made[name]
-        rows = self._query("SELECT look FROM looks WHERE name = ?", name)
+        rows = self._query("SELECT hash FROM hashes WHERE name = ?", name)
         look = rows[0][0] if rows else None
         return look if isinstance(look, bytes) and len(look) in (len(FLAT_HASH), HASH_SIDE * HASH_SIDE // 8) else None
 
@@ -109,7 +109,7 @@ class ImageHashCache:
         """Stores a hash."""
         if not (name := image_key(reference)):
             return
-        self._query("INSERT OR REPLACE INTO looks VALUES (?, ?)", name, look)
+        self._query("INSERT OR REPLACE INTO hashes VALUES (?, ?)", name, look)
         if self.base is None:
             self.made[name] = look
 

@@ -94,7 +94,7 @@ def fault_shares(labels: Iterable[Mapping[str, bool | None]]) -> dict[str, Any]:
     for fault in FAULTS:
         known = [bool(label[fault]) for label in each if label[fault] is not None]
         bounds = list(statistics.wilson_interval(sum(known), len(known))) if known else None
-        found[fault] = {"labelled": len(known), "share": sum(known) / len(known) if known else None, "ci95": bounds}
+        found[fault] = {"labeled": len(known), "share": sum(known) / len(known) if known else None, "ci95": bounds}
     return found
 
 

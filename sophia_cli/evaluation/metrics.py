@@ -94,7 +94,7 @@ class BenchmarkMetrics:
         extracted: share of responses in which the judge found an answer and the rules did not. parts: mean share of
         correct parts, where a judge counted them. rules_and_judge: where a judge was asked, the shares of graded
         samples that rules, judge, both and either find correct; where the judge gave no verdict, the rules' counts
-        (judged: how often it gave one). unsure: how often the judge gave none. ungraded: samples that nobody could
+        (judged: how often it gave one). unsure: how often the judge gave none. ungraded: samples that neither could
         grade; they are in no mean.
         """
         samples, clusters = sum(self.verdicts.values()), self._score_clusters(self.questions.values())

@@ -125,10 +125,10 @@ def audit_rows(figures: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Returns headings and cells of the shares of faults."""
     found = {fault: figures["audit"][fault] for fault in FAULTS}
     rows = [
-        [FAULTS[name], format_percent(one["share"]), format_interval(one["ci95"]), str(one["labelled"])]
+        [FAULTS[name], format_percent(one["share"]), format_interval(one["ci95"]), str(one["labeled"])]
         for name, one in found.items()
     ]
-    return ["fault", "share", "95% interval", "labelled"], rows
+    return ["fault", "share", "95% interval", "labeled"], rows
 
 
 def format_percent(share: float | None) -> str:

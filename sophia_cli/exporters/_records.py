@@ -36,7 +36,7 @@ Pair = tuple[Record, Record | None]
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What the user typed. model: whose prompts to use, and which model to ask; None uses the paper's prompts."""
+    """The options of a run. model: whose prompts to use, and which model to ask; None uses the paper's prompts."""
 
     to: str
     images: str | None

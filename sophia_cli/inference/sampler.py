@@ -178,7 +178,8 @@ def show_plan(
         shown = [part["text"] if part["type"] == "text" else f"[image {shorten_reference(part['image'])}]" for part in parts]
         log_line(f"--- {message['role']}\n" + "\n".join(shown))
     plan = ", ".join(f"{name} = {count}" for name, count in counts.items())
+    described = ", ".join(f"{name} = {value}" for name, value in sampling.manifest_settings().items())
     log_line(
-        f"--- plan\n{step}: {model.name} ({model.path}), {plan}, {sampling}, first seed {job.request.seed}; nothing sampled"
+        f"--- plan\n{step}: {model.name} ({model.path}), {plan}, {described}, first seed {job.request.seed}; nothing sampled"
     )
     return 0

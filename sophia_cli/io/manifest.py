@@ -1,6 +1,7 @@
 """FILE.manifest.json: command, settings, versions, counts, tokens and seconds of the run that wrote FILE."""
 
 import platform
+import reprlib
 import sys
 import time
 from pathlib import Path
@@ -13,8 +14,6 @@ from sophia_cli.errors import UsageError
 from sophia_cli.io.jsonl import write_json
 
 MANIFEST_SUFFIX = ".manifest.json"
-
-
 RECORDED_LIBRARIES = ("torch", "transformers", "tokenizers", "math-verify", "datasets")
 
 
@@ -55,7 +54,8 @@ class Manifest:
         theirs = {"command": command, **settings}
         differing = [name for name in sorted(mine | theirs) if mine.get(name) != theirs.get(name)]
         if differing:
-            listed = ", ".join(f"{name} was {theirs.get(name)!r}, is {mine.get(name)!r}" for name in differing)
+            shorten = reprlib.Repr(maxstring=60, maxother=60).repr  # a prompt has pages
+            listed = ", ".join(f"{name} was {shorten(theirs.get(name))}, is {shorten(mine.get(name))}" for name in differing)
             raise UsageError(f"{self.path} was written with other settings ({listed}); use those, or --force to start over")
 
     def save(self, **fields: Any) -> None:

@@ -35,7 +35,8 @@ def chosen_prompt(file: Path | None, name: str, style: str, blanks: tuple[str, .
             raise UsageError(f"--prompt {file}: does not contain {' and '.join(missing)}; add the placeholder")
         return text
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--prompt {file}: cannot be read ({error}); give a text file") from None
+        cause = getattr(error, "strerror", None) or "not UTF-8"
+        raise UsageError(f"--prompt {file}: cannot be read ({cause}); give a text file") from None
 
 
 def fill_template(template: str, values: Mapping[str, str]) -> str:

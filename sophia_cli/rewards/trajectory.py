@@ -10,7 +10,7 @@ from sophia_cli.records import STEP_FIELDS, Record, has_failed, need_count, need
 
 COUNT_LIMIT = 1 << 31
 """All counts are below it."""
-GRADED_HINT = "`sophia grade` writes it"
+ID_HINT = "`sophia reason` writes it"
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 Count = Annotated[int, msgspec.Meta(gt=0, lt=COUNT_LIMIT)]
 
@@ -83,9 +83,9 @@ def decode_checked(record: Record) -> Trajectory:
     """
     failure = has_failed(record)  # no evidence, whatever its other fields say
     return Trajectory(
-        name=need_text(record, "trajectory_id", GRADED_HINT),
+        name=need_text(record, "trajectory_id", ID_HINT),
         item=need_text(record, "id", "the source must give it"),
-        caption=need_text(record, "caption_id", GRADED_HINT),
+        caption=need_text(record, "caption_id", ID_HINT),
         reward=None if failure else need_number(record, "reward"),
         tokens=0 if failure else min(need_count(record, "trajectory_tokens"), COUNT_LIMIT - 1),
         planned=min(need_count(record, "trajectory_count"), COUNT_LIMIT - 1)

@@ -266,12 +266,12 @@ class VLLMServers:
         """Stops all servers and waits until they have ended, little more than GRACE_SECONDS."""
         with self.lock:
             self.stopped = True
-            guards = [server.supervisor_process for server in self.replicas if server.supervisor_process]
-        for process in guards:
+            supervisors = [server.supervisor_process for server in self.replicas if server.supervisor_process]
+        for process in supervisors:
             if process.stdin:
                 process.stdin.close()
         deadline = time.monotonic() + 2 * GRACE_SECONDS
-        for process in guards:
+        for process in supervisors:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:

@@ -1,7 +1,7 @@
 """Writes trajectories in the formats of other trainers: `sophia export FILE --to
 trl|trl-preference|llamafactory|swift|verl|…`.
 
-It writes the records with a weight or, where nobody propagated, those that Eq. 6 keeps; for preference data, pairs of
+It writes the records with a weight or, before propagation, those that Eq. 6 keeps; for preference data, pairs of
 graded trajectories. The caption is not part of the prompt (Eq. 7). Each format is one file of `exporters/`.
 """
 
@@ -137,5 +137,5 @@ def _check_destination(options: StepOptions, files: list[str]) -> None:
         check_output_file(out, files)
     elif not out.with_name(out.name + MANIFEST_SUFFIX).exists():
         raise UsageError(
-            f"{out}: no folder that `sophia export` made ({out.name}{MANIFEST_SUFFIX} is not beside it); choose another"
+            f"{out}: is not a folder of `sophia export` ({out.name}{MANIFEST_SUFFIX} is not beside it); choose another"
         )

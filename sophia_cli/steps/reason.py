@@ -65,7 +65,7 @@ def run(
     prompt_file: Path | None,
     tag: str | None,
     stop_alpha: float | None,
-    shortest: bool,
+    bound_length: bool,
     place: BackendOptions,
 ) -> int:
     """`sophia reason`: reads captions, samples with the reasoner, writes records. Returns the exit code."""
@@ -75,21 +75,21 @@ def run(
     if tag is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", tag):
         raise UsageError(f"--tag {tag}: use letters, digits, - and _, for example r1")
     prompt = chosen_prompt(prompt_file, STEP, chosen.prompt_style, PROMPT_FIELDS)
-    thinking = ReasonConfig(n, prompt, sampling, options.seed, tag, stop_alpha, shortest)
+    thinking = ReasonConfig(n, prompt, sampling, options.seed, tag, stop_alpha, bound_length)
     if stop_alpha is not None:
         max_failures(stop_alpha, n)
-    if shortest and stop_alpha is None:
+    if bound_length and stop_alpha is None:
         raise UsageError("--bound-length works with --stop-early; give both")
-    if shortest and options.parsed_shard.count > 1:
+    if bound_length and options.parsed_shard.count > 1:
         raise UsageError("--bound-length needs all captions of a question together; give --shard to `caption` instead")
     records = options.parsed_shard.take(read_records(files), options.limit)
     if options.dry_run:
         return show_plan(STEP, _make_jobs(records, thinking, RecordWriter(ID_FIELD, None)), chosen, sampling, {"N": n})
-    stop = {"stop_alpha": stop_alpha, "shortest": shortest}
+    stop = {"stop_alpha": stop_alpha, "bound_length": bound_length}
     settings = {**chosen.identity, "prompt": prompt, "n": n, "tag": tag, **stop, **sampling.manifest_settings()}
     tally, earlier = (
         EarlyStopStats(),
-        ResumeState(n, HeldRecords(options.out or options.tee), rule_reward if shortest else None),
+        ResumeState(n, HeldRecords(options.out or options.tee), rule_reward if bound_length else None),
     )
 
     def produce(output: RecordWriter, counter: RecordCounter) -> Iterator[Record]:

@@ -58,9 +58,9 @@ def run(files: list[str], by: list[str], alpha: float | None, keep: int | None, 
     return SOME_FAILED if unreadable else 0
 
 
-def render_figures(figures: dict[str, Any], colours: bool) -> bytes:
+def render_figures(figures: dict[str, Any], colors: bool) -> bytes:
     """Renders the tables and bars at the width of the terminal."""
-    console = Console(file=io.StringIO(), force_terminal=colours, highlight=False)
+    console = Console(file=io.StringIO(), force_terminal=colors, highlight=False)
     with console.capture() as captured:
         print_figures(figures, console)
     return captured.get().encode("utf-8", "replace")

@@ -62,7 +62,7 @@ FIXED_OPTIONS = {field.name for field in fields(TrainConfig)} - {*PAPER_DEFAULTS
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What the user typed: input files, files to mix in, the model, how and where to train."""
+    """The options of a run: input files, files to mix in, the model, how and where to train."""
 
     options: StepOptions
     files: list[str]

@@ -23,7 +23,9 @@ def draw_world(folder: Path, n: int, seed: int, difficulty: str, force: bool) ->
     """
     if difficulty not in DIFFICULTIES:
         raise UsageError(f"--difficulty {difficulty}: choose from {', '.join(DIFFICULTIES)}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not force:
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; choose a folder")
+    if folder.exists() and any(folder.iterdir()) and not force:
         raise UsageError(f"{folder} exists and is not empty; choose another folder, or --force to overwrite it")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ from sophia_cli.training.run_state import TrainPlan, read_plan
 GPUS_VARIABLE, CPU_VARIABLE = "SOPHIA_GPUS", "SOPHIA_CPU_RANKS"
 """Environment variables of the processes that we start: the GPUs of each, or that they train on CPUs."""
 PLAN_KEY, READY_VALUE = "sophia/plan", b"ready"
-METRICS_FILE, LOG_FILE, ERRORS_FILE = "told.jsonl", "log.txt", "errors"
+METRICS_FILE, LOG_FILE, ERRORS_FILE = "metrics.jsonl", "log.txt", "errors"
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0
 TAIL_BYTES = 4000

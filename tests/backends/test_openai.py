@@ -286,7 +286,7 @@ def test_a_server_rests_as_long_as_it_asks_and_then_gets_half() -> None:
     assert servers == [fleet.servers[0]] * 8
     fleet.on_failure(fleet.servers[0], "q0", 10.0, 11.0, RequestFailure("429", unhealthy=True, busy=True, retry_after=30.0))
     assert fleet.pick_server(12.0) is None and fleet.seconds_until_ready(11.0) == 30.0
-    assert "0/1 servers healthy, a rests 30 s (429)" in fleet.health_text(11.0)
+    assert "0/1 servers healthy, a paused for 30 s (429)" in fleet.health_text(11.0)
     for _ in range(7):
         fleet.on_response(fleet.servers[0])
     assert fleet.servers[0].max_in_flight == pytest.approx(4.0, abs=1.6) and fleet.pick_server(12.0) is None

@@ -134,7 +134,7 @@ def test_an_image_is_hashed_once_and_anew_when_its_file_changes(tmp_path: Path, 
     items, bench = [item("a", "Where?", image="a.png")], [item("b", "When?", image="b.png")]
     drawing(tmp_path / "b.png", 2)
     assert kept(tmp_path, items, bench) == ["a"]
-    looks = ImageHashCache(cache / "sophia" / "looks.sqlite")
+    looks = ImageHashCache(cache / "sophia" / "image_hashes.sqlite")
     assert looks.get_hash(str(path)) == perceptual_hash(str(path))
     looks.put_hash(str(path), perceptual_hash(str(tmp_path / "b.png")))  # what is in the cache is believed
     assert kept(tmp_path, items, bench) == []
@@ -274,7 +274,7 @@ def test_deep_and_plain_images_are_told_apart(tmp_path: Path) -> None:
 def test_a_broken_cache_costs_time_and_no_run(kind: str, tmp_path: Path, cache: Path) -> None:
     import sqlite3
 
-    path = cache / "sophia" / "looks.sqlite"
+    path = cache / "sophia" / "image_hashes.sqlite"
     path.parent.mkdir(parents=True)
     if kind == "garbage":
         path.write_bytes(b"garbage" * 1000)

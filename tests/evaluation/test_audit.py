@@ -95,7 +95,7 @@ def test_a_sheet_goes_to_a_person_and_comes_back(lab: Path, tmp_path: Path) -> N
     formulas = [row["response"] == "'=1+1" for row in rows]
     assert told["n"] == 6 and told["hallucination"]["share"] == pytest.approx(sum(formulas) / 6)
     low, high = told["broken_logic"]["ci95"]
-    assert low == 0.0 < high and told["broken_logic"]["labelled"] == 6
+    assert low == 0.0 < high and told["broken_logic"]["labeled"] == 6
     assert "visual hallucination" in done.stderr.decode() and "visual hallucination" in (tmp_path / "c.md").read_text()
     for row, formula in zip(rows, formulas, strict=True):
         row |= {"hallucination": "YES" if formula else " no", "broken_logic": "yes" if row is rows[0] else "no"}
@@ -126,7 +126,7 @@ def test_an_audit_that_fails_is_named_and_costs_no_figures(lab: Path, tmp_path: 
     options = ["--audit", "m", "--judge-base-url", "http://127.0.0.1:9/v1", "--retries", "0", "--max-tokens", "8"]
     done = sophia("eval", "--data", "imgs", "--limit", "2", *options, "--summary", str(tmp_path / "f.json"), cwd=lab, code=3)
     told = json.loads((tmp_path / "f.json").read_text())
-    assert told["n"] == 2 and told["audit"]["hallucination"] == {"labelled": 0, "share": None, "ci95": None}
+    assert told["n"] == 2 and told["audit"]["hallucination"] == {"labeled": 0, "share": None, "ci95": None}
     assert done.stderr.decode().count("is not audited") == 2
 
 

@@ -70,7 +70,7 @@ class ServerState:
         return f"{self.url}/chat/completions"
 
     def backoff_seconds(self, now: float) -> str:
-        return "is lost" if self.has_ended else f"rests {max(self.backoff_until - now, 0):.0f} s"
+        return "is lost" if self.has_ended else f"paused for {max(self.backoff_until - now, 0):.0f} s"
 
     def accepts_request(self, now: float) -> bool:
         """Tells whether it may get a request now: not in backoff, and one at a time until it has answered since its last
