@@ -54,8 +54,11 @@ class Manifest:
         theirs = {"command": command, **settings}
         differing = [name for name in sorted(mine | theirs) if mine.get(name) != theirs.get(name)]
         if differing:
-            shorten = reprlib.Repr(maxstring=60, maxother=60).repr  # a prompt has pages
-            listed = ", ".join(f"{name} was {shorten(theirs.get(name))}, is {shorten(mine.get(name))}" for name in differing)
+            short = reprlib.Repr()
+            short.maxstring = short.maxother = 60  # a prompt has pages
+            listed = ", ".join(
+                f"{name} was {short.repr(theirs.get(name))}, is {short.repr(mine.get(name))}" for name in differing
+            )
             raise UsageError(f"{self.path} was written with other settings ({listed}); use those, or --force to start over")
 
     def save(self, **fields: Any) -> None:

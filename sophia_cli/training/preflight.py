@@ -67,7 +67,8 @@ def check_trl_limits(plan: TrainPlan, processes: int) -> None:
     if sequences_per_update(plan) % each:
         raise UsageError(
             f"--batch-size {settings.batch_size}: {sequences_per_update(plan)} sequences per update, "
-            f"not a multiple of {each} ({processes} processes x --micro-batch-size {settings.micro_batch_size}); change one of them"
+            f"not a multiple of {each} ({processes} processes x --micro-batch-size {settings.micro_batch_size}); "
+            "change one of them"
         )
 
 
