@@ -204,7 +204,7 @@ def test_a_benchmark_that_cannot_be_compared_is_no_clean_bill(tmp_path: Path) ->
     write_lines(tmp_path / "words.jsonl", [item("b", QUESTION)])
     for match in ("image", "both"):
         done = sophia("decontaminate", "items.jsonl", "--against", "words.jsonl", "--match", match, cwd=tmp_path, code=2)
-        assert b"words.jsonl: contains no item has" in done.stderr
+        assert b"words.jsonl: no item has" in done.stderr
     drawing(tmp_path / "a.png", 1)
     bad = [item("dict", "?", image={"path": "a.png"}), item("null", "?", image=["a.png", None]), item("question", 5)]
     assert kept(tmp_path, bad, [item("b", "Which?", image="a.png")], code=3) == ["dict", "null", "question"]
@@ -327,7 +327,7 @@ def test_wrong_usage_names_the_mend(tmp_path: Path) -> None:
         (("--against", "items.jsonl", "--match", "none"), "any, both, text, image"),
         (("--against", "gone.jsonl"), "gone.jsonl: no such file"),
         (("--against", "items.jsonl", "--report", "items.jsonl"), "is both an input and the output"),
-        (("--against", "items.jsonl", "-o", "out.jsonl", "--report", "out.jsonl"), "is where the records go"),
+        (("--against", "items.jsonl", "-o", "out.jsonl", "--report", "out.jsonl"), "would be written twice"),
         ((), "--against"),
     ):
         assert words in sophia("decontaminate", "items.jsonl", *options, cwd=tmp_path, code=2).stderr.decode()

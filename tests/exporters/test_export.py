@@ -237,7 +237,7 @@ def test_what_is_there_is_not_replaced_unless_asked(kept: Path, tmp_path: Path) 
     done = sophia("export", "kept.jsonl", "--to", "datasets", "-o", str(tmp_path / "set"), cwd=kept, code=2)
     assert b"--force" in done.stderr
     done = sophia("export", "kept.jsonl", "--to", "datasets", "-o", str(tmp_path / "set"), "--force", cwd=kept, code=2)
-    assert b"no folder that `sophia export` made" in done.stderr
+    assert b"is not a folder of `sophia export`" in done.stderr
     assert (tmp_path / "set" / "mine.txt").read_text() == "mine"
     (tmp_path / "ours.draft").mkdir()
     for force in ((), ("--force",)):

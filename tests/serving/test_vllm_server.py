@@ -107,14 +107,14 @@ def test_hidden_gpus_stay_hidden(visible: str, gpus: str, vllm_dir: Path, monkey
 )
 def test_a_place_where_no_server_can_listen_is_refused(options: tuple[str, ...], vllm_dir: Path) -> None:
     done = sophia("serve", "m", *options, cwd=vllm_dir, code=2)
-    assert "no server can listen there" in done.stderr.decode()
+    assert "a server cannot listen there" in done.stderr.decode()
     wait_for(lambda: not alive(vllm_dir))
 
 
 def test_anothers_server_on_the_port_is_not_taken_for_ours(vllm_dir: Path) -> None:
     with ChatServer() as other:
         done = sophia("serve", "m", "--port", str(other.port), cwd=vllm_dir, code=2)
-    assert "no server can listen there" in done.stderr.decode() and not done.stdout and not started(vllm_dir)
+    assert "a server cannot listen there" in done.stderr.decode() and not done.stdout and not started(vllm_dir)
 
 
 def test_a_server_is_known_by_its_mark(vllm_dir: Path) -> None:
@@ -152,7 +152,7 @@ def test_where_vllm_and_a_gpu_are_it_is_the_usual_place_but_for_embedded_models(
 def test_no_home_and_a_log_that_cannot_be_are_named(vllm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ENVIRONMENT, "XDG_STATE_HOME", "/proc")
     done = sophia(*REASON, cwd=vllm_dir, code=2)
-    assert "cannot hold the servers' logs" in done.stderr.decode() and "set XDG_STATE_HOME" in done.stderr.decode()
+    assert "the servers' logs cannot be written" in done.stderr.decode() and "set XDG_STATE_HOME" in done.stderr.decode()
 
 
 def test_options_of_servers_are_refused_where_no_server_is_started(vllm_dir: Path) -> None:
@@ -171,7 +171,7 @@ def test_an_option_of_servers_implies_vllm_and_vllms_own_pass_through(vllm_dir: 
 def test_a_missing_vllm_is_named_with_the_ways_out(vllm_dir: Path) -> None:
     (vllm_dir / "bin" / "vllm").unlink()
     done = sophia(*REASON, cwd=vllm_dir, code=2)
-    assert "vLLM is not installed; pip install vllm" in done.stderr.decode()
+    assert "vLLM is not installed; run pip install vllm" in done.stderr.decode()
 
 
 def test_a_server_that_does_not_start_shows_the_end_of_its_log(vllm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
