@@ -96,7 +96,7 @@ def test_a_trajectory_is_whole_however_the_server_cuts_it(
     [
         ("filtered", "content filter"),
         ("tool", "tool call"),
-        ("empty", "empty answer"),
+        ("empty", "empty response"),
         ("invalid", "refused: 400: top_p is odd"),
     ],
 )

@@ -83,7 +83,7 @@ def test_each_replica_gets_its_gpus(
         (("--gpus", "0-"), "--gpus 0-: not a list of GPUs"),
         (("--gpus", "1,1"), "lists no GPU, or one of them twice"),
         (("--gpus", "0-9999999999"), "not a list of GPUs"),
-        (("--server-options", "--port 80"), "--port is not for you to give here"),
+        (("--server-options", "--port 80"), "--port cannot be set here"),
         (("--server-options", "--api_key=s3cret"), "set VLLM_API_KEY"),
         (("--gpus", "0-2", "--tensor-parallel", "2"), "3 GPUs are not a multiple of it"),
         (("--server-options", "'"), "No closing quotation"),
