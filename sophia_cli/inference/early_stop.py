@@ -238,6 +238,7 @@ class EarlyStopSampler:
                 break
             if read and not self.open_captions:
                 read = False
+                # Priority 2: after every request that still waits.
                 self.todo.put((2, next(self.order), None))
         if fault is not None:
             raise fault
@@ -310,11 +311,14 @@ class EarlyStopSampler:
         while batch := caption.next_round(self.max_failures):
             for number in batch:
                 known = caption.plan.earlier_records.get(number)
+                # A longer one would have been cut at this bound; sampling it again gives the file of an undisturbed
+                # run.
                 if known is not None and known["trajectory_tokens"] <= caption.length_bound:
                     caption.cut.discard(number)
                     self._add_record(caption, number, known)
                 else:
                     caption.awaited += 1
+                    # Later rounds before new captions, so that open captions finish and free their room.
                     self.todo.put((int(first), next(self.order), (caption, number)))
             if caption.awaited:
                 return

@@ -55,6 +55,7 @@ def sample_records(
         except BaseException as error:  # noqa: BLE001  (raised again below)
             done.put(error)
 
+    # A daemon: a backend that hangs must not keep the process alive after Ctrl-C.
     threading.Thread(target=work, daemon=True).start()
     with on_interrupt(done.interrupt):
         while (record := done.get()) is not None:
@@ -138,6 +139,7 @@ class _AnswerCache(Generic[T]):
 
     @staticmethod
     def _request_key(request: Request) -> bytes:
+        # A hash, because requests with images have megabytes; surrogatepass, because texts may hold lone surrogates.
         return hashlib.sha256(repr(request).encode("utf-8", "surrogatepass")).digest()
 
     def get_or_wait(self, request: Request, who: T) -> Completion | None:
@@ -160,6 +162,7 @@ class _AnswerCache(Generic[T]):
             if isinstance(outcome, Completion):
                 self.answers[key] = outcome
                 if len(self.answers) > MAX_CACHED_ANSWERS:
+                    # The oldest one: a dict keeps the order of insertion.
                     del self.answers[next(iter(self.answers))]
             return self.asking.pop(key)
 

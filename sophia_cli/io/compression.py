@@ -34,6 +34,7 @@ class _ZstReader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self.ready:
+            # One file may hold several frames: each resumed run appends one.
             data = self.frame.unused_data if self.frame.eof else b""
             if self.frame.eof:
                 self.frame, self.begun = self.new(), False

@@ -25,6 +25,7 @@ def load_json(text: str | bytes) -> Any:
         parsed = orjson.loads(text)
         if not _may_be_rounded(parsed):
             return parsed
+    # Strict UTF-8: json.loads would guess the encoding of bytes.
     text = text.decode() if isinstance(text, bytes) else text
     return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_float)
 
@@ -32,6 +33,7 @@ def load_json(text: str | bytes) -> Any:
 def _may_be_rounded(value: Any) -> bool:
     """Tells whether orjson may have turned a whole number beyond 64 bits into a float."""
     if isinstance(value, float):
+        # orjson turns integers beyond 64 bits into floats without a warning.
         return abs(value) >= 2.0**63
     if isinstance(value, dict):
         return any(map(_may_be_rounded, value.values()))
@@ -70,7 +72,7 @@ def write_json(path: Path, fields: Any) -> None:
         os.replace(draft, path)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise SophiaError(f"{path}: cannot be written ({error.strerror}); make room or choose another place") from None
+        raise SophiaError(f"{path}: cannot be written ({error.strerror}); free disk space or choose another file") from None
 
 
 class _NumberedLines:

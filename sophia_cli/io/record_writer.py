@@ -127,6 +127,7 @@ class RecordWriter:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            # A lock of our own is not another run's: the file is locked again after resuming replaced it.
             if self.lock is None or os.fstat(self.lock.fileno()).st_ino != os.fstat(lock.fileno()).st_ino:
                 raise UsageError(f"{file}: another run is writing to it; wait for it, or choose another file") from None
             return
@@ -160,6 +161,7 @@ class RecordWriter:
     def _finished_prefix(self, file: Path, keeps_order: bool) -> int | None:
         """Returns the length of the finished prefix if nothing after it is kept; None where the file must be rewritten."""
         good = 0
+        # A compressed file cannot be truncated at the end of a line.
         rewrite = file.suffix in (".gz", ".zst")
         for line in _complete_lines(file):
             if self.resume_filter:
@@ -181,6 +183,7 @@ class RecordWriter:
         """Tells whether an earlier run wrote the record of this id. Each written record answers once."""
         if self.finished_ids.get(name, 0) == 0:
             return False
+        # An id that occurs twice in the input needs two records.
         self.finished_ids[name] -= 1
         return True
 
@@ -236,6 +239,7 @@ class RecordWriter:
         try:
             self.stdout.write(line)
             self.stdout.flush()
+        # The reader has left, as in `| head`: not an error of this step.
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -265,6 +269,7 @@ class RecordWriter:
             ) from None
         finally:
             self.stream = None
+        # An error is already being raised if the run is not finished; this one would hide it.
         first_error_counts = contextlib.nullcontext() if finished else contextlib.suppress(SophiaError)
         with first_error_counts:
             self.manifest.save(finished=finished, counts=counts, tokens=self.tokens, **(report or {}))
@@ -287,6 +292,7 @@ def _complete_lines(file: Path) -> Iterator[bytes]:
         while True:
             try:
                 line = stream.readline()
+            # A compressed stream that a crash cut off.
             except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError):
                 return
             if not line.endswith(b"\n"):

@@ -86,6 +86,7 @@ def rows_in_shard(table: TrajectoryTable, part: Shard, limit: int | None) -> Boo
 
 def caption_reasoner_ids(captions: npt.NDArray[Any], reasoners: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Returns 64 bits for each pair of a caption and the reasoner that thought over it."""
+    # Multiplication by 2^64 / golden ratio (Fibonacci hashing) spreads the small reasoner numbers over all bits.
     mixed: npt.NDArray[Any] = captions ^ (reasoners.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     return mixed
 
@@ -101,6 +102,7 @@ def _first_rows(table: TrajectoryTable, rows: Rows, lookup: RecordLookup) -> Boo
     """
     names, failed = as_numpy(table.names)[rows], as_numpy(table.marks)[rows] & FAILED
     ordered = np.sort(names)
+    # Sorting hashes is cheaper than a lexsort, and duplicates are rare.
     if not (ordered[1:] == ordered[:-1]).any():
         return np.ones(len(rows), dtype=np.bool_)
     order = np.lexsort((failed, names))
@@ -123,6 +125,7 @@ def check_same_content(table: TrajectoryTable, ones: Rows, others: Rows, lookup:
     unequal = contents[ones] != contents[others]
     ones, others = ones[unequal], others[unequal]
     rows = np.unique(np.r_[ones, others]).tolist()
+    # 64-bit hashes of equal records are equal, but equal fields in another order differ: read the lines again.
     digests = dict(zip(rows, lookup.digests(rows), strict=True)) if rows else {}
     for one, other in zip(ones.tolist(), others.tolist(), strict=True):
         if digests[one] != digests[other]:
@@ -147,6 +150,7 @@ def _qualify_captions(table: TrajectoryTable, rows: Rows, caption_index: Rows, c
         means = np.where(stopped, np.nan, right / evidence)
         if rule.min_graded is not None:
             return means, ~stopped & (evidence >= max(rule.min_graded, 1)) & (means > rule.alpha)
+        # α compares with all planned samples: one that is missing or ungraded counts as not right.
         share = right / np.maximum(
             planned_counts(table, rows, caption_index, count), np.bincount(caption_index, minlength=count)
         )

@@ -40,6 +40,7 @@ class Channel(Generic[T]):
         """Adds an item; blocks while the channel is full."""
         while len(self._items) >= self.depth:
             self._room.clear()
+            # Checked again: the reader may have made room before the flag was cleared.
             if len(self._items) >= self.depth:
                 self._room.wait()
         self._items.append(item)
@@ -70,6 +71,7 @@ class Channel(Generic[T]):
                 raise KeyboardInterrupt
             self._left -= 1
         item = self._items.popleft()
+        # At half, not at each item: waking the writer costs more than an item.
         if len(self._items) <= self.depth // 2 and not self._room.is_set():
             self._room.set()
         return item

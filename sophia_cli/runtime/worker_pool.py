@@ -101,6 +101,7 @@ class WorkerProcess:
 
     def kill(self) -> None:
         self.process.kill()
+        # Reaps the process, so that no zombie stays until the pool ends.
         self.process.wait()
         self.pipe.close()
 

@@ -29,7 +29,9 @@ def main(grace: float, command: list[str]) -> int:
     """
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    # The owner decides when the server ends, also after Ctrl-C.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Orphans of the server become children of this process, so that it can find and kill them.
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     try:
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent)
@@ -46,6 +48,7 @@ def main(grace: float, command: list[str]) -> int:
             _signal_group(server.pid, signal.SIGKILL)
     code = server.wait()
     kill_descendants(server.pid)
+    # Ended by a signal: the exit code of a shell, 128 + number.
     return code if code >= 0 else 128 - code
 
 
@@ -80,6 +83,7 @@ def kill_descendants(group: int) -> None:
             except ProcessLookupError:
                 continue
         try:
+            # Reap killed processes; otherwise they stay listed in /proc.
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         except ChildProcessError:

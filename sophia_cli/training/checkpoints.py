@@ -26,6 +26,7 @@ def last_checkpoint(draft: Path, processes: int) -> tuple[int, Path] | None:
     marks = [(json.loads(mark.read_text()), mark.parent) for mark in draft.glob(f"*/{COMPLETE_MARK}")]
     if not marks:
         return None
+    # Two complete ones exist if the run was killed before the older one was deleted.
     mark, folder = max(marks, key=lambda pair: int(pair[0]["step"]))
     if mark["processes"] != processes:
         raise UsageError(
@@ -45,6 +46,7 @@ def save_checkpoint(engine: Engine, draft: Path, step: int, world: DistributedCo
     try:
         engine.save_state(folder)
         _wait_for_all()
+        # Only after all ranks have written: the mark says that the checkpoint is complete.
         if world.is_main:
             mark_complete(folder, step, world)
     except (OSError, RuntimeError, SophiaError) as error:  # torch's writer raises RuntimeError on a full disk

@@ -105,11 +105,13 @@ class Collator:
         except ValueError as error:  # for example, Qwen's refuses very narrow images
             raise SkippedExample("refused by the processor", str(error)) from error
         answers = [answer_after_prompt(prompt, row.answer) for prompt, row in zip(prompts, rows, strict=True)]
+        # Prompt and answer are tokenized apart, so that no token spans the border of the loss mask.
         answer_ids = self.tokenizer(answers, add_special_tokens=False)["input_ids"]
         by_token, by_image = _other_inputs(inputs)
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         examples = []
         for place, (row, length, answer) in enumerate(zip(rows, lengths, answer_ids, strict=True)):
+            # The processor expands each image placeholder, so the prompt's length is known only after it.
             prompt_ids = inputs["input_ids"][place, :length]
             others = {name: values[place, :length] for name, values in by_token.items()}
             end = [] if row.item is not None else [*answer, self.end_token]  # the policy answers a question itself

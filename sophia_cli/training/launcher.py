@@ -74,6 +74,7 @@ def joined_context(hardware: HardwareOptions) -> DistributedContext | None:
             "MASTER_ADDR and MASTER_PORT are not set; set them to the first process, as in "
             "MASTER_ADDR=$(scontrol show hostnames | head -1) MASTER_PORT=29500"
         )
+    # torchrun's default port.
     os.environ.setdefault("MASTER_PORT", "29500")
     os.environ.update({name: str(value) for name, value in names.items()})
     return DistributedContext(
@@ -114,6 +115,7 @@ def leading_others(world: DistributedContext | None) -> Iterator[Callable[[], No
     try:
         yield lambda: store.set(PLAN_KEY, READY_VALUE)
     except BaseException:
+        # The other ranks wait for this key; without it they would wait until their timeout.
         store.set(PLAN_KEY, b"failed")
         raise
 

@@ -34,6 +34,7 @@ class _LogProbabilities(torch.autograd.Function):
         """d logp / d logits is one-hot − softmax."""
         hidden_SD, weight_VD, targets_S = ctx.saved_tensors
         by_hidden = torch.empty_like(hidden_SD) if ctx.needs_input_grad[0] else None
+        # Summed over blocks in fp32: in bf16, small gradients of later blocks would be rounded away.
         by_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         for rows in _logit_blocks(hidden_SD, weight_VD):
             by_logits = _logits(hidden_SD[rows], weight_VD).softmax(1).neg_()
@@ -52,6 +53,7 @@ def _logit_blocks(hidden_SD: torch.Tensor, weight_VD: torch.Tensor) -> list[slic
 
 
 def _logits(hidden_SD: torch.Tensor, weight_VD: torch.Tensor) -> torch.Tensor:
+    # logsumexp over 150,000 words needs fp32.
     return (hidden_SD @ weight_VD.to(hidden_SD.dtype).T).float()
 
 
@@ -86,6 +88,7 @@ class LogprobHead:
     def __init__(self, policy: Any, packs: bool, fused: bool = False, ulysses: SequenceParallel | None = None):
         self.policy, self.packs, self.ulysses, head = policy, packs, ulysses, policy.get_output_embeddings()
         self.labels_BT = torch.empty(0, 0)
+        # Called inside the head's own forward, where ZeRO-3 has gathered its weights.
         head.forward = lambda hidden_BTD: log_probabilities(hidden_BTD, head.weight, self.labels_BT, fused)
 
     def score_batch(self, model: Any, inputs: dict[str, torch.Tensor], labels_BT: torch.Tensor) -> torch.Tensor:

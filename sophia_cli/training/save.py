@@ -48,6 +48,7 @@ def save_model(
             old = plan.work_dir / "replaced"
             shutil.rmtree(old, ignore_errors=True)
             if plan.out.exists():
+                # Renamed, not deleted, until the new model is in its place.
                 plan.out.rename(old)
             draft.rename(plan.out)
             shutil.rmtree(old, ignore_errors=True)
@@ -71,10 +72,12 @@ def _write_model(plan: TrainPlan, policy: Any, weights: dict[str, torch.Tensor],
         policy.save_pretrained(draft, state_dict=match_file_types(weights, plan.model))
     else:
         named = revert_weight_conversion(policy, weights)
+        # save_original_format would convert the names a second time.
         policy.save_pretrained(draft, state_dict=match_file_types(named, plan.model), save_original_format=False)
     source = _source_folder(plan.model)
     if (source / TEMPLATE_FOLDER).is_dir():
         shutil.copytree(source / TEMPLATE_FOLDER, draft / TEMPLATE_FOLDER)
+    # An adapter folder has its own config; the base model's would make loaders take it for a whole model.
     others = {"README.md"} | ({"config.json", "generation_config.json"} if adapters else set())
     for file in source.iterdir():
         if (

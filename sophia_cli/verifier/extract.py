@@ -72,6 +72,7 @@ def extract_answer(text: str, by_letter: bool = False) -> Extraction | None:
         return Extraction((boxed.strip(),)) if boxed.strip() else None
     if EMPTY_BOX.search(text):
         return None
+    # Runs of spaces make some of the patterns below quadratic.
     text = SPACES.sub("  ", text[-TAIL_CHARS:])
     if "<|" in text or "</s>" in text:
         text = SPECIAL.sub("", text)
@@ -105,6 +106,7 @@ def last_box(text: str) -> str | None:
             continue
         if found is not None and start + len(content) < found[0]:
             break
+        # Boxes are read from the last to the first; an earlier one replaces it only if it encloses it.
         found = (start + len(content), content)
     if found is not None:
         return found[1]

@@ -73,6 +73,7 @@ def rename_capitals(gold: str, answer: str) -> tuple[str, str]:
     symbols = set(_SYMBOL.findall(gold + " " + answer))
     capitals = [symbol for symbol in symbols if (len(symbol) == 1 and symbol.isupper()) or symbol[1:] in _GREEK_CAPITALS]
     both = sorted(symbol for symbol in capitals if symbol.lower() in symbols)
+    # Spaces, because the letter may follow a LaTeX command.
     spare = [f" {letter} " for letter in _SPARE_LETTERS if letter not in symbols and letter.upper() not in symbols]
     names = dict(zip(both, spare, strict=False))
     left, right = (_SYMBOL.sub(lambda match: names.get(match[0], match[0]), text) for text in (gold, answer))
@@ -90,6 +91,7 @@ def algebraically_equal(gold: str, answer: str, seconds: float, slack: float = 0
     if is_too_complex(answer):
         return "wrong"
     pair = rename_capitals(to_latex(gold), to_latex(answer))
+    # Not more often: an answer that crashes SymPy would crash it each time.
     for _ in range(2):  # a worker that was killed from outside is replaced and asked again
         outcome = _ask_worker((*pair, seconds, slack), seconds)
         if outcome != "error":
@@ -119,6 +121,7 @@ def run_worker(pipe: Connection) -> None:
     logging.disable(logging.CRITICAL)  # math-verify warns for every answer that it does not limit the time
     from sophia_cli.verifier.sympy_compare import compare_latex
 
+    # After the imports, which need memory too.
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # nothing here writes files
     pipe.send("ready")

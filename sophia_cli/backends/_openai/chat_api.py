@@ -18,6 +18,7 @@ from sophia_cli.inference.types import Completion, EmptyResponse, Failure, Reque
 from sophia_cli.io.images import data_uri, image_bytes
 from sophia_cli.records import THINK_CLOSE, THINK_OPEN
 
+# To support another server, add its finish reasons here. An unknown one is retried, never guessed.
 FINISH_REASONS = {"stop": "stop", "eos": "stop", "end_turn": "stop", "length": "length", "max_tokens": "length"}
 FILTERED_REASONS = {
     "content_filter": "content filter: the server withheld the response",
@@ -103,6 +104,7 @@ def _image_part(reference: str, images: str, uuid: bool) -> dict[str, Any]:
     else:
         url = reference if reference.startswith("data:") else data_uri(data)
     part: dict[str, Any] = {"type": "image_url", "image_url": {"url": url}}
+    # vLLM caches the encoded image by this name, so K requests for one image encode it once.
     return {**part, "uuid": hashlib.sha256(data).hexdigest()[:32]} if uuid else part
 
 

@@ -46,6 +46,7 @@ DISCOVERY_SECONDS = 10.0
 MAX_BUSY_RETRIES = 10
 """How often unhealthy servers may turn a request away for each of its own tries."""
 MAX_RESPONSE_BYTES, MAX_BYTES_PER_TOKEN = 1 << 20, 64
+# 502 to 504 come from a proxy or a server that restarts; 408, 409, 425 and 500 may be the request's own fault.
 UNHEALTHY_STATUSES, BUSY_STATUSES, RETRY_STATUSES = {502, 503, 504}, {429}, {408, 409, 425, 500}
 STATUS_HINTS = {401: "check {key}", 403: "check {key}", 404: "check --base-url and the model's name"}
 
@@ -149,6 +150,7 @@ class Client:
                 for outcome in outcomes:
                     yield outcome
                     self.taken += 1
+                # Half of the limit, so that the loop is not woken for each outcome.
                 if self.held_back and self.made - self.taken < MAX_UNTAKEN // 2:
                     self.held_back = False
                     self._call_in_loop(self._dispatch_requests)
@@ -195,6 +197,7 @@ class Client:
         feeding = asyncio.create_task(self._feed_jobs(jobs))
         self._check_finished()
         await self.finished.wait()
+        # Requests are still in flight here if the consumer has left or the servers refuse all requests.
         for task in (feeding, *self.tasks):
             task.cancel()
         await asyncio.gather(feeding, *self.tasks, return_exceptions=True)
@@ -217,6 +220,7 @@ class Client:
         asked = [asyncio.create_task(self._list_models(server)) for server in self.balancer.servers]
         known: list[dict[str, Any]] = []
         for listed in asyncio.as_completed(asked):
+            # One list is enough: all servers of a fleet serve the same model.
             if known := known or await listed:
                 break
         for task in asked:
@@ -262,6 +266,7 @@ class Client:
                     PendingRequest(job, sends_max_tokens=job.request.sampling.max_tokens < context) for job in batch
                 )
                 self._dispatch_requests()
+                # Retries wait in the same queue; taking more jobs behind them would only use memory.
                 while len(self.waiting) >= READ_AHEAD_JOBS // 2:
                     self.wants_jobs.clear()
                     await self.wants_jobs.wait()
@@ -290,6 +295,7 @@ class Client:
         if chance is not None and (self.timer is None or now + chance < self.timer.when()):
             if self.timer:
                 self.timer.cancel()
+            # 1 ms later: a timer may fire just before the backoff ends.
             self.timer = self.loop.call_later(chance + 0.001, self._on_timer)
 
     def _on_timer(self) -> None:
@@ -313,6 +319,7 @@ class Client:
             if outcome is not None:
                 self._record_outcome(attempt.job, outcome)
             else:
+                # To be sent again without `max_tokens`; it keeps its turn.
                 self.waiting.appendleft(attempt)
             self.balancer.on_response(server)
         except RetryableError as again:
@@ -353,6 +360,7 @@ class Client:
         sampling = attempt.job.request.sampling
         body = await self._make_body(attempt)
         limit = self.config.timeout_seconds(sampling.max_tokens)
+        # A server that streams without end must not fill the memory.
         most = MAX_RESPONSE_BYTES + MAX_BYTES_PER_TOKEN * sampling.max_tokens
         try:
             answer = await self.pool.post(server.endpoint, self.proxies[server.url], body, limit, most)

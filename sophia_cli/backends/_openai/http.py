@@ -168,6 +168,7 @@ class Connection(asyncio.Protocol):
             self._fail(ConnectionLost(f"no HTTP: {error}"))
 
     def connection_lost(self, error: Exception | None) -> None:
+        # A body without length ends where the server closes the connection (RFC 9112, section 6.3).
         ends_here = self.answer is not None and not self.answer.done() and self.begun and self.open_end
         if ends_here and error is None:
             self._complete_response()
@@ -201,6 +202,7 @@ class Connection(asyncio.Protocol):
             return
         body = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
         self.answer.set_result(Response(self.parser.get_status_code(), self.headers, body))
+        # A server may answer before it has read the request, for example with 413; the rest must not be sent on.
         unsent = self.transport is not None and self.transport.get_write_buffer_size()
         if self.open_end or unsent or not self.parser.should_keep_alive():
             self.abort()

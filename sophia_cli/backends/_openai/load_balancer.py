@@ -115,6 +115,7 @@ class LoadBalancer:
         server.recent_failures.clear()
         server.last_failure = ""
         if server.max_in_flight != float("inf"):
+            # Additive increase: one more request after as many responses as the limit allows in flight.
             server.max_in_flight += 1 / server.max_in_flight
 
     def on_unsent(self, server: ServerState) -> None:
@@ -130,16 +131,20 @@ class LoadBalancer:
         server.in_flight -= 1
         if not server.has_ended:
             server.last_failure = trouble.reason
+        # A request that was sent before the backoff is not the probe.
         server.is_probed = server.is_probed and sent_at <= server.backoff_ended_at
         known = record in server.recent_failures
         server.recent_failures.add(record)
+        # Sent before the last backoff began, so it failed for the same reason; only a longer Retry-After is news.
         if sent_at <= server.backoff_ended_at:
             server.backoff_until = max(server.backoff_until, now + trouble.retry_after)
             return
         if not trouble.unhealthy and (known or (len(server.recent_failures) < SUSPECT_RECORDS and not server.backoffs)):
             return
         if trouble.busy:
+            # Multiplicative decrease, from the number that was really in flight.
             server.max_in_flight = max(1.0, min(server.max_in_flight, server.in_flight + 1) / 2)
+        # Jitter, so that clients do not probe the servers behind one gateway all at once.
         rest = min(FIRST_BACKOFF_SECONDS * 2.0**server.backoffs, MAX_BACKOFF_SECONDS) * self.jitter.uniform(0.5, 1.0)
         server.backoffs += 1
         server.busy = trouble.busy
@@ -178,6 +183,6 @@ class LoadBalancer:
         """Returns `3/4 servers healthy, http://b:8000 backs off 12 s (503)`; nothing for one healthy server."""
         unwell = [server for server in self.servers if server.backoffs or server.has_ended]
         if not unwell:
-            return f"{len(self.servers)} servers well" if len(self.servers) > 1 else ""
+            return f"{len(self.servers)} servers healthy" if len(self.servers) > 1 else ""
         named = [f"{server.url} {server.backoff_seconds(now)} ({server.last_failure})" for server in unwell[:3]]
         return f"{len(self.servers) - len(unwell)}/{len(self.servers)} servers healthy, " + ", ".join(named)
