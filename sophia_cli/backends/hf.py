@@ -82,6 +82,7 @@ class Backend:
             taken = []
         if not taken:
             return []
+        # Temperature and top-p are settings of the whole batch, so rows of another style wait.
         style = batch.sampling_style if batch else job_style(taken[0])
         fresh = list(takewhile(lambda job: job_style(job) == style, taken))
         jobs.put_back(taken[len(fresh) :])
@@ -143,6 +144,7 @@ class ModelRunner:
         """
         outcomes: list[Outcome] = []
         ready: list[PreparedRow] = []
+        # The K requests of an image arrive together: decode it once.
         open_once = lru_cache(maxsize=None)(open_image)
         for job in jobs:
             try:
@@ -168,6 +170,7 @@ class ModelRunner:
 
     def _distinct_prompts(self, ready: list[PreparedRow]) -> tuple[list[int], list[PreparedRow]]:
         """Returns the prompt number of each row and the distinct prompts. The K captions of an image share one encoding."""
+        # Images by identity: `open_once` returns one object for each reference.
         numbers: dict[Any, int] = {}
         rows = []
         for row, (_, text, images) in enumerate(ready):
@@ -188,6 +191,7 @@ class ModelRunner:
             batch = self.processor(images=images or None, text=texts, padding=True, return_tensors="pt")
         else:
             batch = self.tokenizer(texts, padding=True, add_special_tokens=False, return_tensors="pt")
+        # Some tokenizers return them, and decoder models refuse them.
         batch.pop("token_type_ids", None)
         if batch["input_ids"].shape[1] == 1:
             batch["input_ids"], batch["attention_mask"] = (
@@ -206,9 +210,11 @@ class ModelRunner:
         limits = [min(most, self.context - length) for most, length in zip(wanted, lengths, strict=True)]
         extra = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
         if self.shares:
+            # Prompts are padded on the left: the first real token has position 0.
             positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
             start = {"input_ids": ids[:, :-1], "attention_mask": mask[:, :-1], "position_ids": positions[:, :-1]}
             self.lm(**start, past_key_values=cache, use_cache=True, logits_to_keep=1, **extra)
+            # One encoded prompt becomes the rows of all its samples.
             cache.batch_select_indices(rows)
             extra = {}
         return Batch(jobs, ids[rows], mask[rows], cache, lengths, [ids.shape[1]] * len(jobs), limits, extra)
@@ -224,6 +230,7 @@ class ModelRunner:
                 if self.shares
                 else batch.max_tokens_left
             ),
+            # Our processor adds Gumbel noise from each row's own seed; the maximum is then a sample.
             do_sample=False,
             eos_token_id=self.end_tokens,
             pad_token_id=self.pad,
@@ -232,6 +239,7 @@ class ModelRunner:
         chooser = logits_processors(
             [job.request.seed for job in batch.jobs], batch.starts, batch.sampling_style, self.banned
         )
+        # Recorded before temperature and top-p: log µ is the reasoner's own.
         noting = LogprobRecorder(chooser) if batch.jobs[0].request.sampling.logprobs else None
         out = self.lm.generate(
             input_ids=batch.ids,
@@ -259,9 +267,8 @@ class ModelRunner:
         stop = next((place for place, token in enumerate(tokens) if token in self.end_tokens), None)
         tokens = tokens if stop is None else tokens[: stop + 1]
         text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
-        if (
-            self._render_prompt(batch.jobs[row].request).rstrip().endswith(THINK_OPEN)
-        ):  # the template opens the tag (QwQ, R1)
+        # The template opens the tag (QwQ, R1), so it is part of the prompt.
+        if self._render_prompt(batch.jobs[row].request).rstrip().endswith(THINK_OPEN):
             text = f"{THINK_OPEN}\n{text.lstrip()}"
         logprob = batch.logprobs[row] if batch.jobs[row].request.sampling.logprobs else None
         return Completion(text, len(tokens), "length" if stop is None else "stop", logprob)
@@ -308,4 +315,5 @@ def _find_end_tokens(*given: int | list[int] | None) -> list[int]:
 def _banned_tokens(processor: Any, config: Any, known: int, table: int) -> list[int]:
     names = ("image_token_id", "video_token_id", "image_token_index", "start_image_token_id", "end_image_token_id")
     ids = [getattr(owner, name, None) for owner in (processor, config) for name in names if owner is not None]
+    # Ids beyond the tokenizer's are padding of the embedding table and decode to nothing.
     return sorted({token for token in ids if isinstance(token, int)} | set(range(known, table)))

@@ -39,6 +39,7 @@ def clustered_error(clusters: Clusters) -> float | None:
         return None
     squares = math.fsum(math.fsum(score - mean for score in scores) ** 2 for scores in clusters)
     error = math.sqrt(count / (count - 1) * squares) / sum(map(len, clusters))
+    # Equal scores leave a rest of about 1e-17.
     return error if error > ROUNDING_ERROR else 0.0
 
 
@@ -102,6 +103,7 @@ def _majority_vote(votes: list[Vote]) -> float:
         return 0.0
     most = max(counts.values())
     winners = [answer for answer, count in counts.items() if count == most]
+    # Equal answers have equal scores.
     score = dict(votes)
     return math.fsum(score[answer] for answer in winners) / len(winners)
 
@@ -143,6 +145,7 @@ def paired_difference(benchmarks: Sequence[Clusters]) -> PairedDifference:
 
 def _sign_flip_share(shares: Sequence[float]) -> float:
     """Returns the share of all sign choices whose sum is at least as far from 0 as this one."""
+    # At most 2^14 sums (EXACT_LIMIT).
     sums = [0.0]
     for share in shares:
         sums = [total + signed for total in sums for signed in (share, -share)]

@@ -57,6 +57,7 @@ class StreamingSelector:
         table, row = self.table, len(self.table) - 1
         name, mark = table.items[row], table.marks[row]
         known = name in self.item_numbers
+        # Items are numbered in order of appearance; `--shard` and `--limit` count them so.
         number = self.item_numbers.setdefault(name, len(self.item_numbers))
         mine = self.part.contains(number, self.limit)
         self.rewards.append(NAN)
@@ -101,9 +102,8 @@ class StreamingSelector:
         bare = marks & NOT_TRAJECTORY != 0
         ours, captions = rows[~bare], as_numpy(self.table.captions)
         reasoners = as_numpy(self.table.reasoners)[ours]
-        nameless = (marks[~bare] & FAILED != 0) & (
-            reasoners == NO_REASONER
-        )  # a failure names no reasoner: it is of the only one
+        # A failure may name no reasoner; it belongs to the only one.
+        nameless = (marks[~bare] & FAILED != 0) & (reasoners == NO_REASONER)
         known = np.unique(reasoners[~nameless])
         if nameless.any() and len(known) > 1:
             return False

@@ -141,9 +141,8 @@ class VLLMServer:
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
         else:
-            environment.setdefault(
-                "VLLM_CPU_OMP_THREADS_BIND", "nobind"
-            )  # otherwise two servers are bound to the same cores
+            # Otherwise two servers are bound to the same cores.
+            environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         command = [sys.executable, "-I", str(Path(supervisor.__file__)), str(GRACE_SECONDS), *self.command_line()]
         with self.log.open("wb") as log:
             log.write(f"{shlex.join(command[4:])}\n".encode())

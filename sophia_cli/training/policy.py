@@ -43,6 +43,7 @@ def load_policy(plan: TrainPlan, device: torch.device, bf16: bool) -> Any:
     attention = {"text_config": "flash_attention_2"} if flash else shares
     policy = AutoModelForImageTextToText.from_pretrained(plan.model.path, dtype=dtype, attn_implementation=attention)
     if device.type == "cuda":
+        # Reentrant checkpointing needs inputs with gradients, which frozen embeddings do not have.
         policy.gradient_checkpointing_enable({"use_reentrant": False})
     policy.train()
     return set_trainable(policy, plan)
@@ -80,6 +81,7 @@ def language_model(policy: Any) -> Any:
 
 def parameter_counts(plan: TrainPlan) -> tuple[int, int]:
     """Returns the number of weights and of trained weights, from the config alone."""
+    # No memory: tensors on `meta` have shapes only.
     with torch.device("meta"):
         policy = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(plan.model.path))
     parameters = list(set_trainable(policy, plan).parameters())

@@ -91,9 +91,8 @@ def _write_model(plan: TrainPlan, policy: Any, weights: dict[str, torch.Tensor],
     draw_curves([load_json(line) for line in (draft / METRICS_FILE).read_bytes().splitlines()], draft / PLOT_FILE)
     (draft / "README.md").write_text(model_card(plan, steps), encoding="utf-8")
     usual = draft.joinpath("README.md").stat().st_mode
-    for file in draft.glob(
-        "*.safetensors"
-    ):  # safetensors makes them readable by the owner only; a server may be another user
+    # safetensors makes its files readable by the owner only; a server may run as another user.
+    for file in draft.glob("*.safetensors"):
         file.chmod(usual)
 
 

@@ -44,6 +44,7 @@ class SequenceParallel:
     """
 
     def __init__(self, language: Any, world: DistributedContext, ways: int):
+        # Every process must create every group, in the same order.
         groups = [dist.new_group(range(first, first + ways), TIMEOUT) for first in range(0, world.size, ways)]
         self.group, self.sp_size, self.sp_rank = groups[world.rank // ways], ways, world.rank % ways
         self.config = language.config
@@ -63,9 +64,8 @@ class SequenceParallel:
                 return self.core(module, query, key, value, attention_mask, **more)
             each = query.shape[2]
             here = torch.arange(self.sp_rank * each, (self.sp_rank + 1) * each, device=query.device)
-            more["position_ids"] = here.repeat(
-                len(query), 1
-            )  # copied, because it is gathered and NCCL does not accept views
+            # Copied, because it is gathered and NCCL does not accept views.
+            more["position_ids"] = here.repeat(len(query), 1)
             return self._attention_for(len(query))(module, query, key, value, None, **more)
 
         ALL_ATTENTION_FUNCTIONS[name] = attend
@@ -94,14 +94,14 @@ class SequenceParallel:
         positions = inputs.get("position_ids")
         if positions is None:
             whole = self._slice_length(length) * self.sp_size
+            # Up to the padded length, so that slices of all processes are equal.
             positions = torch.arange(whole, device=inputs["inputs_embeds"].device).expand(rows, -1)
         cut: dict[str, Any] = {
             "inputs_embeds": self.slice_tokens(inputs["inputs_embeds"]),
             "position_ids": self.slice_tokens(positions, -1),
         }
-        if (
-            visual_BT := inputs.get("visual_pos_masks")
-        ) is not None:  # Qwen3-VL adds features to image tokens again in later layers
+        # Qwen3-VL adds features to image tokens again in later layers.
+        if (visual_BT := inputs.get("visual_pos_masks")) is not None:
             cut["visual_pos_masks"] = here = self.slice_tokens(visual_BT)
             chosen = torch.zeros_like(visual_BT)
             first = self.sp_rank * self._slice_length(length)

@@ -39,6 +39,7 @@ def train_with_trl(plan: TrainPlan, world: DistributedContext, emit: EmitFunctio
     config, device = load_config(plan.config, world), process_device(world)
     init_distributed(world, config is not None)
     set_seed(plan.config.seed)
+    # transformers loads weights in shards while this object lives.
     spread = zero3_init(config) if config else None  # active as long as it lives
     policy = load_policy(plan, device, bf16=config is not None and device.type == "cuda")
     del spread
@@ -50,6 +51,7 @@ def train_with_trl(plan: TrainPlan, world: DistributedContext, emit: EmitFunctio
     for told in curve.past:
         emit(told)
     trainer._save_checkpoint = partial(_save_checkpoint, trainer._save_checkpoint, plan)
+    # It would print to stdout, where only our metrics go.
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(MetricsCallback(plan, world, curve, emit, objective.METRIC_NAMES))
     with _policy_tensor_names(policy):
@@ -103,6 +105,7 @@ def trainer_arguments(plan: TrainPlan, world: DistributedContext, config: dict[s
         "logging_steps": 1,
         "report_to": [],
         "disable_tqdm": True,
+        # The collator reads all fields of a row.
         "remove_unused_columns": False,
     }
 
@@ -154,5 +157,6 @@ class MetricsCallback(TrainerCallback):
 def _gather_weights(trainer: Any, config: dict[str, Any] | None) -> dict[str, torch.Tensor] | None:
     """Returns all full weights on the main rank."""
     if config is not None and config["zero_optimization"]["stage"] == 3:
+        # Every rank must call it: each holds a part of the weights.
         return trainer.deepspeed._zero3_consolidated_16bit_state_dict()  # type: ignore[no-any-return]
     return trainer.model.state_dict() if not dist.is_initialized() or dist.get_rank() == 0 else None

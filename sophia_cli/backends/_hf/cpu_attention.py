@@ -77,6 +77,7 @@ def _append_states(held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     """Appends `new` to `held`, in the free space behind `held` if there is some."""
     rows, groups, length, width = held.shape
     total = length + new.shape[2]
+    # `held` is a view; its storage may be longer than what it shows.
     room = held.untyped_storage().nbytes() // held.element_size() // max(rows * groups * width, 1)
     if total > room or held.stride(1) != room * width:
         wider = new.new_empty(rows, groups, total + GROWTH_POSITIONS, width)

@@ -122,9 +122,8 @@ class Client:
         self.waiting: deque[PendingRequest] = deque()
         self.done: list[Outcome] = []
         self.made = self.taken = 0
-        self.outcomes: Channel[list[Outcome] | BaseException | None] = Channel(
-            1 << 30
-        )  # `_dispatch_requests` keeps it short
+        # Practically unbounded, because the loop must never block; `_dispatch_requests` keeps it short.
+        self.outcomes: Channel[list[Outcome] | BaseException | None] = Channel(1 << 30)
         self.tasks: set[asyncio.Task[None]] = set()
         self.under_way = self.retried = self.postponed = 0
         self.over = self.held_back = self.left = False
