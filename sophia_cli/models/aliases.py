@@ -92,9 +92,8 @@ def _file_ends(file: Path, size: int = 1 << 20) -> bytes:
 
 def user_alias_file() -> Path:
     """Returns where the user's aliases are looked for."""
-    config = Path(
-        os.path.expanduser(os.environ.get("XDG_CONFIG_HOME") or "~/.config")
-    )  # without a home folder this path does not exist
+    # Without a home folder, `~` stays in the path, which then does not exist.
+    config = Path(os.path.expanduser(os.environ.get("XDG_CONFIG_HOME") or "~/.config"))
     return Path(os.environ.get("SOPHIA_ALIASES") or config / "sophia" / "aliases.toml")
 
 

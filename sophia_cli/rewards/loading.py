@@ -137,9 +137,8 @@ def block_lines(path: str, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
     """Yields offset and bytes of the lines that begin in a block, one by one, so that memory is reused."""
     with Path(path).open("rb", buffering=BUFFER_BYTES) as stream:
         stream.seek(max(begin - 1, 0))
-        before = (
-            b"\n" if begin == 0 else stream.readline(end - begin + 1)
-        )  # bounded, because the line may be far longer than the block
+        # Bounded, because the line may be far longer than the block.
+        before = b"\n" if begin == 0 else stream.readline(end - begin + 1)
         offset = begin if begin == 0 else begin - 1 + len(before)
         for line in stream if before.endswith(b"\n") and offset < end else ():
             yield offset, line

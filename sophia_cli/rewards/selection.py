@@ -160,9 +160,8 @@ def _qualify_captions(table: TrajectoryTable, rows: Rows, caption_index: Rows, c
 def planned_counts(table: TrajectoryTable, rows: Rows, caption_index: Rows, count: int) -> Rows:
     """Returns N of each caption: the largest that its records say, 0 where none says."""
     planned = np.zeros(count, dtype=np.int64)
-    np.maximum.at(
-        planned, caption_index, as_numpy(table.planned)[rows].astype(np.int64)
-    )  # of one type it takes a tenth of the time
+    # Converted first: with operands of one type, `maximum.at` takes a tenth of the time.
+    np.maximum.at(planned, caption_index, as_numpy(table.planned)[rows].astype(np.int64))
     return planned
 
 

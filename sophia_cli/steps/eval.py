@@ -245,11 +245,9 @@ def sample_answers(
 
     def finish(job: Job, completion: Completion) -> Record:
         verdict = verify(completion.text, job.record, truncated=completion.finish_reason == "length")
-        if is_multi_part(job.record) and verdict.verdict in (
-            "correct",
-            "wrong",
-        ):  # rules compare the whole alone: if only what
-            verdict = replace(verdict, verdict="ungradable", verified_by="several parts")  # is right counted, all would be
+        # Rules compare only the whole. Counting only what they find right would make every graded answer right.
+        if is_multi_part(job.record) and verdict.verdict in ("correct", "wrong"):
+            verdict = replace(verdict, verdict="ungradable", verified_by="several parts")
         fields: dict[str, Any] = {
             **job.ids,
             "response": completion.text,

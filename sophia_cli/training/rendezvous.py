@@ -45,9 +45,8 @@ def open_store(world: DistributedContext) -> Any:
 def init_distributed(world: DistributedContext, deepspeed: bool) -> None:
     """Initializes the process group unless that is done. DeepSpeed needs it even for a single process."""
     cuda = process_device(world).type == "cuda"
-    os.environ.setdefault(
-        "DS_ACCELERATOR", "cuda" if cuda else "cpu"
-    )  # otherwise DeepSpeed guesses, and logs it at every import
+    # Otherwise DeepSpeed guesses, and logs it at every import.
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if cuda else "cpu")
     if deepspeed and not cuda:
         disable_op_builds()
     if (world.size > 1 or deepspeed) and not dist.is_initialized():

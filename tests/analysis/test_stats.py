@@ -82,7 +82,7 @@ def test_what_comes_twice_is_counted_by_what_it_is() -> None:
     assert found == {"trajectories": 1, "conflicting": 1, "texts": 1, "captions": 0}
 
 
-def test_records_that_were_propagated_are_taken_at_their_word(lab: Path, tmp_path: Path) -> None:
+def test_propagated_records_keep_their_selection(lab: Path, tmp_path: Path) -> None:
     options = ("--alpha", "0.4", "--keep", "2")
     plain = sophia("stats", str(lab / "traj.jsonl"), *options, "--json", cwd=tmp_path).stdout
     (tmp_path / "done.jsonl").write_bytes(sophia("propagate", str(lab / "traj.jsonl"), *options, cwd=tmp_path).stdout)
@@ -193,7 +193,7 @@ def test_a_column_with_as_many_values_as_records_is_refused(tmp_path: Path) -> N
     assert b"1,001 values" in sophia("stats", "x.jsonl", "--by", "id", cwd=tmp_path, code=2).stderr
 
 
-def test_a_column_that_nobody_has_is_a_usage_error(lab: Path, tmp_path: Path) -> None:
+def test_an_unknown_column_is_a_usage_error(lab: Path, tmp_path: Path) -> None:
     done = sophia("stats", str(lab / "traj.jsonl"), "--by", "subjct", cwd=tmp_path, code=2)
     assert b"--by subjct" in done.stderr
 

@@ -152,7 +152,7 @@ def test_a_second_answer_to_one_request_is_never_taken_for_the_next() -> None:
         assert [answer.body for answer in found if isinstance(answer, Response)] == [SAID] * 3
 
 
-def test_nobody_there_and_no_such_name_are_no_connection() -> None:
+def test_a_refused_connection_and_an_unknown_host_are_connect_errors() -> None:
     for url in (
         "http://127.0.0.1:9/v1",
         "http://no-such-host.invalid/v1",
@@ -277,7 +277,7 @@ def test_an_answer_before_the_end_of_a_large_upload_ends_its_connection() -> Non
     assert asyncio.run(work()) == [413] * 3
 
 
-def test_an_address_that_nobody_answers_at_does_not_keep_from_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_address_does_not_block_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "NEXT_ADDRESS_SECONDS", 0.2)
 
     async def work() -> list[str]:

@@ -100,7 +100,7 @@ def test_a_trajectory_is_whole_however_the_server_cuts_it(
         ("invalid", "refused: 400: top_p is odd"),
     ],
 )
-def test_an_outcome_that_is_no_answer_is_named_and_not_asked_again(fault: str, reason_given: str, caption_dir: Path) -> None:
+def test_a_response_without_an_answer_is_named_and_not_retried(fault: str, reason_given: str, caption_dir: Path) -> None:
     with ChatServer([fault]) as server:
         rows = reason_with(caption_dir, server, code=3, options=("--concurrency", "1"))
         assert server.arrived == 24
@@ -280,7 +280,7 @@ def test_whatever_the_faults_and_kills_the_records_are_those_of_an_undisturbed_r
     assert sorted(map(json.dumps, rows)) == sorted(map(json.dumps, undisturbed))
 
 
-def test_a_server_rests_as_long_as_it_asks_and_then_gets_half() -> None:
+def test_a_server_backs_off_as_long_as_it_asks_and_then_gets_half() -> None:
     fleet = LoadBalancer.from_urls(["a"], retries=2)
     servers = [fleet.pick_server(10.0) for _ in range(8)]
     assert servers == [fleet.servers[0]] * 8
@@ -303,7 +303,7 @@ def test_one_record_that_fails_says_nothing_of_its_server_and_three_do() -> None
         assert server.backoffs == rests
 
 
-def test_rests_grow_until_nobody_is_waited_for() -> None:
+def test_backoffs_grow_until_no_server_is_waited_for() -> None:
     fleet, now, rests = LoadBalancer.from_urls(["a"], retries=3), 0.0, []
     while not fleet.all_failed():
         server = fleet.pick_server(now)

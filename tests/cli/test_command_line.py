@@ -79,7 +79,7 @@ def test_a_step_on_a_terminal_without_input_shows_its_help(step: str, tmp_path: 
         (["train", "good.jsonl", "--normalize-by", "words"], ["words", "tokens"]),
     ],
 )
-def test_bad_usage_is_one_line_that_names_the_mend(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+def test_bad_usage_is_one_line_that_names_the_remedy(arguments: list[str], words: list[str], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "fake").mkdir()
     (tmp_path / "fake" / "dataset_info.json").write_text("{}")

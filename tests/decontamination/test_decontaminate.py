@@ -129,7 +129,7 @@ def test_every_pair_is_named_and_written_and_every_record_of_an_item_goes_with_i
     assert manifest["dropped"]["dropped"] == sum(row["id"] in taken for row in rows)
 
 
-def test_an_image_is_hashed_once_and_anew_when_its_file_changes(tmp_path: Path, cache: Path) -> None:
+def test_an_image_is_hashed_once_and_again_when_its_file_changes(tmp_path: Path, cache: Path) -> None:
     path = drawing(tmp_path / "a.png", 1)
     items, bench = [item("a", "Where?", image="a.png")], [item("b", "When?", image="b.png")]
     drawing(tmp_path / "b.png", 2)
@@ -184,7 +184,7 @@ def test_what_a_judge_tells_apart_from_one_question_may_still_be_another(tmp_pat
     assert said == {"stem": "different", "near": "different"}
 
 
-def test_overlaps_that_a_judge_was_not_asked_about_go_with_the_greater_ones_that_it_told_apart(tmp_path: Path) -> None:
+def test_overlaps_not_judged_follow_the_verdict_on_larger_ones(tmp_path: Path) -> None:
     bench = [item(str(number), f"{QUESTION} Say it {'again and ' * number}clearly.") for number in range(12)]
     with ChatServer(says=lambda body: "Verdict: different") as server:
         options = ("--base-url", server.url, "--judge", "m")
@@ -192,7 +192,7 @@ def test_overlaps_that_a_judge_was_not_asked_about_go_with_the_greater_ones_that
         assert len(server.served) == 8
 
 
-def test_a_benchmark_that_cannot_be_compared_is_no_clean_bill(tmp_path: Path) -> None:
+def test_a_benchmark_that_cannot_be_compared_is_an_error(tmp_path: Path) -> None:
     write_lines(tmp_path / "items.jsonl", [item("a", QUESTION)])
     for name, rows, words in (
         ("empty.jsonl", [], "contains no item"),
@@ -255,7 +255,7 @@ def test_a_parquet_file_of_our_own_making_is_a_benchmark(lab: Path, tmp_path: Pa
     assert {row["id"] for row in records_of(done.stdout)} == {row["id"] for row in records_of(lab / "caps.jsonl")} - solved
 
 
-def test_deep_and_plain_images_are_told_apart(tmp_path: Path) -> None:
+def test_deep_and_plain_images_have_different_hashes(tmp_path: Path) -> None:
     import numpy as np
 
     looks = []
@@ -317,11 +317,11 @@ def test_the_share_is_that_of_a_plain_search(one: list[str], other: list[str], r
     assert [near.share for near in found] == ([expected] if expected else [])
 
 
-def test_words_are_told_apart_in_both_scripts() -> None:
+def test_words_are_split_in_both_scripts() -> None:
     assert split_words("Find ∠ABC=90°, <image 2> 求x²的值。") == ["find", "abc", "90", "求", "x2", "的", "值"]
 
 
-def test_wrong_usage_names_the_mend(tmp_path: Path) -> None:
+def test_wrong_usage_names_the_remedy(tmp_path: Path) -> None:
     write_lines(tmp_path / "items.jsonl", [item("a", "?")])
     for options, words in (
         (("--against", "items.jsonl", "--match", "none"), "any, both, text, image"),

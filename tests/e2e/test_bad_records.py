@@ -122,7 +122,7 @@ def test_a_file_that_is_read_is_never_written(how: str, tmp_path: Path) -> None:
     assert file.read_bytes() == before
 
 
-def test_propagate_continued_on_more_records_chooses_anew(tmp_path: Path) -> None:
+def test_propagate_resumed_on_more_records_selects_again(tmp_path: Path) -> None:
     write_lines(tmp_path / "a.jsonl", [row(0), row(1)])
     sophia("propagate", "a.jsonl", "--selected", "-o", "kept.jsonl", cwd=tmp_path)
     shorter = [row(n, caption_id="q/c1", trajectory_id=f"q/c1/t{n}", trajectory_tokens=2 + n) for n in range(2)]

@@ -280,7 +280,7 @@ def test_a_benchmark_is_read_from_a_clone_of_its_repository(root: Path, tmp_path
     assert fields == [{**item, "error": ""} for item in items("mmmu-pro", root).values()]
 
 
-def test_a_clone_is_read_by_the_hubs_names_of_files_and_what_it_lacks_is_said(
+def test_a_clone_is_read_by_the_hubs_file_names_and_missing_splits_are_reported(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write("mmmu", tmp_path / "clone")
@@ -304,7 +304,7 @@ def test_one_file_that_may_be_of_several_parts_goes_by_its_folder(root: Path, tm
         items_at(f"olympiadbench={tmp_path / 'train.parquet'}")
 
 
-def test_parts_that_a_copy_lacks_are_said(root: Path, tmp_path: Path) -> None:
+def test_missing_splits_of_a_copy_are_reported(root: Path, tmp_path: Path) -> None:
     done = sophia("eval", "--bench", f"mmmu={root / 'mmmu'}", "--max-tokens", "5", cwd=tmp_path)
     assert "holds 2 of 30 splits" in done.stderr.decode() and "Sociology@validation" in done.stderr.decode()
     assert "the paper had a model judge mmmu" in done.stderr.decode()

@@ -128,7 +128,7 @@ def test_verl_gets_the_columns_of_its_rl_and_sft_data_sets(kept: Path, tmp_path:
         assert row["messages"][-1]["content"] == record["trajectory"]
 
 
-def test_verl_and_batches_take_items_that_nobody_answered(kept: Path, tmp_path: Path) -> None:
+def test_verl_and_batches_accept_items_without_answers(kept: Path, tmp_path: Path) -> None:
     items = [
         {field: row[field] for field in ("id", "image", "question", "answer")} for row in records_of(kept / "caps.jsonl")
     ]
@@ -210,7 +210,7 @@ def test_pairs_are_right_and_wrong_trajectories_of_one_item(
     assert sorted(map(str, pairs)) == sorted(map(str, parts[0] + parts[1]))
 
 
-def test_what_cannot_go_out_is_named_and_the_rest_goes_out(kept: Path, tmp_path: Path) -> None:
+def test_records_that_cannot_be_exported_are_named_and_the_rest_is_written(kept: Path, tmp_path: Path) -> None:
     rows = records_of(kept / "kept.jsonl")
     for row in rows:
         row["image"] = [str(kept / image) for image in ([row["image"]] if isinstance(row["image"], str) else row["image"])]
@@ -331,7 +331,7 @@ def test_what_is_exported_for_trl_can_be_mixed_in_again(kept: Path, tmp_path: Pa
         (("--to", "trl", "--images", "zip"), ["--images zip", "embed"]),
     ],
 )
-def test_wrong_usage_names_the_mend(kept: Path, options: tuple[str, ...], words: list[str]) -> None:
+def test_wrong_usage_names_the_remedy(kept: Path, options: tuple[str, ...], words: list[str]) -> None:
     message = sophia("export", "kept.jsonl", *options, cwd=kept, code=2).stderr.decode()
     assert all(word in message for word in words)
 
@@ -407,7 +407,7 @@ def test_half_of_a_surrogate_pair_costs_its_record_and_not_the_file(to: str, tmp
     assert len(load_dataset("json", data_files=str(tmp_path / "x.jsonl"), split="train")) == 1
 
 
-def test_what_cannot_be_put_aside_is_said_in_words(tmp_path: Path) -> None:
+def test_a_full_temporary_folder_is_reported(tmp_path: Path) -> None:
     """A full disk where the pipe is copied to: /dev/full stands for one."""
     with pytest.raises(SophiaError, match="temporary file cannot be written"), spooling():
         Path("/dev/full").write_bytes(b"x")

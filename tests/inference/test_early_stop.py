@@ -253,7 +253,7 @@ def test_an_interrupt_leaves_what_is_done_and_the_next_run_marks_it(tmp_path: Pa
     assert not (tmp_path / "raw.jsonl.held").exists()
 
 
-def test_no_good_record_is_lost_by_what_is_typed_next(tmp_path: Path) -> None:
+def test_no_finished_record_is_lost_by_the_next_command(tmp_path: Path) -> None:
     """One failed trajectory sends its caption's others aside; a typo, a limit, a kill must not cost them."""
     rows = [{"id": f"q{i}", "question": "?", "answer": "9", "caption_id": f"q{i}/c0", "caption": f"{i}"} for i in range(20)]
     write_lines(tmp_path / "caps.jsonl", rows)

@@ -29,7 +29,7 @@ def test_a_record_survives_the_way_out_and_in(record: dict) -> None:
     assert list(load_json(line)) == list(record)
 
 
-def test_a_whole_number_beyond_64_bits_keeps_its_digits() -> None:
+def test_an_integer_beyond_64_bits_keeps_its_digits() -> None:
     line = b'{"big":123456789012345678901234567890,"small":1}\n'
     assert to_line(next(parse_records([line], "x"))) == b'{"big": 123456789012345678901234567890, "small": 1}\n'
 

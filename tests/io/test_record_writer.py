@@ -49,7 +49,7 @@ def test_a_file_cut_anywhere_is_completed(suffix: str, data: st.DataObject, tmp_
         assert file.read_bytes() == whole
 
 
-def test_records_with_an_error_are_tried_again_and_nothing_stands_twice(tmp_path: Path) -> None:
+def test_records_with_an_error_are_retried_without_duplicates(tmp_path: Path) -> None:
     file = tmp_path / "out.jsonl"
     broken = [Record({**row, "error": "no luck"}) if number % 3 == 0 else row for number, row in enumerate(ROWS)]
     written(file, broken)
@@ -65,7 +65,7 @@ def test_an_ordered_step_keeps_the_order_of_its_input_after_errors(tmp_path: Pat
     assert [row["name"] for row in records_of(file)] == [row["name"] for row in ROWS]
 
 
-def test_other_settings_are_refused_by_name_and_force_begins_anew(lab: Path, tmp_path: Path) -> None:
+def test_other_settings_are_refused_by_name_and_force_starts_over(lab: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "kept.jsonl")
     sophia("propagate", "traj.jsonl", "-o", out, cwd=lab)
     before = Path(out).read_bytes()
@@ -147,7 +147,7 @@ PIPELINE = (
 
 
 @pytest.mark.parametrize("fewest", [1, 9, 20])
-def test_a_pipeline_killed_anywhere_and_typed_again_ends_in_the_records_of_an_undisturbed_run(
+def test_a_pipeline_killed_anywhere_and_run_again_has_the_records_of_an_undisturbed_run(
     fewest: int, lab: Path, tmp_path: Path
 ) -> None:
     command = PIPELINE.format(" ".join(SOPHIA), tmp_path)

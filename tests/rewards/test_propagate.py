@@ -280,7 +280,7 @@ def test_files_of_several_runs_are_joined_whatever_their_form(suffix: str, tmp_p
     assert len(out) == 6 and [row["trajectory_id"] for row in out if row["selected"]] == ["a/c0/r1.t2"]
 
 
-def test_a_stdin_that_is_a_file_is_read_from_where_it_stands(tmp_path: Path) -> None:
+def test_a_stdin_that_is_a_file_is_read_from_its_position(tmp_path: Path) -> None:
     write_lines(tmp_path / "a.jsonl", [{"heading": 1}, *table(1.0, 1.0)])
     command = f"python3 -c 'import os; os.lseek(0, {len(json.dumps({'heading': 1})) + 1}, 0)' < a.jsonl; "
     command = f"{{ {command.split('<')[0]}; {' '.join(SOPHIA)} propagate --selected; }} < a.jsonl"
@@ -289,7 +289,7 @@ def test_a_stdin_that_is_a_file_is_read_from_where_it_stands(tmp_path: Path) -> 
     assert [row["trajectory_id"] for row in records_of(done.stdout)] == ["q/c0/t1"]
 
 
-def test_a_line_goes_out_as_it_came_and_what_was_propagated_before_is_made_anew(tmp_path: Path) -> None:
+def test_lines_are_written_unchanged_and_earlier_propagation_is_replaced(tmp_path: Path) -> None:
     odd = json.dumps(table(1.0)[0], indent=None, separators=(" ,  ", " : ")).replace('"?"', '"\\u00e9 \\/ 1.50"')
     again = json.dumps({**table(1.0, item="p")[0], "weight": 7.0, "selected": None, "mine": 1})
     (tmp_path / "a.jsonl").write_text(f"{odd}\r\n{again}\n\n", encoding="utf-8")
@@ -444,7 +444,7 @@ def test_a_failure_counts_against_its_caption_where_no_count_is_given(named: boo
     assert not exported.stdout and "0 of 3 kept" in exported.stderr.decode()
 
 
-def test_what_stands_at_the_output_stays_until_something_takes_its_place(tmp_path: Path) -> None:
+def test_an_existing_output_stays_until_a_new_record_is_ready(tmp_path: Path) -> None:
     write_lines(tmp_path / "t.jsonl", table(1.0, 1.0))
     sophia("propagate", "t.jsonl", "-o", "o.jsonl", cwd=tmp_path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}

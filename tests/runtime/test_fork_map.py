@@ -9,7 +9,7 @@ import pytest
 from sophia_cli.runtime.fork_map import MAX_ITEMS, forked_map
 
 
-def test_results_come_in_the_order_of_the_items_whoever_made_them() -> None:
+def test_results_are_in_the_order_of_the_items() -> None:
     def work(item: int) -> tuple[int, int]:
         time.sleep(0.02 if item % 7 == 0 else 0)
         return item, os.getpid()

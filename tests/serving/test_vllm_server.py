@@ -193,7 +193,7 @@ def test_the_process_that_holds_a_gpu_is_named(vllm_dir: Path, monkeypatch: pyte
     assert held in done.stderr.decode() and "stop it, or choose others with --gpus" in done.stderr.decode()
 
 
-def test_a_server_that_is_never_well_is_given_up_and_ended(vllm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_never_ready_is_stopped(vllm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ENVIRONMENT, "FAKE_VLLM", "never-well")
     done = sophia(*REASON, "--start-timeout", "2", cwd=vllm_dir, code=1)
     assert "is not ready after 2 s (--start-timeout)" in done.stderr.decode() and started(vllm_dir) and not alive(vllm_dir)

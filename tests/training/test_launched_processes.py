@@ -226,7 +226,7 @@ def test_a_process_that_dies_ends_the_run_with_one_line(data: Path, tmp_path: Pa
     assert "sophia: " in errors.splitlines()[-1] and "log.txt" in errors.splitlines()[-1]
 
 
-def test_why_training_processes_ended_is_said_in_one_line(tmp_path: Path) -> None:
+def test_the_reason_why_training_processes_ended_is_one_line(tmp_path: Path) -> None:
     """The first reason that one of them left, unless one was killed; room for reasons was taken beforehand."""
     errors = tmp_path / "errors"
     errors.write_bytes(b"\n" * ERROR_SLOT_BYTES * 3)

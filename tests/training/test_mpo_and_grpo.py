@@ -288,7 +288,7 @@ def test_what_does_not_go_together_is_refused(options: list[str], said: str, dat
     assert said in sophia("train", "kept.jsonl", *options, "-o", "refused", cwd=data, code=2).stderr.decode()
 
 
-def test_where_there_is_nothing_to_learn_from_it_is_said(data: Path, tmp_path: Path) -> None:
+def test_nothing_to_learn_from_is_reported(data: Path, tmp_path: Path) -> None:
     rows = records_of(data / "kept.jsonl")
     write_lines(tmp_path / "right.jsonl", [row for row in rows if row["reward"] == 1.0])
     done = sophia("train", "right.jsonl", "--objective", "mpo", "-o", "out", cwd=tmp_path, code=2)

@@ -209,7 +209,7 @@ def test_tags_balance(answer: str, balanced: bool) -> None:
     assert tags_balance(answer) == balanced
 
 
-def test_rows_that_cannot_be_trained_on_are_left_out_whole_named_and_counted(lab: Path, tmp_path: Path) -> None:
+def test_untrainable_rows_are_skipped_named_and_counted(lab: Path, tmp_path: Path) -> None:
     good, *bad = kept_records(lab, 8)
     bad[0]["image"] = "gone.png"
     bad[1]["trajectory"] += " <IMG_CONTEXT>"
@@ -264,7 +264,7 @@ def test_training_moves_the_language_model_alone_and_saves_a_whole_folder(lab: P
     assert "--force" in done.stderr.decode()
 
 
-def test_records_that_nobody_propagated_are_propagated_and_it_is_said(lab: Path, tmp_path: Path) -> None:
+def test_records_without_weights_are_propagated_and_it_is_reported(lab: Path, tmp_path: Path) -> None:
     done = sophia("train", "traj.jsonl", "-o", str(tmp_path / "out"), "--max-steps", "1", "--alpha", "0.5", cwd=lab)
     kept = records_of(sophia("propagate", "traj.jsonl", "--alpha", "0.5", "--selected", cwd=lab).stdout)
     assert records_of(done.stdout)[-1]["rows"] == len(kept) > 0
@@ -286,7 +286,7 @@ def test_records_with_and_without_weight_in_one_run_are_refused_by_line(lab: Pat
     assert "kept.jsonl:3" in sophia("train", "kept.jsonl", cwd=tmp_path, code=2).stderr.decode()
 
 
-def test_nothing_to_train_on_is_said(lab: Path, tmp_path: Path) -> None:
+def test_nothing_to_train_on_is_reported(lab: Path, tmp_path: Path) -> None:
     write_lines(tmp_path / "kept.jsonl", [{**row, "weight": 0.0} for row in kept_records(lab, 2)])
     done = sophia("train", "kept.jsonl", cwd=tmp_path, code=2)
     assert "no row to train on" in done.stderr.decode()
@@ -466,7 +466,7 @@ def passes_of_a_run(out: Path) -> tuple[list[int], list[dict[str, Any]]]:
     return passes, told
 
 
-def test_a_run_begins_with_a_pass_that_nobody_takes(tmp_path: Path) -> None:
+def test_a_run_starts_with_a_warm_up_pass(tmp_path: Path) -> None:
     """The first one of a process on CPUs is not always the one that all others repeat."""
     assert passes_of_a_run(tmp_path / "out")[0] == [2, 2, 2]
 
@@ -521,7 +521,7 @@ def test_many_rows_are_read_by_several_processes_as_by_one(
     assert found[0] == found[1] and len(found[0][0]) == 6
 
 
-def test_a_tracker_is_told_and_the_curve_is_drawn(lab: Path, tmp_path: Path) -> None:
+def test_trackers_get_metrics_and_the_curve_is_drawn(lab: Path, tmp_path: Path) -> None:
     from PIL import Image
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

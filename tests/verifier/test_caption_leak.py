@@ -85,5 +85,5 @@ def test_any_text_is_judged(text: str) -> None:
 
 
 @given(st.sampled_from(GUILTY), st.text(alphabet="abc .\n", max_size=200), st.text(alphabet="abc .\n", max_size=200))
-def test_what_stands_around_does_not_hide_it(text: str, before: str, after: str) -> None:
+def test_surrounding_text_does_not_hide_it(text: str, before: str, after: str) -> None:
     assert mentions_caption(f"{before}\n{text}\n{after}")

@@ -288,7 +288,7 @@ def resident(pids: list[int]) -> Iterator[int]:
         yield from (int(line.split()[1]) >> 10 for line in lines if line.startswith("VmRSS"))
 
 
-def test_hostile_answers_harm_nobody(tmp_path: Path) -> None:
+def test_hostile_answers_are_harmless(tmp_path: Path) -> None:
     hostile = rows_of("hostile_answers.jsonl.gz")
     rows = []
     for number, case in enumerate(hostile):
