@@ -27,7 +27,7 @@ class _ZstReader(io.RawIOBase):
         import zstandard
 
         self.raw, self.new = path.open("rb"), zstandard.ZstdDecompressor().decompressobj
-        self.frame, self.begun, self.ready = self.new(), False, b""
+        self.frame, self.has_started, self.ready = self.new(), False, b""
 
     def readable(self) -> bool:
         return True
@@ -37,13 +37,13 @@ class _ZstReader(io.RawIOBase):
             # One file may hold several frames: each resumed run appends one.
             data = self.frame.unused_data if self.frame.eof else b""
             if self.frame.eof:
-                self.frame, self.begun = self.new(), False
+                self.frame, self.has_started = self.new(), False
             data = data or self.raw.read(1 << 17)
             if not data:
-                if self.begun:
+                if self.has_started:
                     raise EOFError("the compressed stream ends early")
                 return 0
-            self.begun, self.ready = True, self.frame.decompress(data)
+            self.has_started, self.ready = True, self.frame.decompress(data)
         part, self.ready = self.ready[: len(buffer)], self.ready[len(buffer) :]
         buffer[: len(part)] = part
         return len(part)

@@ -84,14 +84,14 @@ class RecordWriter:
     def _open_file(self, file: Path, manifest: Manifest, force: bool, keeps_order: bool, rewrite: bool) -> None:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            begun = not force and file.exists() and (file.stat().st_size > 0 or manifest.path.exists())
-            if begun:
+            resumes = not force and file.exists() and (file.stat().st_size > 0 or manifest.path.exists())
+            if resumes:
                 manifest.check_settings()
             self.rewrite_pending, self.file_existed = rewrite, file.exists()
             self._lock_file(file)
             if rewrite:
                 return  # the old content stays until the first record
-            if begun:
+            if resumes:
                 self._resume_file(file, keeps_order)
             else:
                 file.write_bytes(b"")

@@ -1,4 +1,4 @@
-"""The trajectories to learn from: those with a weight or, where nobody propagated, those that Eq. 6 keeps."""
+"""The trajectories to learn from: those with a weight or, before propagation, those that Eq. 6 keeps."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator

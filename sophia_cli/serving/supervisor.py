@@ -27,8 +27,8 @@ def main(grace: float, command: list[str]) -> int:
         grace: Seconds between SIGTERM and SIGKILL.
         command: The command.
     """
-    told: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    signals: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
     # The owner decides when the server ends, also after Ctrl-C.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Orphans of the server become children of this process, so that it can find and kill them.
@@ -38,7 +38,7 @@ def main(grace: float, command: list[str]) -> int:
     except OSError as error:
         print(f"{command[0]}: cannot be started ({error.strerror})", flush=True)
         return 127
-    while server.poll() is None and not told and not _owner_is_gone(POLL_SECONDS):
+    while server.poll() is None and not signals and not _owner_is_gone(POLL_SECONDS):
         pass
     if server.poll() is None:
         _signal_group(server.pid, signal.SIGTERM)

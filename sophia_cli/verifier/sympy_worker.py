@@ -65,7 +65,7 @@ def without_double_parentheses(text: str) -> str:
 
 _SYMBOL = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
 _GREEK_CAPITALS = ("Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Phi", "Psi", "Omega")
-_SPARE_LETTERS = "qwzkvuhgmnpstabcxyrlof"
+_UNUSED_LETTERS = "qwzkvuhgmnpstabcxyrlof"
 
 
 def rename_capitals(gold: str, answer: str) -> tuple[str, str]:
@@ -74,8 +74,8 @@ def rename_capitals(gold: str, answer: str) -> tuple[str, str]:
     capitals = [symbol for symbol in symbols if (len(symbol) == 1 and symbol.isupper()) or symbol[1:] in _GREEK_CAPITALS]
     both = sorted(symbol for symbol in capitals if symbol.lower() in symbols)
     # Spaces, because the letter may follow a LaTeX command.
-    spare = [f" {letter} " for letter in _SPARE_LETTERS if letter not in symbols and letter.upper() not in symbols]
-    names = dict(zip(both, spare, strict=False))
+    unused = [f" {letter} " for letter in _UNUSED_LETTERS if letter not in symbols and letter.upper() not in symbols]
+    names = dict(zip(both, unused, strict=False))
     left, right = (_SYMBOL.sub(lambda match: names.get(match[0], match[0]), text) for text in (gold, answer))
     return left, right
 

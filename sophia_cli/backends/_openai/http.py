@@ -125,7 +125,7 @@ class Connection(asyncio.Protocol):
     def send_request(self, request: bytes, most: int) -> "asyncio.Future[Response]":
         """Sends a request. The future raises ConnectionLost, or ResponseTooLarge for more than `most` bytes."""
         self.answer = asyncio.get_running_loop().create_future()
-        self.max_bytes, self.size, self.parts, self.begun = most, 0, list[bytes](), False
+        self.max_bytes, self.size, self.parts, self.has_started = most, 0, list[bytes](), False
         if self.transport is None or self.transport.is_closing():
             self.answer.set_exception(ConnectionLost("closed by the server before the request"))
         else:
@@ -169,7 +169,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         # A body without length ends where the server closes the connection (RFC 9112, section 6.3).
-        ends_here = self.answer is not None and not self.answer.done() and self.begun and self.open_end
+        ends_here = self.answer is not None and not self.answer.done() and self.has_started and self.open_end
         if ends_here and error is None:
             self._complete_response()
         self._fail(ConnectionLost(getattr(error, "strerror", None) or "closed by the server before the end of the response"))
@@ -185,7 +185,7 @@ class Connection(asyncio.Protocol):
         self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        self.begun = True
+        self.has_started = True
         self.open_end = "content-length" not in self.headers and "transfer-encoding" not in self.headers
 
     def on_body(self, data: bytes) -> None:
@@ -195,7 +195,7 @@ class Connection(asyncio.Protocol):
         if self.parser.get_status_code() >= 200:
             self._complete_response()
         else:
-            self.begun = False  # "100 Continue", "103 Early Hints": the response follows
+            self.has_started = False  # "100 Continue", "103 Early Hints": the response follows
 
     def _complete_response(self) -> None:
         if self.answer is None or self.answer.done():
