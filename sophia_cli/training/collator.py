@@ -95,7 +95,7 @@ class Collator:
         try:
             images = [open_image(image) for row in rows for image in row.images]
         except RecordError as error:
-            raise SkippedExample("image cannot be opened", str(error)) from error
+            raise SkippedExample("image does not open", str(error)) from error
         prompts = [
             self.tokenizer.apply_chat_template(row.messages, add_generation_prompt=True, tokenize=False) for row in rows
         ]

@@ -90,7 +90,7 @@ def test_training_reports_how_far_the_assumption_holds(lab: Path, tmp_path: Path
     assert ours[0]["loss"] != told["loss"] and ours[0]["log_ratio"] == told["log_ratio"]
     write_lines(tmp_path / "bare.jsonl", kept_records(lab, 4))
     done = sophia("train", "bare.jsonl", *options, "-o", "bare", cwd=tmp_path)
-    assert "unchecked" in done.stderr.decode() and "log_ratio" not in records_of(done.stdout)[0]
+    assert "is not checked" in done.stderr.decode() and "log_ratio" not in records_of(done.stdout)[0]
     done = sophia("train", "bare.jsonl", *options, "--objective", "truncated", "-o", "no", cwd=tmp_path, code=2)
     assert "--logprobs" in done.stderr.decode()
 

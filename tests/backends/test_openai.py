@@ -327,7 +327,7 @@ def test_the_last_line_tells_of_retries_and_servers(caption_dir: Path) -> None:
     with ChatServer(["broken"] * 2) as one, ChatServer() as other:
         urls = ("--base-url", one.url, "--base-url", other.url)
         done = sophia("reason", "caps.jsonl", "-n", "2", "--llm", "m", *urls, cwd=caption_dir)
-    assert "0 in flight, 2 retries, 2 servers well" in done.stderr.decode()
+    assert "0 in flight, 2 retries, 2 servers healthy" in done.stderr.decode()
 
 
 @given(st.data())

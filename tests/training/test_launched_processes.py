@@ -236,7 +236,7 @@ def test_the_reason_why_training_processes_ended_is_one_line(tmp_path: Path) -> 
     )
     assert "killed (signal 9)" in _failure_reason("['python'] exits with return code = -9\n", errors)
     note_error(tmp_path, 1, "RuntimeError: Read error [127.0.0.1]:4711: Connection reset by peer")
-    assert "a training process was killed; type the command again" in _failure_reason("Traceback", errors)
+    assert "a training process was killed; run the command again" in _failure_reason("Traceback", errors)
     unread = "w1/c0/t0: image does not open: image http://a/b.png cannot be read (Connection refused), unlike before"
     taken = "DistNetworkError: The server socket has failed to listen on any local network address. port: 29500, EADDRINUSE"
     full = "DistBackendError: NCCL error: System call (e.g. socket, malloc) failed. Last error: No space left on device (28)"
@@ -277,7 +277,7 @@ def test_another_number_of_processes_does_not_go_on(data: Path, tmp_path: Path) 
     done = sophia(
         "train", "kept.jsonl", "--max-steps", "5", *STEPS, "-o", "out", *options, "--cpu-ranks", "2", cwd=tmp_path, code=2
     )
-    assert "1 processes, these would be 2" in done.stderr.decode()
+    assert "written by 1 processes, now there are 2" in done.stderr.decode()
 
 
 def test_a_run_begun_with_other_settings_is_refused_by_name(data: Path, tmp_path: Path) -> None:
@@ -373,7 +373,7 @@ def test_figures_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
     curve = MetricsLog(tmp_path, 0, DistributedContext())
     curve.file.unlink()
     curve.file.mkdir()
-    with pytest.raises(SophiaError, match="type the command again"):
+    with pytest.raises(SophiaError, match="run the command again"):
         curve.add_update({"step": 1})
 
 

@@ -129,7 +129,7 @@ def test_an_image_that_vanishes_is_named(objective: str, data: Path, tmp_path: P
         plan, policy, make_encoder(plan), trainer_arguments(plan, DistributedContext(), None)
     )
     (tmp_path / "image.png").unlink()
-    with pytest.raises(SophiaError, match="^w11-.*unlike before the training"):
+    with pytest.raises(SophiaError, match="^w11-.*but not when training was planned"):
         made.data_collator([made.train_dataset[0]])
 
 
@@ -300,5 +300,5 @@ def test_nothing_to_learn_from_is_reported(data: Path, tmp_path: Path) -> None:
     assert "odd.jsonl:1: field `answer` cannot be graded" in odd.stderr.decode()
     write_lines(tmp_path / "two.jsonl", [{"id": "a", "question": "1 + 1?", "answer": answer} for answer in ("2", "3")])
     two = sophia("train", "two.jsonl", "--objective", "grpo", "-o", "out", cwd=tmp_path, code=2)
-    assert "two.jsonl:2: field `id` 'a' stands at another question" in two.stderr.decode()
+    assert "two.jsonl:2: field `id` 'a' is used for another question" in two.stderr.decode()
     assert "blank.jsonl:1: field `answer`" in done.stderr.decode() and not (tmp_path / "out").exists()

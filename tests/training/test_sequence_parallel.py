@@ -158,5 +158,5 @@ def test_what_cannot_be_dealt_out_is_refused(options: list[str], said: str, data
 
 def test_attention_that_looks_back_a_part_is_refused() -> None:
     config = SimpleNamespace(num_attention_heads=4, num_key_value_heads=4, layer_types=["sliding_attention"])
-    with pytest.raises(UsageError, match="looks back"):
+    with pytest.raises(UsageError, match="sliding-window"):
         check_heads(config, 2)
