@@ -274,14 +274,14 @@ def test_a_full_disk_is_one_line(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--objective", "mpo", "--mix", "kept.jsonl"], "learns from pairs alone"),
-        (["--objective", "grpo", "--mix", "kept.jsonl"], "learns from questions alone"),
+        (["--objective", "mpo", "--mix", "kept.jsonl"], "learns from pairs only"),
+        (["--objective", "grpo", "--mix", "kept.jsonl"], "learns from questions only"),
         (["--objective", "mpo", "--batch-size", "3", "--micro-batch-size", "2"], "--batch-size 3"),
         (["--objective", "ppo"], "grpo, mpo"),
         (["--objective", "grpo", "--keep", "2"], "--keep"),
         (["--objective", "mpo", "--normalize-by", "trajectories"], "--normalize-by"),
         (["--objective", "grpo", "--batch-size", "4", "--micro-batch-size", "1"], "there are 3 questions"),
-        (["--objective", "grpo", "--batch-size", "2", "--max-tokens", "9999"], "give no more than 9"),
+        (["--objective", "grpo", "--batch-size", "2", "--max-tokens", "9999"], "give at most 9"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options: list[str], said: str, data: Path) -> None:

@@ -146,10 +146,10 @@ def test_objectives_of_whole_trajectories_see_them_whole(data: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--sequence-parallel", "2"], "1 process cannot be dealt into groups of 2"),
-        (["--sequence-parallel", "2", "--cpu-ranks", "3"], "3 processes cannot be dealt into groups of 2"),
+        (["--sequence-parallel", "2"], "1 process cannot form groups of 2"),
+        (["--sequence-parallel", "2", "--cpu-ranks", "3"], "3 processes cannot form groups of 2"),
         (["--sequence-parallel", "3", "--cpu-ranks", "3"], "4 attention heads over 2; choose from 2, 4"),
-        (["--sequence-parallel", "2", "--cpu-ranks", "2", "--objective", "mpo"], "takes rows whole"),
+        (["--sequence-parallel", "2", "--cpu-ranks", "2", "--objective", "mpo"], "does not support it"),
     ],
 )
 def test_what_cannot_be_dealt_out_is_refused(options: list[str], said: str, data: Path) -> None:
