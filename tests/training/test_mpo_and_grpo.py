@@ -280,7 +280,7 @@ def test_a_full_disk_is_one_line(data: Path, tmp_path: Path) -> None:
         (["--objective", "ppo"], "grpo, mpo"),
         (["--objective", "grpo", "--keep", "2"], "--keep"),
         (["--objective", "mpo", "--normalize-by", "trajectories"], "--normalize-by"),
-        (["--objective", "grpo", "--batch-size", "4", "--micro-batch-size", "1"], "there are 3 questions"),
+        (["--objective", "grpo", "--batch-size", "4", "--micro-batch-size", "1"], "there are only 3 questions"),
         (["--objective", "grpo", "--batch-size", "2", "--max-tokens", "9999"], "give at most 9"),
     ],
 )
