@@ -10,6 +10,9 @@ def train_model(plan: TrainPlan, world: DistributedContext, emit: EmitFunction) 
     """Trains and saves to `plan.out`; `emit` gets the metrics of each update. Every rank calls it."""
     if registry.find("objectives", plan.config.objective).DATA_KIND == "trajectories":
         from sophia_cli.training.trainer import train_with_loss
+
+        train_with_loss(plan, world, emit)
     else:
-        pass
-    train_with_loss(plan, world, emit)
+        from sophia_cli.training.trl_trainer import train_with_trl
+
+        train_with_trl(plan, world, emit)
