@@ -104,12 +104,12 @@ def evaluate(
         raise UsageError("--data and --bench both select the questions; give only one of them")
     asked = parse_benchmarks(bench) if bench else [own_benchmark(one_source(context, data))]
     sampling = SamplingParams(temperature, top_p, max_tokens or 0)
-    told = step.ReportOptions(summary, model_card, tuple(by or ()), paper)
+    reporting = step.ReportOptions(summary, model_card, tuple(by or ()), paper)
     place = backend_options(context)
     elsewhere = place.with_servers(tuple(judge_base_url)) if judge_base_url else place
     judging = step.JudgeOptions(judge, judge_all, elsewhere)
     auditing = step.AuditOptions(audit, elsewhere, audit_size, labels_csv)
-    return step.run(step_options(context), model, asked, n, sampling, prompt, hint, judging, auditing, told, place)
+    return step.run(step_options(context), model, asked, n, sampling, prompt, hint, judging, auditing, reporting, place)
 
 
 @o.takes(o.debugging)

@@ -53,16 +53,16 @@ class OverlapReport:
             SophiaError: the disk is full.
         """
         record = each.record
-        apart = [near for near in each.texts if each.verdicts.get(near.number) == "different"]
+        different = [near for near in each.texts if each.verdicts.get(near.number) == "different"]
         item = hash64(f"{record.get('id')}\0{record.get('question')}\0{record.get('image')}")
-        if not (pairs or apart) or item in self.reported:
+        if not (pairs or different) or item in self.reported:
             return
         self.reported.add(item)
         name = where_of(record) if record.get("id") is None else str(record["id"])
-        for near in [*pairs, *apart][:MAX_REPORTED]:
+        for near in [*pairs, *different][:MAX_REPORTED]:
             self._report_pair(name, record, near, bool(pairs), each.verdicts.get(near.number))
-        if len(pairs) + len(apart) > MAX_REPORTED:
-            log_info(f"{STEP}: {name}: {len(pairs) + len(apart) - MAX_REPORTED} more pairs")
+        if len(pairs) + len(different) > MAX_REPORTED:
+            log_info(f"{STEP}: {name}: {len(pairs) + len(different) - MAX_REPORTED} more pairs")
 
     def _report_pair(self, name: str, record: Record, near: Overlap, dropped: bool, verdict: str | None) -> None:
         source, other = self.benchmark.items[near.number]

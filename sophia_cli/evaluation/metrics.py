@@ -98,7 +98,7 @@ class BenchmarkMetrics:
         grade; they are in no mean.
         """
         samples, clusters = sum(self.verdicts.values()), self._score_clusters(self.questions.values())
-        told: dict[str, Any] = {
+        figures: dict[str, Any] = {
             **_accuracy_figures(clusters),
             "standard_error": statistics.clustered_error(clusters) if clusters else None,
             "questions": len(self.questions),
@@ -112,22 +112,22 @@ class BenchmarkMetrics:
             "verdicts": {name: count for name, count in sorted(self.verdicts.items()) if count},
         }
         if several := self._sample_figures():
-            told |= several
+            figures |= several
         if len(clusters) < len(self.questions):
-            told["worst_case"] = self._worst_case()
+            figures["worst_case"] = self._worst_case()
         if self.extracted:
-            told["extracted"] = self.extracted / samples
+            figures["extracted"] = self.extracted / samples
         if self.parts:
-            told["parts"] = {"n": len(self.parts), "right": sum(self.parts) / len(self.parts)}
+            figures["parts"] = {"n": len(self.parts), "right": sum(self.parts) / len(self.parts)}
         if self.asked:
-            told["rules_and_judge"] = self._verdict_figures()
+            figures["rules_and_judge"] = self._verdict_figures()
         if self.unsure:
-            told["unsure"] = self.unsure
+            figures["unsure"] = self.unsure
         if groups := {
             by: self._group_figures(by) for by in self.by if any(by in one.groups for one in self.questions.values())
         }:
-            told["by"] = groups
-        return told
+            figures["by"] = groups
+        return figures
 
     def _score_clusters(self, questions: Iterable[QuestionSamples]) -> Clusters:
         found: dict[str, list[float]] = defaultdict(list)

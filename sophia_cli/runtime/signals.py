@@ -23,8 +23,8 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     received.append(number)
     if len(received) > 1 or not _interrupt_handlers:
         raise KeyboardInterrupt
-    for told in _interrupt_handlers:
-        told()
+    for handler in _interrupt_handlers:
+        handler()
     signal.signal(signal.SIGALRM, _on_alarm)
     signal.alarm(GRACE_SECONDS)
 

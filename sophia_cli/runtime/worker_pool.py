@@ -198,9 +198,9 @@ def ordered_map(
 
 def _feed_chunks(items: Iterable[T], order: "queue.Queue[Any]", todo: "queue.SimpleQueue[Any]", workers: int) -> None:
     """Cuts the items into chunks and puts each into the work queue and the output order."""
-    arrivals = ReadAhead(items, READ_AHEAD_ITEMS)
+    buffered = ReadAhead(items, READ_AHEAD_ITEMS)
     try:
-        while taken := arrivals.take_batch(CHUNK_SIZE):
+        while taken := buffered.take_batch(CHUNK_SIZE):
             chunk: _Chunk[T, Any] = _Chunk(taken)
             order.put(chunk)
             todo.put(chunk)

@@ -276,8 +276,8 @@ class VLLMServers:
             except subprocess.TimeoutExpired:
                 log_line(f"{self.model.name}: server {process.pid} does not end; killing it")
 
-    def watch_servers(self, told: Callable[[VLLMServer, str], None]) -> None:
-        """Calls `told` once for each server that ends by itself, from a thread."""
+    def watch_servers(self, on_exit: Callable[[VLLMServer, str], None]) -> None:
+        """Calls `on_exit` once for each server that ends by itself, from a thread."""
 
         def look() -> None:
             known: set[int] = set()
@@ -285,7 +285,7 @@ class VLLMServers:
                 for server in self.ended_servers():
                     if server.number not in known and not self.stopped:
                         known.add(server.number)
-                        told(server, f"the server ended with code {server.exit_code()}; its log is {server.log}")
+                        on_exit(server, f"the server ended with code {server.exit_code()}; its log is {server.log}")
                 time.sleep(POLL_SECONDS)
 
         threading.Thread(target=look, daemon=True).start()

@@ -48,13 +48,13 @@ def run(
     def produce(output: RecordWriter, counter: RecordCounter) -> Iterator[Record]:
         records = counter.count_records(options.parsed_shard.take(read_records(files), options.limit))
         checked = benchmark.check_records(records)
-        with OverlapReport(report, benchmark) as told:
+        with OverlapReport(report, benchmark) as overlap_report:
             for each in checked if judge is None else apply_same_problem_judge(checked, judge, benchmark):
                 if each.fault:
                     yield error_record(each.record, each.fault, {})
                     continue
                 pairs = each.overlaps(rules.match)
-                told.report_record(each, pairs)
+                overlap_report.report_record(each, pairs)
                 tally.count_pairs(pairs)
                 if not pairs:
                     yield each.record

@@ -122,7 +122,7 @@ def run(
     hint: str | None,
     judging: JudgeOptions,
     auditing: AuditOptions,
-    told: ReportOptions,
+    reporting: ReportOptions,
     place: BackendOptions,
 ) -> int:
     """`sophia eval`: asks, grades, writes records, and prints the accuracy to stderr. Returns the exit code."""
@@ -134,7 +134,7 @@ def run(
     if options.dry_run:
         return show_plan(STEP, _make_jobs(items, asking, RecordWriter(ID_FIELD, None)), chosen, asking.sampling, {"n": n})
     sources, sheet = [benchmark.source for benchmark in asked if benchmark.source], auditing.labels_csv
-    beside = (told.summary, told.model_card, sheet, sheet and audit.judge_labels_file(sheet))
+    beside = (reporting.summary, reporting.model_card, sheet, sheet and audit.judge_labels_file(sheet))
     check_side_files(beside, sources, (options.out, options.tee))
     if sheet and not options.force:
         audit.check_not_labeled(sheet)
@@ -149,7 +149,7 @@ def run(
     settings = {**chosen.identity, **_identity_settings(asked, asking), **judged_by}
     from sophia_cli.verifier import verify
 
-    tallies = {benchmark.name: BenchmarkMetrics((*benchmark.category_fields, *told.by)) for benchmark in asked}
+    tallies = {benchmark.name: BenchmarkMetrics((*benchmark.category_fields, *reporting.by)) for benchmark in asked}
 
     def asks(record: Record) -> bool:
         """The judge is asked about what rules left open, and where the paper asked one; what was cut off holds no answer."""
@@ -178,13 +178,13 @@ def run(
             inputs=sources,
         )
     figures: dict[str, Any] = {**run_figures(model, tallies), "settings": {**settings, "seed": options.seed}}
-    _print_report(figures, told, options.quiet)
+    _print_report(figures, reporting, options.quiet)
     if auditor is None:
         return code
     figures["audit"], failures = _run_audit(auditor, drawn.drawn_records, auditing.labels_csv)
     if not options.quiet:
         stderr_console().print(report.audit_table(figures))
-    _write_report(figures, told)
+    _write_report(figures, reporting)
     return code or (SOME_FAILED if failures else 0)
 
 
@@ -222,20 +222,22 @@ def _run_audit(auditor: AnswerJudge, records: list[Record], sheet: Path | None) 
     return {"judge": auditor.name, **audit.fault_shares(labels.values())}, len(lost)
 
 
-def _print_report(figures: dict[str, Any], told: ReportOptions, quiet: bool) -> None:
+def _print_report(figures: dict[str, Any], reporting: ReportOptions, quiet: bool) -> None:
     if not quiet:
         for table in report.report_tables(figures):
             stderr_console().print(table)
-        if told.paper:
+        if reporting.paper:
             stderr_console().print(paper_results.comparison_table(figures))
-    _write_report(figures, told)
+    _write_report(figures, reporting)
 
 
-def _write_report(figures: dict[str, Any], told: ReportOptions) -> None:
-    if told.summary:
-        write_json(told.summary, {**figures, "paper": paper_results.PAPER_MEANS} if told.paper else figures)
-    if told.model_card:
-        report.write_model_card(told.model_card, figures, paper_results.comparison_rows(figures) if told.paper else [])
+def _write_report(figures: dict[str, Any], reporting: ReportOptions) -> None:
+    if reporting.summary:
+        write_json(reporting.summary, {**figures, "paper": paper_results.PAPER_MEANS} if reporting.paper else figures)
+    if reporting.model_card:
+        report.write_model_card(
+            reporting.model_card, figures, paper_results.comparison_rows(figures) if reporting.paper else []
+        )
 
 
 def sample_answers(

@@ -101,12 +101,12 @@ def _propagate_stream(
 
     def leaving() -> Iterator[Record | bytes]:
         wanted = (SELECTED,) if emit == "selected" else (SELECTED, NOT_SELECTED, PASS_THROUGH)
-        out = [(row, reward, state == SELECTED) for row, state, reward in arriving.pop_ready() if state in wanted]
+        out = [(row, reward, state == SELECTED) for row, state, reward in selector.pop_ready() if state in wanted]
         if out:
             rows, rewards, kept = map(list, zip(*out, strict=True))
             yield from _annotate_lines(lines, table, rows, rewards, kept, bad)
 
-    arriving = StreamingSelector(table, make_lookup(lines, table), part, limit)
+    selector = StreamingSelector(table, make_lookup(lines, table), part, limit)
     bad: dict[int, str] = {}
     found = (found for source in lines.iter_files() for found in decode_lines(source.read_lines(), source.name))
     for place, content, row in found:
@@ -117,11 +117,11 @@ def _propagate_stream(
                 bad[len(table) - 1] = row.where
         else:
             table.add_rows([row], [place], [content])
-        arriving.add_last_row()
-        if emit != "all" and arriving.states[-1] == PASS_THROUGH:  # not a trajectory, or a failed one
+        selector.add_last_row()
+        if emit != "all" and selector.states[-1] == PASS_THROUGH:  # not a trajectory, or a failed one
             _log_failures(lines, table, [len(table) - 1], bad, output)
         yield from leaving()
-    arriving.finish_input()
+    selector.finish_input()
     yield from leaving()
 
 

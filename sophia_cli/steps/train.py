@@ -160,8 +160,8 @@ def _run_training(
             progress.count_record(fields["tokens"])
         if "model" in fields and "log_ratio" in fields:
             total, each = fields["log_ratio"], fields["log_ratio_per_token"]
-            told = f"{total['mean']:.1f} ± {total['std']:.1f} in total, {each['mean']:.3f} ± {each['std']:.3f} per token"
-            log_line(f"train: log π − log µ of {total['n']} trajectories: {told}; Lemma A.3 assumes 0", progress.quiet)
+            ratios = f"{total['mean']:.1f} ± {total['std']:.1f} in total, {each['mean']:.3f} ± {each['std']:.3f} per token"
+            log_line(f"train: log π − log µ of {total['n']} trajectories: {ratios}; Lemma A.3 assumes 0", progress.quiet)
 
     with progress.display():
         if world or (count == 1 and not hardware.hostfile):
@@ -216,10 +216,10 @@ def _check_sequence_parallel(settings: TrainConfig, model: ModelRef, hardware: H
             f"--sequence-parallel {ways}: {count} process{'es' * (count > 1)} cannot form groups of {ways}; change "
             "one of them (--gpus, --cpu-ranks)"
         )
-    apart = [name for name, slots in read_hostfile(hardware.hostfile) if slots % ways] if hardware.hostfile else []
-    if apart:
+    uneven = [name for name, slots in read_hostfile(hardware.hostfile) if slots % ways] if hardware.hostfile else []
+    if uneven:
         raise UsageError(
-            f"--sequence-parallel {ways}: the slots of {apart[0]} are not a multiple, so a group would span machines"
+            f"--sequence-parallel {ways}: the slots of {uneven[0]} are not a multiple, so a group would span machines"
         )
 
 

@@ -55,8 +55,8 @@ def summary_stats(values: tuple[float, ...]) -> dict[str, float]:
 
 def pool_stats(updates: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Pools the statistics of many updates into those of all their trajectories; empty if nothing is known."""
-    known = [told for told in updates if "log_ratio" in told]
-    return {name: _merge_stats([told[name] for told in known]) for name in ("log_ratio", "log_ratio_per_token") if known}
+    known = [update for update in updates if "log_ratio" in update]
+    return {name: _merge_stats([update[name] for update in known]) for name in ("log_ratio", "log_ratio_per_token") if known}
 
 
 def _merge_stats(parts: list[dict[str, float]]) -> dict[str, float]:

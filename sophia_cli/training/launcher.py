@@ -97,7 +97,7 @@ def follow_main(out: Path, world: DistributedContext) -> int:
     signal.signal(signal.SIGTERM, usual)
     if not ready:
         return 1  # the main rank has reported the reason
-    train_model(read_plan(out.with_name(out.name + ".tmp")), world, lambda told: None)
+    train_model(read_plan(out.with_name(out.name + ".tmp")), world, lambda row: None)
     return 0
 
 
@@ -181,8 +181,8 @@ def launch_processes(plan: TrainPlan, hardware: HardwareOptions, count: int, emi
     Raises:
         SophiaError: they fail; the message says why.
     """
-    told, log, errors = plan.work_dir / METRICS_FILE, plan.work_dir / LOG_FILE, plan.work_dir / ERRORS_FILE
-    told.write_bytes(b"")
+    metrics_file, log, errors = plan.work_dir / METRICS_FILE, plan.work_dir / LOG_FILE, plan.work_dir / ERRORS_FILE
+    metrics_file.write_bytes(b"")
     errors.write_bytes(b"\n" * ERROR_SLOT_BYTES * count)
     command = [
         sys.executable,
@@ -202,7 +202,7 @@ def launch_processes(plan: TrainPlan, hardware: HardwareOptions, count: int, emi
         )
     saved = False
     try:
-        for line in _follow_file(told, process):
+        for line in _follow_file(metrics_file, process):
             emit(fields := load_json(line))
             saved = saved or "model" in fields
     finally:

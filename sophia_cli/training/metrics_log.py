@@ -26,7 +26,7 @@ class MetricsLog:
         if self.is_main:
             self.file.write_bytes(b"".join(map(to_line, self.past)))
 
-    def add_update(self, told: dict[str, Any]) -> None:
+    def add_update(self, row: dict[str, Any]) -> None:
         """Appends the metrics of an update.
 
         Raises:
@@ -35,21 +35,21 @@ class MetricsLog:
         if self.is_main:
             try:
                 with self.file.open("ab") as file:
-                    file.write(to_line(told))
+                    file.write(to_line(row))
             except OSError as error:
                 remedy = "free disk space and run the command again, it resumes from the last checkpoint"
                 raise SophiaError(f"{self.file}: cannot be written ({error.strerror}); {remedy}") from None
 
 
-def draw_curves(told: list[dict[str, Any]], file: Path) -> None:
+def draw_curves(rows: list[dict[str, Any]], file: Path) -> None:
     """Draws loss and learning rate over the updates as a PNG."""
     from matplotlib.figure import Figure
 
-    steps = [row["step"] for row in told]
+    steps = [row["step"] for row in rows]
     figure = Figure(figsize=(8, 3), layout="constrained")
     for place, (name, title) in enumerate((("loss", "loss"), ("learning_rate", "learning rate")), 1):
         axes = figure.add_subplot(1, 2, place)
-        axes.plot(steps, [row[name] for row in told], marker="." if len(told) < MAX_POINTS else "")
+        axes.plot(steps, [row[name] for row in rows], marker="." if len(rows) < MAX_POINTS else "")
         axes.set(xlabel="update", title=title)
         axes.grid(alpha=0.3)
     figure.savefig(file, dpi=120)

@@ -33,25 +33,25 @@ def make_tracker(name: str, out: Path, settings: dict[str, Any]) -> Callable[[di
     tensorboard writes to `OUT.tensorboard`; wandb and trackio use the project `sophia`.
     """
     if name == NO_TRACKER:
-        return lambda told: None
+        return lambda row: None
     library = importlib.import_module(TRACKERS[name])
     if name == "tensorboard":
         writer = library.SummaryWriter(out.with_name(out.name + ".tensorboard"))
 
-        def write(told: dict[str, Any]) -> None:
-            for figure, value in flatten_metrics(told).items():
-                writer.add_scalar(figure, value, told["step"])
+        def write(row: dict[str, Any]) -> None:
+            for figure, value in flatten_metrics(row).items():
+                writer.add_scalar(figure, value, row["step"])
             writer.flush()
 
         return write
     library.init(project="sophia", name=out.name, config=settings)
-    return lambda told: library.log(flatten_metrics(told), step=told["step"])
+    return lambda row: library.log(flatten_metrics(row), step=row["step"])
 
 
-def flatten_metrics(told: dict[str, Any]) -> dict[str, float]:
+def flatten_metrics(row: dict[str, Any]) -> dict[str, float]:
     """Returns the metrics with nested ones as `log_ratio/mean`."""
     found: dict[str, float] = {}
-    for name, value in told.items():
+    for name, value in row.items():
         inner = value.items() if isinstance(value, dict) else ()
         found |= {f"{name}/{part}": number for part, number in inner} if inner else {name: value}
     return found

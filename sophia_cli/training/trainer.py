@@ -73,8 +73,8 @@ def train_with_loss(plan: TrainPlan, world: DistributedContext, emit: EmitFuncti
     first = checkpoint[0] if checkpoint else 0
     curve = MetricsLog(plan.work_dir, first, world)
     figures = list(curve.past)
-    for told in figures:
-        emit(told)
+    for row in figures:
+        emit(row)
     updates = plan_updates(plan, world)
     batches = _load_batches(plan, world, encoder, updates[first:])
     for update in updates[first:]:
@@ -82,10 +82,10 @@ def train_with_loss(plan: TrainPlan, world: DistributedContext, emit: EmitFuncti
         set_seed((settings.seed + update.number * world.size + world.rank) % 2**32)
         found = train_step(update, rate, plan, world, engine, scorer, batches)
         done = update.number + 1
-        told = {"step": done, "steps": len(updates), **found, "epoch": epochs_after_steps(plan, done)}
-        curve.add_update(told)
-        figures.append(told)
-        emit(told)
+        row = {"step": done, "steps": len(updates), **found, "epoch": epochs_after_steps(plan, done)}
+        curve.add_update(row)
+        figures.append(row)
+        emit(row)
         if done % settings.save_every == 0 or done == len(updates):  # also after the last update, because saving may fail
             checkpoints.save_checkpoint(engine, plan.work_dir, done, world)
     save_model(plan, world, engine.gather_weights(), policy, len(updates))

@@ -48,8 +48,8 @@ def train_with_trl(plan: TrainPlan, world: DistributedContext, emit: EmitFunctio
     trainer = objective.make_trainer(plan, policy, encoder, trainer_arguments(plan, world, config))
     checkpoint = checkpoints.last_checkpoint(plan.work_dir, world.size)
     curve = MetricsLog(plan.work_dir, checkpoint[0] if checkpoint else 0, world)
-    for told in curve.past:
-        emit(told)
+    for row in curve.past:
+        emit(row)
     trainer._save_checkpoint = partial(_save_checkpoint, trainer._save_checkpoint, plan)
     # It would print to stdout, where only our metrics go.
     trainer.remove_callback(PrinterCallback)
@@ -144,9 +144,9 @@ class MetricsCallback(TrainerCallback):
         figures = {"loss": loss, "grad_norm": norm, "learning_rate": logs["learning_rate"], "tokens": seen - self.tokens}
         self.tokens = seen
         more = {ours: logs[theirs] for theirs, ours in self.names.items() if theirs in logs}
-        told = {"step": step, "steps": state.max_steps, **figures, "epoch": epochs_after_steps(self.plan, step), **more}
-        self.curve.add_update(told)
-        self.emit(told)
+        row = {"step": step, "steps": state.max_steps, **figures, "epoch": epochs_after_steps(self.plan, step), **more}
+        self.curve.add_update(row)
+        self.emit(row)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.world.is_main:

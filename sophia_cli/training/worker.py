@@ -30,12 +30,12 @@ def main(draft: Path) -> int:
     try:
         from sophia_cli.training.train import train_model
 
-        with (draft / METRICS_FILE).open("ab") as told:
+        with (draft / METRICS_FILE).open("ab") as metrics_file:
 
             def emit(fields: dict[str, Any]) -> None:
                 if world.is_main:
-                    told.write(to_line(fields))
-                    told.flush()
+                    metrics_file.write(to_line(fields))
+                    metrics_file.flush()
 
             train_model(read_plan(draft), world, emit)
     except BaseException as error:  # noqa: BLE001  (the parent reads it from a file)
