@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from sophia_cli.backends._openai.client import ClientConfig
 from sophia_cli.backends._openai.load_balancer import LoadBalancer, RequestFailure
-from sophia_cli.backends._openai.proxy import find_proxy, parse_retry_after
+from sophia_cli.backends._openai.proxy import find_proxy
+from sophia_cli.backends._openai.retry_after import parse_retry_after
 from sophia_cli.records import sample_seed
 
 

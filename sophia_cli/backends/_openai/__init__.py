@@ -4,5 +4,6 @@
   here
 - `client.py`: many requests in flight, retries, timeouts
 - `load_balancer.py`: which server gets the next request, and which servers back off
+- `retry_after.py`: how long a server asks to wait
 - `http.py`, `proxy.py`, `connect.py`: connections, proxies, and limits of sockets
 """

@@ -28,7 +28,8 @@ from sophia_cli.backends._openai.chat_api import (
 )
 from sophia_cli.backends._openai.http import ConnectError, ConnectionLost, ConnectionPool, ResponseTooLarge
 from sophia_cli.backends._openai.load_balancer import LoadBalancer, RequestFailure, ServerState
-from sophia_cli.backends._openai.proxy import find_proxy, parse_retry_after
+from sophia_cli.backends._openai.proxy import find_proxy
+from sophia_cli.backends._openai.retry_after import parse_retry_after
 from sophia_cli.errors import RecordError, SophiaError
 from sophia_cli.inference.types import Completion, Failure, Job
 from sophia_cli.runtime.progress import log_line
