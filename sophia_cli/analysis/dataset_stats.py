@@ -57,17 +57,17 @@ class StatsTable:
         self.groups = {name: array("I") for name in by}
 
     def add_record(
-        self, facts: Trajectory | Record, content: int, place: int, seen: StatsFields, groups: Iterable[str]
+        self, facts: Trajectory | Record, content: int, offset: int, seen: StatsFields, groups: Iterable[str]
     ) -> None:
         """Adds one record: a trajectory's fields, or the record itself where it is not a trajectory (a caption, an item,
         a failure).
         """
         if isinstance(facts, Trajectory):
-            self.waiting.append((facts, place, content))
+            self.waiting.append((facts, offset, content))
         if isinstance(facts, Record) or len(self.waiting) == BATCH_ROWS:
             self.flush_rows()
         if isinstance(facts, Record):
-            self.table.add_non_trajectory(facts, place)
+            self.table.add_non_trajectory(facts, offset)
         self.captions.append(hash64(seen.caption_id) if seen.caption_id else 0)
         self.texts.append(_text_hash(seen.trajectory))
         self.caption_texts.append(_text_hash(seen.caption))
@@ -83,8 +83,8 @@ class StatsTable:
     def flush_rows(self) -> None:
         """Moves waiting rows into the table; adding many at a time is cheaper."""
         if self.waiting:
-            facts, places, contents = zip(*self.waiting, strict=True)
-            self.table.add_rows(facts, places, contents)
+            facts, offsets, contents = zip(*self.waiting, strict=True)
+            self.table.add_rows(facts, offsets, contents)
             self.waiting.clear()
 
     def trajectory_rows(self) -> Bools:
@@ -179,7 +179,7 @@ def compute_figures(columns: StatsTable, selection: Selection, in_group: Bools, 
     return figures
 
 
-def repeat_counts(columns: StatsTable, look: RecordLookup) -> dict[str, int]:
+def repeat_counts(columns: StatsTable, lookup: RecordLookup) -> dict[str, int]:
     """Counts what occurs more than once.
 
     trajectories: the same record; conflicting: one trajectory id with other content; texts, captions: the same text
@@ -189,7 +189,7 @@ def repeat_counts(columns: StatsTable, look: RecordLookup) -> dict[str, int]:
     names = as_numpy(table.names)
     again = np.flatnonzero((as_numpy(table.marks) & (NOT_TRAJECTORY | FAILED) == 0) & ~rows)
     twice = np.flatnonzero((as_numpy(table.marks) & (NOT_TRAJECTORY | FAILED) == 0) & np.isin(names, names[again]))
-    contents = np.fromiter(look.digests(twice.tolist()), dtype=np.uint64, count=len(twice))
+    contents = np.fromiter(lookup.digests(twice.tolist()), dtype=np.uint64, count=len(twice))
     conflicting = count_distinct(np.stack([names[twice], contents])) - count_distinct(names[twice])
     items = as_numpy(table.items)
     return {

@@ -264,7 +264,7 @@ class ModelRunner:
         """Returns the answer of a row, up to its first end token or its limit."""
         start = batch.starts[row]
         tokens = batch.ids[row, start : start + batch.limits[row]].tolist()
-        stop = next((place for place, token in enumerate(tokens) if token in self.end_tokens), None)
+        stop = next((index for index, token in enumerate(tokens) if token in self.end_tokens), None)
         tokens = tokens if stop is None else tokens[: stop + 1]
         text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
         # The template opens the tag (QwQ, R1), so it is part of the prompt.

@@ -27,7 +27,7 @@ LLM_JUDGED = False
 
 def make_item(row: Record, part: str) -> dict[str, Any] | None:
     """Returns one question. A gold with decimals is compared after rounding to its `precision`, a whole number as it is."""
-    choices, answer, places = option_list(row, "choices"), text_field(row, "answer"), number_field(row, "precision")
+    choices, answer, decimals = option_list(row, "choices"), text_field(row, "answer"), number_field(row, "precision")
     about = row.get("metadata") or {}
     if not isinstance(about, dict):
         raise field_error(row, "metadata", "is not an object")
@@ -47,7 +47,7 @@ def make_item(row: Record, part: str) -> dict[str, Any] | None:
             "choices_shown": True if choices else None,
             "answer": gold,
             "answer_type": row.get("answer_type"),
-            "precision": int(places) if places is not None and row.get("answer_type") == "float" else None,
+            "precision": int(decimals) if decimals is not None and row.get("answer_type") == "float" else None,
             "unit": row.get("unit"),
             "language": about.get("language"),
             "task": about.get("task"),

@@ -103,8 +103,8 @@ def _number_images(row: Record, question: str, found: list[str]) -> str:
     if len(fields) == len(marks):
         order = {mark: there.index(number) + 1 if number in there else 0 for mark, number in fields.items()}
     else:
-        order = {mark: place if place <= len(found) else 0 for place, mark in enumerate(marks, 1)}
-    if missing := [mark for mark, place in order.items() if not place]:
+        order = {mark: position if position <= len(found) else 0 for position, mark in enumerate(marks, 1)}
+    if missing := [mark for mark, position in order.items() if not position]:
         raise field_error(row, "question", f"names {missing[0]}, but there are {len(found)} images (fields {there})")
     return IMAGE_TAG.sub(lambda mark: f"<image {order[mark[0]]}>", question)
 

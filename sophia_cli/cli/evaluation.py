@@ -105,11 +105,11 @@ def evaluate(
     asked = parse_benchmarks(bench) if bench else [own_benchmark(one_source(context, data))]
     sampling = SamplingParams(temperature, top_p, max_tokens or 0)
     reporting = step.ReportOptions(summary, model_card, tuple(by or ()), paper)
-    place = backend_options(context)
-    elsewhere = place.with_servers(tuple(judge_base_url)) if judge_base_url else place
+    run_on = backend_options(context)
+    elsewhere = run_on.with_servers(tuple(judge_base_url)) if judge_base_url else run_on
     judging = step.JudgeOptions(judge, judge_all, elsewhere)
     auditing = step.AuditOptions(audit, elsewhere, audit_size, labels_csv)
-    return step.run(step_options(context), model, asked, n, sampling, prompt, hint, judging, auditing, reporting, place)
+    return step.run(step_options(context), model, asked, n, sampling, prompt, hint, judging, auditing, reporting, run_on)
 
 
 @o.takes(o.debugging)

@@ -31,9 +31,9 @@ class ImageIndex:
         found: dict[int, int] = {}
         for name in filter(None, names):
             bits = np.bitwise_count(self.table ^ np.frombuffer(name, dtype=np.uint64)).sum(axis=1, dtype=np.int64)
-            for place in np.flatnonzero(bits <= self.distance).tolist():
-                number = self.numbers[place]
-                found[number] = min(int(bits[place]), found.get(number, 1 << 30))
+            for index in np.flatnonzero(bits <= self.distance).tolist():
+                number = self.numbers[index]
+                found[number] = min(int(bits[index]), found.get(number, 1 << 30))
         return [
             Overlap(number, distance=bits) for number, bits in sorted(found.items(), key=lambda each: (each[1], each[0]))
         ]

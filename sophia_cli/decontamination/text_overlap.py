@@ -58,11 +58,11 @@ class TextIndex:
         same = set(self.whole.get(hash(words_and_signs(question)), ()) if words else ())
         found = dict.fromkeys(same, 1.0)
         covered: dict[int, list[int]] = defaultdict(list)
-        for place, name in enumerate(self._ngram_hashes(words)):
+        for position, name in enumerate(self._ngram_hashes(words)):
             for number in self.holders.get(name, ())[:MAX_HOLDERS]:
-                covered[number].append(place)
-        for number, places in covered.items():
-            shared = _covered_words(places, self.run)
+                covered[number].append(position)
+        for number, positions in covered.items():
+            shared = _covered_words(positions, self.run)
             share = min(1.0, shared / min(len(words), self.lengths[number]))
             if share >= self.share:
                 found[number] = max(share, found.get(number, 0.0))
@@ -79,10 +79,10 @@ class TextIndex:
         return [hash(tuple(words[start : start + self.run])) for start in range(len(words) - self.run + 1)]
 
 
-def _covered_words(places: list[int], run: int) -> int:
+def _covered_words(positions: list[int], run: int) -> int:
     """Returns how many words are covered by the n-grams that begin at these ascending positions."""
     total, end = 0, 0
-    for place in places:
-        total += place + run - max(place, end)
-        end = place + run
+    for position in positions:
+        total += position + run - max(position, end)
+        end = position + run
     return total

@@ -17,7 +17,7 @@ IMAGES_FOLDER = "images"
 """The folder of a row's images when the row has file names only."""
 
 
-def find_splits(kind: ModuleType, name: str, place: str | None) -> list[str]:
+def find_splits(kind: ModuleType, name: str, source: str | None) -> list[str]:
     """Returns the splits to read, each `config@split` or a pattern of JSON files; of a single file, the split that it is
     named after.
 
@@ -26,9 +26,9 @@ def find_splits(kind: ModuleType, name: str, place: str | None) -> list[str]:
     Raises:
         UsageError: a file may belong to several splits.
     """
-    if place is None:
+    if source is None:
         return list(kind.SPLITS)
-    path = Path(place)
+    path = Path(source)
     if path.is_file():
         return [_file_split(kind, name, path)]
     if "@" not in kind.SPLITS[0]:
@@ -36,7 +36,7 @@ def find_splits(kind: ModuleType, name: str, place: str | None) -> list[str]:
     held = [part for part in kind.SPLITS if _split_files(path, part)] or _card_splits(kind, path)
     if len(held) < len(kind.SPLITS):
         left = ", ".join(part for part in kind.SPLITS if part not in held)
-        log_line(f"eval: {place} holds {len(held)} of {len(kind.SPLITS)} splits of {name}; missing: {left}")
+        log_line(f"eval: {source} holds {len(held)} of {len(kind.SPLITS)} splits of {name}; missing: {left}")
     return held
 
 
@@ -68,15 +68,15 @@ def _card_splits(kind: ModuleType, folder: Path) -> list[str]:
     raise InputError(f"{folder}: contains no split of {kind.HUB_ID} ({', '.join(kind.SPLITS)}); give a copy of it")
 
 
-def read_split(kind: ModuleType, place: str | None, part: str) -> Iterator[Record]:
+def read_split(kind: ModuleType, source: str | None, part: str) -> Iterator[Record]:
     """Yields the rows of a split, with images as paths or data URIs.
 
     Raises:
         UsageError, InputError: the rows cannot be read.
     """
-    if place is None:
+    if source is None:
         return read_rows(f"hf:{kind.HUB_ID}:{part}") if "@" in part else _matching_rows(kind, _download(kind.HUB_ID), part)
-    folder = Path(place)
+    folder = Path(source)
     if folder.is_file():
         return _resolve_images(kind, _json_rows(folder), folder.parent)
     if "@" not in part:

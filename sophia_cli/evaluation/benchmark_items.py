@@ -83,11 +83,11 @@ def parse_benchmarks(names: str) -> list[EvalBenchmark]:
     """
     found = []
     for given in names.split(","):
-        name, _, place = given.strip().partition("=")
+        name, _, source = given.strip().partition("=")
         if name in registry.names("benchmarks"):
-            if place and not Path(place).exists():
+            if source and not Path(source).exists():
                 raise UsageError(f"--bench {given}: no such file or folder; give the rows of {name}")
-            found.append(EvalBenchmark(name, registry.find("benchmarks", name), place or None))
+            found.append(EvalBenchmark(name, registry.find("benchmarks", name), source or None))
         elif name and (Path(name).exists() or name.startswith("hf:")):
             found.append(own_benchmark(name, prefixed=True))
         else:

@@ -20,7 +20,7 @@ def report_tables(figures: dict[str, Any]) -> list[Table]:
     each.
     """
     title = str(figures["model"]) if "benchmarks" in figures else f"{figures['model']} on {figures['benchmark']}"
-    made = [_make_table(title if not place else "", *cells) for place, cells in enumerate(overview_tables(figures))]
+    made = [_make_table(title if not index else "", *cells) for index, cells in enumerate(overview_tables(figures))]
     return made + [_make_table(title, *cells) for title, cells in category_tables(figures)]
 
 

@@ -94,11 +94,11 @@ class ExampleSource:
         )
 
     def _load_kept(self) -> Iterator[Record]:
-        def tell(text: str) -> None:
+        def log(text: str) -> None:
             log_line(text, self.read_options.quiet)
 
         return load_weighted(
-            self.source, selection_rule(self.request.alpha, self.request.keep), lambda record: None, STEP, tell
+            self.source, selection_rule(self.request.alpha, self.request.keep), lambda record: None, STEP, log
         )
 
     def log_failures(self) -> int:
@@ -110,7 +110,7 @@ class ExampleSource:
                 log_line(f"{STEP}: {record_name(record)} skipped, it failed before: {record['error']}")
         return count
 
-    def make_example(self, record: Record, partner: Record | None, table: bool, look: bool = True) -> ExportExample:
+    def make_example(self, record: Record, partner: Record | None, table: bool, reads_images: bool = True) -> ExportExample:
         """Makes one example. look: read its images too.
 
         Raises:
@@ -123,7 +123,7 @@ class ExampleSource:
             name=str(record["id"]) if answer is None else record_name(record),
             system=load_prompt("slow_thinking", self.style) if answer is None else system_prompt(answer, self.style),
             user=question_text(record),
-            images=[self._image_reference(record, image, table) for image in image_list(record)] if look else [],
+            images=[self._image_reference(record, image, table) for image in image_list(record)] if reads_images else [],
             answer=answer,
             weight=record_weight(record) if "weight" in record else 1.0,
             rejected=rejected,

@@ -36,7 +36,7 @@ class TableRows:
         """Yields the rows without images, to find the column types; skips what cannot be a row."""
         for record in self._spooled_records():
             try:
-                yield self._make_row(record, look=False)
+                yield self._make_row(record, reads_images=False)
             except RecordError:
                 continue
 
@@ -44,7 +44,7 @@ class TableRows:
         """Yields the rows with these column types; logs and counts what cannot be a row."""
         for record in self._spooled_records():
             try:
-                row = self._make_row(record, look=True)
+                row = self._make_row(record, reads_images=True)
                 row = check_unicode(row) if types is None else typed_row(row, types)
             except RecordError as error:
                 log_line(f"{record_name(record)} failed: {error}")
@@ -53,9 +53,9 @@ class TableRows:
             progress.count_record()
             yield row
 
-    def _make_row(self, record: Record, look: bool) -> dict[str, Any]:
+    def _make_row(self, record: Record, reads_images: bool) -> dict[str, Any]:
         row: dict[str, Any] = self.examples.request.exporter.row_fields(
-            self.examples.make_example(record, None, self.table, look)
+            self.examples.make_example(record, None, self.table, reads_images)
         )
         return row
 

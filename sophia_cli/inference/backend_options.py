@@ -109,8 +109,8 @@ class LazyBackend:
     Use it as a context manager: it closes the backend however the step ends.
     """
 
-    def __init__(self, kind: str, place: BackendOptions, model: ModelRef):
-        self.backend_name, self.options, self.model = kind, place, model
+    def __init__(self, kind: str, options: BackendOptions, model: ModelRef):
+        self.backend_name, self.options, self.model = kind, options, model
         self.loaded: Backend | None = None
 
     def stream(self, jobs: ReadAhead[Job]) -> Iterator[tuple[Job, Completion | Failure]]:

@@ -42,8 +42,8 @@ class HeldRecords:
                 good += len(line)
         os.truncate(self.path, good)
 
-    def _note_offset(self, record: Record, place: int) -> None:
-        self.offsets[str(record.get("caption_id"))][str(record.get("trajectory_id"))] = place
+    def _note_offset(self, record: Record, offset: int) -> None:
+        self.offsets[str(record.get("caption_id"))][str(record.get("trajectory_id"))] = offset
 
     def add_record(self, record: Record) -> None:
         """Stores a record without its stop fields, unless it is stored already.
@@ -60,11 +60,11 @@ class HeldRecords:
 
     def get_record(self, caption: str, name: str) -> Record | None:
         """Returns a trajectory of a caption, or None."""
-        place = self.offsets.get(caption, {}).get(name)
-        if place is None or self.path is None:
+        offset = self.offsets.get(caption, {}).get(name)
+        if offset is None or self.path is None:
             return None
         with self.path.open("rb") as stream:
-            stream.seek(place)
+            stream.seek(offset)
             return Record(load_json(stream.readline()))
 
     def forget_caption(self, caption: str) -> None:

@@ -89,20 +89,20 @@ def complete_in_order(
     memory = _AnswerCache[tuple[int, T]]()
 
     def jobs() -> Iterator[Job]:
-        for place, item in enumerate(items):
+        for position, item in enumerate(items):
             room.acquire()
             job = job_of(item)
-            known = memory.get_or_wait(job.request, (place, item)) if job else None
+            known = memory.get_or_wait(job.request, (position, item)) if job else None
             if job is None or known:
-                done.put((place, finish(item, known)))
+                done.put((position, finish(item, known)))
             elif memory.is_first(job.request):
                 yield job
 
     def work() -> None:
         try:
             for job, outcome in backend.stream(ReadAhead(jobs(), window)):
-                for place, item in memory.store_answer(job.request, outcome):
-                    done.put((place, finish(item, outcome)))
+                for position, item in memory.store_answer(job.request, outcome):
+                    done.put((position, finish(item, outcome)))
             done.put(None)
         except BaseException as error:  # noqa: BLE001  (raised again below)
             done.put(error)

@@ -125,8 +125,8 @@ def parse_records(stream: Iterable[bytes], name: str, alone: bool = False) -> It
             yield Record(fields, name if alone else lines.where)
     except (jsonlines.InvalidLineError, RecursionError) as error:
         reason = str(error).split(" (line")[0]
-        place = name if alone else lines.where
-        raise InputError(f"{place}: not a JSON object ({reason}); fix or delete the line") from None
+        where = name if alone else lines.where
+        raise InputError(f"{where}: not a JSON object ({reason}); fix or delete the line") from None
 
 
 def read_records(paths: list[str]) -> Iterator[Record]:

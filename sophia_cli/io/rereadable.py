@@ -66,18 +66,18 @@ class RereadableFile:
         Raises:
             InputError: the file cannot be read.
         """
-        place, number = self.offset, 0
+        offset, number = self.offset, 0
         with self.open() as stream:
             try:
                 for number, line in enumerate(stream, 1):
                     if self.spool_writer is not None:
                         with spooling():
                             self.spool_writer.write(line)
-                    yield place, number, line
-                    place += len(line)
+                    yield offset, number, line
+                    offset += len(line)
             except Exception as error:  # noqa: BLE001  (raised again, some with better words)
                 raise read_error(error, f"{self.name}:{number + 1}") from None
-        self.size = place - self.offset
+        self.size = offset - self.offset
 
     @property
     def plain_size(self) -> int:
@@ -97,34 +97,34 @@ class RereadableFile:
             stream.seek(self.stream_start)
         return stream
 
-    def read_at(self, places: Iterator[int]) -> Iterator[bytes]:
+    def read_at(self, offsets: Iterator[int]) -> Iterator[bytes]:
         """Yields the lines at these offsets, which must ascend."""
         stream = self.reopen()
         try:
-            yield from self._scan_lines(stream, places) if self.is_compressed else self._seek_lines(stream, places)
+            yield from self._scan_lines(stream, offsets) if self.is_compressed else self._seek_lines(stream, offsets)
         except Exception as error:  # noqa: BLE001  (raised again, some with better words)
             raise read_error(error, self.name) from None
         finally:
             if stream is not self.spool_reader:
                 stream.close()
 
-    def _seek_lines(self, stream: IO[bytes], places: Iterator[int]) -> Iterator[bytes]:
+    def _seek_lines(self, stream: IO[bytes], offsets: Iterator[int]) -> Iterator[bytes]:
         here = -1
-        for place in places:
-            if place != here:
-                stream.seek(self.stream_start + place - self.offset)
+        for offset in offsets:
+            if offset != here:
+                stream.seek(self.stream_start + offset - self.offset)
             line = stream.readline()
-            here = place + len(line)
+            here = offset + len(line)
             yield line
 
-    def _scan_lines(self, stream: IO[bytes], places: Iterator[int]) -> Iterator[bytes]:
-        here, wanted = self.offset, next(places, None)
+    def _scan_lines(self, stream: IO[bytes], offsets: Iterator[int]) -> Iterator[bytes]:
+        here, wanted = self.offset, next(offsets, None)
         for line in stream:
             if wanted is None:
                 return
             if here == wanted:
                 yield line
-                wanted = next(places, None)
+                wanted = next(offsets, None)
             here += len(line)
         if wanted is not None:
             raise file_changed_error(self.name)
@@ -141,9 +141,9 @@ def spooling() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        place = tempfile.tempdir or "TMPDIR"
+        folder = tempfile.tempdir or "TMPDIR"
         raise SophiaError(
-            f"{place}: temporary file cannot be written ({error.strerror}); free disk space, or set TMPDIR"
+            f"{folder}: temporary file cannot be written ({error.strerror}); free disk space, or set TMPDIR"
         ) from None
 
 
@@ -161,26 +161,26 @@ class RereadableInputs:
 
     def iter_files(self) -> Iterator[RereadableFile]:
         """Yields the inputs in order. Each must be read before the next is requested."""
-        place = 0
+        offset = 0
         for path in self.paths:
-            self.files.append(source := RereadableFile(path, place, self.from_pipe))
+            self.files.append(source := RereadableFile(path, offset, self.from_pipe))
             yield source
-            place += source.size
+            offset += source.size
 
-    def lines_at(self, places: Iterable[int]) -> Iterator[bytes]:
+    def lines_at(self, offsets: Iterable[int]) -> Iterator[bytes]:
         """Yields the lines at these offsets, which must ascend.
 
         Raises:
             InputError: a file has changed.
         """
-        rest = iter(places)
+        rest = iter(offsets)
         following = next(rest, None)
 
         def within(end: int) -> Iterator[int]:
             nonlocal following
             while following is not None and following < end:
-                place, following = following, next(rest, None)
-                yield place
+                offset, following = following, next(rest, None)
+                yield offset
 
         for source in self.files:
             if following is not None and following < source.offset + source.size:
@@ -189,15 +189,15 @@ class RereadableInputs:
                         raise file_changed_error(source.name)
                     yield line
 
-    def location_of(self, place: int) -> str:
+    def location_of(self, offset: int) -> str:
         """Returns `FILE:LINE` of the line at an offset. It reads the file again, so use it for messages only."""
         for source in self.files:
-            if source.offset <= place < source.offset + source.size:
+            if source.offset <= offset < source.offset + source.size:
                 break
         stream = source.reopen()
         number, here = 1, source.offset
         for line in stream:
-            if here == place:
+            if here == offset:
                 break
             number, here = number + 1, here + len(line)
         return f"{source.name}:{number}"

@@ -39,7 +39,7 @@ class AnswerJudge:
 
 
 def make_judge(
-    name: str, everything: bool, seed: int, place: BackendOptions, prompt: str = "judge"
+    name: str, everything: bool, seed: int, backend_options: BackendOptions, prompt: str = "judge"
 ) -> tuple[AnswerJudge, dict[str, Any]]:
     """Returns the judge, and the settings that identify its records.
 
@@ -47,10 +47,10 @@ def make_judge(
         name: The model.
         everything: It is asked about more than the rules cannot decide.
         seed: The run's seed.
-        place: Where it runs.
+        backend_options: Where it runs.
         prompt: The name of its prompt.
     """
-    model = place.resolve_model(name)
+    model = backend_options.resolve_model(name)
     prompt, parts_prompt, extract_prompt = (
         load_prompt(each, model.prompt_style) for each in (prompt, "judge_steps", "judge_extract")
     )
@@ -62,7 +62,9 @@ def make_judge(
         "judge_all": everything,
         "judge_sampling": sampling.manifest_settings(),
     }
-    return AnswerJudge(place.make_backend(model), name, prompt, sampling, seed, parts_prompt, extract_prompt), settings
+    return AnswerJudge(
+        backend_options.make_backend(model), name, prompt, sampling, seed, parts_prompt, extract_prompt
+    ), settings
 
 
 def is_multi_part(record: Mapping[str, Any]) -> bool:

@@ -37,13 +37,15 @@ class SameProblemJudge:
     seed: int
 
 
-def make_same_problem_judge(name: str, seed: int, place: BackendOptions) -> tuple[SameProblemJudge, dict[str, Any]]:
+def make_same_problem_judge(
+    name: str, seed: int, backend_options: BackendOptions
+) -> tuple[SameProblemJudge, dict[str, Any]]:
     """Returns the judge, and the settings that identify its records."""
-    model = place.resolve_model(name)
+    model = backend_options.resolve_model(name)
     prompt = load_prompt("same_problem", model.prompt_style)
     sampling = SamplingParams(temperature=0.0).with_defaults(model, "judge", MAX_JUDGE_TOKENS)
     settings = {"judge": model.identity, "judge_prompt": prompt, "judge_sampling": sampling.manifest_settings()}
-    return SameProblemJudge(place.make_backend(model), prompt, sampling, seed), settings
+    return SameProblemJudge(backend_options.make_backend(model), prompt, sampling, seed), settings
 
 
 def apply_same_problem_judge(

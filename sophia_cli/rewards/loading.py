@@ -64,7 +64,7 @@ def _read_blocks(
             number += rows
             continue
         left = [(start + offset, line) for offset, line in block_lines(path, begin, end)]
-        numbered = ((place, number + index, line) for index, (place, line) in enumerate(left, 1))
+        numbered = ((offset, number + index, line) for index, (offset, line) in enumerate(left, 1))
         yield from _read_serially(numbered, source.name, table, counter)
         number += len(left)
 
@@ -72,23 +72,23 @@ def _read_blocks(
 def _read_serially(
     lines: NumberedLines, name: str, table: TrajectoryTable, counter: "RecordCounter"
 ) -> Iterator[tuple[int, str]]:
-    facts, places, contents = list[Trajectory](), list[int](), list[int]()
+    facts, offsets, contents = list[Trajectory](), list[int](), list[int]()
 
     def flush() -> None:
-        table.add_rows(facts, places, contents)
-        for column in (facts, places, contents):
+        table.add_rows(facts, offsets, contents)
+        for column in (facts, offsets, contents):
             column.clear()
 
-    for place, content, row in decode_lines(lines, name):
+    for offset, content, row in decode_lines(lines, name):
         counter.count += 1
         if isinstance(row, Record):
             flush()
-            table.add_non_trajectory(row, place)
+            table.add_non_trajectory(row, offset)
             if not content:
                 yield len(table) - 1, row.where
             continue
         facts.append(row)
-        places.append(place)
+        offsets.append(offset)
         contents.append(content)
         if len(facts) == BATCH_ROWS:
             flush()
@@ -104,20 +104,20 @@ def decode_lines(lines: NumberedLines, name: str) -> Iterator[tuple[int, int, Tr
     Raises:
         InputError: a line is not a JSON object.
     """
-    for place, number, line in lines:
+    for offset, number, line in lines:
         if facts := decode_fast(line):
-            yield place, xxh3_64_intdigest(line), facts
+            yield offset, xxh3_64_intdigest(line), facts
             continue
         if line.isspace():
             continue
         record = parse_record(line, f"{name}:{number}")
         try:
-            yield place, xxh3_64_intdigest(line), decode_checked(record)
+            yield offset, xxh3_64_intdigest(line), decode_checked(record)
         except RecordError as error:
             if has_failed(record):
-                yield place, 1, record
+                yield offset, 1, record
             else:
-                yield place, 0, error_record(record, str(error), {})
+                yield offset, 0, error_record(record, str(error), {})
 
 
 def worker_count(size: int) -> int:
@@ -151,15 +151,15 @@ def load_block(block: Block) -> dict[str, bytes] | None:
     """Returns the columns of a block, or None when a line needs `decode_checked`. Runs in a worker."""
     path, begin, end, start, rule = block
     table = TrajectoryTable(rule)
-    facts, places, contents = list[Trajectory](), list[int](), list[int]()
+    facts, offsets, contents = list[Trajectory](), list[int](), list[int]()
     try:
         for offset, line in block_lines(path, begin, end):
             if (row := decode_fast(line)) is None:
                 return None
             facts.append(row)
-            places.append(start + offset)
+            offsets.append(start + offset)
             contents.append(xxh3_64_intdigest(line))
-        table.add_rows(facts, places, contents)
+        table.add_rows(facts, offsets, contents)
     except Exception:  # noqa: BLE001  (raised again, with its place, when the block is read serially)
         return None
     return table.to_bytes()

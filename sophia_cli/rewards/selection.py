@@ -64,10 +64,10 @@ def _row_reasoners(table: TrajectoryTable, rows: Rows) -> npt.NDArray[Any]:
     np.minimum.at(least, of, reasoners[known])
     np.maximum.at(most, of, reasoners[known])
     lost = rows[nameless]
-    place = np.searchsorted(each, captions[lost]).clip(max=max(len(each) - 1, 0))
+    index = np.searchsorted(each, captions[lost]).clip(max=max(len(each) - 1, 0))
     if len(each):
-        only = (each[place] == captions[lost]) & (least[place] == most[place])
-        reasoners[lost[only]] = least[place[only]]
+        only = (each[index] == captions[lost]) & (least[index] == most[index])
+        reasoners[lost[only]] = least[index[only]]
     return reasoners
 
 
@@ -226,8 +226,10 @@ def _keep_shortest(table: TrajectoryTable, rows: Rows, eligible: Bools, lookup: 
 
 def select_in_memory(trajectories: Iterable[tuple[Trajectory, int, str]], rule: SelectionRule) -> set[int]:
     """Selects among trajectories in memory, each with a 64-bit hash of its content and its place. Returns their indexes."""
-    facts, contents, places = zip(*trajectories, strict=True) if (trajectories := list(trajectories)) else ((), (), ())
+    facts, contents, locations = zip(*trajectories, strict=True) if (trajectories := list(trajectories)) else ((), (), ())
     table = TrajectoryTable(rule)
     table.add_rows(facts, range(len(facts)), contents)
-    look = RecordLookup(lambda rows: (facts[row].name for row in rows), lambda rows: iter(rows), lambda row: places[row])
-    return set(np.flatnonzero(select_trajectories(table, np.ones(len(table), dtype=np.bool_), look).selected).tolist())
+    lookup = RecordLookup(
+        lambda rows: (facts[row].name for row in rows), lambda rows: iter(rows), lambda row: locations[row]
+    )
+    return set(np.flatnonzero(select_trajectories(table, np.ones(len(table), dtype=np.bool_), lookup).selected).tolist())

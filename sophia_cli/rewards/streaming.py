@@ -116,12 +116,12 @@ class StreamingSelector:
         return bool(full.all() and len(names) + failed * each == counts[0] * each)
 
     def _select_item(self, rows: Rows) -> None:
-        look, there = self.lookup, rows.tolist()
+        lookup, there = self.lookup, rows.tolist()
         part = self.table.take_rows(there)
         mapped = RecordLookup(
-            lambda few: look.names([there[row] for row in few]),
-            lambda few: look.digests([there[row] for row in few]),
-            lambda row: look.where(there[row]),
+            lambda few: lookup.names([there[row] for row in few]),
+            lambda few: lookup.digests([there[row] for row in few]),
+            lambda row: lookup.where(there[row]),
         )
         every: Bools = np.ones(len(rows), dtype=np.bool_)
         choice = select_trajectories(part, every, mapped)

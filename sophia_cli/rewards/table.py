@@ -46,7 +46,7 @@ class TrajectoryTable:
     def __len__(self) -> int:
         return len(self.offsets)
 
-    def add_rows(self, facts: Sequence[Trajectory], places: Iterable[int], contents: Iterable[int]) -> None:
+    def add_rows(self, facts: Sequence[Trajectory], offsets: Iterable[int], contents: Iterable[int]) -> None:
         """Adds many graded records. A pass over a large file spends its time here.
 
         Raises:
@@ -55,7 +55,7 @@ class TrajectoryTable:
         for row in facts:
             if row.stop_alpha is not None or row.stop_length is not None:
                 check_early_stop(row, self.rule)
-        self.offsets.extend(places)
+        self.offsets.extend(offsets)
         self.contents.extend(contents)
         self.names.extend([hash64(row.name) for row in facts])
         self.items.extend(_hash_all([row.item for row in facts]))
@@ -89,12 +89,12 @@ class TrajectoryTable:
                 column.extend(map(getattr(self, name).__getitem__, rows))
         return part
 
-    def add_non_trajectory(self, record: Record, place: int) -> None:
+    def add_non_trajectory(self, record: Record, offset: int) -> None:
         """Adds a record that is not a trajectory, for example a caption that failed."""
         caption, count = record.get("caption_id"), record.get("caption_count")
         of_caption = isinstance(caption, str) and "trajectory_id" not in record and has_failed(record)
         count = count if of_caption and isinstance(count, int) and 0 < count < COUNT_LIMIT else 0
-        self.offsets.append(place)
+        self.offsets.append(offset)
         self.items.append(hash64(str(record.get("id"))))
         self.captions.append(hash64(str(caption)) if count else 0)
         self.caption_counts.append(count)

@@ -23,7 +23,7 @@ def selection_rule(alpha: float | None, keep: int | None) -> SelectionRule | Non
 
 
 def load_weighted(
-    source: InputFiles, rule: SelectionRule | None, lost: FailureHandler, step: str, tell: LogFunction
+    source: InputFiles, rule: SelectionRule | None, lost: FailureHandler, step: str, log: LogFunction
 ) -> Iterator[Record]:
     """Yields the records with a weight other than 0. Records without weights are propagated here, by `rule` or the
     paper's rule.
@@ -35,7 +35,7 @@ def load_weighted(
         rule: The rule that the user typed, or None.
         lost: Called with each record that failed before.
         step: The name of the step, for messages.
-        tell: Logs what was done.
+        log: Logs what was done.
 
     Raises:
         UsageError: weights and a rule come together.
@@ -61,13 +61,13 @@ def load_weighted(
     if carried and rule is not None:
         raise UsageError("--alpha and --keep apply to records without `weight`; these have one, omit the options")
     if carried:
-        tell(f"{step}: {used} of {carried} records have a weight other than 0; the weights are used as they are")
+        log(f"{step}: {used} of {carried} records have a weight other than 0; the weights are used as they are")
         yield from (record for record in without_errors(source.read_records()) if record["weight"] != 0)
         return
     chosen, count = rule or SelectionRule(), len(facts)
     kept = select_in_memory([*facts, *without], chosen)  # failures count against their caption
     settings = f"alpha {chosen.alpha}, keep {chosen.keep}"
-    tell(f"{step}: the records have no weights; propagated here ({settings}): {len(kept)} of {count} kept")
+    log(f"{step}: the records have no weights; propagated here ({settings}): {len(kept)} of {count} kept")
     for number, record in enumerate(without_errors(source.read_records())):
         if number in kept:
             yield Record({**record, "weight": 1.0}, record.where)

@@ -32,11 +32,11 @@ def run(
     k: int,
     sampling: SamplingParams,
     prompt_file: Path | None,
-    place: BackendOptions,
+    backend_options: BackendOptions,
 ) -> int:
     """`sophia caption`: reads the source, samples with the model, writes records. Returns the exit code."""
-    chosen = place.resolve_model(model)
-    backend = place.make_backend(chosen)
+    chosen = backend_options.resolve_model(model)
+    backend = backend_options.make_backend(chosen)
     sampling = sampling.with_defaults(chosen, STEP, DEFAULT_MAX_TOKENS)
     prompt = chosen_prompt(prompt_file, STEP, chosen.prompt_style)
     items = options.parsed_shard.take(read_items(source), options.limit)

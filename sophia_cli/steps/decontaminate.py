@@ -29,7 +29,7 @@ def run(
     rules: OverlapRules,
     report: Path | None,
     judge_model: str | None,
-    place: BackendOptions,
+    backend_options: BackendOptions,
 ) -> int:
     """`sophia decontaminate`: reads records, writes those that overlap no benchmark. Returns the exit code."""
     if rules.match not in REQUIRED_FIELDS:
@@ -37,7 +37,9 @@ def run(
     if "-" in files and "-" in against:
         raise UsageError("--against -: stdin already holds the records; give the benchmark as a file")
     _check_report_file(report, options, [*files, *against])
-    judge, judged_by = (None, {}) if judge_model is None else make_same_problem_judge(judge_model, options.seed, place)
+    judge, judged_by = (
+        (None, {}) if judge_model is None else make_same_problem_judge(judge_model, options.seed, backend_options)
+    )
     benchmark = BenchmarkIndex(against, rules)
     if options.dry_run:
         log_line(f"{STEP}: {rules}, against {len(benchmark.items)} items of {', '.join(against)}; nothing read")

@@ -123,11 +123,11 @@ def run(
     judging: JudgeOptions,
     auditing: AuditOptions,
     reporting: ReportOptions,
-    place: BackendOptions,
+    backend_options: BackendOptions,
 ) -> int:
     """`sophia eval`: asks, grades, writes records, and prints the accuracy to stderr. Returns the exit code."""
-    chosen = place.resolve_model(model)
-    backend = place.make_backend(chosen)
+    chosen = backend_options.resolve_model(model)
+    backend = backend_options.make_backend(chosen)
     system = chosen_prompt(prompt, "slow_thinking", chosen.prompt_style)
     asking = PromptConfig(system, n, sampling.with_defaults(chosen, STEP, DEFAULT_MAX_TOKENS), options.seed, hint)
     items = options.parsed_shard.take(chain.from_iterable(benchmark.read_items() for benchmark in asked), options.limit)
@@ -299,10 +299,10 @@ def answer_request(item: Record, system: str, hint: str | None = None) -> list[d
     images = image_list(item)
     named = {int(number) for number in IMAGE_TAG.findall(text)} & set(range(1, len(images) + 1))
     content = [_image_part(image) for number, image in enumerate(images, 1) if number not in named]
-    for place, piece in enumerate(IMAGE_TAG.split(text)):
-        if place % 2 and int(piece) in named:
+    for index, piece in enumerate(IMAGE_TAG.split(text)):
+        if index % 2 and int(piece) in named:
             content.append(_image_part(images[int(piece) - 1]))
-        elif piece := f"<image {piece}>" if place % 2 else piece:
+        elif piece := f"<image {piece}>" if index % 2 else piece:
             content.append({"type": "text", "text": piece})
     return [{"role": "system", "content": system}, {"role": "user", "content": content}]
 

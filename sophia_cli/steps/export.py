@@ -86,7 +86,9 @@ def _show_plan(make: ExampleSource, exporter: ModuleType) -> int:
     if first is None:
         log_line("export: there is nothing to export")
         return 0
-    fields = exporter.row_fields(make.make_example(*first, table=exporter.OUTPUT_KIND in ("table", "hub"), look=False))
+    fields = exporter.row_fields(
+        make.make_example(*first, table=exporter.OUTPUT_KIND in ("table", "hub"), reads_images=False)
+    )
     log_line(
         f"export: {make.request}\n--- the first row, without its images\n{json.dumps(fields, indent=1, ensure_ascii=False)}"
     )

@@ -38,12 +38,14 @@ def run(
     seconds: float,
     judge_model: str | None,
     judge_all: bool,
-    place: BackendOptions,
+    backend_options: BackendOptions,
 ) -> int:
     """`sophia grade`: reads trajectories, grades them, writes records in order. Returns the exit code."""
     if judge_all and judge_model is None:
         raise UsageError("--judge-all needs a judge; name one with --judge MODEL")
-    judge, settings = (None, {}) if judge_model is None else make_judge(judge_model, judge_all, options.seed, place)
+    judge, settings = (
+        (None, {}) if judge_model is None else make_judge(judge_model, judge_all, options.seed, backend_options)
+    )
     records = options.parsed_shard.take(read_records(files), options.limit)
     if options.dry_run:
         return _show_plan(next(records, None), workers, seconds, judge, judge_all)

@@ -109,14 +109,14 @@ def _propagate_stream(
     selector = StreamingSelector(table, make_lookup(lines, table), part, limit)
     bad: dict[int, str] = {}
     found = (found for source in lines.iter_files() for found in decode_lines(source.read_lines(), source.name))
-    for place, content, row in found:
+    for offset, content, row in found:
         counter.count += 1
         if isinstance(row, Record):
-            table.add_non_trajectory(row, place)
+            table.add_non_trajectory(row, offset)
             if not content:
                 bad[len(table) - 1] = row.where
         else:
-            table.add_rows([row], [place], [content])
+            table.add_rows([row], [offset], [content])
         selector.add_last_row()
         if emit != "all" and selector.states[-1] == PASS_THROUGH:  # not a trajectory, or a failed one
             _log_failures(lines, table, [len(table) - 1], bad, output)
@@ -177,10 +177,10 @@ def _error_fields(record: Record) -> Record:
     raise file_changed_error(record.where)
 
 
-def _unsolved_captions(lines: RereadableInputs, places: list[int]) -> Iterator[Record]:
+def _unsolved_captions(lines: RereadableInputs, offsets: list[int]) -> Iterator[Record]:
     """Yields the captions of unsolved items, once each, as `caption` wrote them."""
     seen = set()
-    for line in lines.lines_at(places):
+    for line in lines.lines_at(offsets):
         record = parse_record(line, "")
         name = record.get("caption_id")
         if not isinstance(name, str) or name in seen or "caption" not in record:

@@ -66,11 +66,11 @@ def run(
     tag: str | None,
     stop_alpha: float | None,
     bound_length: bool,
-    place: BackendOptions,
+    backend_options: BackendOptions,
 ) -> int:
     """`sophia reason`: reads captions, samples with the reasoner, writes records. Returns the exit code."""
-    chosen = place.resolve_model(llm)
-    backend = place.make_backend(chosen)
+    chosen = backend_options.resolve_model(llm)
+    backend = backend_options.make_backend(chosen)
     sampling = sampling.with_defaults(chosen, STEP, DEFAULT_MAX_TOKENS)
     if tag is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", tag):
         raise UsageError(f"--tag {tag}: use letters, digits, - and _, for example r1")

@@ -42,9 +42,9 @@ def run(files: list[str], by: list[str], alpha: float | None, keep: int | None, 
     lines, columns, stdout = RereadableInputs(files), StatsTable(rule, by), claim_stdout()
     failed, unreadable = fill_table(columns, lines, Progress("stats", quiet=quiet))
     check_labels(columns)
-    look = make_lookup(lines, columns.table)
-    choice = make_selection(columns, look, given=alpha is not None or keep is not None)
-    figures = {"failed": failed, "unreadable": unreadable, "alpha": rule.alpha, **all_figures(columns, choice, look)}
+    lookup = make_lookup(lines, columns.table)
+    choice = make_selection(columns, lookup, given=alpha is not None or keep is not None)
+    figures = {"failed": failed, "unreadable": unreadable, "alpha": rule.alpha, **all_figures(columns, choice, lookup)}
     text = to_line(figures) if as_json else render_figures(figures, stdout.isatty())
     try:
         stdout.write(text)
@@ -76,7 +76,7 @@ def fill_table(columns: StatsTable, lines: RereadableInputs, progress: Progress)
     labels = label_reader(list(columns.labels))
     numbered = ((source.name, *found) for source in lines.iter_files() for found in source.read_lines())
     with progress.display():
-        for name, place, number, line in numbered:
+        for name, offset, number, line in numbered:
             if line.isspace():
                 continue
             try:
@@ -86,7 +86,7 @@ def fill_table(columns: StatsTable, lines: RereadableInputs, progress: Progress)
                 unreadable += 1
                 progress.count_record(failed=True)
                 continue
-            columns.add_record(facts, xxh3_64_intdigest(line), place, seen, labels(line))
+            columns.add_record(facts, xxh3_64_intdigest(line), offset, seen, labels(line))
             failure = has_failed(facts) if isinstance(facts, Record) else facts.error is not None
             failed += failure
             progress.count_record(failed=failure)
@@ -124,8 +124,10 @@ def read_checked(record: Record) -> tuple[Trajectory | Record, StatsFields]:
     try:
         seen = msgspec.convert({name: value for name, value in record.items() if name not in TEXT_FIELDS}, StatsFields)
     except msgspec.ValidationError as error:
-        fault, _, place = str(error).partition(" - at `$.")
-        raise RecordError(f"{record.where}: field `{place.strip('`')}`: {fault}; fix it, or create the file again") from None
+        fault, _, field_path = str(error).partition(" - at `$.")
+        raise RecordError(
+            f"{record.where}: field `{field_path.strip('`')}`: {fault}; fix it, or create the file again"
+        ) from None
     for name in TEXT_FIELDS & record.keys():
         setattr(seen, name, msgspec.Raw(to_line(record[name]).strip()))
     if "trajectory_id" in record:
@@ -170,7 +172,7 @@ def check_labels(columns: StatsTable) -> None:
             raise UsageError(f"--by {name}: no record has a value in that field; choose another field")
 
 
-def make_selection(columns: StatsTable, look: RecordLookup, given: bool) -> Selection:
+def make_selection(columns: StatsTable, lookup: RecordLookup, given: bool) -> Selection:
     """Returns what is selected: by the records' own `selected`, else by Eq. 5 and 6, each trajectory once.
 
     Raises:
@@ -181,7 +183,7 @@ def make_selection(columns: StatsTable, look: RecordLookup, given: bool) -> Sele
     kept = as_numpy(columns.selected_states)
     unknown = kept[rows] == UNKNOWN
     if unknown.all():
-        return select_trajectories(columns.table, columns.sampled_rows(), look)
+        return select_trajectories(columns.table, columns.sampled_rows(), lookup)
     if unknown.any():
         raise InputError("some records carry `selected` and some do not; run `sophia propagate` over all of them")
     if given:
@@ -190,11 +192,11 @@ def make_selection(columns: StatsTable, look: RecordLookup, given: bool) -> Sele
     return Selection(as_numpy(columns.rewards), selected, selected)
 
 
-def all_figures(columns: StatsTable, choice: Selection, look: RecordLookup) -> dict[str, Any]:
+def all_figures(columns: StatsTable, choice: Selection, lookup: RecordLookup) -> dict[str, Any]:
     """Returns all figures; those of each value of the columns under `by`."""
     everything = as_numpy(columns.table.offsets) >= 0
     figures = compute_figures(columns, choice, everything)
-    figures["repeated"] = repeat_counts(columns, look)
+    figures["repeated"] = repeat_counts(columns, lookup)
     figures["by"] = {
         name: {
             label: compute_figures(columns, choice, as_numpy(columns.groups[name]) == code, whole=False)

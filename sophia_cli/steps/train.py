@@ -130,14 +130,14 @@ def _make_plan(command: TrainRequest, world: DistributedContext | None) -> tuple
     count = world.size if world else process_count(command.hardware)
     _check_sequence_parallel(settings, chosen, command.hardware, count)
 
-    def tell(text: str) -> None:
+    def log(text: str) -> None:
         log_line(text, options.quiet)
 
     from sophia_cli.training.preflight import check_rows, check_trl_limits
 
-    data = _read_rows(files, mixes, asked, settings, chosen, options, tell)
+    data = _read_rows(files, mixes, asked, settings, chosen, options, log)
     empty = TrainPlan([], data.left, chosen, settings, out)
-    plan = check_rows(empty, data.rows, count, bool(command.hardware.cpu_ranks), tell, options.quiet)
+    plan = check_rows(empty, data.rows, count, bool(command.hardware.cpu_ranks), log, options.quiet)
     check_trl_limits(plan, count)
     return plan, count
 
@@ -230,7 +230,7 @@ def _read_rows(
     settings: TrainConfig,
     model: ModelRef,
     options: StepOptions,
-    tell: LogFunction,
+    log: LogFunction,
 ) -> TrainingData:
     """Reads the rows that the objective learns from.
 
@@ -245,14 +245,14 @@ def _read_rows(
             replace(rule or SelectionRule(), seed=options.seed),
             asked.pairs,
             model,
-            tell,
+            log,
             options.parsed_shard,
             options.limit,
         )
     if objective.DATA_KIND == "questions":
         return read_questions(files, model, options.parsed_shard, options.limit)
     plain = getattr(objective, "ACCEPTS_PLAIN_ROWS", False)
-    data = read_trajectories(files, mixes, rule, model, options.seed, tell, plain, options.parsed_shard, options.limit)
+    data = read_trajectories(files, mixes, rule, model, options.seed, log, plain, options.parsed_shard, options.limit)
     if getattr(objective, "NEEDS_BEHAVIOR", False) and all(row.behavior_logp is None for row in data.rows):
         needs = f"--objective {settings.objective} needs `trajectory_logprob`"
         raise UsageError(f"{needs}, and no record has it; sample with `reason --logprobs`")

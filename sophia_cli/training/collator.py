@@ -110,10 +110,10 @@ class Collator:
         by_token, by_image = _other_inputs(inputs)
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         examples = []
-        for place, (row, length, answer) in enumerate(zip(rows, lengths, answer_ids, strict=True)):
+        for index, (row, length, answer) in enumerate(zip(rows, lengths, answer_ids, strict=True)):
             # The processor expands each image placeholder, so the prompt's length is known only after it.
-            prompt_ids = inputs["input_ids"][place, :length]
-            others = {name: values[place, :length] for name, values in by_token.items()}
+            prompt_ids = inputs["input_ids"][index, :length]
+            others = {name: values[index, :length] for name, values in by_token.items()}
             end = [] if row.item is not None else [*answer, self.end_token]  # the policy answers a question itself
             examples.append(self._make_example(row, prompt_ids, others, torch.tensor(end, dtype=torch.long)))
         return examples, by_image
@@ -193,9 +193,9 @@ class Collator:
             images=[Image.new("RGB", (BLANK_IMAGE_SIZE, BLANK_IMAGE_SIZE))], text=[text], return_tensors="pt"
         )
         ids = inputs["input_ids"][0]
-        places = ids == self.processor.image_token_id
+        image_positions = ids == self.processor.image_token_id
         by_token, by_image = _other_inputs(inputs)
-        return ids[places], {name: values[0][places] for name, values in by_token.items()}, by_image
+        return ids[image_positions], {name: values[0][image_positions] for name, values in by_token.items()}, by_image
 
 
 def answer_after_prompt(prompt: str, answer: str) -> str:

@@ -42,7 +42,7 @@ def read_trajectories(
     rule: SelectionRule | None,
     model: ModelRef,
     seed: int,
-    tell: LogFunction,
+    log: LogFunction,
     plain: bool = False,
     part: Shard = WHOLE_SHARD,
     limit: int | None = None,
@@ -78,7 +78,7 @@ def read_trajectories(
                 left,
             )
         else:
-            kept = load_weighted(source, rule, lost, "train", tell)
+            kept = load_weighted(source, rule, lost, "train", log)
             rows = _make_rows(part.take(kept, limit), lambda record: trajectory_row(record, model.prompt_style), left)
     rows = [replace(row, source=", ".join(files)) for row in rows]
     base = len(rows)
@@ -93,15 +93,15 @@ def read_trajectories(
             if ratio and len(drawn) < round(ratio * base)
             else ""
         )
-        tell(f"train: {len(drawn)} of {len(read)} rows of {file} mixed in{fewer}")
+        log(f"train: {len(drawn)} of {len(read)} rows of {file} mixed in{fewer}")
         rows += drawn
     if not warms_up:
-        _log_ratio_notice(rows[:base], tell)
+        _log_ratio_notice(rows[:base], log)
     return TrainingData(rows, left)
 
 
 def read_pairs(
-    files: list[str], rule: SelectionRule, per_item: int, model: ModelRef, tell: LogFunction, part: Shard, limit: int | None
+    files: list[str], rule: SelectionRule, per_item: int, model: ModelRef, log: LogFunction, part: Shard, limit: int | None
 ) -> TrainingData:
     """Reads a row for each pair of a correct and a wrong trajectory of an item (`rewards/preference_pairs.py`).
 
@@ -117,7 +117,7 @@ def read_pairs(
         lines = RereadableInputs([path for _, path in copy_pipes(files, folder)])
         pairs = islice(preference_pairs(lines, rule, per_item, part, RecordCounter()), limit)
         rows = _make_rows(pairs, lambda pair: pair_row(*pair, model.prompt_style), left)
-    tell(f"train: {len(rows)} pairs of a correct and a wrong trajectory")
+    log(f"train: {len(rows)} pairs of a correct and a wrong trajectory")
     return TrainingData([replace(row, source=", ".join(files)) for row in rows], left)
 
 
@@ -148,13 +148,13 @@ def check_gradable(item: Record) -> Record:
     return item
 
 
-def _log_ratio_notice(trajectories: list[TrainExample], tell: LogFunction) -> None:
+def _log_ratio_notice(trajectories: list[TrainExample], log: LogFunction) -> None:
     """Logs whether the assumption of Lemma A.3 can be measured: whether sampling stored log µ."""
     known = sum(row.behavior_logp is not None for row in trajectories)
     if known:
-        tell(f"train: {known} of {len(trajectories)} trajectories have log µ; the metrics include log π − log µ (Lemma A.3)")
+        log(f"train: {known} of {len(trajectories)} trajectories have log µ; the metrics include log π − log µ (Lemma A.3)")
     elif trajectories:
-        tell("train: no trajectory has log µ, so the assumption of Lemma A.3 is not checked (`reason --logprobs` stores it)")
+        log("train: no trajectory has log µ, so the assumption of Lemma A.3 is not checked (`reason --logprobs` stores it)")
 
 
 def split_mix(mix: str) -> tuple[str, float | None]:

@@ -47,8 +47,8 @@ def draw_curves(rows: list[dict[str, Any]], file: Path) -> None:
 
     steps = [row["step"] for row in rows]
     figure = Figure(figsize=(8, 3), layout="constrained")
-    for place, (name, title) in enumerate((("loss", "loss"), ("learning_rate", "learning rate")), 1):
-        axes = figure.add_subplot(1, 2, place)
+    for panel, (name, title) in enumerate((("loss", "loss"), ("learning_rate", "learning rate")), 1):
+        axes = figure.add_subplot(1, 2, panel)
         axes.plot(steps, [row[name] for row in rows], marker="." if len(rows) < MAX_POINTS else "")
         axes.set(xlabel="update", title=title)
         axes.grid(alpha=0.3)

@@ -36,10 +36,10 @@ HINTS = {
 
 
 def check_rows(
-    plan: TrainPlan, rows: list[TrainExample], processes: int, cpu: bool, tell: LogFunction, quiet: bool
+    plan: TrainPlan, rows: list[TrainExample], processes: int, cpu: bool, log: LogFunction, quiet: bool
 ) -> TrainPlan:
     """Returns the plan with the trainable rows and with its ZeRO stage. Shows it on stderr unless `quiet`."""
-    plan = choose_stage(size_rows(plan, rows, tell, quiet), processes, cpu, tell)
+    plan = choose_stage(size_rows(plan, rows, log, quiet), processes, cpu, log)
     if not quiet:
         print_plan(plan, processes, not cpu and torch.cuda.is_available(), make_encoder(plan))
     return plan
@@ -72,7 +72,7 @@ def check_trl_limits(plan: TrainPlan, processes: int) -> None:
         )
 
 
-def size_rows(plan: TrainPlan, rows: list[TrainExample], tell: LogFunction, quiet: bool = True) -> TrainPlan:
+def size_rows(plan: TrainPlan, rows: list[TrainExample], log: LogFunction, quiet: bool = True) -> TrainPlan:
     """Returns the plan with the rows that can be trained on as a whole; the others are logged and counted by cause.
 
     Raises:
@@ -91,7 +91,7 @@ def size_rows(plan: TrainPlan, rows: list[TrainExample], tell: LogFunction, quie
             else:
                 kept.append(SizedExample(row, *sized))
     causes = ", ".join(f"{count} {cause}" for cause, count in sorted(left.items())) or "none"
-    tell(f"train: {len(kept)} rows to train on; skipped: {causes}")
+    log(f"train: {len(kept)} rows to train on; skipped: {causes}")
     if not kept:
         remedy = "see the skipped rows above" if rows else HINTS[plan.data_kind]
         raise InputError(f"no row to train on; {remedy}")

@@ -151,12 +151,12 @@ def train_step(
     """
     objective, ways = registry.find("objectives", plan.config.objective).loss, plan.config.sequence_parallel
     total, ratios = torch.zeros((), device=engine.device), LogRatios()
-    for place, part in enumerate(update.parts, 1):
+    for number, part in enumerate(update.parts, 1):
         if isinstance(made := next(batches), str):
             raise SophiaError(made)
         inputs = {name: values.to(engine.device) for name, values in made.items()}
         labels, weights, behavior_logp = (inputs.pop(name) for name in ("labels", "weights", "behavior_logp"))
-        engine.start_forward(last=place == len(update.parts))
+        engine.start_forward(last=number == len(update.parts))
         logps = scorer.score_batch(engine.model, inputs, labels)
         scored = LossInputs(
             logps, (labels[:, 1:] != IGNORE_INDEX).to(logps.dtype), weights, behavior_logp, update.denominator

@@ -47,7 +47,7 @@ def first_fitting_stage(weights: int, trained: int, processes: int, memory: int,
     )
 
 
-def choose_stage(plan: TrainPlan, processes: int, cpu: bool, tell: Callable[[str], None]) -> TrainPlan:
+def choose_stage(plan: TrainPlan, processes: int, cpu: bool, log: Callable[[str], None]) -> TrainPlan:
     """Returns the plan with `--deepspeed auto` resolved, and logs it."""
     import torch
 
@@ -62,5 +62,5 @@ def choose_stage(plan: TrainPlan, processes: int, cpu: bool, tell: Callable[[str
         stage = first_fitting_stage(
             weights, trained, processes, torch.cuda.get_device_properties(0).total_memory, reference_count(plan)
         )
-    tell(f"train: {processes} process{'es' * (processes > 1)}, DeepSpeed {stage}")
+    log(f"train: {processes} process{'es' * (processes > 1)}, DeepSpeed {stage}")
     return replace(plan, config=replace(plan.config, deepspeed=stage))

@@ -84,10 +84,10 @@ def same_value(answer: Quantity, gold: Quantity, item: Mapping[str, Any], conver
     )
 
 
-def _round_half_up(value: Fraction, places: int) -> Fraction:
+def _round_half_up(value: Fraction, decimals: int) -> Fraction:
     """Rounds as people do: a half away from zero."""
-    scaled = abs(value) * 10**places + Fraction(1, 2)
-    return Fraction(scaled.__floor__(), 10**places) * (1 if value >= 0 else -1)
+    scaled = abs(value) * 10**decimals + Fraction(1, 2)
+    return Fraction(scaled.__floor__(), 10**decimals) * (1 if value >= 0 else -1)
 
 
 def is_rounding(answer: Quantity, exact: Fraction, item: Mapping[str, Any]) -> bool:

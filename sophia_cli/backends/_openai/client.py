@@ -118,8 +118,8 @@ class ServedModel:
 class Client:
     """Streams jobs through a fleet. Everything except `stream` and `status` runs in the loop's thread."""
 
-    def __init__(self, fleet: LoadBalancer, manners: ClientConfig):
-        self.balancer, self.config = fleet, manners
+    def __init__(self, balancer: LoadBalancer, config: ClientConfig):
+        self.balancer, self.config = balancer, config
         self.waiting: deque[PendingRequest] = deque()
         self.done: list[Outcome] = []
         self.made = self.taken = 0
@@ -305,9 +305,9 @@ class Client:
     def _next_request_for(self, server: ServerState) -> PendingRequest:
         """Returns the request that has waited longest; for a suspect server, one whose record has not failed there."""
         if server.backoffs and server.recent_failures:
-            for place, attempt in enumerate(self.waiting):
+            for index, attempt in enumerate(self.waiting):
                 if id(attempt.job.record) not in server.recent_failures:
-                    del self.waiting[place]
+                    del self.waiting[index]
                     return attempt
         return self.waiting.popleft()
 
