@@ -1,4 +1,4 @@
-"""Helpers of all tests: the command as a user types it, and small files made by it once."""
+"""Fixtures of all tests: the command as a user types it, and small files that are created once."""
 
 import signal
 import sys
@@ -33,7 +33,7 @@ def caption_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def vllm_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with captions, a model `m` in name, and a `vllm` on PATH that is the stand-in."""
+    """A folder with captions, a fake model folder `m`, and the fake `vllm` on PATH."""
     write_lines(tmp_path / "caps.jsonl", captions(12))
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "config.json").write_text("{}")

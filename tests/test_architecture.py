@@ -1,4 +1,4 @@
-"""The import rules of the layout: which folder may import which, and what no file imports at its top."""
+"""Tests of the layout's rules: which folder may import which, and what no file imports at its top."""
 
 import ast
 from pathlib import Path
@@ -52,7 +52,7 @@ HEAVY = {
 
 
 def imported_modules(path: Path, top_level: bool = False) -> set[str]:
-    """The dotted names that a file imports; with `top_level`, only those outside functions and TYPE_CHECKING."""
+    """Returns the dotted names that a file imports; with `top_level`, only those outside functions and TYPE_CHECKING."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     nodes = tree.body if top_level else list(ast.walk(tree))
     found = set()
@@ -65,12 +65,12 @@ def imported_modules(path: Path, top_level: bool = False) -> set[str]:
 
 
 def folder_of(path: Path) -> str:
-    """The folder, or the top-level file, that a file belongs to."""
+    """Returns the folder, or the top-level file, that a file belongs to."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imported_folders(path: Path) -> set[str]:
-    """The folders and top-level files of the package that a file imports."""
+    """Returns the folders and top-level files of the package that a file imports."""
     names = {name.split(".")[1] for name in imported_modules(path) if name.startswith("sophia_cli.")}
     return {name for name in names if name in RANK} - {folder_of(path)}
 

@@ -1,4 +1,4 @@
-"""`sophia stats`: its figures against plain Python, on records of every stage, and what it makes of bad ones."""
+"""Tests of `sophia stats`: its figures against plain Python, on records of every stage, and on bad records."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""No proxy of this machine stands between the client and the servers that the tests start."""
+"""Removes the machine's proxy settings, so that the client connects directly to the servers that the tests start."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The HTTP client against servers that write what they like, byte by byte, on real sockets; TLS and proxies too."""
+"""Tests of the HTTP client against servers that send arbitrary bytes, on real sockets; TLS and proxies too."""
 
 import asyncio
 import socket
@@ -27,14 +27,16 @@ WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\nX-Word: a\r\n\r\n" + SAID
 
 
 async def heard(reader: asyncio.StreamReader) -> bytes:
-    """One request, head and body."""
+    """Reads one request, head and body."""
     head = await reader.readuntil(b"\r\n\r\n")
     length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0] or 0)
     return head + await reader.readexactly(length)
 
 
 def answers(*pieces: bytes, close: bool = False, again: bool = True, seen: list[bytes] | None = None) -> Served:
-    """A server that sends these pieces one after the other to each request; `seen` holds connections and requests."""
+    """Starts a server that sends these pieces, one after the other, to each request; `seen` holds connections and
+    requests.
+    """
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if seen is not None:
@@ -60,7 +62,7 @@ def answers(*pieces: bytes, close: bool = False, again: bool = True, seen: list[
 
 
 def posts(serve: Served, count: int = 1, seconds: float = 5.0, most: int = 10_000, **how: Any) -> list[Response | Exception]:
-    """What so many posts in turn come to."""
+    """Returns the results of this many posts, sent in turn."""
 
     async def work() -> list[Response | Exception]:
         server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=how.get("tls"))
@@ -185,7 +187,7 @@ def test_a_name_is_looked_up_once_for_many_connections(monkeypatch: pytest.Monke
 
 @pytest.fixture
 def authority(monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
-    """Who signs the servers' certificates; our side trusts it, as with SSL_CERT_FILE."""
+    """Creates the certificate authority of the servers; our side trusts it, as with SSL_CERT_FILE."""
     authority = trustme.CA()
     context = ssl.create_default_context()
     authority.configure_trust(context)
@@ -245,7 +247,7 @@ def test_addresses_are_written_as_servers_want_them() -> None:
 
 
 def test_a_kept_connection_that_the_server_has_closed_meanwhile_costs_nothing() -> None:
-    """It closes as the next request comes, without a word: the request goes out once more, on another connection."""
+    """The server closes the idle connection as the next request arrives; the request is sent again on a new connection."""
     connections = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""What a hostile fleet, a slow reader, a hasty user and an odd environment can do to the client, and what they cannot."""
+"""Tests of the client with failing fleets, slow readers, interrupts, and unusual environments."""
 
 import itertools
 import os
@@ -48,7 +48,7 @@ def test_a_record_that_failed_at_the_idlest_server_goes_to_another() -> None:
 
 
 def test_a_request_that_failed_is_sent_to_another_server(tmp_path: Path) -> None:
-    """Even where each fails but once: two records are too few to say that their server is to blame."""
+    """Also if each record fails only once: failures of two records are too few to call a server unhealthy."""
     write_lines(tmp_path / "caps.jsonl", captions(2))
     with ChatServer(["broken"] * 10) as sick, ChatServer() as well:
         rows = reason_with(tmp_path, sick, well, options=("-n", "1", "--retries", "1", "--concurrency", "1"))

@@ -1,4 +1,4 @@
-"""`reason --logprobs`: log µ of each trajectory, and what training makes of it (Lemma A.3)."""
+"""Tests of `reason --logprobs`: log µ of each trajectory, and its use in training (Lemma A.3)."""
 
 import json
 import math
@@ -43,7 +43,7 @@ def test_log_probabilities_are_those_of_a_forward_pass_and_change_nothing_else(l
 
 
 def test_a_cut_off_trajectory_counts_its_tokens_alone(lab: Path) -> None:
-    """Whatever company it has: rows end at other places, and other limits."""
+    """In any batch: other rows end at other positions and have other limits."""
     rows = records_of(sophia("reason", "caps.jsonl", "-n", "1", "--logprobs", "--max-tokens", "50", cwd=lab).stdout)
     alone = records_of(
         sophia("reason", "caps.jsonl", "-n", "1", "--logprobs", "--max-tokens", "50", "--limit", "1", cwd=lab).stdout

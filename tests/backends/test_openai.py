@@ -1,4 +1,4 @@
-"""The openai backend against a server that does as it is told: what is asked, what is made of answers, and every fault."""
+"""Tests of the openai backend against a scripted server: requests, responses, and every failure."""
 
 import itertools
 import json
@@ -28,7 +28,7 @@ from sophia_cli.records import sample_seed
     [("openai", set()), *((engine, {"top_k", "min_p", "repetition_penalty"}) for engine in ("vllm", "sglang"))],
 )
 def test_a_request_holds_the_sampling_its_own_seed_and_no_more(owner: str, untuned: set[str], caption_dir: Path) -> None:
-    """Engines that fill what is left open from the model's own file are told to leave it at nothing."""
+    """Engines that take defaults from the model's generation config are told to use none."""
     with ChatServer(owner=owner) as server:
         rows = reason_with(
             caption_dir, server, options=("--top-p", "0.9", "--temperature", "0.7", "--max-tokens", "999", "--seed", "5")

@@ -1,4 +1,4 @@
-"""Against a real vLLM on a CPU, with the embedded models as they are. `make test-vllm` installs it and runs these."""
+"""Tests against a real vLLM on a CPU, with the embedded models. `make test-vllm` installs it and runs them."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.vllm
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the servers' logs go; vLLM is on PATH."""
+    """Sets the folder of the servers' logs, and puts vLLM on PATH."""
     assert (VLLM / "vllm").exists(), "make test-vllm installs it"
     monkeypatch.setitem(ENVIRONMENT, "PATH", f"{VLLM}:{os.environ['PATH']}")
     monkeypatch.setitem(ENVIRONMENT, "XDG_STATE_HOME", str(tmp_path))
@@ -29,7 +29,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def servers() -> list[str]:
-    """vLLM's processes that run (lines of ps), whoever started them: its server, and those that it has given names."""
+    """Returns the running processes of vLLM (lines of ps): the servers and the processes that they have renamed."""
     listed = subprocess.run(["ps", "-eo", "stat,args"], capture_output=True, text=True, check=True).stdout.splitlines()
     marks = ("vllm.entrypoints", "VLLM::")
     return [line for line in listed if any(mark in line for mark in marks) and not line.startswith("Z")]
@@ -43,7 +43,7 @@ def wait_for(condition: Callable[[], Any]) -> None:
 
 
 def agreement(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], key: str, text: str) -> float:
-    """The share of words in the common beginnings of two backends' texts."""
+    """Returns the share of words in the common prefixes of two backends' texts."""
     other = {row[key]: row[text].split() for row in theirs}
     same = total = 0
     for row in ours:
@@ -75,7 +75,7 @@ def test_greedy_answers_are_those_of_transformers(
 
 
 def test_a_trained_model_answers_as_in_transformers_and_ends(lab: Path, state: Path, tmp_path: Path) -> None:
-    """Its folder is loaded as it is: the same template, the same end token, no model that repeats itself for ever."""
+    """vLLM loads the saved folder unchanged: same chat template, same end token, no endless repetition."""
     sophia("train", "traj.jsonl", "--max-steps", "6", "--batch-size", "8", "-o", str(tmp_path / "out"), cwd=lab)
     asked = ("eval", "--data", "imgs", "-m", str(tmp_path / "out"), "--temperature", "0")
     ours = records_of(sophia(*asked, cwd=lab).stdout)
@@ -126,7 +126,7 @@ def test_the_engine_is_gone_however_the_client_ends(number: signal.Signals, lab:
 
 @pytest.mark.parametrize("family", FAMILIES[1:])
 def test_the_other_families_are_loaded_after_training(family: str, lab: Path, state: Path, tmp_path: Path) -> None:
-    """Tiny random models of the real classes: what they say is noise, that they say it is not."""
+    """Tiny random models of the real classes: their output is noise, but there is output."""
     make_model(family, tmp_path / "before")
     steps = ["--max-steps", "1", "--batch-size", "4", "--micro-batch-size", "2"]
     sophia("train", "traj.jsonl", "-m", str(tmp_path / "before"), *steps, "-o", str(tmp_path / "after"), cwd=lab)

@@ -1,4 +1,4 @@
-"""The frame of every command: help, exit codes, one-line errors, stdout for records only."""
+"""Tests of what all commands share: help, exit codes, one-line errors, and stdout for records only."""
 
 import contextlib
 import json

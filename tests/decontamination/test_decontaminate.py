@@ -1,4 +1,4 @@
-"""`sophia decontaminate`: what overlaps a benchmark is dropped and named, what does not goes out as it came."""
+"""Tests of `sophia decontaminate`: records that overlap a benchmark are dropped and named, all others are unchanged."""
 
 import io
 import json
@@ -23,7 +23,7 @@ CHINESE = "如图所示，在三角形ABC中，角A等于40度，且AB等于AC�
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of the test's own, for this process and those it starts."""
+    """A cache folder for this test, used by this process and its children."""
     import conftest
 
     folder = tmp_path / "cache"
@@ -33,7 +33,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def drawing(path: Path, seed: int) -> Path:
-    """A line drawing, unlike those of other seeds."""
+    """A line drawing that differs from those of other seeds."""
     draw = random.Random(seed)
     image = Image.new("RGB", (300, 200), "white")
     points = [(draw.randrange(10, 290), draw.randrange(10, 190)) for _ in range(4)]
@@ -47,7 +47,7 @@ def item(name: str, question: str, **fields: Any) -> dict[str, Any]:
 
 
 def kept(folder: Path, items: list[dict[str, Any]], bench: list[dict[str, Any]], *options: str, code: int = 0) -> list[str]:
-    """The ids that are left."""
+    """Returns the ids that remain."""
     write_lines(folder / "items.jsonl", items)
     write_lines(folder / "bench.jsonl", bench)
     done = sophia("decontaminate", "items.jsonl", "--against", "bench.jsonl", *options, cwd=folder, code=code)
@@ -215,7 +215,7 @@ def test_a_benchmark_that_cannot_be_compared_is_an_error(tmp_path: Path) -> None
 
 
 def test_questions_that_differ_by_a_sign_are_not_one(tmp_path: Path) -> None:
-    """Of few words they are two; of many an overlap of words, about which a judge is asked."""
+    """Short questions count as two; long ones overlap in words, and the judge is asked."""
     short = [item("a", "What is f(-2)?"), item("b", "What is f(2)"), item("c", "A right-angled triangle: x+1?")]
     assert kept(tmp_path, short, [item("z", "What is f(2)?"), item("y", "a Right angled triangle x + 1")]) == ["a"]
     words = "Let f be the function of x that is x^2 {} 3x {} 1 for all numbers x: what is f({}2)?"
@@ -226,7 +226,7 @@ def test_questions_that_differ_by_a_sign_are_not_one(tmp_path: Path) -> None:
 
 
 def test_another_image_in_a_files_place_is_looked_at(tmp_path: Path) -> None:
-    """Also where name, size and time are those of the one before."""
+    """Also if the new file has the same name, size and time."""
     one, other = drawing(tmp_path / "one.bmp", 1), drawing(tmp_path / "other.bmp", 2)
     os.utime(one, (0, 0))
     before = image_key(str(one))

@@ -1,4 +1,4 @@
-"""One bad record never ends a run, is never lost, and never takes another's place."""
+"""Tests that a bad record never ends a run, is never lost, and never replaces another."""
 
 import fcntl
 import json
@@ -154,7 +154,7 @@ def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
 
 
 def wait_for_children(pid: int) -> list[str]:
-    """The child processes of a process, once there are any."""
+    """Returns the child processes of a process, as soon as there are any."""
     for _ in range(200):
         if children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             return children

@@ -1,4 +1,4 @@
-"""The recipes of the embedded models take two steps each, so that none of them breaks unnoticed."""
+"""Takes two steps of each recipe of the embedded models, so that a broken recipe is noticed."""
 
 import json
 import os

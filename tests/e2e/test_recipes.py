@@ -1,4 +1,4 @@
-"""The recipes run as they stand, with stand-ins for Slurm's and Kubernetes' own commands and for vLLM."""
+"""Runs the recipes unchanged, with fakes for the commands of Slurm and Kubernetes and for vLLM."""
 
 import itertools
 import json
@@ -48,7 +48,7 @@ def test_scripts_pass_shellcheck(script: Path) -> None:
 def run(
     vllm_dir: Path, *command: str, code: int | None = 0, first: str = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """A recipe as a user types it, with `sophia` on PATH. first: what that does before all else."""
+    """Runs a recipe as a user types it, with `sophia` on PATH. `first` is a command that runs before it."""
     stand_in(vllm_dir, "sophia", f'{first}\nexec {sys.executable} -m sophia_cli "$@"')
     everything = {**ENVIRONMENT, "PYTHONPATH": str(ROOT), **environment}
     done = subprocess.run(command, cwd=vllm_dir, env=everything, capture_output=True, text=True, timeout=300)
@@ -91,7 +91,7 @@ def test_a_fleet_that_dies_is_no_success(vllm_dir: Path) -> None:
 
 @pytest.mark.parametrize("failing", ["caption", "reason", "grade"])
 def test_a_shard_that_fails_ends_the_slurm_job(failing: str, vllm_dir: Path) -> None:
-    """Others may say 3, that some records carry an error; the job is to see the 1 all the same."""
+    """Other shards may end with 3 (some records carry an error); the job must still see the 1."""
     sophia("world", "imgs", "-n", "4", "--seed", "9", cwd=vllm_dir)
     (vllm_dir / "bin" / "srun").write_text(f"#!/usr/bin/env bash\n{SRUN}")
     (vllm_dir / "bin" / "srun").chmod(0o755)

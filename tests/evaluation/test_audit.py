@@ -1,4 +1,4 @@
-"""The audit of answers: who is drawn, what the judge is asked and how it is read, the sheet and its way back."""
+"""Tests of the audit of answers: which answers are drawn, the judge's prompt and verdict, and the labels CSV."""
 
 import csv
 import json
@@ -63,7 +63,7 @@ def test_kappa_is_cohens() -> None:
 
 
 def says(body: dict[str, Any]) -> str:
-    """Finds hallucination in the answers of every second item, by what the question's text ends with."""
+    """Reports hallucination in the answers of every second item, by the end of the question's text."""
     assert [part["type"] for part in body["messages"][0]["content"]] == ["image_url", "text"]
     return f"Hallucination: {'yes' if '=1+1' in str(body['messages']) else 'no'}\nBroken logic: no"
 

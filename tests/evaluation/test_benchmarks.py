@@ -1,4 +1,6 @@
-"""The eight benchmarks: rows of the public schemas as questions, what cannot be asked is named, right answers are right."""
+"""Tests of the eight benchmarks: rows of the public schemas become questions, unusable rows are named, right answers are
+correct.
+"""
 
 import json
 from pathlib import Path
@@ -44,7 +46,7 @@ def items(name: str, root: Path) -> dict[str, dict[str, Any]]:
 
 
 def asked(item: dict[str, Any]) -> list[Any]:
-    """What the user's turn holds: texts, and images by their place in the item."""
+    """Returns the content of the user's turn: texts, and images by their index in the item."""
     content = answer_request(Record(item), "system")[1]["content"]
     return [item["image"].index(part["image"]) + 1 if part["type"] == "image" else part["text"] for part in content]
 
@@ -109,7 +111,7 @@ def test_prompts_of_olympiadbench_say_what_is_wanted_in_the_language_of_the_ques
 
 
 def test_what_a_row_says_of_its_answer_counts(root: Path) -> None:
-    """Its precision, tolerance, unit, and that several answers have no order."""
+    """Its precision, tolerance and unit, and whether the order of several answers matters."""
     vista, dyna = items("mathvista", root)["3"], items("dynamath", root)["2-variant1"]
     said = [verify(f"\\boxed{{{answer}}}", vista).reward for answer in ("1.5", "1.52", "1.5 years", "1.6")]
     assert said == [1.0, 1.0, 1.0, 0.0]
@@ -208,7 +210,7 @@ def asked_of(name: str, part: str, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_an_image_is_the_one_that_its_field_names() -> None:
-    """Also where a field before it is null."""
+    """Also if the field before it is null."""
     fields = {"image_1": None, "image_2": "two.png", "image_3": "three.png", "question": "See <image_3>, then <image_2>."}
     item = asked_of("olympiadbench", "OE_MM_maths_en_COMP@train", fields)
     assert asked(item)[-4:] == [2, ", then ", 1, "."] and item["image"] == ["two.png", "three.png"]
@@ -270,7 +272,7 @@ def test_several_benchmarks_and_a_file_of_ones_own(root: Path, lab: Path, tmp_pa
 
 
 def test_a_benchmark_is_read_from_a_clone_of_its_repository(root: Path, tmp_path: Path) -> None:
-    """As `datasets` reads it: its card names configs and splits."""
+    """Read as `datasets` reads it: its card names configs and splits."""
     write("mmmu-pro", tmp_path / "clone")
     (tmp_path / "clone/vision").rename(tmp_path / "clone/data")
     card = "---\nconfigs:\n- config_name: vision\n  data_files:\n  - split: test\n    path: data/test.parquet\n---\n"
@@ -349,7 +351,7 @@ def test_a_judge_is_asked_where_the_paper_asked_one_and_both_verdicts_stay(root:
 
 
 def test_an_answer_that_rules_do_not_find_is_extracted_by_the_judge(root: Path, tmp_path: Path) -> None:
-    """As the paper did; the rules judge it then."""
+    """As in the paper; the rules then grade the extracted answer."""
 
     def says(body: dict[str, Any]) -> str:
         return "It settles on a half.\n**Answer: 0.5**" if "No figure" in str(body["messages"]) else "Answer: none."
@@ -453,7 +455,7 @@ def test_only_a_share_in_the_last_line_counts(said: str, parts: tuple[int, int] 
 
 @pytest.mark.parametrize("said", ["3, 4", "(1) 3; (2) 4"])
 def test_rules_alone_do_not_judge_an_answer_in_several_parts(said: str, root: Path, tmp_path: Path) -> None:
-    """Neither wrong nor right: if only those that they find right counted, all would be."""
+    """Such answers get no verdict: if only the correct ones counted, accuracy would be 100%."""
     options = ["-m", "m", "--summary", "s.json", "--base-url"]
     with saying(f"It is \\boxed{{{said}}}.") as policy:
         done = sophia("eval", "--bench", f"mv-math={root / 'mv-math'}", *options, policy.url, cwd=tmp_path)

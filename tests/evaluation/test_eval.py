@@ -1,4 +1,4 @@
-"""Evaluation: one record a sample, and honest figures."""
+"""Tests of evaluation: one record per sample, and correct figures."""
 
 import json
 import math
@@ -105,7 +105,7 @@ def test_an_item_without_an_answer_fails_alone(lab: Path, tmp_path: Path) -> Non
 
 
 def tally_of(samples: list[tuple[str, str | None, float | None]], **more: object) -> dict:
-    """Figures of (question, extracted answer, reward)."""
+    """Returns the figures of (question, extracted answer, reward)."""
     counted = BenchmarkMetrics()
     for item, extracted, reward in samples:
         verdict = "timeout" if reward is None else "correct" if reward else "no_answer" if extracted is None else "wrong"
@@ -145,7 +145,9 @@ def judged(rules: str, judge: str | None, final: str, reward: float | None, **mo
 
 
 def test_a_judge_that_gives_no_verdict_is_not_one_that_says_wrong() -> None:
-    """Then the rules stand, in the accuracy and in what rules and judge find right; how often that was is told."""
+    """The verdict of the rules then counts, in the accuracy and in the agreement of rules and judge; the summary counts
+    such cases.
+    """
     counted = BenchmarkMetrics()
     counted.add_record(judged("correct", "ungradable", "correct", 1.0))
     counted.add_record(judged("wrong", "correct", "correct", 1.0))

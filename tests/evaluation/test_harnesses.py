@@ -1,4 +1,6 @@
-"""Our verdicts beside those of two public harnesses (docs/harnesses.md): as recorded, every difference with its reason."""
+"""Compares our verdicts with the recorded verdicts of two public harnesses (docs/harnesses.md); every difference has a
+reason.
+"""
 
 import sys
 from pathlib import Path

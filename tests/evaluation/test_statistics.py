@@ -1,4 +1,4 @@
-"""Figures of scores against published values, a library, and brute force."""
+"""Tests of the statistics against published values, a library, and brute force."""
 
 import json
 import math
@@ -90,7 +90,7 @@ def test_no_difference_at_all_is_no_certainty() -> None:
 
 @given(st.integers(0, 7), st.integers(0, 7), st.integers(0, 20))
 def test_where_few_questions_differ_p_is_that_of_the_sign_test(wins: int, losses: int, ties: int) -> None:
-    """More evidence is never a larger p: five wins of five are 1/16, four wins and a tie 1/8."""
+    """More evidence never increases p: five wins of five give 1/16, four wins and a tie 1/8."""
     differences = [[1.0]] * wins + [[-1.0]] * losses + [[0.0]] * ties
     if differences:
         wanted = stats.binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
@@ -98,7 +98,7 @@ def test_where_few_questions_differ_p_is_that_of_the_sign_test(wins: int, losses
 
 
 def test_the_mean_of_two_benchmarks_is_no_surer_than_their_questions() -> None:
-    """Five of five won in each of two: ten wins of ten, and no less."""
+    """Five wins of five in each of two benchmarks count as ten wins of ten, and not less."""
     found = statistics.paired_difference([[[1.0]] * 5] * 2)
     assert found.p == pytest.approx(2 * 0.5**10) and found.ci95[0] < 0.7
     large = statistics.paired_difference([[[1.0]] * 20, [[float(number % 3 - 1)] for number in range(300)]])
@@ -143,7 +143,7 @@ def test_two_runs_are_compared_question_by_question(tmp_path: Path) -> None:
 
 
 def test_variants_of_a_question_are_one_cluster(tmp_path: Path) -> None:
-    """Ten variants that all flip are no ten pieces of evidence."""
+    """Ten variants that all flip are not ten independent observations."""
     steady = {f"q{number}": [float(number % 2)] for number in range(30)}
     before, after = ({f"v{number}": [score] for number in range(10)} for score in (0.0, 1.0))
     for file, variants in (("one.jsonl", before), ("other.jsonl", after)):
@@ -174,7 +174,7 @@ def test_files_that_cannot_be_compared_are_refused(rows: list[dict[str, object]]
 
 
 def test_every_benchmark_counts_alike_in_the_mean(tmp_path: Path) -> None:
-    """A small one that gains 60 points and a large one that loses 10 are a gain of 25."""
+    """A small benchmark that gains 60 points and a large one that loses 10 have a mean gain of 25."""
     small, large = {f"s{n}": [float(n < 2)] for n in range(10)}, {f"l{n}": [float(n < 50)] for n in range(100)}
     better, worse = {f"s{n}": [float(n < 8)] for n in range(10)}, {f"l{n}": [float(n < 40)] for n in range(100)}
     write_lines(tmp_path / "one.jsonl", run_of(small, "[/small]") + run_of(large, "large"))

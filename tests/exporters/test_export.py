@@ -1,4 +1,6 @@
-"""`sophia export`: each format read by the real library of its ecosystem where that installs here, else by its schema."""
+"""Tests of `sophia export`: each format is read by its real library if that can be installed, otherwise checked against
+its schema.
+"""
 
 import base64
 import io
@@ -35,7 +37,7 @@ ONE_STEP = {
 
 @pytest.fixture(scope="module")
 def kept(lab: Path) -> Path:
-    """The lab's folder with `kept.jsonl`: selected records, of which one has two images, one a list for an answer."""
+    """The lab's folder with `kept.jsonl`: selected records; one has two images, one has a list as its answer."""
     rows = records_of(sophia("propagate", "traj.jsonl", "--alpha", "0.4", "--selected", cwd=lab).stdout)
     rows[1]["image"] = [rows[1]["image"], rows[0]["image"]]
     rows[1]["answer"], rows[1]["late"] = [rows[1]["answer"], "?"], 3
@@ -50,7 +52,7 @@ def export(folder: Path, to: str, *options: str, code: int = 0) -> list[dict[str
 
 
 def one_step(trainer: str, data: Any) -> float:
-    """The loss of one step of TRL's trainer on the embedded model."""
+    """Returns the loss of one step of TRL's trainer on the embedded model."""
     import trl
     from transformers import AutoModelForImageTextToText
 
@@ -354,7 +356,7 @@ def one_record(folder: Path, **fields: Any) -> None:
 
 @pytest.mark.parametrize("embedded", [True, False])
 def test_llamafactory_finds_every_image_as_a_file(embedded: bool, tmp_path: Path) -> None:
-    """Relative paths are of the folder, as its `media_dir` is by default; it opens no data URI."""
+    """Paths are relative to the folder, as in its default `media_dir`; it does not read data URIs."""
     one_record(tmp_path)
     uri = f"data:image/png;base64,{base64.b64encode((tmp_path / 'i.png').read_bytes()).decode()}"
     one_record(tmp_path, image=["i.png", uri, f"file://{tmp_path}/i.png"])
@@ -408,6 +410,6 @@ def test_half_of_a_surrogate_pair_costs_its_record_and_not_the_file(to: str, tmp
 
 
 def test_a_full_temporary_folder_is_reported(tmp_path: Path) -> None:
-    """A full disk where the pipe is copied to: /dev/full stands for one."""
+    """The temporary copy of a pipe meets a full disk; /dev/full simulates it."""
     with pytest.raises(SophiaError, match="temporary file cannot be written"), spooling():
         Path("/dev/full").write_bytes(b"x")

@@ -1,4 +1,4 @@
-"""A few rows of each of the eight benchmarks, in the schema of its public data set; questions and drawings are our own."""
+"""A few rows of each of the eight benchmarks, in the schema of its public data set. Questions and drawings are our own."""
 
 import io
 import json
@@ -11,7 +11,7 @@ Rows = dict[str, list[dict[str, Any]]]
 
 
 def drawing(number: int) -> dict[str, Any]:
-    """A small drawing as `datasets` stores it."""
+    """Returns a small drawing as `datasets` stores it."""
     image = Image.new("RGB", (48, 48), "white")
     ImageDraw.Draw(image).ellipse((4, 4, 10 + 4 * number, 10 + 4 * number), fill=("red", "green", "blue")[number % 3])
     data = io.BytesIO()
@@ -191,7 +191,9 @@ ROWS = {
 
 
 def write(name: str, folder: Path) -> Path:
-    """A copy of the benchmark with these rows alone: parquet with images inside, MV-MATH as JSON and image files."""
+    """Writes a copy of the benchmark with only these rows: parquet with images inside, or JSON and image files for
+    MV-MATH.
+    """
     from datasets import Dataset
     from datasets import Image as Drawn
 
@@ -215,7 +217,7 @@ def write(name: str, folder: Path) -> Path:
 
 
 def row_of(name: str, fields: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A part of a benchmark, and its first row with other fields; its images are names."""
+    """Returns a part of a benchmark, and its first row with some fields replaced; its images are names."""
     part, rows = next(iter(ROWS[name]().items()))
     return part, {field: f"{field}.png" if isinstance(value, dict) and "bytes" in value else value
                   for field, value in {**rows[0], **fields}.items()}  # fmt: skip

@@ -1,6 +1,6 @@
-"""An OpenAI-compatible chat server for tests: its answers are a function of the request, its faults are as told.
+"""An OpenAI-compatible chat server for tests. Its answers are a function of the request; its faults are set by the test.
 
-It runs in a thread of the test, on a real socket. Fault number i befalls the i-th request; after the last, all is well.
+It runs in a thread of the test, on a real socket. Fault number i applies to the i-th request; later requests succeed.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ STALL_SECONDS = 60.0
 
 
 def answer_of(body: dict[str, Any]) -> tuple[str, int]:
-    """The text and its length in tokens: fixed by the messages and the seed."""
+    """Returns a text and its length in tokens, determined by the messages and the seed."""
     digest = hashlib.sha256(json.dumps([body["messages"], body["seed"]], sort_keys=True).encode()).hexdigest()
     return f"<think>\n{digest[:12]}\n</think>\n\\boxed{{{int(digest[:2], 16) % 4}}}", 5 + int(digest[2:4], 16)
 
@@ -35,10 +35,12 @@ def completion(body: dict[str, Any], **message: Any) -> dict[str, Any]:
 
 
 class ChatServer:
-    """`with ChatServer(faults) as server`: serves at `server.url`, keeps the bodies that it answered well in `served`.
+    """`with ChatServer(faults) as server` serves at `server.url` and keeps the bodies that it answered in `served`.
 
-    poison: a text on which the engine breaks, every time. models: the fault of the list of models. says: what it answers
-    to a request that no fault befalls, instead of `answer_of`.
+    Args:
+        poison: A text on which the engine always fails.
+        models: The fault of the list of models.
+        says: The answer to a request without a fault, instead of `answer_of`.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class ChatServer:
         asyncio.run_coroutine_threadsafe(self._start(), self.loop).result()
 
     def stop(self) -> None:
-        """As a server that dies: connections are cut, new ones refused. `start` brings it back to the same port."""
+        """Simulates a server that dies: connections are cut, new ones are refused. `start` restarts it on the same port."""
         asyncio.run_coroutine_threadsafe(self._stop(), self.loop).result()
 
     async def _start(self) -> None:

@@ -1,4 +1,4 @@
-"""The command as a user types it, and files of JSONL."""
+"""Runs the command as a user types it, and reads and writes JSONL files."""
 
 import json
 import os
@@ -16,7 +16,7 @@ ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "COLUMNS": 
 
 
 def sophia(*arguments: str, cwd: Path, stdin: str | bytes = b"", code: int | None = 0) -> subprocess.CompletedProcess[bytes]:
-    """Runs `sophia` in a folder; asserts the exit code, and that no traceback was shown."""
+    """Runs `sophia` in a folder; asserts the exit code, and that it printed no traceback."""
     data = stdin.encode() if isinstance(stdin, str) else stdin
     done = subprocess.run([*SOPHIA, *arguments], cwd=cwd, input=data, capture_output=True, env=ENVIRONMENT, timeout=600)
     assert b"Traceback" not in done.stderr, done.stderr.decode()
@@ -25,7 +25,7 @@ def sophia(*arguments: str, cwd: Path, stdin: str | bytes = b"", code: int | Non
 
 
 def records_of(data: bytes | Path) -> list[dict[str, Any]]:
-    """The records of JSONL bytes or of a file."""
+    """Returns the records of JSONL bytes or of a file."""
     text = data.read_bytes() if isinstance(data, Path) else data
     return [json.loads(line) for line in text.splitlines()]
 
@@ -44,7 +44,7 @@ def wait_until(holds: Any, seconds: float = 60) -> None:
 
 
 def kill_after(lines: int, command: list[str], folder: Path, number: int = signal.SIGKILL) -> None:
-    """Runs a step until its file holds so many lines, and ends it, by default as nothing can be caught."""
+    """Runs a step until its file has this many lines, then kills it, by default with SIGKILL."""
     step = subprocess.Popen([*SOPHIA, *command], cwd=folder, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
     out = folder / "raw.jsonl"
 

@@ -1,7 +1,7 @@
-"""A stand-in for vLLM's server, as slow, broken or deaf as the test wants: FAKE_VLLM names its ways, separated by spaces.
+"""A fake vLLM server that is as slow or as broken as the test asks: FAKE_VLLM lists its faults, separated by spaces.
 
-Every process of it writes its id, and what it was given, to a file in the folder FAKE_VLLM_PIDS. Like vLLM it has children,
-one of which leaves its session.
+Each of its processes writes its id and its arguments to a file in the folder FAKE_VLLM_PIDS. Like vLLM it has
+children, one of which leaves its session.
 """
 
 import json

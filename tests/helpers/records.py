@@ -14,7 +14,7 @@ def captions(count: int) -> list[dict[str, Any]]:
 
 
 def kept_records(lab: Path, count: int = 6) -> list[dict[str, Any]]:
-    """Trajectories of the lab with weights that differ."""
+    """Returns trajectories of the lab with different weights."""
     rows = records_of(lab / "traj.jsonl")[:: 32 // count][:count]
     images = [{**row, "image": str(lab / row["image"])} for row in rows]
     return [{**row, "caption_reward": 1.0, "selected": True, "weight": 0.5 + index} for index, row in enumerate(images)]
@@ -32,6 +32,6 @@ def graded(item: str, caption: int, number: int, reward: float | None, tokens: i
 
 
 def table(*rewards: float | None, planned: int | None = None, item: str = "q") -> list[dict[str, Any]]:
-    """One caption's records with the given rewards; the first is the longest."""
+    """Returns one caption's records with the given rewards; the first is the longest."""
     count = planned or len(rewards)
     return [graded(item, 0, number, reward, 20 - number, count) for number, reward in enumerate(rewards)]

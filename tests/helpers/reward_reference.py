@@ -1,4 +1,4 @@
-"""Eq. 5 and Eq. 6 read by brute force, and data sets to compare `propagate` with it."""
+"""Eq. 5 and Eq. 6 by brute force, and data sets to compare `propagate` with it."""
 
 import json
 import tempfile
@@ -17,7 +17,7 @@ from sophia_cli.steps.propagate import propagate_records
 
 @st.composite
 def data_sets(draw: st.DrawFn) -> list[dict[str, Any]]:
-    """Records of a few items; K, N and the number that was sampled differ, lengths tie, rewards are missing."""
+    """Draws records of a few items; K, N and the number of sampled trajectories differ, lengths tie, rewards are missing."""
     records = []
     for item in range(draw(st.integers(1, 4))):
         for caption in range(draw(st.integers(1, 3))):
@@ -42,7 +42,7 @@ def run(
 
 
 def brute_force(records: list[dict[str, Any]], alpha: float, keep: int) -> tuple[dict[str, float | None], set[str]]:
-    """Ten lines: Eq. 5 and Eq. 6 as the method and the contract say them."""
+    """Returns the selection by Eq. 5 and Eq. 6, as the method and the contract define them."""
     means, kept = {}, set()
     for name in {record["caption_id"] for record in records}:
         rewards = [record["reward"] for record in records if record["caption_id"] == name and record["reward"] is not None]

@@ -1,4 +1,6 @@
-"""Run by torchrun: gradients of processes that share rows, beside those of whole logits. A JSON object for each model."""
+"""Run by torchrun: compares gradients of processes that share rows with gradients of whole logits. Prints a JSON object
+per model.
+"""
 
 import json
 import os
@@ -22,7 +24,7 @@ THOUGHT = "<think>\nred circle 3 first. " + "red circle 3 > 2? no. " * 6 + "\n</
 
 
 def loss_of(logps_BT: torch.Tensor) -> torch.Tensor:
-    """Every token weighs otherwise, and what belongs to a whole row plays a part."""
+    """Returns a loss in which every token has another weight, and whole-row quantities count."""
     weights = torch.linspace(0.5, 1.5, logps_BT.numel()).view_as(logps_BT)
     return -(weights * logps_BT).sum() - 1e-3 * logps_BT.sum(1).square().sum()
 
@@ -34,7 +36,7 @@ def whole_logps(policy: Any, inputs: dict[str, torch.Tensor], labels_BT: torch.T
 
 
 def compared(path: str, batches: list[list[TrainExample]], world: DistributedContext) -> dict[str, Any]:
-    """The worst of all parameters' gradients: how far apart, as a share of its length."""
+    """Returns the largest distance between two gradients of a parameter, as a share of its norm."""
     whole, shared = (
         AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32, attn_implementation=kind).train()
         for kind in ("eager", "sdpa")

@@ -1,4 +1,4 @@
-"""Tiny random models of the real classes of each family, in the format of the hub, with the embedded model's vocabulary."""
+"""Tiny random models of the real classes of each family, in the hub's format, with the embedded model's vocabulary."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ COPIED = ("preprocessor_config.json", "processor_config.json", "chat_template.ji
 
 
 def make_model(family: str, folder: Path) -> Path:
-    """Writes a model of the family, weights drawn at random in bf16, its input and output embeddings apart."""
+    """Writes a model of the family with random bf16 weights; input and output embeddings are not tied."""
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, set_seed
 
@@ -47,7 +47,7 @@ def make_model(family: str, folder: Path) -> Path:
 
 
 def write_zero3(folder: Path) -> None:
-    """The shipped ZeRO-3, but that even the weights of a model this small are really spread over the processes."""
+    """Writes the shipped ZeRO-3 config, changed so that even tiny weights are partitioned over the processes."""
     config = json.loads((CONFIG_DIR / "zero3.json").read_text())
     config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     (folder / "zero3.json").write_text(json.dumps(config))

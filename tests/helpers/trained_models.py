@@ -1,4 +1,4 @@
-"""Trained models compared, and training that is killed."""
+"""Compares trained models, and kills training."""
 
 import subprocess
 from pathlib import Path
@@ -14,7 +14,7 @@ BASE = Path(resolve_model("tiny-vlm").path) / "model.safetensors"
 
 
 def difference(one: Path, other: Path, base: Path = BASE) -> float:
-    """The distance between two trained models, as a share of the distance that the first has moved."""
+    """Returns the distance between two trained models, as a share of the distance that the first has moved."""
     before, first, second = (load_file(file) for file in (base, one / "model.safetensors", other / "model.safetensors"))
     assert set(before) == set(first) == set(second)
     moved = sum((first[name].double() - before[name].double()).square().sum() for name in before)
@@ -28,7 +28,7 @@ def curve(metrics: bytes | Path) -> list[Any]:
 
 
 def killed(folder: Path, out: str, options: list[str], after: int) -> None:
-    """Begins a run, and kills it where its `after`-th figures come."""
+    """Starts a run and kills it after its `after`-th line of metrics."""
     command = [*SOPHIA, "train", "kept.jsonl", "--max-steps", "5", *STEPS, "-o", out, *options]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=ENVIRONMENT) as run:
         assert run.stdout

@@ -1,4 +1,4 @@
-"""A `vllm` on PATH that is `fake_vllm.py`, and what was started of it."""
+"""Puts `fake_vllm.py` on PATH as `vllm`, and lists the servers that were started from it."""
 
 import json
 import time
@@ -16,13 +16,13 @@ def stand_in(desk: Path, name: str, script: str) -> None:
 
 
 def started(desk: Path) -> list[dict[str, Any]]:
-    """What each server that was started was given."""
+    """Returns the arguments of each server that was started."""
     seen = [json.loads(file.read_text()) for file in sorted((desk / "pids").iterdir())]
     return [entry for number, entry in enumerate(seen) if entry not in seen[:number]]
 
 
 def alive(desk: Path) -> list[int]:
-    """The processes of the servers that still run."""
+    """Returns the processes of the servers that still run."""
     return [int(file.name) for file in (desk / "pids").iterdir() if runs(int(file.name))]
 
 
@@ -34,7 +34,7 @@ def runs(pid: int) -> bool:
 
 
 def wait_for(condition: Callable[[], Any]) -> None:
-    """Waits until a condition holds; fails after a time that no sound run needs."""
+    """Waits until a condition holds; fails after a time that no working run needs."""
     end = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         assert time.monotonic() < end

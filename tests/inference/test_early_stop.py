@@ -1,4 +1,4 @@
-"""Early stop: the same selection from fewer trajectories, whatever the timing, the faults and the kills."""
+"""Tests of early stop: the same selection from fewer trajectories, with any timing, failures and kills."""
 
 import json
 import math
@@ -53,7 +53,7 @@ def test_the_allowed_failures_are_those_of_the_method(alpha: float, count: int) 
 
 
 def chosen(trajectories: list[Trajectory], rule: SelectionRule) -> set[str]:
-    """The names of those that Eq. 6 keeps."""
+    """Returns the names of the trajectories that Eq. 6 keeps."""
     numbers = select_in_memory([(trajectory, place, "") for place, trajectory in enumerate(trajectories)], rule)
     return {trajectories[number].name for number in numbers}
 
@@ -82,7 +82,9 @@ def test_what_is_selected_is_what_the_full_run_selects(data: st.DataObject, capt
 
 @pytest.fixture(scope="module")
 def hard(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A world of six images, two captions each, hot enough to be often wrong, with all eight trajectories of each."""
+    """A world of six images, two captions each, at a temperature that makes many answers wrong, with all eight
+    trajectories of each.
+    """
     folder = tmp_path_factory.mktemp("hard")
     sophia("world", "imgs", "-n", "6", "--seed", "23", cwd=folder)
     sophia("caption", "imgs", "-k", "2", "--temperature", "1.3", "-o", "caps.jsonl", cwd=folder)
@@ -125,7 +127,9 @@ def test_a_bound_on_lengths_needs_early_stop_and_whole_questions(hard: Path) -> 
 
 
 def check_marks(traj: Path, alpha: float, count: int) -> None:
-    """Stopped captions carry `stop_alpha` on each record, end with the failure that decided, and have no caption reward."""
+    """Checks that each record of a stopped caption has `stop_alpha`, ends with the deciding failure, and has no caption
+    reward.
+    """
     by_caption = defaultdict(list)
     for row in records_of(traj):
         by_caption[row["caption_id"]].append(row)
@@ -189,7 +193,7 @@ def test_a_file_of_all_trajectories_is_not_continued_with_early_stop(hard: Path)
 def test_what_is_written_depends_on_no_timing_fault_or_kill(
     faults: list[str], kills: list[tuple[int, signal.Signals]], alpha: str, shortest: bool, tmp_path: Path
 ) -> None:
-    """Failures that were tried again included: a run that goes on leaves the file of an undisturbed one."""
+    """Also after retries: a resumed run writes the same file as an uninterrupted one."""
     for file in tmp_path.iterdir():
         file.unlink()
     rows = [
@@ -254,7 +258,9 @@ def test_an_interrupt_leaves_what_is_done_and_the_next_run_marks_it(tmp_path: Pa
 
 
 def test_no_finished_record_is_lost_by_the_next_command(tmp_path: Path) -> None:
-    """One failed trajectory sends its caption's others aside; a typo, a limit, a kill must not cost them."""
+    """A failed trajectory moves its caption's other records to the side file; a typo, a limit or a kill must not lose
+    them.
+    """
     rows = [{"id": f"q{i}", "question": "?", "answer": "9", "caption_id": f"q{i}/c0", "caption": f"{i}"} for i in range(20)]
     write_lines(tmp_path / "caps.jsonl", rows)
     command = ["reason", "caps.jsonl", "-n", "4", "--llm", "m", "--stop-early", "--alpha", "0", "-o", "raw.jsonl"]
@@ -297,7 +303,7 @@ def test_what_grade_keeps_of_an_interrupted_pipe_is_what_an_undisturbed_one_give
 
 @pytest.mark.parametrize("shortest", [False, True])
 def test_a_file_cut_anywhere_becomes_what_it_was(shortest: bool, tmp_path: Path) -> None:
-    """A crash may leave half a line, and a part of the records of one caption."""
+    """A crash may leave half a line and a part of a caption's records."""
     rows = [
         {"id": f"q{i}", "question": "?", "answer": "1", "caption_id": f"q{i}/c{c}", "caption_count": 2, "caption": f"{c}"}
         for i in range(6)
@@ -375,7 +381,7 @@ def test_a_judge_who_may_overrule_the_rules_is_refused_on_what_they_stopped(tmp_
 
 
 class Scripted:
-    """A backend that says what it is told: of each job, by caption and number, its length and whether it is right."""
+    """A backend with scripted trajectories: length and correctness of each job, by caption and number."""
 
     def __init__(self, script: dict[tuple[str, int], tuple[int, float | None]]):
         self.script, self.tokens = script, 0
@@ -423,7 +429,7 @@ SCRIPT = st.lists(  # questions of captions of eight trajectories: a length and 
 def test_waves_leave_what_is_selected_of_all_and_never_sample_in_vain(
     script: list[list[list[tuple[int, float | None]]]], alpha: float, shortest: bool
 ) -> None:
-    """Against the full set, by the public rule; longer than 30 tokens is truncated in both."""
+    """Compared with the full set by the public rule; completions longer than 30 tokens are truncated in both."""
     most, everything, items = 30, [], []
     told = {}
     for question, captions_ in enumerate(script):

@@ -1,4 +1,4 @@
-"""`caption`, `reason` and the hf backend on the embedded models: seeds, batches, failures, streams."""
+"""Tests of `caption`, `reason` and the hf backend on the embedded models: seeds, batches, failures, streams."""
 
 import json
 import random
@@ -250,7 +250,7 @@ def test_the_backend_of_the_docs_is_one_file(lab: Path, tmp_path: Path) -> None:
 
 
 def answers(backend: Any, requests: list[Any]) -> list[Any]:
-    """What the backend says to each request, in their order."""
+    """Returns the backend's answers to the requests, in their order."""
     from sophia_cli.inference.types import Job
     from sophia_cli.runtime.read_ahead import ReadAhead
 
@@ -280,7 +280,7 @@ def test_each_row_of_a_batch_ends_at_its_own_limit(lab: Path) -> None:
 
 
 def test_rows_that_join_a_running_batch_say_what_they_say_alone(lab: Path) -> None:
-    """Limits and prompts of very different lengths, more jobs than rows, a prompt beyond the context, two temperatures."""
+    """With very different limits and prompts, more jobs than rows, a prompt beyond the context, and two temperatures."""
     from sophia_cli.backends import hf
     from sophia_cli.inference.backend_options import BackendOptions
     from sophia_cli.inference.types import Failure, Request, SamplingParams
@@ -305,7 +305,7 @@ def test_rows_that_join_a_running_batch_say_what_they_say_alone(lab: Path) -> No
 
 
 def test_a_batch_is_kept_full(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One long answer among short ones: the short ones take turns beside it, and do not wait for its end."""
+    """One long answer and many short ones: the short ones share the other rows and do not wait for the long one."""
     from sophia_cli.backends import hf
     from sophia_cli.inference.backend_options import BackendOptions
     from sophia_cli.inference.types import Job, Request, SamplingParams
@@ -353,7 +353,7 @@ def test_rows_do_not_join_a_batch_that_would_be_held_at_many_times_its_tokens() 
 
 
 def test_the_models_own_taste_is_left_out(tmp_path: Path) -> None:
-    """A checkpoint's repetition penalty is not asked for, and would count the padding that company brings."""
+    """A checkpoint's repetition penalty is not applied; it would also count the padding of other rows."""
     from sophia_cli.backends.hf import Backend
     from sophia_cli.inference.backend_options import BackendOptions
     from sophia_cli.inference.types import Request, SamplingParams
@@ -372,7 +372,9 @@ def test_the_models_own_taste_is_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["gpt2", "mistral", "lfm2"])
 def test_models_of_other_kinds_say_the_same_in_any_company(kind: str, tmp_path: Path) -> None:
-    """Learned positions that end with the context, a cache that slides, and states that no row can be taken out of."""
+    """Learned positions that end with the context, a sliding cache, and recurrent states from which no row can be
+    removed.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     from sophia_cli.backends.hf import Backend

@@ -1,4 +1,4 @@
-"""Lines in and out: what comes in goes out unharmed, in any compression, in any shards."""
+"""Tests of reading and writing JSONL: every compression, every shard, unchanged lines."""
 
 import gzip
 import json

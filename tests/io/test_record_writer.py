@@ -1,4 +1,4 @@
-"""Files that are begun, killed and continued."""
+"""Tests of output files that are started, killed and resumed."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from sophia_cli.records import Record
 
 
 def written(file: Path, rows: list[Record], ordered: bool = False) -> list[Record]:
-    """Runs a step that writes `rows` to a file, leaving out what is done; returns what it had to write."""
+    """Runs a step that writes `rows` to a file, skipping finished ones; returns the rows that it wrote."""
     output = RecordWriter("name", None, file, Manifest(file, "step", {"a": 1}), keeps_order=ordered)
     todo = [row for row in rows if not output.skip_finished(row["name"])]
     for row in todo:
@@ -132,7 +132,7 @@ def test_an_interrupt_flushes_and_exits_130(sent: signal.Signals, lab: Path, tmp
 
 
 def wait_for_lines(file: Path, count: int, seconds: float = 120) -> None:
-    """Waits until a file holds so many lines."""
+    """Waits until a file has this many lines."""
     for _ in range(int(seconds * 20)):
         if file.exists() and file.read_bytes().count(b"\n") >= count:
             return

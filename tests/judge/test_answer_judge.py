@@ -1,4 +1,6 @@
-"""The judge: who is asked, what is asked, how its word is read, and what of both verdicts a record keeps."""
+"""Tests of the judge: which answers it gets, its prompts, how its verdict is read, and what a record keeps of both
+verdicts.
+"""
 
 import json
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from sophia_cli.steps.grade import needs_judge
 
 
 class Scripted:
-    """A backend that says what it is told to, in reverse order within a batch, and keeps what it was asked."""
+    """A backend with scripted answers, given in reverse order within a batch; it keeps the requests."""
 
     def __init__(self, answers: dict[str, str | None], otherwise: str = "Verdict: correct"):
         self.answers, self.otherwise = answers, otherwise

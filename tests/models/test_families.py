@@ -1,4 +1,4 @@
-"""Every family, with a tiny random model of its real class: trained, saved, loaded again; adapters; what does not train."""
+"""Tests of every family with a tiny random model of its real class: training, saving, loading, adapters, frozen parts."""
 
 import json
 import shutil
@@ -46,7 +46,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def moved(before: Path, after: Path, family: str) -> set[str]:
-    """The parts of which weights have changed; names, shapes and types must not have."""
+    """Returns the parts whose weights have changed; asserts that names, shapes and types have not."""
     from transformers import AutoModelForImageTextToText
 
     first, second = tensors(before), tensors(after)
@@ -81,7 +81,7 @@ def test_rows_are_encoded_together_as_alone(family: str, data: Path) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("images", "sees"), [((1, 0, 2, 1), False), ((0, 0, 0), False), ((0, 0, 0), True)])
 def test_packed_rows_are_scored_as_padded_ones(family: str, images: tuple[int, ...], sees: bool, data: Path) -> None:
-    """One behind the other, none sees another: the same log-probabilities and the same gradient."""
+    """Packed rows do not see each other: the same log-probabilities and the same gradient."""
     from transformers import AutoModelForImageTextToText
 
     files = [str(row["image"]) for row in records_of(data / "kept.jsonl")]
@@ -130,7 +130,7 @@ def test_a_tokenizer_without_padding_is_given_some(data: Path) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_family_trains_and_its_folder_is_the_models_own(family: str, data: Path, tmp_path: Path) -> None:
-    """Names, shapes and types of the tensors; every other file byte for byte; the language model alone has moved."""
+    """Names, shapes and types of tensors stay; other files are equal byte by byte; only the language model has moved."""
     told = train(data, family, tmp_path / "out")
     assert told[1]["loss"] < told[0]["loss"]
     assert moved(data / family, tmp_path / "out", family) == {"language"}
@@ -140,7 +140,7 @@ def test_one_family_trains_and_its_folder_is_the_models_own(family: str, data: P
 
 
 def test_tensors_keep_their_own_types_and_other_chat_templates_go_along(data: Path, tmp_path: Path) -> None:
-    """Norms in fp32 beside bf16, as some checkpoints have them, and a config that says nothing of it."""
+    """Some checkpoints have fp32 norms beside bf16 weights, and a config that does not mention it."""
     model = tmp_path / "mixed"
     shutil.copytree(data / "internvl", model)
     types = {name: torch.float32 if "norm" in name else torch.bfloat16 for name in tensors(model)}
@@ -187,7 +187,7 @@ def test_what_is_saved_answers_like_what_was_trained(
 
 
 def answers(policy: Any, folder: Path, row: Any, trained: bool = False) -> list[int]:
-    """A greedy answer in bf16, with the image; `trained`: by the policy as it came out of training."""
+    """Returns a greedy answer in bf16, with the image; `trained` uses the policy as training leaves it in memory."""
     from transformers import AutoModelForImageTextToText
 
     from sophia_cli.training.collator import IGNORE_INDEX
@@ -236,7 +236,7 @@ def test_zero3_of_rows_with_and_without_images(family: str, data: Path, tmp_path
 
 @pytest.mark.parametrize("family", MOST_LATER)
 def test_adapters_alone_or_merged(family: str, data: Path, tmp_path: Path) -> None:
-    """peft loads the adapters onto the base; merged, they are a model of the base's own tensor names."""
+    """peft loads the adapters onto the base; merged adapters give a model with the base's tensor names."""
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 
@@ -255,7 +255,7 @@ def test_adapters_alone_or_merged(family: str, data: Path, tmp_path: Path) -> No
 
 @pytest.mark.long
 def test_adapters_are_merged_from_weights_that_are_spread(data: Path, tmp_path: Path) -> None:
-    """ZeRO-3 that keeps nothing whole: what it saves is what one process saves."""
+    """With ZeRO-3, which holds no whole weights, the saved model equals that of one process."""
     stage = {"stage": 3, "stage3_param_persistence_threshold": 0}
     (tmp_path / "spread.json").write_text(json.dumps({"zero_optimization": stage}))
     options = ["--lora-rank", "4", "--merge-lora"]

@@ -1,4 +1,4 @@
-"""Eq. 5 and Eq. 6, against a brute-force reading of the paper and the contract."""
+"""Tests of Eq. 5 and Eq. 6 against a brute-force implementation of the paper and the contract."""
 
 import contextlib
 import gzip
@@ -174,7 +174,7 @@ def test_one_trajectory_id_of_two_contents_is_refused_in_the_library_too() -> No
 
 
 def piped(lines: bytes, *options: str, code: int = 0) -> tuple[list[dict[str, Any]], str]:
-    """What propagate writes, and says, when the lines come through a real pipe."""
+    """Returns what propagate writes to stdout and stderr when the lines come through a real pipe."""
     done = subprocess.run([*SOPHIA, "propagate", *options], input=lines, capture_output=True, env=ENVIRONMENT)
     assert done.returncode == code, done.stderr
     return records_of(done.stdout), done.stderr.decode()
@@ -183,7 +183,7 @@ def piped(lines: bytes, *options: str, code: int = 0) -> tuple[list[dict[str, An
 @settings(max_examples=150, deadline=None)
 @given(data_sets(), st.data())
 def test_what_comes_from_a_pipe_is_chosen_as_from_a_file(records: list[dict[str, Any]], data: st.DataObject) -> None:
-    """Shuffled, with records that come again, captions that failed, and counts that some records do not say."""
+    """With shuffled and repeated records, failed captions, and records without counts."""
     again = data.draw(st.lists(st.sampled_from(records), max_size=3))
     records = data.draw(st.permutations([*records, *again]))
     records = [dict(record) for record in records]
@@ -313,7 +313,7 @@ def test_bad_lines_are_named_and_nothing_is_lost(tmp_path: Path) -> None:
 @settings(max_examples=12, deadline=None)
 @given(data_sets(), st.data())
 def test_a_large_file_is_read_in_blocks_by_several_as_by_one(records: list[dict[str, Any]], data: st.DataObject) -> None:
-    """Blocks that end anywhere, blank lines, records with bad fields and failures; no line break at the end."""
+    """With blocks that end anywhere, blank lines, records with bad fields, failures, and no line break at the end."""
     lines = [json.dumps(record).encode() for record in records]
     for place in data.draw(st.lists(st.integers(0, len(lines) - 1), max_size=3)):
         odd = [
@@ -362,7 +362,7 @@ def test_a_line_that_is_no_record_is_named_in_a_large_file_too(tmp_path: Path, m
 
 
 def test_a_failure_names_no_reasoner_and_holds_nothing_up(tmp_path: Path) -> None:
-    """As `reason` writes it: the item is complete all the same, and leaves before the end of the input."""
+    """With failures as `reason` writes them, an item is complete and is written before the end of the input."""
     rows = [graded(item, 0, number, 1.0, 9 - number, 3) for item in ("a", "b") for number in range(3)]
     rows = [{**row, "caption_count": 1} for row in rows]
     rows[1] = {name: rows[1][name] for name in ("id", "caption_id", "caption_count", "trajectory_id", "trajectory_count")}
@@ -428,7 +428,7 @@ def test_a_packed_fifo_is_read_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("named", [True, False], ids=["names its reasoner", "names nobody"])
 def test_a_failure_counts_against_its_caption_where_no_count_is_given(named: bool, tmp_path: Path) -> None:
-    """Three right of four are not over 0.75, to every command that chooses."""
+    """Three right of four do not exceed 0.75, in every command that selects."""
     rows = [graded("q", 0, number, 1.0, 9 + number, 4) for number in range(4)]
     lost = {name: rows[3][name] for name in ("id", "caption_id", "trajectory_id", "reason_model")} | {"error": "no answer"}
     if not named:
@@ -470,7 +470,7 @@ def test_a_byte_order_mark_stays_at_the_door(tmp_path: Path) -> None:
 
 
 class CountedFile(io.BufferedReader):
-    """Counts the bytes that are handed out."""
+    """Counts the bytes that are read."""
 
     handed_out = 0
 
@@ -486,7 +486,7 @@ class CountedFile(io.BufferedReader):
 
 
 def test_a_line_far_longer_than_a_block_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each block that begins within it is found empty without reading on to its end."""
+    """A block that begins within the line is found empty without reading to the line's end."""
     rows = table(1.0, 1.0, 1.0)
     rows[1]["trajectory"] = "x" * 500_000
     write_lines(tmp_path / "t.jsonl", rows)

@@ -1,4 +1,4 @@
-"""A map over copies of this process: every item once, in order, whatever becomes of a copy."""
+"""Tests of a map over forked processes: every item once, in order, even if a process dies."""
 
 import os
 import signal

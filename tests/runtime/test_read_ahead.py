@@ -1,4 +1,4 @@
-"""Channels between threads: nothing lost, nothing twice, no more on the way than said."""
+"""Tests of channels between threads: nothing lost, nothing twice, never more in flight than the limit."""
 
 import threading
 

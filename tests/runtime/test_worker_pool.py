@@ -1,4 +1,4 @@
-"""The ordered map over processes: order, workers that die or hang, sources that fail, and bounded reading ahead."""
+"""Tests of the ordered map over processes: order, workers that die or hang, failing sources, bounded reading ahead."""
 
 import os
 import time

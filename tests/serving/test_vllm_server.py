@@ -1,4 +1,4 @@
-"""Servers of our own: started when there is work, given their GPUs, named when they fail, and gone whatever happens."""
+"""Tests of the servers that we start: on demand, with their GPUs, with a named failure, and always stopped at the end."""
 
 import json
 import os
@@ -22,7 +22,7 @@ REASON = ("reason", "caps.jsonl", "--llm", "m", "-n", "2", "--backend", "vllm")
 
 
 def begin(vllm_dir: Path, *more: str) -> "subprocess.Popen[bytes]":
-    """A client that goes on for long, and whose servers are up."""
+    """Starts a client that runs for long, and waits until its servers are up."""
     write_lines(vllm_dir / "caps.jsonl", captions(3000))
     command = [*SOPHIA, *REASON, "--concurrency", "1", "-o", "raw.jsonl", *more]
     client = subprocess.Popen(command, cwd=vllm_dir, env=ENVIRONMENT, stderr=subprocess.PIPE)
@@ -299,7 +299,7 @@ def test_serve_ends_when_all_its_servers_have(vllm_dir: Path, monkeypatch: pytes
 
 
 def test_two_steps_serve_two_models_at_once(vllm_dir: Path) -> None:
-    """A caption that is ready is reasoned over while the next is written."""
+    """The reasoner works on finished captions while the next captions are sampled."""
     command = " ".join([*SOPHIA, *REASON, "--gpus", "0", "--concurrency", "1"])
     second = " ".join([*SOPHIA, "reason", "--llm", "m", "-n", "1", "--tag", "b", "--gpus", "1"])
     write_lines(vllm_dir / "caps.jsonl", captions(60))

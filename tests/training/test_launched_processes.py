@@ -1,4 +1,4 @@
-"""Training in several processes, on CPUs through DeepSpeed: the same model, the same names, exact resume, no hanging."""
+"""Tests of training in several processes, on CPUs through DeepSpeed: same model, same names, exact resume, no hanging."""
 
 import contextlib
 import json
@@ -42,7 +42,7 @@ from sophia_cli.training.zero_stage import STAGES, bytes_needed, first_fitting_s
 
 @pytest.fixture(scope="module")
 def data(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten weighted trajectories, five questions without images, and `alone`, the model that one process makes of both."""
+    """Ten weighted trajectories, five questions without images, and `alone`, the model that one process trains on both."""
     folder = tmp_path_factory.mktemp("ranks")
     write_lines(folder / "kept.jsonl", kept_records(lab, 10))
     write_lines(folder / "text.jsonl", [{"id": f"t{n}", "question": f"{n} + 1?", "answer": str(n + 1)} for n in range(5)])
@@ -53,7 +53,7 @@ def data(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def dropping(folder: Path) -> None:
-    """The embedded model with dropout, so that a run whose random numbers are not begun anew goes another way."""
+    """The embedded model with dropout, so that a resumed run with a wrong random state gives another model."""
     shutil.copytree(BASE.parent, folder)
     config = json.loads((folder / "config.json").read_text())
     config["text_config"]["attention_dropout"] = 0.1
@@ -62,7 +62,7 @@ def dropping(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole(data: Path) -> Path:
-    """What one process makes of the trajectories alone, undisturbed."""
+    """The model that one uninterrupted process trains on the trajectories alone."""
     sophia("train", "kept.jsonl", "-m", str(data / "dropping"), "--max-steps", "5", *STEPS, "-o", "whole", cwd=data)
     return data / "whole"
 
@@ -82,7 +82,9 @@ def train(folder: Path, out: str, *options: str, code: int = 0) -> subprocess.Co
     ],
 )
 def test_two_processes_train_the_model_that_one_does(stage: str, micro: str, data: Path) -> None:
-    """Every stage, every split of the batches; rows with and without images in one: ZeRO-3 does not wait for ever."""
+    """At every stage and every split of the batches. An update may have rows with and without images: ZeRO-3 must not
+    hang.
+    """
     out = Path(stage).stem
     done = train(data, out, "--cpu-ranks", "2", "--deepspeed", stage, "--micro-batch-size", micro)
     assert difference(data / "alone", data / out) < 0.01
@@ -121,7 +123,7 @@ def test_who_joins_ends_quietly_when_the_first_refuses(tmp_path: Path) -> None:
 
 
 def test_a_run_that_replaces_a_model_goes_on_without_being_forced_again(whole: Path, tmp_path: Path) -> None:
-    """Killed while it trained, and killed when the new model was in place and the draft not yet cleared away."""
+    """Killed during training, and killed after the new model is in place but before the draft is deleted."""
     write_lines(tmp_path / "kept.jsonl", records_of(whole.parent / "kept.jsonl"))
     options = ["--save-every", "2", "-m", str(whole.parent / "dropping")]
     shutil.copytree(BASE.parent, tmp_path / "out")
@@ -139,7 +141,7 @@ def test_a_run_that_replaces_a_model_goes_on_without_being_forced_again(whole: P
 
 
 def test_one_process_trains_the_tower_as_several_do_where_an_update_shows_no_image(data: Path, tmp_path: Path) -> None:
-    """Without a gradient the optimizer would leave out momentum and decay."""
+    """Without a gradient the optimizer would skip momentum and weight decay."""
     for name in ("kept.jsonl", "text.jsonl"):
         write_lines(tmp_path / name, records_of(data / name)[:3])
     options = ["--mix", "text.jsonl", "--batch-size", "1", "--lr", "1e-3", "--max-steps", "6"]
@@ -191,7 +193,7 @@ def test_a_killed_run_of_two_processes_goes_on_and_leaves_none_behind(
 
 
 def commands() -> list[str]:
-    """The command lines of all processes."""
+    """Returns the command lines of all processes."""
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -202,7 +204,7 @@ def commands() -> list[str]:
 
 
 def ranks_in(folder: Path) -> list[int]:
-    """The training processes whose draft lies in a folder."""
+    """Returns the training processes whose draft is in a folder."""
     wanted = (b"sophia_cli.training.worker", str(folder).encode())
     files = [file for file in Path("/proc").glob("[0-9]*/cmdline") if all(word in file.read_bytes() for word in wanted)]
     return [int(file.parent.name) for file in files]
@@ -227,7 +229,7 @@ def test_a_process_that_dies_ends_the_run_with_one_line(data: Path, tmp_path: Pa
 
 
 def test_the_reason_why_training_processes_ended_is_one_line(tmp_path: Path) -> None:
-    """The first reason that one of them left, unless one was killed; room for reasons was taken beforehand."""
+    """The first reason that a process left, unless one was killed; space for reasons is allocated in advance."""
     errors = tmp_path / "errors"
     errors.write_bytes(b"\n" * ERROR_SLOT_BYTES * 3)
     before = errors.stat()
@@ -252,7 +254,7 @@ def test_the_reason_why_training_processes_ended_is_one_line(tmp_path: Path) -> 
 
 
 def test_a_launcher_that_dies_is_no_trained_model(data: Path, tmp_path: Path) -> None:
-    """DeepSpeed's runner calls it well when a signal has ended what it started: a machine that ran out of memory, say."""
+    """DeepSpeed's runner exits with 0 when a signal ended its processes, for example when memory ran out."""
     write_lines(tmp_path / "kept.jsonl", records_of(data / "kept.jsonl"))
     options = ["train", "kept.jsonl", "--max-steps", "200", *STEPS, "--cpu-ranks", "2", "--save-every", "1", "-o", "out"]
     with subprocess.Popen([*SOPHIA, *options], cwd=tmp_path, stdout=PIPE, stderr=PIPE, env=ENVIRONMENT) as run:
@@ -315,7 +317,7 @@ def test_a_second_run_into_the_same_folder_is_refused(whole: Path, tmp_path: Pat
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(whole: Path, tmp_path: Path) -> None:
-    """The second checkpoint does not fit; with room again the run goes on from the first."""
+    """The second checkpoint does not fit; after space is freed the run resumes from the first."""
     write_lines(tmp_path / "kept.jsonl", records_of(whole.parent / "kept.jsonl"))
     model = ["-m", str(whole.parent / "dropping")]
     options = ["train", "kept.jsonl", "--max-steps", "5", *STEPS, "--save-every", "2", "-o", "out", *model]
@@ -395,7 +397,7 @@ def test_rows_are_dealt_out_longest_first() -> None:
 
 
 def test_the_stage_that_fits_is_chosen() -> None:
-    """An 8B model whose vision tower is still, on GPUs of 80 GB."""
+    """For an 8B model with a frozen vision tower, on GPUs of 80 GB."""
     gpu, weights, trained = 80 * 10**9, 8 * 10**9, 76 * 10**8
     stages = [first_fitting_stage(weights, trained, processes, gpu) for processes in (1, 2, 4, 8, 64)]
     assert stages == ["zero3-offload", "zero3-offload", "zero1", "zero1", "zero1"]

@@ -1,6 +1,7 @@
-"""Liger's fused kernel, interpreted by Triton on the CPU: the same log-probabilities and gradients as ours, token by token.
+"""Tests of Liger's fused kernel, interpreted by Triton on the CPU: log-probabilities and gradients equal ours, token by
+token.
 
-`make test-kernels` installs both and runs these. How fast it is on a GPU is not seen here.
+`make test-kernels` installs both and runs them. Its speed on a GPU is not tested here.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""MPO and GRPO: their losses, what teaches nothing, exact resume, several processes, and what is refused."""
+"""Tests of MPO and GRPO: losses, groups without a signal, exact resume, several processes, refused inputs."""
 
 import math
 import shutil
@@ -57,7 +57,7 @@ def plan_of(found: TrainingData, objective: str, out: Path) -> TrainPlan:
 
 
 def log_probability(model: Any, encoder: Collator, row: TrainExample) -> torch.Tensor:
-    """log π(y) of a row's answer, token by token from whole logits."""
+    """Returns log π(y) of a row's answer, token by token from whole logits."""
     ((example,), by_image) = encoder.encode_rows([row])
     inputs = {name: value[None] for name, value in {"input_ids": example.input_ids, **example.by_token}.items()}
     logits = model(**inputs, **by_image).logits[0].log_softmax(-1)
@@ -66,7 +66,7 @@ def log_probability(model: Any, encoder: Collator, row: TrainExample) -> torch.T
 
 
 def test_mpo_is_its_equation(data: Path, tmp_path: Path) -> None:
-    """0.8 sigmoid, 0.2 BCO and the right answers' likelihood, of a policy that has moved away from its reference."""
+    """0.8 sigmoid, 0.2 BCO and the likelihood of the right answers, for a policy that has moved away from its reference."""
     from transformers import AutoModelForImageTextToText
 
     model = resolve_model("tiny-vlm")
@@ -96,7 +96,7 @@ def test_mpo_is_its_equation(data: Path, tmp_path: Path) -> None:
 
 
 def test_what_teaches_nothing_counts_nowhere(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A group all right, one mixed and one that nobody could grade: the mixed one alone keeps its tokens."""
+    """A group that is all right, a mixed one, and one without verdicts: only the mixed one keeps its tokens."""
     found = read_questions([str(data / "kept.jsonl")], resolve_model("tiny-vlm"), Shard(), None)
     plan = plan_of(found, "grpo", tmp_path / "out")
     policy = load_policy(plan, torch.device("cpu"), bf16=False)
@@ -223,7 +223,7 @@ def test_killed_they_go_on_to_the_very_model(options: list[str], data: Path, tmp
 
 @pytest.fixture(scope="module")
 def uneven(lab: Path, data: Path) -> Path:
-    """Pairs of six items, of lengths far apart, and `whole`, the model that one process makes of four in a pass."""
+    """Pairs of six items of very different lengths, and `whole`, the model that one process trains with four in a pass."""
     found = {row["id"]: {**row, "image": str(lab / row["image"])} for row in records_of(lab / "traj.jsonl")}
     right = [{**row, "reward": 1.0} for row in list(found.values())[:6]]
     for number, row in enumerate(right):
@@ -238,7 +238,7 @@ def uneven(lab: Path, data: Path) -> Path:
 
 
 def test_mpo_does_not_lean_on_how_a_batch_is_cut(uneven: Path) -> None:
-    """TRL's own mean by forward pass came out a fifth of the way apart."""
+    """TRL's own mean by forward pass differs by a fifth."""
     cut = sophia(
         "train", "uneven.jsonl", *PAIRS, *FOUR, "--max-grad-norm", "0.9", "--micro-batch-size", "1", "-o", "cut", cwd=uneven
     )
@@ -251,7 +251,7 @@ def test_mpo_does_not_lean_on_how_a_batch_is_cut(uneven: Path) -> None:
 @pytest.mark.parametrize("stage", ["zero2", "zero3.json", "none"])
 @pytest.mark.parametrize("options", [PAIRS, QUESTIONS], ids=["mpo", "grpo"])
 def test_two_processes_train_as_one(options: list[str], stage: str, uneven: Path) -> None:
-    """MPO to the model of one process; GRPO, whose processes draw their own answers, to the end."""
+    """MPO gives the model of one process; GRPO, whose processes sample their own answers, runs to the end."""
     out = f"{options[1]}-{Path(stage).stem}"
     two = ["--cpu-ranks", "2", "--deepspeed", stage, "--micro-batch-size", "1", "--max-grad-norm", "0.9"]
     rows = ["uneven.jsonl", *PAIRS, *FOUR] if options is PAIRS else ["kept.jsonl", *QUESTIONS]

@@ -1,4 +1,4 @@
-"""Sequence parallelism: a row's tokens are dealt out to processes, and the model is that of one process."""
+"""Tests of sequence parallelism: a row's tokens are split over processes, and the model equals that of one process."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ LATER = pytest.mark.long
 
 @pytest.fixture(scope="module")
 def data(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows with and without images, of odd lengths; `alone`, the model that one process makes of them."""
+    """Rows with and without images, of odd lengths; `alone` is the model that one process trains on them."""
     folder = tmp_path_factory.mktemp("ulysses")
     kept = [{**row, "trajectory_logprob": -9.0 - number} for number, row in enumerate(kept_records(lab, 8))]
     write_lines(folder / "kept.jsonl", kept)
@@ -35,7 +35,7 @@ def data(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(folder: Path, out: str, *options: str) -> Path:
-    """The folder of a model; its figures are in it."""
+    """Returns the folder of a model, with its metrics in it."""
     sophia("train", "kept.jsonl", "--mix", "text.jsonl", *STEPS, "-o", out, *options, cwd=folder)
     return folder / out
 
@@ -67,7 +67,7 @@ def test_processes_that_share_rows_train_the_model_that_one_does(
 
 
 def place(number: int, ways: int) -> SequenceParallel:
-    """One of several processes, without the others."""
+    """Returns the context of one of several processes, without the others."""
     made = SequenceParallel.__new__(SequenceParallel)
     made.sp_rank, made.sp_size = number, ways
     return made
@@ -100,7 +100,9 @@ def test_what_qwen3_adds_to_image_tokens_stays_with_them(length: int, ways: int,
 
 
 def test_gradients_of_shared_rows_are_those_of_whole_logits(data: Path) -> None:
-    """Of every parameter, towers included, layers computed again; images at the cut, a stretch unsupervised, no image."""
+    """Of every parameter, vision tower included, with recomputed layers, images at the cut, an unsupervised part, and no
+    image.
+    """
     for family in FAMILIES:
         if not (data / family).exists():
             make_model(family, data / family)
@@ -136,7 +138,7 @@ def test_every_family_takes_stretches_with_images_in_them(family: str, options: 
 
 @LATER
 def test_objectives_of_whole_trajectories_see_them_whole(data: Path) -> None:
-    """Truncated ratios are of all a trajectory's tokens, wherever they lie."""
+    """Truncated ratios cover all tokens of a trajectory, on whichever process they are."""
     asked = ["--objective", "truncated", "--force", "--max-steps", "2"]
     one = train(data, "one", *asked)
     two = train(data, "two", *asked, "--cpu-ranks", "2", "--sequence-parallel", "2")

@@ -1,4 +1,4 @@
-"""Training: the loss and its gradient, what is supervised, what is left out, what is saved."""
+"""Tests of training: the loss and its gradient, the loss mask, skipped rows, and the saved model."""
 
 import json
 import math
@@ -49,7 +49,9 @@ def encoder() -> Collator:
 
 
 def naive_gradient(records: list[dict[str, Any]], normalize_by: str) -> dict[str, torch.Tensor]:
-    """Eq. 7 written naively: one row at a time, log-softmax over the vocabulary, a sum, one division at the end."""
+    """Returns the gradient of Eq. 7, written naively: one row at a time, log-softmax over the vocabulary, a sum, one
+    division.
+    """
     from transformers import AutoModelForImageTextToText
 
     model = resolve_model("tiny-vlm")
@@ -142,7 +144,7 @@ def test_importance_ratios_are_constants_to_the_gradient() -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 60), st.booleans())
 def test_log_probabilities_in_blocks_are_those_of_all_logits(seed: int, block: int, some: bool) -> None:
-    """Values, and gradients of what is hidden and of the weights, for blocks of any size and any choice of tokens."""
+    """Values, and gradients of hidden states and weights, for blocks of any size and any choice of tokens."""
     draw = torch.Generator().manual_seed(seed)
     hidden = torch.randn(2, 6, 5, generator=draw, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(7, 5, generator=draw, dtype=torch.float64, requires_grad=True)
@@ -367,7 +369,7 @@ def test_a_mix_of_fewer_rows_than_asked_for_says_so(lab: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("stage", ["none", "zero2", pytest.param("zero3", marks=pytest.mark.long)])
 def test_gradients_are_cut_as_asked(stage: str, lab: Path, tmp_path: Path) -> None:
-    """At 0 not at all; how long they were is told either way. Adam forgets a common factor: decay and rate are the same."""
+    """0 means no clipping; the norm is always reported. Adam ignores a common factor, so weight decay and rate are equal."""
     write_lines(tmp_path / "kept.jsonl", kept_records(lab, 2))
     options = ["--max-steps", "2", "--batch-size", "1", "--lr", "1e-3", "--normalize-by", "trajectories"]
     options += ["--cpu-ranks", "1", "--deepspeed", stage]
@@ -408,7 +410,7 @@ def test_the_same_seed_trains_the_same_model(lab: Path, tmp_path: Path) -> None:
 
 
 def test_the_plan_is_shown_before_anything_is_trained(lab: Path, tmp_path: Path) -> None:
-    """Rows by source, steps, and the first example with what is supervised marked; nothing is written."""
+    """Rows by source, steps, and the first example with its supervised part marked; nothing is written."""
     write_lines(tmp_path / "kept.jsonl", kept_records(lab, 4))
     write_lines(tmp_path / "qa.jsonl", [{"id": "t", "question": "1 + 1?", "answer": "2"}])
     done = sophia(
@@ -425,7 +427,7 @@ def test_the_plan_is_shown_before_anything_is_trained(lab: Path, tmp_path: Path)
 
 
 def test_the_time_that_a_run_may_take(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its FLOPs by the speed of this machine and its processes; a row of twice the tokens takes a bit more than twice."""
+    """Its FLOPs divided by the speed of this machine; a row of twice the tokens takes a bit more than twice."""
     monkeypatch.setattr(time_estimate, "matmul_flops", lambda device: 1e9)
     model = resolve_model("tiny-vlm")
     settings = TrainConfig("sft", 2, 1, 1e-3, 0.0, 1.0, "tokens", 1.0, None, 1024, 0)
@@ -446,7 +448,7 @@ def test_the_time_that_a_run_may_take(lab: Path, tmp_path: Path, monkeypatch: py
 
 
 def passes_of_a_run(out: Path) -> tuple[list[int], list[dict[str, Any]]]:
-    """One update on four rows of different lengths, two at a time: rows of each forward pass as the model sees them."""
+    """Returns the rows of each forward pass of one update on four rows of different lengths, two at a time."""
     settings = TrainConfig("sft", 4, 2, 1e-3, 0.0, 1.0, "tokens", 1.0, 1, 1024, 0)
     rows = [TrainExample(str(n), [{"role": "user", "content": "1 + " * n + "1?"}], "2 " * (1 + n), 1.0) for n in range(4)]
     plan = size_rows(TrainPlan([], {}, resolve_model("tiny-vlm"), settings, out), rows, lambda text: None)
@@ -467,7 +469,7 @@ def passes_of_a_run(out: Path) -> tuple[list[int], list[dict[str, Any]]]:
 
 
 def test_a_run_starts_with_a_warm_up_pass(tmp_path: Path) -> None:
-    """The first one of a process on CPUs is not always the one that all others repeat."""
+    """The first pass of a process on CPUs is not always equal to the later ones."""
     assert passes_of_a_run(tmp_path / "out")[0] == [2, 2, 2]
 
 
@@ -484,7 +486,7 @@ def test_a_run_packs_its_rows_where_the_kernel_takes_them(tmp_path: Path, monkey
 def test_flash_attention_is_used_where_it_can_be_loaded(
     objective: str, kernel: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In bf16, and not in a trainer whose reference model would have another kernel."""
+    """In bf16, and not in a trainer whose reference model would use another kernel."""
     asked: list[Any] = []
 
     def loaded(path: str, **options: Any) -> Any:
@@ -540,7 +542,7 @@ def test_trackers_get_metrics_and_the_curve_is_drawn(lab: Path, tmp_path: Path) 
 
 
 def test_nothing_but_a_model_is_ever_replaced(lab: Path, tmp_path: Path) -> None:
-    """Neither what is read, nor a folder that is no model, nor a draft that is none; a link leads where it points."""
+    """An input, a folder without a model, and a draft folder of other origin are kept; a link stays a link."""
     import shutil
 
     (tmp_path / "data").mkdir()
@@ -592,7 +594,7 @@ def test_whole_updates_take_every_row_as_often_as_any_other(count: int, size: in
 
 
 def test_the_objective_of_the_docs_is_one_file(lab: Path, tmp_path: Path) -> None:
-    """One trajectory's mean over its tokens is what `sft` gives for it alone; of two, `even` is the mean of both."""
+    """For one trajectory the mean over its tokens equals `sft`; for two, `even` is the mean of both."""
     root = Path(__file__).parent.parent.parent
     page = (root / "docs" / "adding-an-objective.md").read_text()
     shutil.copytree(root / "sophia_cli", tmp_path / "sophia_cli")
@@ -613,7 +615,7 @@ def test_the_objective_of_the_docs_is_one_file(lab: Path, tmp_path: Path) -> Non
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
-    """After the last step no loss shows them any more; what stands at the output stays."""
+    """After the last step no loss would show them; the model at the output stays."""
     (tmp_path / "out").mkdir()
     plan = SimpleNamespace(out=tmp_path / "out", work_dir=tmp_path / "out.tmp")
     weights = {"fine": torch.ones(2), "spoilt": torch.tensor([1.0, math.nan])}

@@ -1,4 +1,4 @@
-"""Which trajectories betray that a description was read: both sides, English and Chinese."""
+"""Tests of the caption-leak check: which trajectories reveal that a description was read, in English and Chinese."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Verdicts: right, wrong, could not tell; and the stream that carries them."""
+"""Tests of grading: correct, wrong, cannot tell; and the stream of records that carries the verdicts."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Our reward function in TRL: its signature, its three outcomes, and a step of real GRPO with it."""
+"""Tests of our reward function in TRL: its signature, its three outcomes, and a step of real GRPO with it."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The rule verifier against every case we have: public test suites, real outputs, our own probes, and hostile answers."""
+"""Tests of the rule verifier on every case we have: public test suites, real outputs, our own probes, hostile answers."""
 
 import doctest
 import json
@@ -75,7 +75,7 @@ DOUBTED = {
 
 
 def item_of(row: dict[str, Any]) -> dict[str, Any]:
-    """A case as an item. `rounding` of a public suite is a precision, `abs_tol` a tolerance."""
+    """Returns a case as an item. `rounding` of a public suite becomes a precision, `abs_tol` a tolerance."""
     names = {"gold": "answer", "options": "choices", "abs_tol": "tolerance", "rounding": "precision"}
     fields = (*names, "choices", "tolerance", "precision", "unit", "language", "answer_type")
     return {names.get(field, field): row[field] for field in fields if row.get(field) is not None}
@@ -266,7 +266,7 @@ def test_an_answer_is_never_run_as_code(answer: str, gold: str, tmp_path: Path, 
 
 
 def family(pid: int) -> list[int]:
-    """A process and all that descend from it."""
+    """Returns a process and all its descendants."""
     found = [pid]
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -279,7 +279,7 @@ def family(pid: int) -> list[int]:
 
 
 def resident(pids: list[int]) -> Iterator[int]:
-    """What each process holds in memory, in MiB."""
+    """Returns the resident memory of each process, in MiB."""
     for pid in pids:
         try:
             lines = Path(f"/proc/{pid}/status").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""What the embedded models can do, on worlds that they never saw, and the quickstart from end to end."""
+"""Tests of the embedded models on worlds that they were not trained on, and of the quickstart from end to end."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The embedded world: its pictures, its questions, and that nobody has seen them before."""
+"""Tests of the embedded world: its images, its questions, and the separation of its splits."""
 
 import json
 import re
@@ -27,7 +27,7 @@ from sophia_cli.world.scenes import (
 
 
 def read_back(description: str) -> Scene:
-    """The scene that a description tells of, read without the code that wrote it."""
+    """Parses a description back into a scene, without the code that wrote it."""
     names = ("top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom", "bottom right")
     cells = {name: cell for cell, name in enumerate(names)}
     found = re.findall(r"([A-Z][a-z]+(?: [a-z]+)?): (\w+) (\w+) (\d)\.", description)
@@ -35,7 +35,7 @@ def read_back(description: str) -> Scene:
 
 
 def solve(kind: str, subject: list[str], scene: Scene) -> str:
-    """The answer to a question, worked out from the scene in another way than the world does."""
+    """Returns the answer to a question, computed from the scene in another way than the world does."""
     digits = [shape.digit for shape in scene]
     top = next(shape for shape in scene if shape.digit == max(digits))
     rows = {"top": range(0, 3), "middle": range(3, 6), "bottom": range(6, 9)}
