@@ -9,6 +9,7 @@ from rich.text import Text
 
 BAR_WIDTH = 40
 """Cells of the longest bar."""
+# More labels on an axis of this width overlap.
 MAX_LABELS = 20
 
 

@@ -24,6 +24,7 @@ MAX_BINS = 16
 VERDICTS = ("correct", "wrong", "no_answer", "truncated", "ungradable", "timeout", "error")
 NO_VERDICT = len(VERDICTS)
 _VERDICT_CODES = {name: code for code, name in enumerate(VERDICTS)}
+# -1, so that one signed byte per row is enough.
 UNKNOWN, NOT_SELECTED, SELECTED = -1, 0, 1
 
 

@@ -16,6 +16,7 @@ ID_FIELD, IMAGE_FIELDS = "id", ("decoded_image",)
 QUESTION_COUNT = 501 * VARIANTS
 CATEGORIES = ("subject", "knowledge_level")
 LLM_JUDGED = False
+# The authors' own check of numbers: |answer - gold| <= 0.001.
 TOLERANCE = 0.001
 DECIMALS = "Solve the problem and end with the final answer, a number to three decimals, in \\boxed{}."
 

@@ -18,6 +18,7 @@ Vote = tuple[Hashable | None, float]
 """What a sample answered, as it is counted, and its score. None: nothing readable, so it has no vote."""
 NORMAL = NormalDist()
 LEVEL = 0.95
+# 1.96: the two-sided quantile of the normal distribution at LEVEL.
 Z95 = NORMAL.inv_cdf(0.5 + LEVEL / 2)
 ROUNDING_ERROR = 1e-12
 """A standard error below this is zero: the scores differ in their last bits only."""

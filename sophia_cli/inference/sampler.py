@@ -126,6 +126,7 @@ def _in_order(done: "Channel[tuple[int, R] | BaseException | None]") -> Iterator
             following += 1
 
 
+# A few hundred MB at 4K tokens an answer, whatever the length of the run.
 MAX_CACHED_ANSWERS = 100_000
 
 

@@ -19,6 +19,7 @@ from sophia_cli.io.compression import BUFFER_BYTES, read_error
 from sophia_cli.io.jsonl import open_input, parse_records
 from sophia_cli.records import Record
 
+# Larger than any file, so that the file being read contains every offset until its end is known.
 UNKNOWN_SIZE = 1 << 62
 SEEK_BUFFER_BYTES = 1 << 15
 """Bytes read at a time when seeking. Few, because most of them may be skipped."""

@@ -13,6 +13,7 @@ import torch
 from sophia_cli.training.loss_inputs import LossInputs
 
 DATA_KIND, NEEDS_BEHAVIOR = "trajectories", True
+# The paper gives no value (Eq. 3 has no bound); 2 lets a trajectory count at most twice.
 MAX_RATIO = 2.0
 
 

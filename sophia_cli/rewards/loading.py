@@ -28,9 +28,11 @@ BUFFER_BYTES = 1 << 18
 """Bytes read at a time: no more than fits into the cache of a core."""
 BLOCK_BYTES = 1 << 20
 """Smallest size of a block."""
+# The list of blocks stays small for files of any size.
 MAX_BLOCKS = 1 << 13
 PARALLEL_FILE_BYTES = 1 << 26
 """Size of a file from which worker processes are worth their start."""
+# The parent merges the columns; it cannot keep up with more workers.
 MAX_WORKERS = 8
 
 NumberedLines = Iterable[tuple[int, int, bytes]]

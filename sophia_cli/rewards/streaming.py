@@ -26,6 +26,7 @@ from sophia_cli.rewards.table import FAILED, NAN, NO_REASONER, NOT_TRAJECTORY, S
 
 WAITING, OTHER_SHARD, PASS_THROUGH, NOT_SELECTED, SELECTED = range(5)
 """States of a row: undecided; of another shard; written unchanged; not selected; selected."""
+# Larger than any count, so that an item of unknown size is never complete before the input ends.
 UNKNOWN_COUNT = 1 << 62
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bar
 
+# In a log file each update is a line; one every 15 s is 240 an hour.
 LINE_INTERVAL_SECONDS = 15.0
 
 

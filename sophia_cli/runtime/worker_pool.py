@@ -27,6 +27,7 @@ CHUNK_SIZE = 16
 """Tasks that a worker receives at a time. Each result is returned as soon as it is finished."""
 CHUNKS_PER_WORKER = 8
 """Chunks per worker that may be finished ahead of the one whose results are due next."""
+# Enough to keep workers busy while the source blocks, and little memory.
 READ_AHEAD_ITEMS = 256
 FLUSH_SECONDS = 0.01
 MAX_FAILED_STARTS = 3

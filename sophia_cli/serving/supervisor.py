@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 POLL_SECONDS = 0.1
+# From linux/prctl.h; Python has no names for them.
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 

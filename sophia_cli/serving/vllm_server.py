@@ -25,10 +25,12 @@ from sophia_cli.runtime.progress import log_info, log_line
 from sophia_cli.serving import gpus, supervisor
 from sophia_cli.serving.ports import free_port
 
+# Loading a 70B model from a slow shared disk and compiling its kernels takes 10 to 20 minutes.
 START_TIMEOUT_SECONDS = 1800.0
 GRACE_SECONDS = 10.0
 """Seconds between SIGTERM and SIGKILL."""
 POLL_SECONDS = 0.25
+# vLLM's own traceback is longer, but its last lines name the cause.
 TAIL_LINES = 30
 MAX_STARTS = 3
 """Ports that are tried, because another process may take a port before the server does."""

@@ -27,6 +27,7 @@ from sophia_cli.rewards.trajectory import SelectionRule, Trajectory, decode_chec
 from sophia_cli.runtime.progress import Progress, log_line
 
 NO_LABEL = "(none)"
+# `--by id` would otherwise print a row for each item.
 MAX_LABELS = 1000
 TEXT_FIELDS = frozenset(("caption", "trajectory"))
 """Fields of `StatsFields` that stay undecoded."""

@@ -29,7 +29,9 @@ GPUS_VARIABLE, CPU_VARIABLE = "SOPHIA_GPUS", "SOPHIA_CPU_RANKS"
 PLAN_KEY, READY_VALUE = "sophia/plan", b"ready"
 METRICS_FILE, LOG_FILE, ERRORS_FILE = "metrics.jsonl", "log.txt", "errors"
 POLL_SECONDS = 0.1
+# Seconds between SIGTERM and SIGKILL of training processes: time to finish a write.
 GRACE_SECONDS = 10.0
+# A Python traceback with its exception, where no process left a reason.
 TAIL_BYTES = 4000
 ERROR_SLOT_BYTES = 512
 """Bytes that each process has to store why it ended. They are allocated beforehand, because a full disk may be the

@@ -11,6 +11,7 @@ from sophia_cli.training.distributed import DistributedContext
 EmitFunction = Callable[[dict[str, Any]], None]
 """Called with the metrics of each update."""
 METRICS_FILE, PLOT_FILE = "metrics.jsonl", "curve.png"
+# Markers on more points hide the line.
 MAX_POINTS = 40
 
 

@@ -9,10 +9,12 @@ from transformers import AutoConfig
 from sophia_cli.runtime.worker_pool import WorkerDied, WorkerProcess, WorkerTimeout
 from sophia_cli.training.run_state import TrainPlan, update_batches
 
+# Large enough to reach the device's peak speed, and at most a few seconds.
 MATRIX_SIDE = {"cpu": 1024, "cuda": 8192}
 REPEATS = {"cpu": 2, "cuda": 20}
 EXPECTED_UTILIZATION = 0.4
 """The share of plain matmul speed that training usually reaches."""
+# The estimate is only shown; a machine where it hangs must not delay the run.
 TIMEOUT_SECONDS = 60.0
 
 

@@ -13,6 +13,7 @@ from sophia_cli.verifier import answer_phrases
 from sophia_cli.verifier.normalize import MAX_NORMALIZED_CHARS, normalize
 from sophia_cli.verifier.option_letters import first_letter, letters_of
 
+# The final answer is at the end; a response may have millions of characters.
 TAIL_CHARS = 20_000
 BOX = re.compile(r"(?:\\boxed|\\fbox|\x08oxed|(?<![A-Za-z\\])boxed)\s*\{")  # a JSON reader turns \b into a backspace
 BARE_BOX = re.compile(r"\\boxed(?:\s+|(?=-?\d))([^\s{}$.,]{1,40})")
@@ -28,6 +29,7 @@ FAREWELL = re.compile(
 )
 NEAR_END_CHARS = 1500
 """Characters at the end that usually contain the phrase."""
+# The longest farewell that FAREWELL matches.
 FAREWELL_TAIL = 250
 ASKED = re.compile(r"^A:\s+(?=\S)", re.MULTILINE)
 """The label of the answer in `Q: … A: 24`."""
@@ -40,6 +42,7 @@ SPACES = re.compile(r"[ \t]{3,}")
 PROSE = re.compile(r"print\(|[^\W\d_]{2,}\W+[^\W\d_]{2,}|[一-鿿]{5}|[一-鿿]{2,}\d")
 UNIT_AFTER = re.compile(r"%|°|(?:percent|pct|[a-z]{1,3}|[a-z]+s)\b")
 UNIT_ALONE = re.compile(r"%|°|[a-zA-Zµ°]{1,3}[²³]?|(?:sq\.?|square|cubic) [a-z]{1,11}")
+# Models that loop write thousands of boxes; only the last ones can be the answer.
 MAX_BOXES = 200
 MAX_BARE_CHARS = 300
 """Longest line or response that may consist of an answer."""

@@ -24,6 +24,7 @@ _IMAGINARY = ("i", "j", "I", "\\imath")
 _VARIABLE = re.compile(
     r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|rho|sigma|omega|phi|varphi|tau|epsilon))(?:_.+)?"
 )
+# Beyond it products overflow to infinity, and two infinities would look equal.
 MAX_VALUE = 1e100
 _ENDS = ("+", "-", ")", "}", "]")
 

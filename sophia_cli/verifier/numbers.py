@@ -15,6 +15,7 @@ from sophia_cli.verifier.units import canonical_unit
 
 ROUNDED_DIGITS = 6
 """An answer such as 0.333333 stands for 1/3 if it has at least this many digits."""
+# An exact 10**1000000000 would fill the memory.
 MAX_EXPONENT = 300
 
 _INT = r"(?:\d{1,3}(?:,\d{3}){1,40}|\d{1,3}(?:\.\d{3}){2,40}|\d{1,3}(?:[ ']\d{3}){1,40}|\d{1,256})(?!\d)"

@@ -6,6 +6,7 @@ from typing import Any
 from sophia_cli.verifier import numbers, structures
 from sophia_cli.verifier.types import CannotDecide, GradingCase
 
+# Sets are compared pair by pair, so the time grows with the square.
 MAX_SET_SIZE = 64
 ORDERED_KINDS = {"tuple", "bracket", "matrix"}
 INCOMPATIBLE_KINDS = ({"bracket", "set"}, {"matrix", "list"}, {"matrix", "set"})

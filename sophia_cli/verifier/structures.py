@@ -315,6 +315,7 @@ def _integer_set(text: str) -> Collection | None:
     return Collection("set", tuple(map(str, numbers))) if len(numbers) <= MAX_INTEGERS else None
 
 
+# `x in [1, 10**9]` of integers would otherwise be written out.
 MAX_INTEGERS = 64
 
 

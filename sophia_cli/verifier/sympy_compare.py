@@ -12,6 +12,7 @@ from math_verify import LatexExtractionConfig, parse
 from math_verify.grader import sympy_expr_eq
 from sympy import Basic, Float, I, MatrixBase, Rational, Symbol
 
+# Far beyond double precision, so that nearly equal closed forms differ.
 COMPARED_DIGITS = 40
 EXACT_TOLERANCE, FLOAT_TOLERANCE = 1e-25, 1e-12
 """Relative gaps below which two constants are equal: both exact, or one a decimal."""

@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from sophia_cli.runtime.worker_pool import WorkerDied, WorkerProcess, WorkerTimeout
 from sophia_cli.verifier.normalize import is_too_complex
 
+# A hostile expression such as 9^{9^9} fails here, and not on the machine.
 MEMORY_BYTES = 1 << 30
 _local = threading.local()
 

@@ -10,6 +10,7 @@ from sophia_cli.verifier.normalize import normalize
 from sophia_cli.verifier.numbers import ROUNDED_DIGITS, Quantity, read_quantity
 from sophia_cli.verifier.units import PERCENT, canonical_unit
 
+# Larger values overflow when they are multiplied.
 MAX_TOLERANCE = 1e300
 TEMPERATURES = ("degC", "degF")
 

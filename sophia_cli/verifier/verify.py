@@ -11,6 +11,7 @@ from sophia_cli.verifier.normalize import MAX_NORMALIZED_CHARS, normalize
 from sophia_cli.verifier.rules import apply_rules, equal_parts
 from sophia_cli.verifier.types import GradingCase, Verdict
 
+# A comparison takes milliseconds; sympy does not end on some expressions.
 DEFAULT_SECONDS = 5.0
 
 

@@ -12,8 +12,10 @@ from PIL import Image, ImageDraw
 
 from sophia_cli.world.scenes import Scene, Shape
 
+# Three cells a side give 96 pixels, the image size of `tiny-vlm`.
 CELL_PIXELS = 32
 IMAGE_SIZE = 3 * CELL_PIXELS
+# Light gray, so that both bright and dark shapes stand out.
 BACKGROUND = 226
 COLOR_VALUES = {"red": (208, 44, 44), "green": (36, 146, 62), "blue": (44, 84, 208), "yellow": (198, 152, 12)}
 

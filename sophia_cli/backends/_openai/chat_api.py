@@ -29,6 +29,7 @@ MODEL_TUNED_ENGINES = ("vllm", "sglang")
 """Engines that fill unset sampling parameters from the model's generation_config.json. We set them, so that samples do
 not depend on that file.
 """
+# The values at which vLLM and SGLang do nothing.
 NEUTRAL_SAMPLING = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 CONTEXT_ERROR_MARKS = (
     "context length",
@@ -38,7 +39,9 @@ CONTEXT_ERROR_MARKS = (
     "maximum model length",
     "too long",
 )
+# Some servers return a whole HTML page or a traceback as the error.
 MAX_MESSAGE_CHARS = 300
+# More tokens than any context has: such a count is a fault of the server, and would overflow a column of `propagate`.
 MAX_TOKEN_COUNT = 1 << 30
 
 

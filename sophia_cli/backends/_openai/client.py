@@ -43,6 +43,7 @@ MAX_UNTAKEN = 2048
 """Untaken outcomes above which no new request is sent."""
 BASE_TIMEOUT_SECONDS, TIMEOUT_SECONDS_PER_TOKEN = 120.0, 0.2
 """Default timeout: time in the server's queue, plus twice what a loaded server takes per token (88 ms, design.md)."""
+# A server that is still loading its model accepts connections but does not respond; requests then wait for it.
 DISCOVERY_SECONDS = 10.0
 MAX_BUSY_RETRIES = 10
 """How often unhealthy servers may turn a request away for each of its own tries."""

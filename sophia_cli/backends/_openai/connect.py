@@ -11,6 +11,7 @@ from sophia_cli.models.aliases import ModelRef
 
 DEFAULT_IN_FLIGHT = 256
 """Requests in flight per server without `--concurrency`: what vLLM runs at a time by default."""
+# Descriptors for the step's own files, its libraries, and images that are being read.
 SPARE_FILES = 100
 
 

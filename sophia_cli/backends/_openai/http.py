@@ -20,6 +20,7 @@ import httptools
 
 from sophia_cli import __version__
 
+# A dropped packet costs 1, 3, 7 or 15 seconds of retransmission; 30 survives four of them.
 CONNECT_SECONDS = 30.0
 NEXT_ADDRESS_SECONDS = 3.0
 """Longest wait for one address of a host before the next one is tried."""
@@ -27,6 +28,7 @@ IDLE_SECONDS = 4.0
 """Servers close an idle connection after 5 s (uvicorn). We close it earlier, so that none is lost during a request."""
 DNS_CACHE_SECONDS = 60.0
 """How long resolved addresses are reused."""
+# Servers and proxies limit a head to 8 to 64 KiB.
 MAX_HEAD_BYTES = 1 << 16
 DEFAULT_HEADERS = {"User-Agent": f"sophia/{__version__}", "Accept": "application/json", "Accept-Encoding": "identity"}
 DEFAULT_PORTS = {"http": 80, "https": 443}
