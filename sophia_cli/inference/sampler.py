@@ -126,7 +126,7 @@ def _in_order(done: "Channel[tuple[int, R] | BaseException | None]") -> Iterator
             following += 1
 
 
-# A few hundred MB at 4K tokens an answer, whatever the length of the run.
+# Judges answer in a few sentences (about 1 KB), so this many answers take about 100 MB.
 MAX_CACHED_ANSWERS = 100_000
 
 

@@ -32,7 +32,7 @@ BLOCK_BYTES = 1 << 20
 MAX_BLOCKS = 1 << 13
 PARALLEL_FILE_BYTES = 1 << 26
 """Size of a file from which worker processes are worth their start."""
-# The parent merges the columns; it cannot keep up with more workers.
+# A machine with hundreds of cores must not start hundreds of processes for one file.
 MAX_WORKERS = 8
 
 NumberedLines = Iterable[tuple[int, int, bytes]]

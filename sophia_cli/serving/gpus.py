@@ -7,7 +7,7 @@ import subprocess
 
 from sophia_cli.errors import UsageError
 
-# nvidia-smi hangs when a driver is broken; without persistence mode it takes several seconds per GPU.
+# nvidia-smi hangs when a driver is broken; without persistence mode it takes seconds to start.
 NVIDIA_SMI_SECONDS = 30.0
 GPU_PATTERN = re.compile(r"\d+|(?:GPU|MIG)-.+")
 

@@ -25,7 +25,7 @@ from sophia_cli.runtime.progress import log_info, log_line
 from sophia_cli.serving import gpus, supervisor
 from sophia_cli.serving.ports import free_port
 
-# Loading a 70B model from a slow shared disk and compiling its kernels takes 10 to 20 minutes.
+# Loading a large model from a slow shared disk and compiling its kernels takes many minutes.
 START_TIMEOUT_SECONDS = 1800.0
 GRACE_SECONDS = 10.0
 """Seconds between SIGTERM and SIGKILL."""

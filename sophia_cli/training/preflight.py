@@ -24,7 +24,7 @@ from sophia_cli.training.zero_stage import choose_stage
 LogFunction = Callable[[str], None]
 PARALLEL_THRESHOLD = 1000
 """Rows from which several processes read them. Each loads the tokenizer first."""
-# Each worker loads the tokenizer and the image processor (about 300 MB).
+# Each worker loads the tokenizer and the image processor, so memory is the limit.
 MAX_WORKERS = 32
 # Images may come from a slow server; a row that takes longer is skipped and named.
 ROW_TIMEOUT_SECONDS = 600.0
