@@ -75,13 +75,8 @@ def export(
             show_default="the paper's prompts",
         ),
     ] = None,
-    alpha: Annotated[
-        float | None,
-        typer.Option(min=0.0, max=1.0, help="As in `propagate`, for records without weights.", show_default="0.75"),
-    ] = None,
-    keep: Annotated[
-        int | None, typer.Option(min=1, help="As in `propagate`, for records without weights.", show_default="1")
-    ] = None,
+    alpha: o.AlphaOfUnweighted = None,
+    keep: o.KeepOfUnweighted = None,
     pairs: Annotated[int, typer.Option(min=1, help="trl-preference: most pairs per item.")] = 1,
 ) -> int:
     """Write the kept trajectories, or preference pairs, in the format of another trainer."""

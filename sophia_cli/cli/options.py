@@ -33,6 +33,13 @@ Tee = Annotated[
     Path | None,
     Option("--tee", help="Write to this file and to stdout; a second run replays and resumes it.", rich_help_panel=BASICS),
 ]
+AlphaOfUnweighted = Annotated[
+    float | None,
+    Option("--alpha", min=0.0, max=1.0, help="As in `propagate`, for records without weights.", show_default="0.75"),
+]
+KeepOfUnweighted = Annotated[
+    int | None, Option("--keep", min=1, help="As in `propagate`, for records without weights.", show_default="1")
+]
 Seed = Annotated[int, Option("--seed", help="Same seed, same records.", rich_help_panel=BASICS)]
 Limit = Annotated[int | None, Option("--limit", min=1, help="Stop after this many input records.", rich_help_panel=BASICS)]
 ShardOption = Annotated[

@@ -28,13 +28,8 @@ def train(
             "mpo (pairs of a correct and a wrong one) or grpo (the model answers the questions itself)."
         ),
     ] = "sophia",
-    alpha: Annotated[
-        float | None,
-        typer.Option(min=0.0, max=1.0, help="As in `propagate`, for records without weights.", show_default="0.75"),
-    ] = None,
-    keep: Annotated[
-        int | None, typer.Option(min=1, help="As in `propagate`, for records without weights.", show_default="1")
-    ] = None,
+    alpha: o.AlphaOfUnweighted = None,
+    keep: o.KeepOfUnweighted = None,
     mix: Annotated[
         list[str] | None,
         typer.Option(

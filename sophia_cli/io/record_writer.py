@@ -18,6 +18,7 @@ from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.io.compression import open_appender, open_reader
 from sophia_cli.io.jsonl import load_json, to_line
 from sophia_cli.io.manifest import Manifest
+from sophia_cli.io.stdio import write_stdout
 from sophia_cli.records import Record, has_failed, record_name
 from sophia_cli.runtime.progress import log_line
 
@@ -234,18 +235,8 @@ class RecordWriter:
         return int(record.get(self.tokens_field) or 0) if self.tokens_field else 0
 
     def _write_stdout(self, line: bytes) -> None:
-        if self.stdout is None:
-            return
-        try:
-            self.stdout.write(line)
-            self.stdout.flush()
-        # The reader has left, as in `| head`: not an error of this step.
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise SophiaError(
-                f"stdout: cannot be written ({error.strerror}); free disk space and run the command again"
-            ) from None
+        if self.stdout is not None:
+            write_stdout(self.stdout, line)
 
     def close(self, finished: bool, records_in: int, report: dict[str, Any] | None = None) -> None:
         """Closes the file and saves its manifest with what the step reports."""

@@ -1,8 +1,10 @@
-"""File descriptors 0 to 2: keeps them open, and keeps stdout for records. Imports nothing, so that `--help` stays fast."""
+"""File descriptors 0 to 2: keeps them open, and keeps stdout for records. Imports little, so that `--help` stays fast."""
 
 import os
 import sys
 from typing import IO
+
+from sophia_cli.errors import SophiaError
 
 
 def open_descriptors() -> None:
@@ -22,3 +24,21 @@ def claim_stdout() -> IO[bytes]:
     records = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return records
+
+
+def write_stdout(stdout: IO[bytes], data: bytes) -> None:
+    """Writes to the stream of `claim_stdout`, and flushes it.
+
+    Raises:
+        BrokenPipeError: the reader has left, as in `| head`, which is not an error of the step.
+        SophiaError: it cannot be written.
+    """
+    try:
+        stdout.write(data)
+        stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise SophiaError(
+            f"stdout: cannot be written ({error.strerror}); free disk space and run the command again"
+        ) from None

@@ -18,7 +18,7 @@ from sophia_cli.evaluation import statistics
 from sophia_cli.evaluation.report import format_percent
 from sophia_cli.io.jsonl import read_records, to_line, write_json
 from sophia_cli.io.paths import check_side_files
-from sophia_cli.io.stdio import claim_stdout
+from sophia_cli.io.stdio import claim_stdout, write_stdout
 from sophia_cli.records import Record, has_failed, need_number, need_text, where_of
 from sophia_cli.runtime.progress import log_line, stderr_console
 
@@ -69,8 +69,7 @@ def run(one: str, other: str, summary_file: Path | None, quiet: bool) -> int:
     pairs = pair_questions(files, *runs)
     stdout = claim_stdout()
     for flipped in flipped_questions(pairs):
-        stdout.write(to_line(flipped))
-    stdout.flush()
+        write_stdout(stdout, to_line(flipped))
     only = [len(run) - len(pairs) for run in runs]
     for file, alone, without in zip(files, only, left, strict=True):
         if alone:

@@ -9,7 +9,7 @@ import time
 import orjson
 
 from sophia_cli.errors import INTERRUPTED, SophiaError
-from sophia_cli.io.stdio import claim_stdout
+from sophia_cli.io.stdio import claim_stdout, write_stdout
 from sophia_cli.models.aliases import resolve_model
 from sophia_cli.runtime.progress import log_line
 from sophia_cli.serving.vllm_server import POLL_SECONDS, ServerConfig, VLLMServers
@@ -27,8 +27,7 @@ def run(model: str, setup: ServerConfig) -> int:
         servers.start()
         for server in servers.replicas:
             line = {"model": model, "base_url": server.url, "gpus": server.gpus, "log": str(server.log)}
-            stdout.write(orjson.dumps(line) + b"\n")
-        stdout.flush()
+            write_stdout(stdout, orjson.dumps(line) + b"\n")
         urls = " ".join(f"--base-url {server.url}" for server in servers.replicas)
         log_line(f"{model}: serving until Ctrl-C; use {urls}")
         _wait_for_servers(servers)

@@ -15,10 +15,10 @@ from xxhash import xxh3_64_intdigest
 
 from sophia_cli.analysis.charts import print_figures
 from sophia_cli.analysis.dataset_stats import SELECTED, UNKNOWN, StatsFields, StatsTable, compute_figures, repeat_counts
-from sophia_cli.errors import SOME_FAILED, InputError, RecordError, SophiaError, UsageError
+from sophia_cli.errors import SOME_FAILED, InputError, RecordError, UsageError
 from sophia_cli.io.jsonl import load_json, parse_record, to_line
 from sophia_cli.io.rereadable import RereadableInputs
-from sophia_cli.io.stdio import claim_stdout
+from sophia_cli.io.stdio import claim_stdout, write_stdout
 from sophia_cli.records import Record, has_failed
 from sophia_cli.rewards.loading import make_lookup
 from sophia_cli.rewards.selection import Selection, as_numpy, select_trajectories
@@ -47,15 +47,7 @@ def run(files: list[str], by: list[str], alpha: float | None, keep: int | None, 
     choice = make_selection(columns, lookup, given=alpha is not None or keep is not None)
     figures = {"failed": failed, "unreadable": unreadable, "alpha": rule.alpha, **all_figures(columns, choice, lookup)}
     text = to_line(figures) if as_json else render_figures(figures, stdout.isatty())
-    try:
-        stdout.write(text)
-        stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise SophiaError(
-            f"stdout: cannot be written ({error.strerror}); free disk space and run the command again"
-        ) from None
+    write_stdout(stdout, text)
     return SOME_FAILED if unreadable else 0
 
 
