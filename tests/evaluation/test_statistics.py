@@ -2,12 +2,13 @@
 
 import json
 import math
+import subprocess
 from itertools import combinations
 from pathlib import Path
 from random import Random
 
 import pytest
-from helpers.commands import records_of, sophia, write_lines
+from helpers.commands import SOPHIA, records_of, sophia, write_lines
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -137,6 +138,10 @@ def test_two_runs_are_compared_question_by_question(tmp_path: Path) -> None:
     assert "1 samples of other.jsonl could not be graded" in done.stderr.decode()
     before = (tmp_path / "other.jsonl").read_bytes()
     sophia("compare", "one.jsonl", "other.jsonl", "--summary", "other.jsonl", cwd=tmp_path, code=2)
+    full = subprocess.run(
+        ["bash", "-c", f"{' '.join(SOPHIA)} compare one.jsonl other.jsonl > /dev/full"], cwd=tmp_path, capture_output=True
+    )
+    assert full.returncode == 1 and b"sophia: stdout: cannot be written" in full.stderr
     assert (tmp_path / "other.jsonl").read_bytes() == before
     write_lines(tmp_path / "third.jsonl", run_of(other, answer="another"))
     assert b"a different question" in sophia("compare", "one.jsonl", "third.jsonl", cwd=tmp_path, code=2).stderr
