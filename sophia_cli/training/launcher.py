@@ -27,7 +27,8 @@ from sophia_cli.training.run_state import TrainPlan, read_plan
 GPUS_VARIABLE, CPU_VARIABLE = "SOPHIA_GPUS", "SOPHIA_CPU_RANKS"
 """Environment variables of the processes that we start: the GPUs of each, or that they train on CPUs."""
 PLAN_KEY, READY_VALUE = "sophia/plan", b"ready"
-METRICS_FILE, LOG_FILE, ERRORS_FILE = "metrics.jsonl", "log.txt", "errors"
+# Not metrics.jsonl: the worker writes that in the same folder, and it outlives a resume.
+EMITTED_FILE, LOG_FILE, ERRORS_FILE = "emitted.jsonl", "log.txt", "errors"
 POLL_SECONDS = 0.1
 # Seconds between SIGTERM and SIGKILL of training processes: time to finish a write.
 GRACE_SECONDS = 10.0
@@ -183,8 +184,8 @@ def launch_processes(plan: TrainPlan, hardware: HardwareOptions, count: int, emi
     Raises:
         SophiaError: they fail; the message says why.
     """
-    metrics_file, log, errors = plan.work_dir / METRICS_FILE, plan.work_dir / LOG_FILE, plan.work_dir / ERRORS_FILE
-    metrics_file.write_bytes(b"")
+    emitted, log, errors = plan.work_dir / EMITTED_FILE, plan.work_dir / LOG_FILE, plan.work_dir / ERRORS_FILE
+    emitted.write_bytes(b"")
     errors.write_bytes(b"\n" * ERROR_SLOT_BYTES * count)
     command = [
         sys.executable,
@@ -204,7 +205,7 @@ def launch_processes(plan: TrainPlan, hardware: HardwareOptions, count: int, emi
         )
     saved = False
     try:
-        for line in _follow_file(metrics_file, process):
+        for line in _follow_file(emitted, process):
             emit(fields := load_json(line))
             saved = saved or "model" in fields
     finally:

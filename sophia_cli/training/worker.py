@@ -13,8 +13,8 @@ from sophia_cli.io.jsonl import to_line
 from sophia_cli.training.distributed import DistributedContext
 from sophia_cli.training.launcher import (
     CPU_VARIABLE,
+    EMITTED_FILE,
     GPUS_VARIABLE,
-    METRICS_FILE,
     HardwareOptions,
     joined_context,
     note_error,
@@ -30,12 +30,12 @@ def main(draft: Path) -> int:
     try:
         from sophia_cli.training.train import train_model
 
-        with (draft / METRICS_FILE).open("ab") as metrics_file:
+        with (draft / EMITTED_FILE).open("ab") as emitted:
 
             def emit(fields: dict[str, Any]) -> None:
                 if world.is_main:
-                    metrics_file.write(to_line(fields))
-                    metrics_file.flush()
+                    emitted.write(to_line(fields))
+                    emitted.flush()
 
             train_model(read_plan(draft), world, emit)
     except BaseException as error:  # noqa: BLE001  (the parent reads it from a file)

@@ -364,7 +364,7 @@ def test_a_mix_of_fewer_rows_than_asked_for_says_so(lab: Path, tmp_path: Path) -
         said += [line for line in done.stderr.decode().splitlines() if "mixed in" in line]
     first, second = said
     assert first.endswith("2 of 3 rows of text.jsonl mixed in")
-    assert second.endswith("3 of 3 rows of text.jsonl mixed in; 2 for each of 4 trajectories were asked for")
+    assert second.endswith("3 of 3 rows of text.jsonl mixed in; 2 per trajectory were requested, for 4 trajectories")
 
 
 @pytest.mark.parametrize("stage", ["none", "zero2", pytest.param("zero3", marks=pytest.mark.long)])

@@ -40,7 +40,7 @@ def solve(kind: str, subject: list[str], scene: Scene) -> str:
     top = next(shape for shape in scene if shape.digit == max(digits))
     rows = {"top": range(0, 3), "middle": range(3, 6), "bottom": range(6, 9)}
     if kind.startswith("sum"):
-        field = {"sum_colour": "colour", "sum_form": "form"}.get(kind)
+        field = {"sum_colour": "color", "sum_form": "form"}.get(kind)
         return str(sum(s.digit for s in scene if (getattr(s, field) == subject[0] if field else s.cell in rows[subject[0]])))
     if kind == "count_larger":
         return str(len([digit for digit in digits if digit > int(subject[0])]))
