@@ -4,22 +4,21 @@ Copies of an image that were scaled, converted to gray or compressed as JPEG dif
 diagrams in 70 and more. A cropped image counts as another image.
 """
 
-import io
 import os
 import sqlite3
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from xxhash import xxh3_128_hexdigest
 
 from sophia_cli.errors import RecordError
-from sophia_cli.io.images import cache_dir, image_bytes, shorten_reference
+from sophia_cli.io.images import cache_dir, is_download, is_embedded, local_path, open_image
 from sophia_cli.runtime.progress import log_info
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
 HASH_SIDE = 16
 """The hash has HASH_SIDE x HASH_SIDE bits."""
@@ -34,31 +33,10 @@ def perceptual_hash(reference: str) -> bytes:
         RecordError: it cannot be read or is not an image.
     """
     import imagehash
-    from PIL import Image
 
-    data = image_bytes(reference)
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            gray = _to_gray(image)
-            low, high = gray.getextrema()
-            return _pack_bits(imagehash.phash(gray, hash_size=HASH_SIDE).hash) if low != high else FLAT_HASH
-    except Exception as error:  # noqa: BLE001  (what Pillow raises depends on the format)
-        raise RecordError(f"image {shorten_reference(reference)} cannot be opened ({error}); fix the file") from None
-
-
-def _to_gray(image: "Image") -> "Image":
-    """Converts to 8-bit gray; transparent pixels become white, as on a page."""
-    from PIL import Image
-
-    if image.mode.startswith(("I", "F")):  # 16 bits and more: scale from the darkest to the brightest pixel
-        deep = image.convert("F")
-        low, high = cast(tuple[float, float], deep.getextrema())
-        scale = 255 / ((high - low) or 1)
-        return deep.point(lambda value: value * scale - low * scale).convert("L")
-    if image.mode in ("P", "LA", "PA", "RGBA") or "transparency" in image.info:
-        clear = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("L")
-    return image.convert("L")
+    gray = open_image(reference).convert("L")
+    low, high = gray.getextrema()
+    return _pack_bits(imagehash.phash(gray, hash_size=HASH_SIDE).hash) if low != high else FLAT_HASH
 
 
 def _pack_bits(bits: "object") -> bytes:
@@ -69,10 +47,10 @@ def _pack_bits(bits: "object") -> bytes:
 
 def image_key(reference: str) -> str:
     """Returns what identifies an image without reading it: a file's path, size, times and inode, else the reference."""
-    if reference.startswith(("data:", "http://", "https://")):
+    if is_embedded(reference) or is_download(reference):
         return xxh3_128_hexdigest(reference.encode("utf-8", "surrogatepass"))
     try:
-        path = os.path.abspath(reference.removeprefix("file://"))
+        path = os.path.abspath(local_path(reference))
         found = os.stat(path)
     except (OSError, ValueError):
         return ""

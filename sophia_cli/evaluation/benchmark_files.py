@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from sophia_cli.errors import InputError, UsageError
+from sophia_cli.io.images import reference_scheme
 from sophia_cli.io.jsonl import load_json
 from sophia_cli.records import Record
 from sophia_cli.runtime.progress import log_line
@@ -120,7 +121,7 @@ def _resolve_images(kind: ModuleType, rows: Iterator[Record], folder: Path) -> I
 
 def _image_path(folder: Path, image: Any) -> Any:
     """Returns the path of an image that a row names, in the folder or in its `images`; other references stay."""
-    if not isinstance(image, str) or not image or image.startswith(("data:", "http://", "https://", "file://")):
+    if not isinstance(image, str) or not image or reference_scheme(image):
         return image
     inner = folder / IMAGES_FOLDER / image
     return str(inner if inner.is_file() else folder / image)

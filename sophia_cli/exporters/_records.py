@@ -7,14 +7,12 @@ from functools import cached_property
 from itertools import islice
 from types import ModuleType
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from sophia_cli import registry
 from sophia_cli.errors import RecordError
 from sophia_cli.exporters._base import ExportExample
 from sophia_cli.io.counter import RecordCounter
-from sophia_cli.io.images import checked_image_bytes, data_uri, shorten_reference
+from sophia_cli.io.images import data_uri, is_download, is_embedded, local_path, shorten_reference, wire_bytes
 from sophia_cli.io.parquet import stored_image
 from sophia_cli.io.rereadable import InputFiles, RereadableInputs
 from sophia_cli.io.shards import Shard
@@ -136,17 +134,12 @@ class ExampleSource:
         Raises:
             RecordError: the file does not exist.
         """
-        if reference.startswith("file://"):
-            reference = url2pathname(urlsplit(reference).path)
-        if not reference.startswith(("http://", "https://", "data:")):
+        reference = local_path(reference)
+        if not (is_download(reference) or is_embedded(reference)):
             if not os.path.isfile(reference):
                 fault = f"field `image`: {shorten_reference(reference)} cannot be read (no such file)"
                 raise RecordError(f"{where_of(record)}: {fault}; fix the path or the file")
             reference = os.path.abspath(reference)
         if table:
             return stored_image(reference, self.request.embed)
-        return (
-            data_uri(checked_image_bytes(reference))
-            if self.request.embed and not reference.startswith("data:")
-            else reference
-        )
+        return data_uri(*wire_bytes(reference)) if self.request.embed else reference

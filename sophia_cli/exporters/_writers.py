@@ -11,7 +11,7 @@ from typing import Any
 from sophia_cli.errors import RecordError
 from sophia_cli.exporters._records import ExampleSource
 from sophia_cli.io.counter import RecordCounter
-from sophia_cli.io.images import image_bytes, image_format
+from sophia_cli.io.images import image_bytes, image_format, is_embedded
 from sophia_cli.io.jsonl import read_records, to_line
 from sophia_cli.io.parquet import check_unicode, column_types, dataset_card, typed_row, write_parquet, write_parquet_folder
 from sophia_cli.io.rereadable import spooling
@@ -83,7 +83,7 @@ def write_draft(exporter: ModuleType, rows: TableRows, progress: Progress, draft
 
 def _save_embedded_image(folder: Path, image: str) -> str:
     """Returns an image's path; an embedded image becomes a file of the folder, named by its hash."""
-    if not image.startswith("data:"):
+    if not is_embedded(image):
         return image
     data = image_bytes(image)
     file = folder / "images" / f"{hashlib.sha256(data).hexdigest()[:32]}.{image_format(data)}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from sophia_cli.errors import RecordError
 from sophia_cli.exporters._base import ExportExample, assistant_turn
-from sophia_cli.io.images import shorten_reference
+from sophia_cli.io.images import is_download, shorten_reference
 from sophia_cli.records import where_of
 
 OUTPUT_KIND, SOURCE_KIND, EMBEDS_IMAGES = "folder", "trajectories", False
@@ -39,7 +39,7 @@ def row_fields(example: ExportExample) -> dict[str, Any]:
     Raises:
         RecordError: an image is not a file.
     """
-    if url := next((image for image in example.images if image.startswith(("http://", "https://"))), None):
+    if url := next((image for image in example.images if is_download(image)), None):
         raise RecordError(
             f"{where_of(example.record)}: image {shorten_reference(url)} is not a file; export with --images embed"
         )

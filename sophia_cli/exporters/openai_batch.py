@@ -8,7 +8,7 @@ from typing import Any
 
 from sophia_cli.errors import RecordError
 from sophia_cli.exporters._base import ExportExample
-from sophia_cli.io.images import shorten_reference
+from sophia_cli.io.images import is_download, is_embedded, shorten_reference
 from sophia_cli.records import where_of
 
 OUTPUT_KIND, SOURCE_KIND, EMBEDS_IMAGES = "lines", "items", True
@@ -21,7 +21,7 @@ def row_fields(example: ExportExample) -> dict[str, Any]:
         RecordError: a provider could not read an image.
     """
     for image in example.images:
-        if not image.startswith(("http://", "https://", "data:")):
+        if not (is_download(image) or is_embedded(image)):
             raise RecordError(
                 f"{where_of(example.record)}: image {shorten_reference(image)} is not a URL; export with --images embed"
             )

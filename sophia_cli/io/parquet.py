@@ -4,12 +4,13 @@ A first pass finds the column types. Images are stored as `datasets` stores them
 """
 
 import json
+import mimetypes
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from sophia_cli.errors import RecordError
-from sophia_cli.io.images import checked_image_bytes
+from sophia_cli.io.images import is_embedded, wire_bytes
 
 BATCH_ROWS, BATCH_BYTES = 1000, 64 << 20
 """Rows and bytes written together, whichever is reached first."""
@@ -158,10 +159,14 @@ def stored_image(reference: str, embed: bool) -> dict[str, Any]:
     Raises:
         RecordError: the image cannot be read.
     """
-    if not embed and not reference.startswith("data:"):
+    embedded = is_embedded(reference)
+    if not embed and not embedded:
         return {"bytes": None, "path": reference}
-    name = None if reference.startswith("data:") else Path(reference.split("?")[0]).name
-    return {"bytes": checked_image_bytes(reference), "path": name}
+    media_type, data = wire_bytes(reference)
+    name = None if embedded else Path(reference.split("?")[0]).name
+    if name and mimetypes.guess_type(name)[0] != media_type:  # re-encoded, or misnamed
+        name = f"{Path(name).stem}.{media_type.removeprefix('image/')}"
+    return {"bytes": data, "path": name}
 
 
 def dataset_card(types: dict[str, str]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sophia_cli.io.images import data_uri
+from sophia_cli.io.images import data_uri, image_format
 from sophia_cli.records import Record
 
 
@@ -51,5 +51,9 @@ def _image_reference(value: Any) -> Any:
     if _are_images(value):
         return [_image_reference(part) for part in value]
     if isinstance(value, dict) and _is_image(value):
-        return data_uri(value["bytes"]) if value["bytes"] is not None else value["path"]
+        return (
+            data_uri(f"image/{image_format(value['bytes'])}", value["bytes"])
+            if value["bytes"] is not None
+            else value["path"]
+        )
     return value

@@ -11,7 +11,7 @@ import torch
 from transformers.utils import logging
 
 from sophia_cli.errors import InputError, UsageError
-from sophia_cli.io.images import image_bytes
+from sophia_cli.io.images import image_bytes, is_download, is_embedded
 from sophia_cli.runtime.progress import Progress, log_line
 from sophia_cli.runtime.worker_pool import ordered_map
 from sophia_cli.training.collator import Collator, SkippedExample
@@ -28,8 +28,6 @@ PARALLEL_THRESHOLD = 1000
 MAX_WORKERS = 32
 # Images may come from a slow server; a row that takes longer is skipped and named.
 ROW_TIMEOUT_SECONDS = 600.0
-REMOTE_PREFIXES = ("data:", "http://", "https://")
-"""Images that are in the row itself, or are not downloaded twice. They are not part of a row's checksum."""
 HINTS = {
     "trajectories": "no record has a weight other than 0 (lower --alpha in `propagate`), or the files are empty",
     "pairs": "give questions with right and wrong answers (`reason -n 8`)",
@@ -135,7 +133,8 @@ def size_row(row: TrainExample, encoder: Collator) -> tuple[int, int, int] | Ski
             examples.append(encoder.encode_row(replace(row, answer=row.rejected)))
     except SkippedExample as reason:
         return reason.with_traceback(None)
-    files = b"".join(image_bytes(image) for image in row.images if not image.startswith(REMOTE_PREFIXES))
+    # Embedded images are in the row itself, and addresses are not downloaded twice.
+    files = b"".join(image_bytes(image) for image in row.images if not (is_embedded(image) or is_download(image)))
     tokens, supervised = (
         sum(counts) for counts in zip(*((len(e.input_ids), e.supervised_tokens) for e in examples), strict=True)
     )

@@ -15,7 +15,8 @@ import orjson
 
 from sophia_cli.errors import RecordError
 from sophia_cli.inference.types import Completion, EmptyResponse, Failure, Request
-from sophia_cli.io.images import data_uri, image_bytes
+from sophia_cli.io.downloads import DownloadError, encode_url
+from sophia_cli.io.images import data_uri, image_bytes, is_download, is_embedded, local_path, shorten_reference, wire_bytes
 from sophia_cli.records import THINK_CLOSE, THINK_OPEN
 
 # To support another server, add its finish reasons here. An unknown one is retried, never guessed.
@@ -99,16 +100,22 @@ def _api_message(message: dict[str, Any], images: str, uuid: bool) -> dict[str, 
 @lru_cache(maxsize=64)
 def _image_part(reference: str, images: str, uuid: bool) -> dict[str, Any]:
     """Returns the part of one image. The K requests of an image follow each other, so its bytes are read once for all."""
-    if reference.startswith(("http://", "https://")):
-        return {"type": "image_url", "image_url": {"url": reference}}
-    data = image_bytes(reference)
-    if images == "file" and not reference.startswith("data:"):
-        url = reference if reference.startswith("file://") else _file_url(reference)
-    else:
-        url = reference if reference.startswith("data:") else data_uri(data)
+    if is_download(reference):
+        return {"type": "image_url", "image_url": {"url": _encoded(reference)}}
+    media_type, data = wire_bytes(reference)
+    # A server that shares the disk would decode a re-encoded file in its own way, so that one is sent.
+    as_file = images == "file" and not is_embedded(reference) and data == image_bytes(reference)
+    url = _file_url(local_path(reference)) if as_file else data_uri(media_type, data)
     part: dict[str, Any] = {"type": "image_url", "image_url": {"url": url}}
     # vLLM caches the encoded image by this name, so K requests for one image encode it once.
     return {**part, "uuid": hashlib.sha256(data).hexdigest()[:32]} if uuid else part
+
+
+def _encoded(url: str) -> str:
+    try:
+        return encode_url(url)
+    except DownloadError as error:
+        raise RecordError(f"image {shorten_reference(url)} cannot be read ({error}); fix the address") from None
 
 
 def _file_url(reference: str) -> str:
