@@ -16,7 +16,7 @@ PYTHON = ROOT / ".venv-kernels" / "bin" / "python"
 COMPARED = """
 import json, sys
 import torch
-from sophia_cli.training.collator import IGNORED
+from sophia_cli.training.collator import IGNORE_INDEX
 from sophia_cli.training.logprobs import log_probabilities
 from sophia_cli.training.config import has_liger
 
@@ -25,7 +25,7 @@ draw = torch.Generator().manual_seed(rows)
 hidden = torch.randn(2, rows, width, generator=draw).to(getattr(torch, dtype)).requires_grad_()
 weight = torch.randn(words, width, generator=draw).to(getattr(torch, dtype)).requires_grad_()
 labels = torch.randint(0, words, (2, rows), generator=draw)
-labels[torch.rand(2, rows, generator=draw) < 0.4] = IGNORED
+labels[torch.rand(2, rows, generator=draw) < 0.4] = IGNORE_INDEX
 upstream = torch.randn(2, rows - 1, generator=draw)  # weights, ratios and masks, as an objective has them
 found = []
 for fused in (False, True):
