@@ -8,14 +8,11 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from sophia_cli.errors import FAILED, INTERRUPTED, SophiaError
 from sophia_cli.runtime import signals
 from sophia_cli.runtime.progress import log_line
-
-if TYPE_CHECKING:  # most steps run no model
-    pass
 
 
 def run(work: Callable[[], int], debug: bool = False) -> NoReturn:

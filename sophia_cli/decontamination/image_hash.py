@@ -9,16 +9,13 @@ import sqlite3
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xxhash import xxh3_128_hexdigest
 
 from sophia_cli.errors import RecordError
 from sophia_cli.io.images import cache_dir, is_download, is_embedded, local_path, open_image
 from sophia_cli.runtime.progress import log_info
-
-if TYPE_CHECKING:
-    pass
 
 HASH_SIDE = 16
 """The hash has HASH_SIDE x HASH_SIDE bits."""

@@ -2,12 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from sophia_cli.records import Record
-
-if TYPE_CHECKING:  # most steps run no model
-    pass
 
 
 @dataclass

@@ -2,12 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sophia_cli.io.shards import Shard
-
-if TYPE_CHECKING:  # most steps run no model
-    pass
 
 
 @dataclass(frozen=True)

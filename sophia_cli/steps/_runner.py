@@ -24,8 +24,8 @@ def run_step(
     options: StepOptions,
     settings: dict[str, Any],
     produce: Callable[[RecordWriter, RecordCounter], Iterator[Record] | Iterator[Record | bytes]],
+    inputs: list[str],
     total: int | None = None,
-    inputs: list[str] | None = None,
     keeps_order: bool = False,
     rewrite: bool = False,
     tokens_field: str | None = None,
@@ -42,8 +42,8 @@ def run_step(
         options: The options of every step.
         settings: What makes the records what they are. A file started with other settings is refused.
         produce: Called with the writer and the counter of input records.
+        inputs: The files read, a prompt file included; no output may be one of them.
         total: Number of records expected, for the progress bar.
-        inputs: The files read; the output must not be one of them.
         keeps_order: The step keeps the order of its input.
         rewrite: Write the file again from the first record on, instead of resuming it. Until that record exists, the old
             file stays.
@@ -60,7 +60,9 @@ def run_step(
         raise UsageError("-o and --tee both name the output file; give only one of them")
     part = options.parsed_shard
     file = options.out or options.tee
-    check_output_file(file, inputs or [])
+    check_output_file(file, inputs)
+    if not options.out:
+        check_output_file(None, inputs)
     identity = {**settings, "seed": options.seed, "shard": str(part), **({"inputs": inputs} if rewrite else {})}
     manifest = Manifest(file, step, identity) if file else None
     stdout = claim_stdout()

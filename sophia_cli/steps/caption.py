@@ -13,6 +13,7 @@ from sophia_cli.inference.backend_options import BackendOptions
 from sophia_cli.inference.sampler import sample_records, show_plan
 from sophia_cli.inference.types import Backend, Completion, Job, Request, SamplingParams
 from sophia_cli.io.counter import RecordCounter
+from sophia_cli.io.paths import input_names
 from sophia_cli.io.record_writer import RecordWriter
 from sophia_cli.prompts import chosen_prompt
 from sophia_cli.records import STEP_FIELDS, Record, caption_id, error_record, has_failed, image_list, sample_seed, where_of
@@ -59,6 +60,7 @@ def run(
         options,
         settings,
         produce,
+        inputs=input_names(source, prompt_file),
         total=options.expected_records(count_items(source), k),
         tokens_field="caption_tokens",
         backend=backend,

@@ -21,7 +21,7 @@ from sophia_cli.inference.sampler import sample_records, show_plan
 from sophia_cli.inference.types import Backend, Completion, Job, Request, SamplingParams
 from sophia_cli.io.counter import RecordCounter
 from sophia_cli.io.jsonl import write_json
-from sophia_cli.io.paths import check_side_files
+from sophia_cli.io.paths import check_side_files, input_names
 from sophia_cli.io.record_writer import RecordWriter
 from sophia_cli.judge.answer_judge import AnswerJudge, apply_judge, is_multi_part, make_judge
 from sophia_cli.prompts import chosen_prompt, question_text
@@ -133,7 +133,7 @@ def run(
     items = options.parsed_shard.take(chain.from_iterable(benchmark.read_items() for benchmark in asked), options.limit)
     if options.dry_run:
         return show_plan(STEP, _make_jobs(items, asking, RecordWriter(ID_FIELD, None)), chosen, asking.sampling, {"n": n})
-    sources, sheet = [benchmark.source for benchmark in asked if benchmark.source], auditing.labels_csv
+    sources, sheet = input_names(*(benchmark.source for benchmark in asked), prompt), auditing.labels_csv
     beside = (reporting.summary, reporting.model_card, sheet, sheet and audit.judge_labels_file(sheet))
     check_side_files(beside, sources, (options.out, options.tee))
     if sheet and not options.force:
@@ -171,7 +171,7 @@ def run(
             options,
             settings,
             produce,
-            options.expected_records(_question_count(asked), n),
+            total=options.expected_records(_question_count(asked), n),
             tokens_field="response_tokens",
             on_record=observe,
             backend=backend,

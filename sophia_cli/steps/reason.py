@@ -18,6 +18,7 @@ from sophia_cli.inference.sampler import sample_records, show_plan
 from sophia_cli.inference.types import Backend, Completion, Job, Request, SamplingParams
 from sophia_cli.io.counter import RecordCounter
 from sophia_cli.io.jsonl import read_records
+from sophia_cli.io.paths import input_names
 from sophia_cli.io.record_writer import RecordWriter
 from sophia_cli.prompts import chosen_prompt, fill_template, question_text
 from sophia_cli.records import Record, error_record, has_failed, need_text, sample_seed, trajectory_id, where_of
@@ -101,6 +102,7 @@ def run(
         options,
         settings,
         produce,
+        inputs=input_names(*files, prompt_file),
         tokens_field="trajectory_tokens",
         resume_filter=earlier if stop_alpha is not None else None,
         backend=backend,
