@@ -1,0 +1,75 @@
+"""Tests that no step writes to a file that it reads, however the file is named."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from helpers.commands import ENVIRONMENT, SOPHIA
+
+COMMANDS = {
+    "caption": ["caption", "{}"],
+    "reason": ["reason", "{}"],
+    "grade": ["grade", "{}"],
+    "propagate": ["propagate", "{}"],
+    "decontaminate": ["decontaminate", "{}", "--against", "other.jsonl"],
+    "eval": ["eval", "--data", "{}"],
+    "export": ["export", "{}", "--to", "trl"],
+}
+
+
+@pytest.fixture
+def folder(lab: Path, tmp_path: Path) -> Path:
+    """A folder with `in.jsonl`, two links to it, and the images that it names."""
+    (tmp_path / "in.jsonl").write_bytes((lab / "traj.jsonl").read_bytes())
+    (tmp_path / "other.jsonl").write_text('{"id": "x", "question": "?", "answer": "1"}\n')
+    (tmp_path / "imgs").symlink_to(lab / "imgs")
+    (tmp_path / "symbolic.jsonl").symlink_to("in.jsonl")
+    (tmp_path / "hard.jsonl").hardlink_to(tmp_path / "in.jsonl")
+    return tmp_path
+
+
+def refused(folder: Path, *typed: str, shell: str = "") -> None:
+    before = (folder / "in.jsonl").read_bytes()
+    line = " ".join([*SOPHIA, *typed, shell])
+    done = subprocess.run(["bash", "-c", line], cwd=folder, env=ENVIRONMENT, capture_output=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 2, done.stderr
+    assert b"is both an input" in done.stderr and b"write to another file" in done.stderr
+    assert (folder / "in.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_writes_to_its_input(command: str, folder: Path) -> None:
+    typed = [word.format("in.jsonl") for word in COMMANDS[command]]
+    refused(folder, *typed, "-o", "hard.jsonl", "--force")
+    if command != "export":
+        refused(folder, *typed, shell=">> in.jsonl")
+
+
+@pytest.mark.parametrize("option", ["-o", "--tee"])
+@pytest.mark.parametrize("name", ["./in.jsonl", "symbolic.jsonl", "hard.jsonl"])
+def test_an_input_is_found_by_any_name(option: str, name: str, folder: Path) -> None:
+    refused(folder, "reason", "in.jsonl", option, name, "--force", shell="> /dev/null")
+    refused(folder, "grade", "-", option, name, "--force", shell="< in.jsonl > /dev/null")
+
+
+@pytest.mark.parametrize(
+    ("typed", "shell"),
+    [
+        (["stats", "in.jsonl"], ">> hard.jsonl"),
+        (["train", "in.jsonl", "-o", "out"], ">> in.jsonl"),
+        (["train", "other.jsonl", "--mix", "in.jsonl", "-o", "out"], ">> in.jsonl"),
+        (["compare", "other.jsonl", "in.jsonl"], ">> in.jsonl"),
+        (["compare", "in.jsonl", "other.jsonl", "--summary", "hard.jsonl"], ""),
+        (["eval", "--data", "other.jsonl", "--prompt", "in.jsonl", "-o", "in.jsonl", "--force"], ""),
+        (["decontaminate", "other.jsonl", "--against", "in.jsonl", "-o", "in.jsonl", "--force"], ""),
+    ],
+)
+def test_every_file_that_is_read_counts(typed: list[str], shell: str, folder: Path) -> None:
+    refused(folder, *typed, shell=shell)
+
+
+def test_the_metadata_of_a_folder_is_an_input(folder: Path) -> None:
+    images = folder / "own"
+    images.mkdir()
+    (images / "metadata.jsonl").hardlink_to(folder / "in.jsonl")
+    refused(folder, "caption", "own", "-o", "own/metadata.jsonl", "--force")
