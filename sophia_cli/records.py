@@ -105,6 +105,19 @@ def need_text(record: Mapping[str, Any], field: str, remedy: str, empty: bool = 
     raise RecordError(f"{where_of(record)}: field `{field}` {fault}; {remedy}")
 
 
+def check_surrogates(text: str) -> None:
+    """Checks that a text can be encoded. JSON can hold half of a surrogate pair (`"\\ud83d"`), which is no character.
+
+    Raises:
+        RecordError: it has such a half; tokenizers and JSON encoders refuse it.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise RecordError(f"the text has half of a surrogate pair ({half}); delete or fix the character") from None
+
+
 def need_count(record: Mapping[str, Any], field: str) -> int:
     """Returns the positive whole number in `field`.
 

@@ -29,12 +29,13 @@ from sophia_cli import registry
 from sophia_cli.backends._hf import cpu_attention
 from sophia_cli.backends._hf.batch import Batch, job_style
 from sophia_cli.backends._hf.gumbel_sampling import LogprobRecorder, logits_processors
-from sophia_cli.errors import RecordError, SophiaError
+from sophia_cli.errors import RecordError
 from sophia_cli.inference.backend_options import BackendOptions
 from sophia_cli.inference.types import Completion, Failure, Job, Request
 from sophia_cli.io.images import open_image
 from sophia_cli.models.aliases import ModelRef
-from sophia_cli.records import THINK_OPEN
+from sophia_cli.models.folder_check import check_chat_template, check_model_files, check_tokenizer_files, load_error
+from sophia_cli.records import THINK_OPEN, check_surrogates
 from sophia_cli.runtime.read_ahead import ReadAhead
 
 TOKENS_PER_STRIDE = 40
@@ -105,6 +106,8 @@ class ModelRunner:
         if self.device.type == "cpu":
             torch.set_num_threads(int(model.default("hf", "threads", torch.get_num_threads())))
         self.small = self.device.type == "cpu" and bool(model.default("hf", "small", False))
+        check_model_files(model.path)
+        check_tokenizer_files(model.path)
         try:
             config = AutoConfig.from_pretrained(model.path)
             self.sees = hasattr(config, "vision_config")
@@ -115,10 +118,9 @@ class ModelRunner:
                 self.lm.model.get_decoder().set_attn_implementation(cpu_attention.ATTENTION_NAME)
             self.processor = load_processor(model.path, config) if self.sees else None
             self.tokenizer = self.processor.tokenizer if self.processor else AutoTokenizer.from_pretrained(model.path)
-        except (OSError, ValueError) as error:
-            raise SophiaError(
-                f"{model.name}: cannot be loaded ({str(error)[:300]}); check the name, the network or HF_HUB_OFFLINE"
-            ) from None
+        except Exception as error:
+            raise load_error(model.name, error) from error
+        check_chat_template(model.name, self.tokenizer)
         # Models that keep state of the whole batch outside the cache (Qwen-VL's rope deltas), or one whose rows cannot be
         # removed (linear attention), generate in one call.
         whole = hasattr(getattr(self.lm, "model", None), "rope_deltas")
@@ -156,7 +158,15 @@ class ModelRunner:
         if not ready:
             return outcomes, None
         rows, prompts = self._distinct_prompts(ready)
-        inputs = self._model_inputs(prompts)
+        try:
+            inputs = self._model_inputs(prompts)
+        except Exception:
+            refused = self._refused_prompts(prompts)
+            if not refused:
+                raise
+            outcomes += [(ready[row][0], Failure(refused[number])) for row, number in enumerate(rows) if number in refused]
+            others, batch = self.start_batch([ready[row][0] for row, number in enumerate(rows) if number not in refused])
+            return outcomes + others, batch
         lengths = [int(length) for length in inputs["attention_mask"].sum(dim=1)[rows]]
         long = {id(job): length for (job, _, _), length in zip(ready, lengths, strict=True) if length >= self.context}
         if long:
@@ -177,12 +187,31 @@ class ModelRunner:
             rows.append(numbers.setdefault((text, *map(id, images)) if self.shares else row, len(numbers)))
         return rows, [ready[rows.index(number)] for number in range(len(numbers))]
 
+    def _refused_prompts(self, prompts: list[PreparedRow]) -> dict[int, str]:
+        """Returns the prompts that the processor refuses, each with its reason. For example, Qwen's refuses images that
+        are 200 times as wide as high: https://github.com/2U1/Qwen-VL-Series-Finetune/issues/133.
+        """
+        refused = {}
+        for number, prompt in enumerate(prompts):
+            try:
+                self._model_inputs([prompt])
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # noqa: BLE001  (processors raise anything)
+                refused[number] = f"the model's processor refuses it: {error or type(error).__name__}"
+        return refused
+
     def _render_prompt(self, request: Request) -> str:
         if request_images(request) and not self.sees:
             raise RecordError("the model cannot see images; use a vision-language model")
         if any(token in text for token in self.placeholders for text in request_text(request)):
             raise RecordError("the text contains the model's image placeholder; remove it")
-        return str(self.tokenizer.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=False))
+        for text in request_text(request):
+            check_surrogates(text)
+        try:
+            return str(self.tokenizer.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=False))
+        except Exception as error:  # noqa: BLE001  (templates raise anything; the template itself was checked at load)
+            raise RecordError(f"the model's chat template refuses it: {error or type(error).__name__}") from None
 
     def _model_inputs(self, prompts: list[PreparedRow]) -> dict[str, torch.Tensor]:
         """Returns the model inputs, padded on the left to one length of at least two."""

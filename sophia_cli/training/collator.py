@@ -12,7 +12,7 @@ from PIL import Image
 
 from sophia_cli.errors import RecordError
 from sophia_cli.io.images import open_image
-from sophia_cli.records import THINK_CLOSE, THINK_OPEN
+from sophia_cli.records import THINK_CLOSE, THINK_OPEN, check_surrogates
 from sophia_cli.training.examples import TrainExample, row_texts, tags_balance
 
 IGNORE_INDEX = -100
@@ -96,14 +96,14 @@ class Collator:
             images = [open_image(image) for row in rows for image in row.images]
         except RecordError as error:
             raise SkippedExample("image does not open", str(error)) from error
-        prompts = [
-            self.tokenizer.apply_chat_template(row.messages, add_generation_prompt=True, tokenize=False) for row in rows
-        ]
         several = {"padding": True, "padding_side": "right"} if len(rows) > 1 else {}
         try:
+            prompts = [
+                self.tokenizer.apply_chat_template(row.messages, add_generation_prompt=True, tokenize=False) for row in rows
+            ]
             inputs = self.processor(images=images or None, text=list(prompts), return_tensors="pt", **several)
-        except ValueError as error:  # for example, Qwen's refuses very narrow images
-            raise SkippedExample("refused by the processor", str(error)) from error
+        except Exception as error:
+            raise SkippedExample("refused by the processor", str(error) or type(error).__name__) from error
         answers = [answer_after_prompt(prompt, row.answer) for prompt, row in zip(prompts, rows, strict=True)]
         # Prompt and answer are tokenized apart, so that no token spans the border of the loss mask.
         answer_ids = self.tokenizer(answers, add_special_tokens=False)["input_ids"]
@@ -131,6 +131,11 @@ class Collator:
 
     def _check_control_tokens(self, row: TrainExample) -> None:
         texts = list(row_texts(row))
+        try:
+            for text in texts:
+                check_surrogates(text)
+        except RecordError as error:
+            raise SkippedExample("half of a surrogate pair", str(error)) from None
         if any(token in text for token in self.placeholders for text in texts):
             raise SkippedExample("image placeholder in the text")
         if any(token in text for token in self.control_tokens for text in texts):

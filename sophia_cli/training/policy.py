@@ -6,7 +6,9 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from sophia_cli import registry
+from sophia_cli.errors import SophiaError
 from sophia_cli.models.families import model_part
+from sophia_cli.models.folder_check import check_chat_template, check_model_files, check_tokenizer_files, load_error
 from sophia_cli.training.collator import Collator
 from sophia_cli.training.config import has_flash_attention
 from sophia_cli.training.lora import add_lora
@@ -15,8 +17,17 @@ from sophia_cli.training.run_state import TrainPlan
 
 def make_encoder(plan: TrainPlan) -> Collator:
     """Returns the collator for the plan's rows."""
-    family = find_family(AutoConfig.from_pretrained(plan.model.path))
-    return Collator(family.load_processor(plan.model.path), context_length(plan))
+    path = plan.model.path
+    check_model_files(path)
+    check_tokenizer_files(path)
+    try:
+        processor = find_family(AutoConfig.from_pretrained(path)).load_processor(path)
+    except SophiaError:
+        raise
+    except Exception as error:
+        raise load_error(plan.model.name, error) from error
+    check_chat_template(plan.model.name, processor.tokenizer)
+    return Collator(processor, context_length(plan))
 
 
 def context_length(plan: TrainPlan) -> int:
