@@ -35,7 +35,8 @@ from sophia_cli.inference.types import Completion, Failure, Job, Request
 from sophia_cli.io.images import open_image
 from sophia_cli.models.aliases import ModelRef
 from sophia_cli.models.folder_check import check_chat_template, check_model_files, check_tokenizer_files, load_error
-from sophia_cli.records import THINK_OPEN, check_surrogates
+from sophia_cli.models.thinking import ThinkTags, has_marks, leaves_open, to_think_tags
+from sophia_cli.records import THINK_CLOSE, THINK_OPEN, check_surrogates
 from sophia_cli.runtime.read_ahead import ReadAhead
 
 TOKENS_PER_STRIDE = 40
@@ -57,13 +58,14 @@ class Backend:
     def __init__(self, model: ModelRef, options: BackendOptions):
         self.model = model
         self.rows = options.concurrency or int(model.default("hf", "rows", DEFAULT_BATCH_ROWS))
+        self.think_tags = options.think_tags
         self.engine: ModelRunner | None = None
 
     def stream(self, jobs: ReadAhead[Job]) -> Iterator[Outcome]:
         """Yields completions as they finish; those of one stride in the order of their jobs."""
         batch: Batch | None = None
         while (fresh := self._take_jobs(jobs, batch)) or batch:
-            self.engine = self.engine or ModelRunner(self.model)
+            self.engine = self.engine or ModelRunner(self.model, self.think_tags)
             if fresh:
                 outcomes, joining = self.engine.start_batch(fresh)
                 yield from outcomes
@@ -100,7 +102,8 @@ class Backend:
 class ModelRunner:
     """The loaded model, its tokenizer, and its processor if it sees images."""
 
-    def __init__(self, model: ModelRef):
+    def __init__(self, model: ModelRef, think_tags: ThinkTags | None = None):
+        self.think_tags = think_tags
         transformers_logging.disable_progress_bar()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.device.type == "cpu":
@@ -295,12 +298,22 @@ class ModelRunner:
         tokens = batch.ids[row, start : start + batch.limits[row]].tolist()
         stop = next((index for index, token in enumerate(tokens) if token in self.end_tokens), None)
         tokens = tokens if stop is None else tokens[: stop + 1]
-        text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
-        # The template opens the tag (QwQ, R1), so it is part of the prompt.
-        if self._render_prompt(batch.jobs[row].request).rstrip().endswith(THINK_OPEN):
+        text = self._decode_text(tokens)
+        if not text.startswith(THINK_OPEN) and leaves_open(self._render_prompt(batch.jobs[row].request), self.think_tags):
             text = f"{THINK_OPEN}\n{text.lstrip()}"
         logprob = batch.logprobs[row] if batch.jobs[row].request.sampling.logprobs else None
         return Completion(text, len(tokens), "length" if stop is None else "stop", logprob)
+
+    def _decode_text(self, tokens: list[int]) -> str:
+        """Returns the text of tokens without special tokens, except for the marks of thinking, which may be special."""
+        whole = str(self.tokenizer.decode(tokens, skip_special_tokens=False))
+        if not has_marks(whole, self.think_tags):
+            return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+        text = to_think_tags(whole, self.think_tags)
+        for token in self.tokenizer.all_special_tokens:
+            if token not in (THINK_OPEN, THINK_CLOSE):
+                text = text.replace(token, "")
+        return text
 
 
 def load_processor(path: str, config: Any) -> Any:

@@ -33,6 +33,7 @@ def step_options(context: typer.Context) -> "StepOptions":
 def backend_options(context: typer.Context) -> "BackendOptions":
     """Returns the options that say where the model runs."""
     from sophia_cli.inference.backend_options import BackendOptions
+    from sophia_cli.models.thinking import ThinkTags
     from sophia_cli.serving.vllm_server import ServerConfig
 
     given = context.obj
@@ -45,6 +46,7 @@ def backend_options(context: typer.Context) -> "BackendOptions":
         given["retries"],
         given["shared_disk"],
         setup,
+        ThinkTags(*given["think_tags"]) if given["think_tags"] else None,
     )
 
 

@@ -102,6 +102,16 @@ Retries = Annotated[int, Option("--retries", min=0, help="How often a failed req
 SharedDisk = Annotated[
     bool, Option("--shared-disk", help="The servers can read this disk: send the paths of images.", rich_help_panel=MODEL)
 ]
+ThinkTagsOption = Annotated[
+    tuple[str, str] | None,
+    Option(
+        "--think-tags",
+        metavar="OPEN CLOSE",
+        help="How the model marks its thinking, if not in a known way (docs/models.md); records store <think> tags.",
+        show_default="known tags",
+        rich_help_panel=MODEL,
+    ),
+]
 Gpus = Annotated[
     str | None,
     Option(
@@ -204,6 +214,7 @@ def where_a_model_runs(
     timeout: Timeout = None,
     retries: Retries = 8,
     shared_disk: SharedDisk = False,
+    think_tags: ThinkTagsOption = None,
     gpus: Gpus = None,
     tensor_parallel: TensorParallel = 1,
     server_options: ServerOptions = "",

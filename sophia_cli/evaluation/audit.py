@@ -21,9 +21,9 @@ from sophia_cli.io.images import to_cached_file
 from sophia_cli.io.jsonl import read_records, to_line
 from sophia_cli.judge.answer_judge import AnswerJudge
 from sophia_cli.judge.prompts_and_parsing import joined_golds, strip_prompt_tags, whole_question
+from sophia_cli.models.thinking import answer_of
 from sophia_cli.prompts import fill_template
 from sophia_cli.records import Record, has_failed, image_list, sample_seed
-from sophia_cli.verifier.extract import after_thinking
 
 FAULTS = {"hallucination": "visual hallucination", "broken_logic": "broken logic"}
 """The two faults: column names, and names for people."""
@@ -81,7 +81,7 @@ def _make_job(record: Record, judge: AnswerJudge) -> Job:
 
 def parse_labels(text: str) -> dict[str, bool | None]:
     """Returns the labels in the last lines of a judge's response; None where a line is missing or neither yes nor no."""
-    lines = [line for line in (after_thinking(text) or "").splitlines() if line.strip()]
+    lines = [line for line in (answer_of(text) or "").splitlines() if line.strip()]
     said = [match for line in lines[-len(FAULTS) :] if (match := LABEL_LINE.fullmatch(line))]
     labels = {match[1].casefold().replace(" ", "_"): LABEL_VALUES[match[2].casefold()] for match in said}
     return {fault: labels.get(fault) for fault in FAULTS}

@@ -4,12 +4,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from types import TracebackType
+from typing import Any
 from urllib.parse import urlsplit
 
 from sophia_cli import registry
 from sophia_cli.errors import UsageError
 from sophia_cli.inference.types import Backend, Completion, Failure, Job
 from sophia_cli.models.aliases import ModelRef, resolve_model
+from sophia_cli.models.thinking import ThinkTags, to_think_tags
 from sophia_cli.runtime.read_ahead import ReadAhead
 from sophia_cli.serving.vllm_server import ServerConfig, can_serve
 
@@ -26,6 +28,7 @@ class BackendOptions:
         retries: How often a failed request is sent again.
         shared_disk: The servers can read images by their paths.
         server_config: Settings of the servers that the vllm backend starts.
+        think_tags: The marks of the model's thinking, where `models/thinking.py` does not know them.
     """
 
     name: str | None = None
@@ -35,6 +38,11 @@ class BackendOptions:
     retries: int = 8
     shared_disk: bool = False
     server_config: ServerConfig = field(default_factory=ServerConfig)
+    think_tags: ThinkTags | None = None
+
+    def manifest_settings(self) -> dict[str, Any]:
+        """Returns what changes the records: nothing about where and how fast the model runs."""
+        return {"think_tags": [self.think_tags.opens, self.think_tags.closes]} if self.think_tags else {}
 
     def with_servers(self, base_urls: tuple[str, ...]) -> "BackendOptions":
         """Returns the same options for the servers at these addresses."""
@@ -114,11 +122,16 @@ class LazyBackend:
         self.loaded: Backend | None = None
 
     def stream(self, jobs: ReadAhead[Job]) -> Iterator[tuple[Job, Completion | Failure]]:
-        """Streams jobs through the backend; starts it with the first job."""
+        """Streams jobs through the backend; starts it with the first job. Completions have `<think>` tags, whatever the
+        model's own are.
+        """
         if first := jobs.take_batch(1):
             jobs.put_back(first)
             self.loaded = registry.find("backends", self.backend_name).Backend(self.model, self.options)
-            yield from self.loaded.stream(jobs)
+            for job, outcome in self.loaded.stream(jobs):
+                if isinstance(outcome, Completion):
+                    outcome = replace(outcome, text=to_think_tags(outcome.text, self.options.think_tags))
+                yield job, outcome
 
     def status(self) -> str:
         """Returns the status of the backend, empty before it has started."""

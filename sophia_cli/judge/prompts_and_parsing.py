@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from sophia_cli.models.thinking import answer_of
 from sophia_cli.prompts import fill_template, lettered_choices
-from sophia_cli.verifier.extract import after_thinking
 
 MAX_JUDGE_TOKENS = 4096
 """Tokens for the judge's thinking and answer."""
@@ -37,7 +37,7 @@ def judge_question(item: Mapping[str, Any], extracted: str | None, prompt: str) 
 
 def final_text(item: Mapping[str, Any]) -> str:
     """Returns what a trajectory or response says after its thinking; empty if nothing."""
-    return (after_thinking(str(item.get("trajectory", item.get("response", "")))) or "").strip()
+    return (answer_of(str(item.get("trajectory", item.get("response", "")))) or "").strip()
 
 
 def extraction_question(item: Mapping[str, Any], prompt: str) -> str:
@@ -100,5 +100,5 @@ def verdict_word(text: str) -> str:
 
 def _last_line(text: str) -> str:
     """Returns the last line after the thinking, without Markdown around it; empty where there is none."""
-    lines = [line for line in (after_thinking(text) or "").splitlines() if line.strip()]
+    lines = [line for line in (answer_of(text) or "").splitlines() if line.strip()]
     return lines[-1].strip().strip("*_`# ") if lines else ""

@@ -15,6 +15,7 @@ from sophia_cli.inference.types import Backend, Completion, Job, Request, Sampli
 from sophia_cli.io.counter import RecordCounter
 from sophia_cli.io.paths import input_names
 from sophia_cli.io.record_writer import RecordWriter
+from sophia_cli.models.thinking import answer_of
 from sophia_cli.prompts import chosen_prompt
 from sophia_cli.records import STEP_FIELDS, Record, caption_id, error_record, has_failed, image_list, sample_seed, where_of
 from sophia_cli.sources.items import count_items, read_items
@@ -49,7 +50,13 @@ def run(
             sampling,
             {"K": k},
         )
-    settings = {**chosen.identity, "prompt": prompt, "k": k, **sampling.manifest_settings()}
+    settings = {
+        **chosen.identity,
+        **backend_options.manifest_settings(),
+        "prompt": prompt,
+        "k": k,
+        **sampling.manifest_settings(),
+    }
 
     def produce(output: RecordWriter, counter: RecordCounter) -> Iterator[Record]:
         return sample_captions(counter.count_records(items), backend, model, prompt, k, sampling, options.seed, output)
@@ -80,9 +87,14 @@ def sample_captions(
     """Yields K records per item, each with one caption; skips those that `output` has finished."""
 
     def finish(job: Job, completion: Completion) -> Record:
+        # A reasoner must not read what the captioner thought: often it holds an answer.
+        caption = (answer_of(completion.text) or "").strip()
+        if not caption:
+            remedy = "raise --max-tokens" if completion.finish_reason == "length" else "use another prompt or model"
+            return error_record(job.record, f"the response is only thinking, without a description; {remedy}", job.ids)
         fields = {
             **job.ids,
-            "caption": completion.text,
+            "caption": completion.text if caption == completion.text.strip() else caption,
             "caption_model": model,
             "caption_tokens": completion.tokens,
             "caption_finish": completion.finish_reason,

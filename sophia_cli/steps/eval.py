@@ -146,7 +146,7 @@ def run(
             f"eval: in the paper a model judged {', '.join(sorted(judged))}; here the rules do (use --judge MODEL)",
             options.quiet,
         )
-    settings = {**chosen.identity, **_identity_settings(asked, asking), **judged_by}
+    settings = {**chosen.identity, **backend_options.manifest_settings(), **_identity_settings(asked, asking), **judged_by}
     from sophia_cli.verifier import verify
 
     tallies = {benchmark.name: BenchmarkMetrics((*benchmark.category_fields, *reporting.by)) for benchmark in asked}

@@ -14,6 +14,7 @@ from sophia_cli.io.counter import RecordCounter
 from sophia_cli.io.jsonl import read_records
 from sophia_cli.io.record_writer import RecordWriter
 from sophia_cli.judge.answer_judge import AnswerJudge, apply_judge, make_judge
+from sophia_cli.models.thinking import ThinkTags
 from sophia_cli.records import Record, has_failed, need_text, record_name, where_of
 from sophia_cli.runtime.progress import log_line
 from sophia_cli.runtime.worker_pool import ordered_map
@@ -51,9 +52,11 @@ def run(
         return _show_plan(next(records, None), workers, seconds, judge, judge_all)
 
     def produce(output: RecordWriter, counter: RecordCounter) -> Iterator[Record]:
-        return grade_records(counter.count_records(records), workers, seconds, output, judge, judge_all)
+        todo = counter.count_records(records)
+        return grade_records(todo, workers, seconds, output, judge, judge_all, backend_options.think_tags)
 
     backend = judge.backend if judge else None
+    settings |= backend_options.manifest_settings()
     return run_step(STEP, ID_FIELD, options, settings, produce, inputs=files, keeps_order=True, backend=backend)
 
 
@@ -75,18 +78,21 @@ def grade_records(
     output: RecordWriter,
     judge: AnswerJudge | None = None,
     judge_all: bool = False,
+    think_tags: ThinkTags | None = None,
 ) -> Iterator[Record]:
     """Yields the records in order, each with its verdict; skips those that `output` has finished."""
     todo = (record for record in records if not output.skip_finished(str(record.get(ID_FIELD, ""))))
-    judged_by_rules = grade_by_rules(todo, workers, seconds)
+    judged_by_rules = grade_by_rules(todo, workers, seconds, think_tags)
     if judge is None:
         return judged_by_rules
     return apply_judge(judged_by_rules, judge, partial(needs_judge, everything=judge_all))
 
 
-def grade_by_rules(records: Iterable[Record], workers: int, seconds: float) -> Iterator[Record]:
+def grade_by_rules(
+    records: Iterable[Record], workers: int, seconds: float, think_tags: ThinkTags | None = None
+) -> Iterator[Record]:
     """Yields the records in order with the fields of `grade`. One worker needs no process except the algebra worker."""
-    work = partial(grade_fields, seconds=seconds)
+    work = partial(grade_fields, seconds=seconds, think_tags=think_tags)
     if workers <= 1:
         pairs: Iterator[tuple[Record, dict[str, Any]]] = ((record, work(record)) for record in records)
     else:
@@ -104,7 +110,7 @@ def _lost_worker_fields(record: Record, outcome: str) -> dict[str, Any]:
     return _verdict_fields(Verdict(outcome, None, "worker lost"), mentions_caption(str(record.get("trajectory", ""))))
 
 
-def grade_fields(record: Record, seconds: float) -> dict[str, Any]:
+def grade_fields(record: Record, seconds: float, think_tags: ThinkTags | None = None) -> dict[str, Any]:
     """Returns the fields that `grade` adds. A record that failed before gets verdict `error` and reward null."""
     from sophia_cli.verifier import verify
 
@@ -115,7 +121,8 @@ def grade_fields(record: Record, seconds: float) -> dict[str, Any]:
         trajectory = need_text(record, "trajectory", MADE_BY, empty=True)
         if record.get("answer") is None:
             raise RecordError(f"{where_of(record)}: field `answer` is missing; give the gold answer in the source")
-        verdict = verify(trajectory, record, truncated=record.get("finish_reason") == "length", seconds=seconds)
+        cut_off = record.get("finish_reason") == "length"
+        verdict = verify(trajectory, record, truncated=cut_off, seconds=seconds, think_tags=think_tags)
     except RecordError as error:
         return {**_verdict_fields(Verdict("error", None, "unreadable record"), None), "error": str(error)}
     return _verdict_fields(verdict, mentions_caption(trajectory))

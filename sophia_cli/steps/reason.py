@@ -87,7 +87,15 @@ def run(
     if options.dry_run:
         return show_plan(STEP, _make_jobs(records, thinking, RecordWriter(ID_FIELD, None)), chosen, sampling, {"N": n})
     stop = {"stop_alpha": stop_alpha, "bound_length": bound_length}
-    settings = {**chosen.identity, "prompt": prompt, "n": n, "tag": tag, **stop, **sampling.manifest_settings()}
+    settings = {
+        **chosen.identity,
+        **backend_options.manifest_settings(),
+        "prompt": prompt,
+        "n": n,
+        "tag": tag,
+        **stop,
+        **sampling.manifest_settings(),
+    }
     tally, earlier = (
         EarlyStopStats(),
         ResumeState(n, HeldRecords(options.out or options.tee), rule_reward if bound_length else None),

@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 from sophia_cli.errors import RecordError
+from sophia_cli.models.thinking import to_think_tags
 from sophia_cli.prompts import load_prompt, question_text
 from sophia_cli.records import (
     GRADING_FIELDS,
@@ -61,7 +62,7 @@ def trajectory_row(record: Record, style: str) -> TrainExample:
     Raises:
         RecordError: a field is missing or bad.
     """
-    answer = need_text(record, "trajectory", "`sophia reason` writes it")
+    answer = to_think_tags(need_text(record, "trajectory", "`sophia reason` writes it"))
     need_text(record, "question", "the source must give it")
     chat = prompt_messages(question_text(record), image_list(record), answer, style)
     behavior_logp = need_number(record, "trajectory_logprob") if record.get("trajectory_logprob") is not None else None
@@ -76,7 +77,8 @@ def pair_row(right: Record, wrong: Record, style: str) -> TrainExample:
     """
     row = trajectory_row(Record({**right, "weight": 1.0}, right.where), style)
     name = f"{row.name} rather than {record_name(wrong)}"
-    return replace(row, name=name, rejected=need_text(wrong, "trajectory", "`sophia reason` writes it"), behavior_logp=None)
+    rejected = to_think_tags(need_text(wrong, "trajectory", "`sophia reason` writes it"))
+    return replace(row, name=name, rejected=rejected, behavior_logp=None)
 
 
 def question_row(record: Record, style: str) -> TrainExample:
@@ -124,11 +126,23 @@ def mixed_row(record: Record, style: str) -> TrainExample:
             answer,
             1.0,
         )
-    answer = need_text(record, "answer", "a mixed-in row needs `messages`, `caption`, or `question` and `answer`")
+    answer = to_think_tags(_answer_text(record))
     need_text(record, "question", "a mixed-in row needs `messages`, `caption`, or `question` and `answer`")
     return TrainExample(
         record_name(record), prompt_messages(question_text(record), _row_images(record), answer, style), answer, 1.0
     )
+
+
+def _answer_text(record: Record) -> str:
+    """Returns the answer of a mixed-in row; a number is written as JSON has it.
+
+    Raises:
+        RecordError: it is missing, or neither text nor number.
+    """
+    answer = record.get("answer")
+    if isinstance(answer, int | float) and not isinstance(answer, bool):
+        return str(answer)
+    return need_text(record, "answer", "a mixed-in row needs `messages`, `caption`, or `question` and `answer`")
 
 
 def _row_images(record: Record) -> list[str]:
@@ -167,7 +181,7 @@ def _chat_row(record: Record, style: str) -> TrainExample:
     messages, images = record["messages"], _row_images(record)
     if not _is_chat(messages):
         raise RecordError(f"{where_of(record)}: field `messages` is not a chat that ends with an assistant text; fix it")
-    answer, left = _content_text(messages[-1]["content"]), iter(images)
+    answer, left = to_think_tags(_content_text(messages[-1]["content"])), iter(images)
     chat = [{"role": message["role"], "content": _place_images(message["content"], left)} for message in messages[:-1]]
     leading = [{"type": "image", "image": image} for image in left]
     first = next(message for message in chat if message["role"] == "user")

@@ -8,7 +8,6 @@ answer too. A number in the middle of prose is not an answer. Only the last TAIL
 import re
 from dataclasses import dataclass
 
-from sophia_cli.records import THINK_CLOSE, THINK_OPEN
 from sophia_cli.verifier import answer_phrases
 from sophia_cli.verifier.normalize import MAX_NORMALIZED_CHARS, normalize
 from sophia_cli.verifier.option_letters import first_letter, letters_of
@@ -58,14 +57,6 @@ class Extraction:
 
     answers: tuple[str, ...]
     only_if_right: bool = False
-
-
-def after_thinking(response: str) -> str | None:
-    """Returns the text after the last closed thinking; the whole text without thinking; None if the thinking never
-    closes.
-    """
-    _, closed, rest = response.rpartition(THINK_CLOSE)
-    return None if THINK_OPEN in rest else rest
 
 
 def extract_answer(text: str, by_letter: bool = False) -> Extraction | None:

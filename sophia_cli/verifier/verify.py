@@ -4,9 +4,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from sophia_cli.models.thinking import ThinkTags, answer_of
 from sophia_cli.records import choices_of
 from sophia_cli.verifier import option_letters, words
-from sophia_cli.verifier.extract import Extraction, after_thinking, extract_answer, gold_answer
+from sophia_cli.verifier.extract import Extraction, extract_answer, gold_answer
 from sophia_cli.verifier.normalize import MAX_NORMALIZED_CHARS, normalize
 from sophia_cli.verifier.rules import apply_rules, equal_parts
 from sophia_cli.verifier.types import GradingCase, Verdict
@@ -15,7 +16,13 @@ from sophia_cli.verifier.types import GradingCase, Verdict
 DEFAULT_SECONDS = 5.0
 
 
-def verify(response: str, item: Mapping[str, Any], truncated: bool = False, seconds: float = DEFAULT_SECONDS) -> Verdict:
+def verify(
+    response: str,
+    item: Mapping[str, Any],
+    truncated: bool = False,
+    seconds: float = DEFAULT_SECONDS,
+    think_tags: ThinkTags | None = None,
+) -> Verdict:
     r"""Grades the final answer of a response against `item["answer"]`; R(y) of Eq. 4 is the verdict's `reward`.
 
     The answer is the content of the last `\boxed{}` after the thinking, else what follows a final-answer phrase.
@@ -26,6 +33,7 @@ def verify(response: str, item: Mapping[str, Any], truncated: bool = False, seco
             (absolute), `precision` (decimals), `unit` and `language`.
         truncated: The token limit cut the response off, so it has no final answer (method.md).
         seconds: Time limit for algebra.
+        think_tags: Marks of the thinking that `models/thinking.py` does not know.
 
     Raises:
         RecordError: `choices` is not a list. Nothing else is raised, whatever the response contains.
@@ -52,7 +60,7 @@ def verify(response: str, item: Mapping[str, Any], truncated: bool = False, seco
     >>> verify(r"\boxed{8}", {"answer": ""})
     Verdict(verdict='ungradable', extracted='8', verified_by='the gold answer is empty or not a text')
     """
-    text = None if truncated else after_thinking(response)
+    text = None if truncated else answer_of(response, think_tags)
     if text is None:
         return Verdict("truncated", None, "length" if truncated else "unclosed thinking")
     choices = tuple(option_letters.option_texts(choices_of(item)))

@@ -17,6 +17,7 @@ from sophia_cli.errors import RecordError
 from sophia_cli.inference.types import Completion, EmptyResponse, Failure, Request
 from sophia_cli.io.downloads import DownloadError, encode_url
 from sophia_cli.io.images import data_uri, image_bytes, is_download, is_embedded, local_path, shorten_reference, wire_bytes
+from sophia_cli.models.thinking import thinking_of, to_think_tags
 from sophia_cli.records import THINK_CLOSE, THINK_OPEN
 
 # To support another server, add its finish reasons here. An unknown one is retried, never guessed.
@@ -180,14 +181,16 @@ def _logprob_sum(choice: dict[str, Any], tokens: int) -> float | None:
 
 
 def join_thinking(said: str, thought: str = "") -> str:
-    """Joins thinking that the server's parser separated with the answer, and restores the opening tag of a template."""
-    if thought.strip():
-        opened = f"{THINK_OPEN}\n{thought.strip()}"
-        return f"{opened}\n{THINK_CLOSE}\n\n{said.strip()}" if said.strip() else opened
-    before, closed, _ = said.partition(THINK_CLOSE)
-    if closed and THINK_OPEN not in before:
-        return f"{THINK_OPEN}\n{said.lstrip()}"
-    return said
+    """Joins thinking that the server's parser separated with the answer. Thinking that is in the answer as well, as some
+    gateways send it (https://github.com/QuantumNous/new-api/issues/780), is not repeated.
+    """
+    said = to_think_tags(said)
+    if not thought.strip() or thinking_of(said).strip() == thought.strip():
+        return said
+    if said.lstrip().startswith(thought.strip()):  # the same without marks
+        said = said.lstrip().removeprefix(thought.strip())
+    opened = f"{THINK_OPEN}\n{thought.strip()}"
+    return f"{opened}\n{THINK_CLOSE}\n\n{said.strip()}" if said.strip() else opened
 
 
 def error_message(status: int, body: bytes) -> str:
