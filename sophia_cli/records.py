@@ -128,7 +128,12 @@ def need_count(record: Mapping[str, Any], field: str) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
     fault = "is missing" if field not in record else f"is {_json_type(value)}, not a positive whole number"
-    raise RecordError(f"{where_of(record)}: field `{field}` {fault}; run the step that writes it again")
+    raise RecordError(f"{where_of(record)}: field `{field}` {fault}; {_written_by(field)}")
+
+
+def _written_by(field: str) -> str:
+    step = next((step for step, fields in STEP_FIELDS.items() if field in fields), None)
+    return f"`sophia {step}` writes it" if step else "the step that samples writes it"
 
 
 def need_number(record: Mapping[str, Any], field: str) -> float | None:
@@ -143,7 +148,7 @@ def need_number(record: Mapping[str, Any], field: str) -> float | None:
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     fault = "is missing" if field not in record else f"is {_json_type(value)}, not a number or null"
-    raise RecordError(f"{where_of(record)}: field `{field}` {fault}; run the step that writes it again")
+    raise RecordError(f"{where_of(record)}: field `{field}` {fault}; {_written_by(field)}")
 
 
 def image_list(record: Mapping[str, Any]) -> list[str]:

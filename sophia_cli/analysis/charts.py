@@ -5,7 +5,8 @@ from typing import Any
 from rich.bar import Bar
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
+
+from sophia_cli.runtime.tables import fitted_table
 
 BAR_WIDTH = 40
 """Cells of the longest bar."""
@@ -22,7 +23,7 @@ def print_figures(figures: dict[str, Any], console: Console) -> None:
         if figures["lengths"][name]:
             console.print(_length_bars(figures["lengths"], name, title))
     for name, groups in figures["by"].items():
-        console.print(_group_table(name, groups))
+        console.print(_group_table(name, groups, console.width))
 
 
 def _summary_table(figures: dict[str, Any]) -> Table:
@@ -97,19 +98,13 @@ def _length_bars(lengths: dict[str, Any], name: str, title: str) -> Table:
     return table
 
 
-def _group_table(name: str, groups: dict[str, Any]) -> Table:
+def _group_table(name: str, groups: dict[str, Any], width: int) -> Table:
     """Returns a row per value. length: median tokens of a trajectory; tokens: all tokens spent per selected trajectory."""
-    columns = ("items", "traj.", "right", "R(c)", "solved", "kept", "length", "tokens", "leaks")
-    table = Table(title=Text(f"by {name}"), title_justify="left", box=None)
-    table.add_column("", overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
+    columns = (name, "items", "traj.", "right", "R(c)", "solved", "kept", "length", "tokens", "leaks")
     ordered = sorted(groups.items(), key=lambda group: -group[1]["trajectories"])
-    for label, figures in ordered[:MAX_LABELS]:
-        table.add_row(Text(label), *_group_cells(figures))
-    if len(ordered) > MAX_LABELS:
-        table.caption = f"… and {len(ordered) - MAX_LABELS} more; --json has them all"
-    return table
+    rows = [[label, *_group_cells(figures)] for label, figures in ordered[:MAX_LABELS]]
+    more = f"… and {len(ordered) - MAX_LABELS} more; --json has them all" if len(ordered) > MAX_LABELS else ""
+    return fitted_table(f"by {name}", columns, rows, width, (name,), more)
 
 
 def _group_cells(figures: dict[str, Any]) -> list[str]:

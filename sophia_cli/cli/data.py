@@ -71,13 +71,13 @@ def export(
         typer.Option(
             "--model",
             "-m",
-            help="Whose prompts to use; for openai-batch, the model to ask.",
+            help="The model whose prompt style is used; for openai-batch, the model to ask.",
             show_default="the paper's prompts",
         ),
     ] = None,
     alpha: o.AlphaOfUnweighted = None,
     keep: o.KeepOfUnweighted = None,
-    pairs: Annotated[int, typer.Option(min=1, help="trl-preference: most pairs per item.")] = 1,
+    pairs: Annotated[int, typer.Option(min=1, help="trl-preference: maximum pairs per item.")] = 1,
 ) -> int:
     """Write the kept trajectories, or preference pairs, in the format of another trainer."""
     from sophia_cli.exporters._records import ExportRequest
@@ -106,7 +106,7 @@ def stats(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables and bars.")] = False,
     quiet: o.Quiet = False,
 ) -> int:
-    """Show what a data set is worth: verdicts, R(c), solved and selected items, lengths, tokens spent, leaks, repeats."""
+    """Show what a data set is worth: verdicts, R(c), solved and selected items, lengths, tokens, leaks, repeats."""
     from sophia_cli.steps import stats as step
 
     return step.run(input_files(context, files), by or [], alpha, keep, as_json, quiet)
@@ -117,11 +117,14 @@ def world(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder for the data set.", show_default=False)],
     n: Annotated[int, typer.Option("-n", min=1, help="Number of images.")] = 400,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Worlds whose seeds differ modulo 7 share no scene.")] = 0,
-    difficulty: Annotated[str, typer.Option(help="easy, medium or hard: the number of shapes and the grain.")] = "medium",
+    difficulty: Annotated[
+        str, typer.Option(help="easy, medium or hard: the number of shapes and the image noise.")
+    ] = "medium",
     force: o.Force = False,
+    quiet: o.Quiet = False,
 ) -> int:
     """Draw a data set of the embedded world: images of colored shapes, questions and answers."""
     from sophia_cli.steps import world as step
 
-    step.draw_world(folder, n, seed, difficulty, force)
+    step.draw_world(folder, n, seed, difficulty, force, quiet)
     return 0

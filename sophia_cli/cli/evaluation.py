@@ -32,7 +32,7 @@ def evaluate(
     max_tokens: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Longest answer, in tokens.", show_default="16384; embedded model 320", rich_help_panel=o.SAMPLING
+            min=1, help="Maximum tokens per answer.", show_default="16384; embedded model 320", rich_help_panel=o.SAMPLING
         ),
     ] = None,
     summary: Annotated[

@@ -41,22 +41,30 @@ KeepOfUnweighted = Annotated[
     int | None, Option("--keep", min=1, help="As in `propagate`, for records without weights.", show_default="1")
 ]
 Seed = Annotated[int, Option("--seed", help="Same seed, same records.", rich_help_panel=BASICS)]
-Limit = Annotated[int | None, Option("--limit", min=1, help="Stop after this many input records.", rich_help_panel=BASICS)]
+Limit = Annotated[
+    int | None,
+    Option("--limit", min=1, help="Stop after this many input records (`propagate`: items).", rich_help_panel=BASICS),
+]
 ShardOption = Annotated[
     str | None,
     Option(
         "--shard",
         metavar="I/N",
-        help="Take every N-th input record, starting with the I-th (0 to N-1).",
+        help="Take every N-th input record (`propagate`: item), starting with the I-th (0 to N-1).",
         rich_help_panel=BASICS,
     ),
 ]
 DryRun = Annotated[
-    bool, Option("--dry-run", help="Show the first full request and the plan, then stop.", rich_help_panel=BASICS)
+    bool,
+    Option(
+        "--dry-run",
+        help="Show the plan and, where a model is asked, the first full request; then stop.",
+        rich_help_panel=BASICS,
+    ),
 ]
 Quiet = Annotated[bool, Option("--quiet", help="Only errors on stderr.", rich_help_panel=BASICS)]
 Debug = Annotated[bool, Option("--debug", help="Show the traceback of an error.", rich_help_panel=BASICS)]
-Force = Annotated[bool, Option("--force", help="Start an existing output over.", rich_help_panel=BASICS)]
+Force = Annotated[bool, Option("--force", help="Overwrite an existing output.", rich_help_panel=BASICS)]
 
 Backend = Annotated[
     str | None,
@@ -93,12 +101,12 @@ Timeout = Annotated[
         "--timeout",
         min=0.01,
         metavar="SECONDS",
-        help="Longest wait for one response.",
+        help="Request timeout in seconds.",
         show_default="2 minutes plus 0.2 s per token of --max-tokens",
         rich_help_panel=MODEL,
     ),
 ]
-Retries = Annotated[int, Option("--retries", min=0, help="How often a failed request is sent again.", rich_help_panel=MODEL)]
+Retries = Annotated[int, Option("--retries", min=0, help="Maximum retries per request.", rich_help_panel=MODEL)]
 SharedDisk = Annotated[
     bool, Option("--shared-disk", help="The servers can read this disk: send the paths of images.", rich_help_panel=MODEL)
 ]

@@ -19,7 +19,7 @@ def caption(
     max_tokens: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Longest caption, in tokens.", show_default="32768; embedded model 96", rich_help_panel=o.SAMPLING
+            min=1, help="Maximum tokens per caption.", show_default="32768; embedded model 96", rich_help_panel=o.SAMPLING
         ),
     ] = None,
     prompt: o.Prompt = None,
@@ -53,7 +53,7 @@ def reason(
         int | None,
         typer.Option(
             min=1,
-            help="Longest trajectory, in tokens.",
+            help="Maximum tokens per trajectory.",
             show_default="32768; embedded model 320",
             rich_help_panel=o.SAMPLING,
         ),
@@ -149,7 +149,12 @@ def propagate(
         bool, typer.Option("--no-correctness", help="Ablation: wrong trajectories also qualify.")
     ] = False,
     min_graded: Annotated[
-        int | None, typer.Option(min=1, help="Require a mean over alpha and this many graded trajectories instead.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Compare the mean of the graded trajectories with alpha, and require at least this many of them. Default: "
+            "ungraded ones count as not correct.",
+        ),
     ] = None,
     drop_leaks: Annotated[bool, typer.Option("--drop-leaks", help="Leave out trajectories that mention a caption.")] = False,
     selected: Annotated[bool, typer.Option("--selected", help="Write only the kept records.")] = False,

@@ -70,7 +70,7 @@ def train(
     max_length: Annotated[
         int, typer.Option(min=1, help="Skip rows with more tokens than this, or than the model takes.")
     ] = 32768,
-    pairs: Annotated[int, typer.Option(min=1, help="mpo: most pairs per item.")] = 1,
+    pairs: Annotated[int, typer.Option(min=1, help="mpo: maximum pairs per item.")] = 1,
     rollouts: Annotated[int, typer.Option(min=2, help="grpo: answers per question.")] = 8,
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="grpo: longest answer, in tokens.", show_default="16384; embedded model 320")

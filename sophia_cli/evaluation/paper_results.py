@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from sophia_cli import registry
+from sophia_cli.runtime.tables import fitted_table
 
 PAPER_MEANS: dict[str, dict[str, float]] = {
     "InternVL3.0-38B": {"base": 47.01, "MPO": 49.51, "GRPO": 50.98, "SOPHIA": 55.51, "SOPHIA+GRPO": 57.28},
@@ -28,14 +28,8 @@ def comparison_rows(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
     return found
 
 
-def comparison_table(figures: dict[str, Any]) -> Table:
+def comparison_table(figures: dict[str, Any], width: int) -> Table:
     """Returns these rows as a table for the terminal."""
-    made = Table(
-        title="the paper, mean of its eight benchmarks, pass@1 in %", caption=f"differences below {NOISE_POINTS} are noise"
-    )
-    for heading in ("model", "training"):
-        made.add_column(heading)
-    made.add_column("mean of 8", justify="right")
-    for row in comparison_rows(figures):
-        made.add_row(*map(escape, row))
-    return made
+    title, caption = "the paper, mean of its eight benchmarks, pass@1 in %", f"differences below {NOISE_POINTS} are noise"
+    texts = ("model", "training")
+    return fitted_table(title, (*texts, "mean of 8"), comparison_rows(figures), width, texts, caption)

@@ -4,38 +4,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from sophia_cli.errors import SophiaError
 from sophia_cli.evaluation.audit import FAULTS
+from sophia_cli.runtime.tables import fitted_table
 
 NO_VALUE = "–"
 TEXT_HEADINGS = ("benchmark", "by", "category", "fault")
 """Columns that are aligned to the left."""
 
 
-def report_tables(figures: dict[str, Any]) -> list[Table]:
+def report_tables(figures: dict[str, Any], width: int) -> list[Table]:
     """Returns the tables of all benchmarks (scores, kinds of answers, several samples), and one table of categories for
     each.
     """
     title = str(figures["model"]) if "benchmarks" in figures else f"{figures['model']} on {figures['benchmark']}"
-    made = [_make_table(title if not index else "", *cells) for index, cells in enumerate(overview_tables(figures))]
-    return made + [_make_table(title, *cells) for title, cells in category_tables(figures)]
+    made = [
+        fitted_table(title if not index else "", *cells, width, TEXT_HEADINGS)
+        for index, cells in enumerate(overview_tables(figures))
+    ]
+    return made + [fitted_table(title, *cells, width, TEXT_HEADINGS) for title, cells in category_tables(figures)]
 
 
-def audit_table(figures: dict[str, Any]) -> Table:
+def audit_table(figures: dict[str, Any], width: int) -> Table:
     """Returns the shares of faults that an audit found."""
-    return _make_table(f"audit by {figures['audit']['judge']}", *audit_rows(figures))
-
-
-def _make_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(title=escape(title))
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in TEXT_HEADINGS else "right")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    return table
+    return fitted_table(f"audit by {figures['audit']['judge']}", *audit_rows(figures), width, TEXT_HEADINGS)
 
 
 def overview_tables(figures: dict[str, Any]) -> list[tuple[list[str], list[list[str]]]]:

@@ -87,7 +87,7 @@ def run_step(
     kept = output.written
     if kept:
         log_line(f"{step}: {file} holds {kept} finished records; resuming", options.quiet)
-        progress.total = total and total - kept
+        progress.total = total and max(total - kept, 0)
     with backend or contextlib.nullcontext():
         try:
             with progress.display():

@@ -9,6 +9,7 @@ from sophia_cli.evaluation.report import NO_VALUE, format_percent
 from sophia_cli.io.jsonl import write_json
 from sophia_cli.io.paths import check_side_files
 from sophia_cli.runtime.progress import stderr_console
+from sophia_cli.runtime.tables import fitted_table
 
 
 def run(sheet: Path, summary_file: Path | None) -> int:
@@ -25,13 +26,10 @@ def run(sheet: Path, summary_file: Path | None) -> int:
 
 def print_agreement(figures: dict[str, Any]) -> None:
     """Prints the agreement as a table to stderr."""
-    from rich.table import Table
-
-    table = Table(title="a person and the judge")
-    for heading in ("fault", "answers", "person", "judge", "agreed", "κ"):
-        table.add_column(heading, justify="left" if heading == "fault" else "right")
+    rows = []
     for fault, found in figures.items():
         kappa = NO_VALUE if found["kappa"] is None else f"{found['kappa']:.2f}"
         cells = [format_percent(found[name]) for name in ("person", "judge", "agreed")]
-        table.add_row(FAULTS[fault], str(found["n"]), *cells, kappa)
-    stderr_console().print(table)
+        rows.append([FAULTS[fault], str(found["n"]), *cells, kappa])
+    console, headings = stderr_console(), ("fault", "answers", "person", "judge", "agreed", "κ")
+    console.print(fitted_table("a person and the judge", headings, rows, console.width, ("fault",)))

@@ -21,6 +21,7 @@ from sophia_cli.io.paths import check_output_file, check_side_files
 from sophia_cli.io.stdio import claim_stdout, write_stdout
 from sophia_cli.records import Record, has_failed, need_number, need_text, where_of
 from sophia_cli.runtime.progress import log_line, stderr_console
+from sophia_cli.runtime.tables import fitted_table
 
 MADE_BY = "`sophia eval` writes it"
 MEAN = "mean"
@@ -187,16 +188,13 @@ def _cluster_differences(pairs: list[QuestionPair]) -> list[list[float]]:
 
 def print_comparison(figures: Mapping[str, Any]) -> None:
     """Prints the comparison as a table to stderr."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    one, other = map(escape, figures["runs"])
-    table = Table(title=f"{other} against {one}", caption="won, lost: questions on which the other is better, worse")
-    for heading in ("benchmark", "one", "other", "by", "95% interval", "p", "won", "lost"):
-        table.add_column(heading, justify="left" if heading == "benchmark" else "right")
+    one, other = figures["runs"]
+    headings = ("benchmark", "one", "other", "by", "95% interval", "p", "won", "lost")
+    rows = []
     for name, found in figures["compared"].items():
         low, high = found["ci95"]
         cells = [format_percent(found["one"]), format_percent(found["other"]), f"{100 * found['difference']:+.1f}"]
         cells += [f"{100 * low:+.1f}…{100 * high:+.1f}", "<0.001" if found["p"] < 0.001 else f"{found['p']:.3f}"]
-        table.add_row(escape(name), *cells, f"{found['wins']:,}", f"{found['losses']:,}")
-    stderr_console().print(table)
+        rows.append([name, *cells, f"{found['wins']:,}", f"{found['losses']:,}"])
+    console, caption = stderr_console(), "won, lost: questions on which the other is better, worse"
+    console.print(fitted_table(f"{other} against {one}", headings, rows, console.width, ("benchmark",), caption))

@@ -183,7 +183,8 @@ def run(
         return code
     figures["audit"], failures = _run_audit(auditor, drawn.drawn_records, auditing.labels_csv)
     if not options.quiet:
-        stderr_console().print(report.audit_table(figures))
+        console = stderr_console()
+        console.print(report.audit_table(figures, console.width))
     _write_report(figures, reporting)
     return code or (SOME_FAILED if failures else 0)
 
@@ -224,10 +225,11 @@ def _run_audit(auditor: AnswerJudge, records: list[Record], sheet: Path | None) 
 
 def _print_report(figures: dict[str, Any], reporting: ReportOptions, quiet: bool) -> None:
     if not quiet:
-        for table in report.report_tables(figures):
-            stderr_console().print(table)
+        console = stderr_console()
+        for table in report.report_tables(figures, console.width):
+            console.print(table)
         if reporting.paper:
-            stderr_console().print(paper_results.comparison_table(figures))
+            console.print(paper_results.comparison_table(figures, console.width))
     _write_report(figures, reporting)
 
 

@@ -65,7 +65,10 @@ def _export_lines(make: ExampleSource, options: StepOptions, asked: ExportReques
                 output.log_failure(error_record(record, str(error), {}))
         output.failed += make.log_failures()
         if not output.written:
-            log_line("export: nothing was exported; check --alpha, or run `sophia stats`", options.quiet)
+            remedy = "check --alpha, or run `sophia stats`"
+            if asked.to == "trl-preference":
+                remedy = "an item needs both a correct and a wrong trajectory; `sophia stats` counts them"
+            log_line(f"export: nothing was exported; {remedy}", options.quiet)
 
     return run_step(STEP, "id", options, _identity_settings(asked), produce, inputs=files, rewrite=True)
 

@@ -6,12 +6,13 @@ from typing import Any
 
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.io.jsonl import to_line
+from sophia_cli.runtime.progress import log_line
 from sophia_cli.world.drawing import draw_image
 from sophia_cli.world.questions import WorldQuestion, ask_question
 from sophia_cli.world.scenes import DIFFICULTIES, Scene, describe_scene, draw_scene, world_fold
 
 
-def draw_world(folder: Path, n: int, seed: int, difficulty: str, force: bool) -> None:
+def draw_world(folder: Path, n: int, seed: int, difficulty: str, force: bool, quiet: bool = False) -> None:
     """Draws `n` images with a question each. The same seed gives the same files; a longer world starts with the shorter
     one.
 
@@ -34,6 +35,7 @@ def draw_world(folder: Path, n: int, seed: int, difficulty: str, force: bool) ->
         draft = folder / "metadata.jsonl.tmp"
         draft.write_bytes(rows)
         draft.replace(folder / "metadata.jsonl")
+        log_line(f"world: {n} images and their questions in {folder}", quiet)
     except OSError as error:
         raise SophiaError(
             f"{folder}: cannot be written ({error.strerror}); free disk space or choose another folder"

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from sophia_cli import registry
-from sophia_cli.errors import SophiaError
+from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.models.families import model_part
 from sophia_cli.models.folder_check import check_chat_template, check_model_files, check_tokenizer_files, load_error
 from sophia_cli.training.collator import Collator
@@ -38,7 +38,11 @@ def context_length(plan: TrainPlan) -> int:
 
 def find_family(config: Any) -> Any:
     """Returns the file of `models/families/` for a model's config."""
-    return registry.find("families", str(config.model_type).replace("_", "-"))
+    kind = str(config.model_type).replace("_", "-")
+    if kind not in registry.names("families"):
+        known = ", ".join(registry.names("families"))
+        raise UsageError(f"--model: its type {config.model_type} cannot be trained; choose a model of {known}")
+    return registry.find("families", kind)
 
 
 def load_policy(plan: TrainPlan, device: torch.device, bf16: bool) -> Any:
