@@ -11,6 +11,7 @@ An exporter is a file that defines:
 - optionally `TYPED_COLUMNS` (tables), `FILE_NAME` and `EXTRA_FILES` (folders)
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,50 +30,72 @@ class ExportExample:
     Attributes:
         record: The record it is made of.
         name: Its id.
-        system, user: The prompt, without images.
-        images: In order: absolute paths, URLs or data URIs; in tables {bytes, path} as `datasets` stores them.
+        system: The system prompt.
+        content: The user's turn, images in their places: parts as in `place_images`. An image is a path, URL or data
+            URI; in tables {bytes, path} as `datasets` stores it.
         answer: None for an item without an answer.
         weight: The weight of the answer.
         rejected: The wrong answer of a preference pair.
         model: The model to ask (`--model`).
+        as_parts: Every turn is a list of parts: a column of a data set cannot hold texts and lists, so the whole file has
+            them where one row needs them.
     """
 
     record: Record
     name: str
     system: str
-    user: str
-    images: list[Any]
+    content: list[dict[str, Any]]
     answer: str | None = None
     weight: float = 1.0
     rejected: str | None = None
     model: str = ""
+    as_parts: bool = False
 
     @property
-    def prompt_messages(self) -> list[dict[str, str]]:
-        """The turns before the answer, without images."""
-        system = [{"role": "system", "content": self.system}] if self.system else []
-        return [*system, {"role": "user", "content": self.user}]
+    def images(self) -> list[Any]:
+        """The images in the order of their places."""
+        return [part["image"] for part in self.content if part["type"] == "image"]
+
+    @property
+    def prompt_messages(self) -> list[dict[str, Any]]:
+        """The turns before the answer for trainers that fill in `images`: they put images before a user's text, and at the
+        image parts of a user's list of parts.
+        """
+        system = [self._turn("system", self.system)] if self.system else []
+        if not self.as_parts:
+            return [*system, {"role": "user", "content": "".join(p["text"] for p in self.content if p["type"] == "text")}]
+        parts = [{"type": "image"} if part["type"] == "image" else part for part in self.content]
+        return [*system, {"role": "user", "content": parts}]
+
+    def answer_turn(self, text: str | None) -> dict[str, Any]:
+        """The assistant's turn, beside `prompt_messages`."""
+        return self._turn("assistant", text)
+
+    def _turn(self, role: str, text: str | None) -> dict[str, Any]:
+        as_list = self.as_parts and text is not None
+        return {"role": role, "content": [{"type": "text", "text": text}] if as_list else text}
 
     @property
     def prompt_with_placeholders(self) -> list[dict[str, str]]:
-        """The turns before the answer with `<image>` for each image: before the question, unless the question places
-        them.
+        """The turns before the answer, with `<image>` in the place of each image.
 
         Raises:
-            RecordError: the placeholders in a text do not match its images.
+            RecordError: a text contains a placeholder of this format.
         """
-        count = self.user.count(IMAGE_PLACEHOLDER)
-        texts = [text for text in (self.user, self.answer, self.rejected) if text]
-        if other := next((mark for mark in OTHER_PLACEHOLDERS for text in texts if mark in text), None):
-            fault = f"a text contains {other}, a placeholder of this format"
-            raise RecordError(f"{where_of(self.record)}: {fault}; fix the text")
-        if count not in (0, len(self.images)) or any(
-            IMAGE_PLACEHOLDER in (text or "") for text in (self.answer, self.rejected)
-        ):
-            fault = f"a text contains {IMAGE_PLACEHOLDER}, the image placeholder of this format"
-            raise RecordError(f"{where_of(self.record)}: {fault}, and there are {len(self.images)} images; fix the text")
-        marks = "" if count else IMAGE_PLACEHOLDER * len(self.images)
-        return [*self.prompt_messages[:-1], {"role": "user", "content": marks + self.user}]
+        texts = [part["text"] for part in self.content if part["type"] == "text"] + [self.answer or "", self.rejected or ""]
+        for mark in (IMAGE_PLACEHOLDER, *OTHER_PLACEHOLDERS):
+            if any(mark in text for text in texts):
+                fault = f"a text contains {mark}, a placeholder of this format"
+                raise RecordError(f"{where_of(self.record)}: {fault}; fix the text")
+        user = "".join(IMAGE_PLACEHOLDER if part["type"] == "image" else part["text"] for part in self.content)
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, {"role": "user", "content": user}]
+
+
+def has_inner_images(content: Sequence[Mapping[str, Any]]) -> bool:
+    """Tells whether an image is after a text, so that a trainer must be told the places of the images."""
+    kinds = [part["type"] for part in content]
+    return "image" in kinds[kinds.index("text") :] if "text" in kinds else False
 
 
 def assistant_turn(text: str | None, **more: Any) -> dict[str, Any]:
@@ -87,4 +110,4 @@ def conversation_columns(example: ExportExample) -> dict[str, Any]:
     """
     taken = ("images", "messages")
     own = {f"own_{name}" if name in taken else name: value for name, value in example.record.items() if name != "image"}
-    return {**own, "images": example.images, "messages": [*example.prompt_messages, assistant_turn(example.answer)]}
+    return {**own, "images": example.images, "messages": [*example.prompt_messages, example.answer_turn(example.answer)]}

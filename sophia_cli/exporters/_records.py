@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -10,7 +11,7 @@ from typing import Any
 
 from sophia_cli import registry
 from sophia_cli.errors import RecordError
-from sophia_cli.exporters._base import ExportExample
+from sophia_cli.exporters._base import ExportExample, has_inner_images
 from sophia_cli.io.counter import RecordCounter
 from sophia_cli.io.images import data_uri, is_download, is_embedded, local_path, shorten_reference, wire_bytes
 from sophia_cli.io.parquet import stored_image
@@ -18,6 +19,7 @@ from sophia_cli.io.rereadable import InputFiles, RereadableInputs
 from sophia_cli.io.shards import Shard
 from sophia_cli.models.aliases import resolve_model
 from sophia_cli.prompts import load_prompt, question_text
+from sophia_cli.prompts.image_marks import place_images
 from sophia_cli.records import Record, has_failed, image_list, need_text, record_name, where_of
 from sophia_cli.rewards.preference_pairs import preference_pairs
 from sophia_cli.rewards.training_set import load_weighted, selection_rule, unique_items
@@ -91,6 +93,15 @@ class ExampleSource:
             of == "items" or (of == "any" and not any("trajectory" in record for record in self.source.read_records()))
         )
 
+    @cached_property
+    def has_inner_images(self) -> bool:
+        """Whether a question has an image after some text."""
+        for record in self.source.read_records():
+            with suppress(RecordError):  # named when the record itself is exported
+                if has_inner_images(place_images(question_text(record), image_list(record), where_of(record))):
+                    return True
+        return False
+
     def _load_kept(self) -> Iterator[Record]:
         def log(text: str) -> None:
             log_line(text, self.read_options.quiet)
@@ -109,23 +120,26 @@ class ExampleSource:
         return count
 
     def make_example(self, record: Record, partner: Record | None, table: bool, reads_images: bool = True) -> ExportExample:
-        """Makes one example. look: read its images too.
+        """Makes one example; `reads_images` says whether its images are read too.
 
         Raises:
             RecordError: a field is bad or an image is missing.
         """
         answer = None if self.are_items else need_text(record, "trajectory", "`sophia reason` writes it")
         rejected = need_text(partner, "trajectory", "`sophia reason` writes it") if partner is not None else None
+        images: list[Any] = image_list(record)
+        if reads_images:
+            images = [self._image_reference(record, image, table) for image in images]
         return ExportExample(
             record=record,
             name=str(record["id"]) if answer is None else record_name(record),
             system=load_prompt("slow_thinking", self.style) if answer is None else system_prompt(answer, self.style),
-            user=question_text(record),
-            images=[self._image_reference(record, image, table) for image in image_list(record)] if reads_images else [],
+            content=place_images(question_text(record), images, where_of(record)),
             answer=answer,
             weight=record_weight(record) if "weight" in record else 1.0,
             rejected=rejected,
             model=self.request.model or "",
+            as_parts=self.has_inner_images,
         )
 
     def _image_reference(self, record: Record, reference: str, table: bool) -> Any:

@@ -25,7 +25,10 @@ def row_fields(example: ExportExample) -> dict[str, Any]:
             raise RecordError(
                 f"{where_of(example.record)}: image {shorten_reference(image)} is not a URL; export with --images embed"
             )
-    images = [{"type": "image_url", "image_url": {"url": image}} for image in example.images]
-    user = {"role": "user", "content": [*images, {"type": "text", "text": example.user}]}
-    body = {"model": example.model, "messages": [*example.prompt_messages[:-1], user]}
+    parts = [
+        {"type": "image_url", "image_url": {"url": part["image"]}} if part["type"] == "image" else part
+        for part in example.content
+    ]
+    system = [{"role": "system", "content": example.system}] if example.system else []
+    body = {"model": example.model, "messages": [*system, {"role": "user", "content": parts}]}
     return {"custom_id": example.name, "method": "POST", "url": "/v1/chat/completions", "body": body}

@@ -5,14 +5,14 @@ https://huggingface.co/docs/trl/dataset_formats: conversational preference with 
 
 from typing import Any
 
-from sophia_cli.exporters._base import ExportExample, assistant_turn
+from sophia_cli.exporters._base import ExportExample
 
 OUTPUT_KIND, SOURCE_KIND, EMBEDS_IMAGES = "lines", "pairs", False
 
 
 def row_fields(example: ExportExample) -> dict[str, Any]:
     """Returns one pair: a correct trajectory and a wrong one."""
-    chosen, rejected = [assistant_turn(example.answer)], [assistant_turn(example.rejected)]
+    chosen, rejected = [example.answer_turn(example.answer)], [example.answer_turn(example.rejected)]
     return {
         "id": example.name,
         "prompt": example.prompt_messages,

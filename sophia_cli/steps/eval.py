@@ -4,7 +4,6 @@ Each question is asked n times. The answers are graded by the rules, and by a ju
 """
 
 import contextlib
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -25,6 +24,7 @@ from sophia_cli.io.paths import check_side_files, input_names
 from sophia_cli.io.record_writer import RecordWriter
 from sophia_cli.judge.answer_judge import AnswerJudge, apply_judge, is_multi_part, make_judge
 from sophia_cli.prompts import chosen_prompt, question_text
+from sophia_cli.prompts.image_marks import place_images
 from sophia_cli.records import (
     JUDGE_FIELDS,
     Record,
@@ -44,7 +44,6 @@ from sophia_cli.verifier.types import VerifyFunction
 STEP, ID_FIELD = "eval", "sample_id"
 DEFAULT_MAX_TOKENS = 16384
 """The paper's longest answer at evaluation, in tokens."""
-IMAGE_TAG = re.compile(r"<image (\d+)>")
 
 
 @dataclass(frozen=True)
@@ -284,8 +283,7 @@ def _make_jobs(items: Iterable[Record], asking: PromptConfig, output: RecordWrit
 
 
 def answer_request(item: Record, system: str, hint: str | None = None) -> list[dict[str, Any]]:
-    """Returns the chat that asks the question. Images that it names (`<image 1>`) are in their places, the others before
-    it.
+    """Returns the chat that asks the question, with its images where their marks are.
 
     Args:
         item: The item.
@@ -298,16 +296,5 @@ def answer_request(item: Record, system: str, hint: str | None = None) -> list[d
     text = question_text(item if hint is None else {**item, "hint": hint})
     if item.get("answer") is None:
         raise RecordError(f"{where_of(item)}: field `answer` is missing; give the gold answer in the source")
-    images = image_list(item)
-    named = {int(number) for number in IMAGE_TAG.findall(text)} & set(range(1, len(images) + 1))
-    content = [_image_part(image) for number, image in enumerate(images, 1) if number not in named]
-    for index, piece in enumerate(IMAGE_TAG.split(text)):
-        if index % 2 and int(piece) in named:
-            content.append(_image_part(images[int(piece) - 1]))
-        elif piece := f"<image {piece}>" if index % 2 else piece:
-            content.append({"type": "text", "text": piece})
+    content = place_images(text, image_list(item), where_of(item))
     return [{"role": "system", "content": system}, {"role": "user", "content": content}]
-
-
-def _image_part(reference: str) -> dict[str, Any]:
-    return {"type": "image", "image": reference}

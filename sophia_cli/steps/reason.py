@@ -21,7 +21,8 @@ from sophia_cli.io.jsonl import read_records
 from sophia_cli.io.paths import input_names
 from sophia_cli.io.record_writer import RecordWriter
 from sophia_cli.prompts import chosen_prompt, fill_template, question_text
-from sophia_cli.records import Record, error_record, has_failed, need_text, sample_seed, trajectory_id, where_of
+from sophia_cli.prompts.image_marks import without_marks
+from sophia_cli.records import Record, error_record, has_failed, image_list, need_text, sample_seed, trajectory_id, where_of
 from sophia_cli.steps._common import StepOptions
 from sophia_cli.steps._runner import run_step
 
@@ -284,5 +285,6 @@ def reasoning_request(record: Record, prompt: str) -> list[dict[str, Any]]:
     Raises:
         RecordError: a field is missing.
     """
-    values = {"question": question_text(record), "caption": need_text(record, "caption", MADE_BY, empty=True)}
+    question = without_marks(question_text(record), len(image_list(record)))
+    values = {"question": question, "caption": need_text(record, "caption", MADE_BY, empty=True)}
     return [{"role": "user", "content": fill_template(prompt, values)}]

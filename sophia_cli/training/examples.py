@@ -13,6 +13,7 @@ from typing import Any
 from sophia_cli.errors import RecordError
 from sophia_cli.models.thinking import to_think_tags
 from sophia_cli.prompts import load_prompt, question_text
+from sophia_cli.prompts.image_marks import MARK, place_images
 from sophia_cli.records import (
     GRADING_FIELDS,
     THINK_CLOSE,
@@ -64,7 +65,7 @@ def trajectory_row(record: Record, style: str) -> TrainExample:
     """
     answer = to_think_tags(need_text(record, "trajectory", "`sophia reason` writes it"))
     need_text(record, "question", "the source must give it")
-    chat = prompt_messages(question_text(record), image_list(record), answer, style)
+    chat = prompt_messages(question_text(record), image_list(record), answer, style, where_of(record))
     behavior_logp = need_number(record, "trajectory_logprob") if record.get("trajectory_logprob") is not None else None
     return TrainExample(record_name(record), chat, answer, record_weight(record), behavior_logp)
 
@@ -91,7 +92,7 @@ def question_row(record: Record, style: str) -> TrainExample:
     if record.get("answer") is None:
         raise RecordError(f"{where_of(record)}: field `answer` is missing; without it, answers cannot be graded")
     item = {name: record[name] for name in ("answer", *GRADING_FIELDS) if record.get(name) is not None}
-    chat = prompt_messages(question_text(record), image_list(record), THINK_OPEN, style)
+    chat = prompt_messages(question_text(record), image_list(record), THINK_OPEN, style, where_of(record))
     return TrainExample(str(record["id"]), chat, "", 1.0, item=item)
 
 
@@ -122,14 +123,17 @@ def mixed_row(record: Record, style: str) -> TrainExample:
         answer = need_text(record, "caption", "`sophia caption` writes it")
         return TrainExample(
             record_name(record),
-            prompt_messages(load_prompt("caption", style), _row_images(record), answer, style),
+            prompt_messages(load_prompt("caption", style), _row_images(record), answer, style, where_of(record)),
             answer,
             1.0,
         )
     answer = to_think_tags(_answer_text(record))
     need_text(record, "question", "a mixed-in row needs `messages`, `caption`, or `question` and `answer`")
     return TrainExample(
-        record_name(record), prompt_messages(question_text(record), _row_images(record), answer, style), answer, 1.0
+        record_name(record),
+        prompt_messages(question_text(record), _row_images(record), answer, style, where_of(record)),
+        answer,
+        1.0,
     )
 
 
@@ -157,11 +161,13 @@ def _row_images(record: Record) -> list[str]:
     return images
 
 
-def prompt_messages(text: str, images: list[str], answer: str, style: str) -> list[dict[str, Any]]:
-    """Returns the prompt: the system prompt that the answer calls for, the images, the text."""
-    content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
-    user = [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
-    return [*_system_message(answer, style), *user]
+def prompt_messages(text: str, images: list[str], answer: str, style: str, where: str) -> list[dict[str, Any]]:
+    """Returns the prompt: the system prompt that the answer calls for, and the text with its images.
+
+    Raises:
+        RecordError: the marks in the text do not fit the images.
+    """
+    return [*_system_message(answer, style), {"role": "user", "content": place_images(text, images, where)}]
 
 
 def system_prompt(answer: str, style: str) -> str:
@@ -181,16 +187,37 @@ def _chat_row(record: Record, style: str) -> TrainExample:
     messages, images = record["messages"], _row_images(record)
     if not _is_chat(messages):
         raise RecordError(f"{where_of(record)}: field `messages` is not a chat that ends with an assistant text; fix it")
-    answer, left = to_think_tags(_content_text(messages[-1]["content"])), iter(images)
-    chat = [{"role": message["role"], "content": _place_images(message["content"], left)} for message in messages[:-1]]
-    leading = [{"type": "image", "image": image} for image in left]
-    first = next(message for message in chat if message["role"] == "user")
-    if leading:
-        text = first["content"] if isinstance(first["content"], list) else [{"type": "text", "text": first["content"]}]
-        first["content"] = [*leading, *text]
+    answer = to_think_tags(_content_text(messages[-1]["content"]))
+    chat = _chat_with_images(messages[:-1], images, where_of(record))
     if not any(message["role"] == "system" for message in chat):
         chat = [*_system_message(answer, style), *chat]
     return TrainExample(record_name(record), chat, answer, 1.0)
+
+
+def _chat_with_images(turns: list[dict[str, Any]], images: list[str], where: str) -> list[dict[str, Any]]:
+    """Returns turns whose image parts, or marks in their texts, are the images in order; without either, the images come
+    first.
+
+    Raises:
+        RecordError: there are more or fewer marks than images.
+    """
+    left = iter(images)
+    chat = [{"role": turn["role"], "content": _fill_parts(turn["content"], left)} for turn in turns]
+    rest = list(left)
+    texts = [turn["content"] for turn in chat if isinstance(turn["content"], str)]
+    marked = sum(len(MARK.findall(text)) for text in texts)
+    if marked and marked != len(rest):
+        raise RecordError(f"{where}: {marked} images are marked in the texts, and there are {len(rest)}; fix either")
+    first = next(turn for turn in chat if turn["role"] == "user")
+    for turn in chat:
+        if isinstance(text := turn["content"], str):
+            count = len(MARK.findall(text)) if marked else len(rest) if turn is first else 0
+            if count:
+                turn["content"] = place_images(text, rest[:count], where)
+                rest = rest[count:]
+        elif turn is first and not marked:
+            turn["content"] = [*({"type": "image", "image": image} for image in rest), *text]
+    return chat
 
 
 def _is_chat(messages: Any) -> bool:
@@ -204,7 +231,7 @@ def _is_chat(messages: Any) -> bool:
     return whole and named and "user" in roles[:-1] and roles[-1] == "assistant" and bool(_content_text(contents[-1]))
 
 
-def _place_images(content: Any, images: Iterator[Any]) -> Any:
+def _fill_parts(content: Any, images: Iterator[Any]) -> Any:
     if isinstance(content, str):
         return content
     parts: list[dict[str, Any]] = []

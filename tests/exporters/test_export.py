@@ -227,7 +227,11 @@ def test_records_that_cannot_be_exported_are_named_and_the_rest_is_written(kept:
     assert len(load_dataset("parquet", data_files=str(tmp_path / "x.parquet"), split="train")) == len(rows) - 3
     for said in (done.stderr.decode(), table.stderr.decode()):
         missing = "x.jsonl:1: field `image`: nowhere.png cannot be read"
-        for words in (missing, "a text contains <image>", "text.png cannot be opened (not an image)"):
+        for words in (
+            missing,
+            "2 images are marked in the text, and there are 1 images",
+            "text.png cannot be opened (not an image)",
+        ):
             assert words in said
         for row in (rows[0], rows[3], rows[4]):
             assert f"{row['trajectory_id']} failed" in said
