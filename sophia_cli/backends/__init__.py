@@ -4,5 +4,5 @@
 - `openai.py`: OpenAI-compatible servers (`_openai/` holds the client, the load balancer and the chat API)
 - `vllm.py`: starts vLLM servers (`serving/`) and uses the same client
 
-How to add one: docs/adding-a-backend.md. A new finish reason of a server belongs in `_openai/chat_api.py`.
+How to add one: docs/adding-a-backend.md. A new finish reason of a server belongs in `_openai/chat_response.py`.
 """

@@ -13,7 +13,7 @@ from helpers.records import kept_records
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sophia_cli.backends._openai.chat_api import parse_response
+from sophia_cli.backends._openai.chat_response import parse_response
 from sophia_cli.inference.types import Completion, Failure
 from sophia_cli.models.aliases import resolve_model
 from sophia_cli.prompts import load_prompt

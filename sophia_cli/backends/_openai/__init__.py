@@ -1,7 +1,6 @@
 """Parts of the openai and vllm backends.
 
-- `chat_api.py`: a sample as a chat request, and a response as a completion; finish reasons and refusals are decided
-  here
+- `chat_api.py`: a sample as a chat request; `chat_response.py`: a response as a completion, finish reasons, refusals
 - `client.py`: many requests in flight, retries, timeouts
 - `load_balancer.py`: which server gets the next request, and which servers back off
 - `retry_after.py`: how long a server asks to wait

@@ -8,25 +8,34 @@ The loop never waits for the consumer: while too many outcomes are untaken, no n
 import asyncio
 import contextlib
 import math
+import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
-from sophia_cli.backends._openai.chat_api import (
+from sophia_cli.backends._openai.chat_api import RequestFields, has_images, request_body
+from sophia_cli.backends._openai.chat_response import (
+    ErrorResponse,
+    OddResponse,
     UnusableResponse,
     error_message,
     exceeds_context,
-    has_images,
     parse_response,
-    request_body,
 )
-from sophia_cli.backends._openai.http import ConnectError, ConnectionLost, ConnectionPool, ResponseTooLarge
+from sophia_cli.backends._openai.http import (
+    ConnectError,
+    ConnectionLost,
+    ConnectionPool,
+    Response,
+    ResponseTooLarge,
+    UntrustedCertificate,
+)
 from sophia_cli.backends._openai.load_balancer import LoadBalancer, RequestFailure, ServerState
 from sophia_cli.backends._openai.proxy import find_proxy
 from sophia_cli.backends._openai.retry_after import parse_retry_after
@@ -50,7 +59,20 @@ MAX_BUSY_RETRIES = 10
 MAX_RESPONSE_BYTES, MAX_BYTES_PER_TOKEN = 1 << 20, 64
 # 502 to 504 come from a proxy or a server that restarts; 408, 409, 425 and 500 may be the request's own fault.
 UNHEALTHY_STATUSES, BUSY_STATUSES, RETRY_STATUSES = {502, 503, 504}, {429}, {408, 409, 425, 500}
-STATUS_HINTS = {401: "check {key}", 403: "check {key}", 404: "check --base-url and the model's name"}
+STATUS_HINTS = {
+    401: "check {key}",
+    402: "add credit to the account of {key}",
+    403: "check {key}",
+    404: "check --base-url and the model's name",
+}
+# OpenAI: "Unrecognized request argument supplied: seed"; FastAPI: {"loc": ["body", "seed"], "msg": "extra fields …"}
+SEED_REFUSED = re.compile(
+    r"\bseed\b.*(?:support|permit|allow|unrecogni|unknown|unexpected|extra|invalid)"
+    r"|(?:support|permit|allow|unrecogni|unknown|unexpected|extra|invalid).*\bseed\b",
+    re.IGNORECASE | re.DOTALL,
+)
+# Records that are all refused before any is answered: then the model or the settings are wrong, not the records.
+MAX_EARLY_REFUSALS = 20
 
 Outcome = tuple[Job, Completion | Failure]
 
@@ -69,12 +91,14 @@ class RequestsRefused(SophiaError):
 
 @dataclass
 class PendingRequest:
-    """A job in progress: its own failures, how often servers turned it away, and whether it sends `max_tokens`."""
+    """A job in progress: its own failures, how often servers turned it away, and which fields were sent."""
 
     job: Job
     failures: int = 0
     busy_retries: int = 0
     sends_max_tokens: bool = True
+    fields: RequestFields = RequestFields()
+    odd_responses: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,9 +152,10 @@ class Client:
         self.outcomes: Channel[list[Outcome] | BaseException | None] = Channel(1 << 30)
         self.tasks: set[asyncio.Task[None]] = set()
         self.under_way = self.retried = self.postponed = 0
-        self.over = self.held_back = self.left = False
+        self.over = self.held_back = self.left = self.ever_completed = False
         self.error: Exception | None = None
         self.refused: SophiaError | None = None
+        self.fields, self.refused_records = RequestFields(), set[int]()
         self.abandoned: SophiaError | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.finished, self.wants_jobs = asyncio.Event(), asyncio.Event()
@@ -358,27 +383,50 @@ class Client:
             RequestsRefused: no request will be answered.
             RecordError: no request can be made of the record.
         """
-        sampling = attempt.job.request.sampling
         body = await self._make_body(attempt)
+        try:
+            answer = await self._post(attempt, server, body)
+            if answer.status == 200:
+                outcome = parse_response(answer.body, attempt.job.request.sampling.logprobs)
+                self.ever_completed |= isinstance(outcome, Completion)
+                return outcome
+        except ErrorResponse as error:
+            return self._handle_error_status(attempt, server, error.status, f"{error} (in a response with status 200)", None)
+        except OddResponse as error:
+            attempt.odd_responses += 1
+            if attempt.odd_responses > 1 and not self.ever_completed:
+                return self._refuse(attempt, server, f"unusable answer: {error}")
+            raise RetryableError(RequestFailure(f"unusable answer: {error}")) from None
+        except UnusableResponse as error:
+            raise RetryableError(RequestFailure(f"unusable answer: {error}")) from None
+        message = error_message(answer.status, answer.body)
+        if "location" in answer.headers:
+            message += f" (moved to {answer.headers['location'][:100]}: use that as --base-url)"
+        return self._handle_error_status(attempt, server, answer.status, message, answer.headers.get("retry-after"))
+
+    async def _post(self, attempt: PendingRequest, server: ServerState, body: bytes) -> Response:
+        """Returns the server's response, whatever its status.
+
+        Raises:
+            RetryableError: there is none; the request must be sent again.
+            RequestsRefused: the server's certificate is not trusted.
+        """
+        sampling = attempt.job.request.sampling
         limit = self.config.timeout_seconds(sampling.max_tokens)
         # A server that streams without end must not fill the memory.
         most = MAX_RESPONSE_BYTES + MAX_BYTES_PER_TOKEN * sampling.max_tokens
         try:
-            answer = await self.pool.post(server.endpoint, self.proxies[server.url], body, limit, most)
-            if answer.status == 200:
-                return parse_response(answer.body, attempt.job.request.sampling.logprobs)
+            return await self.pool.post(server.endpoint, self.proxies[server.url], body, limit, most)
+        except UntrustedCertificate as error:
+            raise RequestsRefused(f"{server.url}: {error}; set SSL_CERT_FILE to the file of its authority") from None
         except ConnectError as error:
             raise RetryableError(RequestFailure(str(error), unhealthy=True)) from None
         except TimeoutError:
             raise RetryableError(RequestFailure(f"no response within {limit:.0f} s")) from None
         except ConnectionLost as error:
             raise RetryableError(RequestFailure(f"connection lost: {error}")) from None
-        except (ResponseTooLarge, UnusableResponse) as error:
+        except ResponseTooLarge as error:
             raise RetryableError(RequestFailure(f"unusable answer: {error}")) from None
-        message = error_message(answer.status, answer.body)
-        if "location" in answer.headers:
-            message += f" (moved to {answer.headers['location'][:100]}: use that as --base-url)"
-        return self._handle_error_status(attempt, server, answer.status, message, answer.headers.get("retry-after"))
 
     async def _make_body(self, attempt: PendingRequest) -> bytes:
         """Makes the request's body. Images are read in another thread, because a disk may be slow.
@@ -387,7 +435,8 @@ class Client:
             RecordError: an image cannot be read.
         """
         request, served = attempt.job.request, self.served
-        asked = (request, served.name, self.config.images, served.engine, attempt.sends_max_tokens)
+        attempt.fields = self.fields
+        asked = (request, served.name, self.config.images, served.engine, attempt.sends_max_tokens, attempt.fields)
         if has_images(request):
             return await self.loop.run_in_executor(self.readers, request_body, *asked)
         return request_body(*asked)
@@ -421,7 +470,31 @@ class Client:
                 attempt.sends_max_tokens = False  # prompt plus max_tokens exceed the context: let the context be the limit
                 return None
             return Failure(f"context length: {message}")
-        return Failure(f"refused: {message}")
+        if self._changes_fields(attempt, message):
+            return None
+        return self._refuse(attempt, server, f"refused: {message}")
+
+    def _refuse(self, attempt: PendingRequest, server: ServerState, reason: str) -> Failure:
+        """Returns the failure of a record that no retry will change.
+
+        Raises:
+            RequestsRefused: so many other records failed in this way, and none was answered.
+        """
+        if not self.ever_completed:
+            self.refused_records.add(id(attempt.job.record))
+            if len(self.refused_records) >= MAX_EARLY_REFUSALS:
+                first = f"failed on each of the first {len(self.refused_records)} records ({reason})"
+                raise RequestsRefused(f"{server.url}: {first}; check the model, the prompt and the settings")
+        return Failure(reason)
+
+    def _changes_fields(self, attempt: PendingRequest, message: str) -> bool:
+        """Tells whether to send a refused request again with other fields; all later requests have them too."""
+        if "max_completion_tokens" in message:
+            self.fields = replace(self.fields, limit="max_completion_tokens")
+        elif SEED_REFUSED.search(message) and self.fields.seed:
+            self.fields = replace(self.fields, seed=False)
+            log_line("the server refuses `seed`, which is no longer sent: another run gives other samples")
+        return attempt.fields != self.fields
 
     def _retry_request(self, attempt: PendingRequest, server: ServerState, trouble: RequestFailure) -> None:
         """Queues a request again, or fails it after `retries`; fails everything when no server answers any more."""

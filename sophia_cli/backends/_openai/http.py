@@ -38,6 +38,10 @@ class ConnectError(Exception):
     """Nothing listens there, the host name is unknown, or TLS is refused."""
 
 
+class UntrustedCertificate(ConnectError):
+    """The server's certificate is not signed by a trusted authority; another try will not help."""
+
+
 class ConnectionLost(Exception):
     """The connection ended before the response did, or the response is not HTTP."""
 
@@ -307,6 +311,8 @@ class ConnectionPool:
                 return await self._connect_route(route)
         except TimeoutError:
             raise ConnectError(f"no connection within {seconds:.0f} s") from None
+        except ssl.SSLCertVerificationError as error:
+            raise UntrustedCertificate(f"no connection: its certificate is not trusted ({error.verify_message})") from None
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error or type(error).__name__
             raise ConnectError(f"no connection: {reason}") from None
