@@ -124,7 +124,7 @@ class ChatServer:
         body = await request.json()
         poisoned = self.poison and self.poison in str(body["messages"])
         fault = "broken" if poisoned else next(self.faults, "well")
-        self.arrivals.setdefault(body["seed"], []).append(time.monotonic())
+        self.arrivals.setdefault(body.get("seed"), []).append(time.monotonic())
         self.headers.append(dict(request.headers))
         if self.delay:
             await asyncio.sleep(self.delay)
@@ -238,6 +238,28 @@ async def invalid(request: web.Request, body: dict[str, Any]) -> web.StreamRespo
     return web.json_response({"error": {"message": "top_p is odd"}}, status=400)
 
 
+async def wants_new_limit(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    if "max_tokens" not in body:
+        return web.json_response(completion(body))
+    message = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+    return web.json_response({"error": {"message": message}}, status=400)
+
+
+async def wants_no_seed(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    if "seed" not in body:
+        return web.json_response(completion({**body, "seed": 0}))
+    detail = [{"loc": ["body", "seed"], "msg": "extra fields not permitted", "type": "value_error.extra"}]
+    return web.json_response({"detail": detail}, status=422)
+
+
+async def no_credit(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    return web.json_response({"error": {"message": "Insufficient credits"}}, status=402)
+
+
+async def error_in_200(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    return web.json_response({"error": {"message": "This model does not support image input", "code": 400}})
+
+
 def finished(reason: str, **message: Any) -> Any:
     async def respond(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         answer = completion(body, **message)
@@ -269,6 +291,10 @@ FAULTS = {
     "too_long": too_long,
     "too_long_with_limit": too_long_with_limit,
     "invalid": invalid,
+    "wants_new_limit": wants_new_limit,
+    "wants_no_seed": wants_no_seed,
+    "no_credit": no_credit,
+    "error_in_200": error_in_200,
     "filtered": finished("content_filter", content=None),
     "tool": finished("tool_calls", content=None, tool_calls=[{"id": "1"}]),
     "empty": finished("stop", content=""),

@@ -352,7 +352,7 @@ class Client:
             self.balancer.on_failure(server, id(attempt.job.record), sent_at, self.loop.time(), again.trouble)
             self._retry_request(attempt, server, again.trouble)
         except RequestsRefused as refused:
-            self.refused = refused
+            self.refused = self.refused or refused
         except RecordError as error:
             self.balancer.on_unsent(server)
             self._record_outcome(attempt.job, Failure(str(error)))
@@ -483,7 +483,7 @@ class Client:
         if not self.ever_completed:
             self.refused_records.add(id(attempt.job.record))
             if len(self.refused_records) >= MAX_EARLY_REFUSALS:
-                first = f"failed on each of the first {len(self.refused_records)} records ({reason})"
+                first = f"failed on each of the first {MAX_EARLY_REFUSALS} records ({reason})"
                 raise RequestsRefused(f"{server.url}: {first}; check the model, the prompt and the settings")
         return Failure(reason)
 
