@@ -8,7 +8,7 @@ answer too. A number in the middle of prose is not an answer. Only the last TAIL
 import re
 from dataclasses import dataclass
 
-from sophia_cli.verifier import answer_phrases
+from sophia_cli.verifier import answer_phrases, wrappings
 from sophia_cli.verifier.normalize import MAX_NORMALIZED_CHARS, normalize
 from sophia_cli.verifier.option_letters import first_letter, letters_of
 
@@ -19,7 +19,9 @@ BARE_BOX = re.compile(r"\\boxed(?:\s+|(?=-?\d))([^\s{}$.,]{1,40})")
 STRAY_BOX = re.compile(r"\\boxed\{([^{}]{1,200})\\\}")
 EMPTY_BOX = re.compile(r"\\boxed\s{0,3}\{\s{0,3}\}")
 BRACE = re.compile(r"\\[\\{}]|[{}]")
-TAG = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL)
+SENTENCE = re.compile(r"[A-Za-z]{2,} +(?:[A-Za-z]+ +)*[A-Za-z]{2,}|[\u4e00-\u9fff]{3,}")
+"""Words of a sentence, or of a phrase."""
+TEXT_MACRO = re.compile(r"\\(?:text|mathrm|textbf)\{([^{}]*)\}")
 SPECIAL = re.compile(r"(?:<\|[a-z_]{2,20}\|>|</s>).*", re.DOTALL)
 FAREWELL = re.compile(
     r"I hope (?:it|this|that) [^.!?\n]{1,40}[.!]?(?:\s*(?:Please )?(?:let me know|feel free)\b[^.!?\n]{0,80}[.!]?)?$"
@@ -61,9 +63,12 @@ class Extraction:
 
 def extract_answer(text: str, by_letter: bool = False) -> Extraction | None:
     """Returns the final answer of a text that follows the thinking, or None. by_letter: the question asks for a letter."""
+    text = wrappings.without_tokens(text)
     boxed = last_box(text)
     if boxed is not None:
-        return Extraction((boxed.strip(),)) if boxed.strip() else None
+        return _from_wrapping(boxed, by_letter) if boxed.strip() else None
+    if found := wrappings.json_answer(text):
+        return _from_wrapping(found, by_letter)
     if EMPTY_BOX.search(text):
         return None
     # Runs of spaces make some of the patterns below quadratic.
@@ -73,10 +78,22 @@ def extract_answer(text: str, by_letter: bool = False) -> Extraction | None:
     text = _without_farewell(text.strip())
     if "A:" in text and (not by_letter or YES_OR_NO.match(ASKED.sub("", text))):
         text = ASKED.sub("", text)
-    tagged = TAG.findall(text)
-    if tagged and tagged[-1].strip():
-        return Extraction((tagged[-1].strip(),))
+    if tagged := wrappings.tagged_answer(text):
+        return _from_wrapping(tagged, by_letter)
+    return _from_prose(text, by_letter)
+
+
+def _from_prose(text: str, by_letter: bool) -> Extraction | None:
     return _after_phrase(text, by_letter) or _chosen_letter(text, by_letter) or _whole_response(text) or _last_line(text)
+
+
+def _from_wrapping(content: str, by_letter: bool) -> Extraction:
+    """Returns what stands in a box or a tag; a sentence there is read as it is outside."""
+    content = content.strip()
+    if len(content) > MAX_BARE_CHARS or not SENTENCE.search(content):
+        return Extraction((content,))
+    inner = _from_prose(TEXT_MACRO.sub(r"\1", content), by_letter)
+    return Extraction(tuple(dict.fromkeys((content, *(inner.answers if inner else ())))))
 
 
 def _without_farewell(text: str) -> str:

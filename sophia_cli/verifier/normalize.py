@@ -8,6 +8,8 @@ import re
 import unicodedata
 from functools import lru_cache
 
+from sophia_cli.verifier.function_names import spell_functions, without_root_numbers
+
 MAX_NORMALIZED_CHARS = 4096
 """Longest answer that is normalized. A longer one is right only if it equals the gold."""
 
@@ -45,7 +47,8 @@ _SIGNS = {
     "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "∑": "\\sum ", "∏": "\\prod ", "∫": "\\int ", "→": "\\to ", "⇒": "\\to ",
     "∴": "",
     "∶": ":", "︰": ":", "′": "'", "″": "''", "’": "'", "‘": "'", "“": '"', "”": '"', "£": "£", "℃": "°C", "℉": "°F",
-    "掳": "°", "º": "°", "、": ", ", "【": "[", "】": "]", "〈": "(", "〉": ")", "⟨": "(", "⟩": ")", "…": "\\ldots ",
+    "掳": "°", "º": "°", "˚": "°",
+    "、": ", ", "【": "[", "】": "]", "〈": "(", "〉": ")", "⟨": "(", "⟩": ")", "…": "\\ldots ",
     "\u00a0": " ", "\u3000": " ",
 }  # fmt: skip
 _TRANSLATE = str.maketrans(_SIGNS)
@@ -75,7 +78,8 @@ _PLAIN = (
     (re.compile(r"<=|=<"), r"\\le "),
     (re.compile(r">="), r"\\ge "),
     (re.compile(r"!="), r"\\ne "),
-    (re.compile(r"\^\s*°"), "°"),
+    (re.compile(r"\^\s*°|(?<=\d)\s*\^\s*(?:\{\s*o\s*\}|o(?![A-Za-z]))"), "°"),
+    (re.compile(r"^(?:the )?(?:point |点)\s*(?=\()", re.IGNORECASE), ""),
     (re.compile(r"(?<![a-zA-Z\\])sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
 )
 _LATEX = (
@@ -85,7 +89,7 @@ _LATEX = (
     (re.compile(r"\\neq(?![A-Za-z])|\\not\s*="), r"\\ne "),
     (re.compile(r"\\lt(?![A-Za-z])"), "<"),
     (re.compile(r"\\gt(?![A-Za-z])"), ">"),
-    (re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])|\\circ(?=\s*[CFc]?\s*$)"), "°"),
+    (re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])|\\circ(?=\s*[CFc]?\s*$)"), "°"),
     (re.compile(r"\\(?:colon|mathrel\{:\})(?![A-Za-z])"), ":"),
     (re.compile(r"\\(?:[lr]?vert|mid)(?![A-Za-z])"), "|"),
     (re.compile(r"\\lbrace(?![A-Za-z])"), r"\\{"),
@@ -132,7 +136,7 @@ def _normalize(text: str) -> str:
     text = text.strip()
     if not text.isascii():
         text = _from_unicode(text)
-    elif text.isalnum():
+    elif text.isalnum() and "sqrt" not in text:
         return text
     text = _INVISIBLE.sub("", text.replace("\x0crac", "\\frac").replace("\x08egin", "\\begin"))
     if "\\" in text:
@@ -140,6 +144,7 @@ def _normalize(text: str) -> str:
     text = _without_dollars(text)
     for pattern, plain in (*_PLAIN, *_LATEX) if "\\" in text or "{" in text else _PLAIN:
         text = pattern.sub(plain, text)
+    text = without_root_numbers(spell_functions(text))
     return _without_wrapping(" ".join(text[: 2 * MAX_NORMALIZED_CHARS].split()))[: MAX_NORMALIZED_CHARS + 1]
 
 

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from sophia_cli.verifier import (
+    calendar_and_duration,
     clock_and_ratio,
+    formula,
     numbers,
     option_letters,
     structure_rules,
@@ -153,6 +155,27 @@ def same_number(answer: str, gold: str, case: GradingCase) -> bool | None:
     return False if left and right else None
 
 
+def same_date(answer: str, gold: str, case: GradingCase) -> bool | None:
+    """Compares two dates, months or weekdays: 2024-03-05 and March 5, 2024."""
+    left, right = calendar_and_duration.read_date(answer), calendar_and_duration.read_date(gold)
+    if left and right and list(map(bool, left)) == list(map(bool, right)):
+        return left == right
+    day, wanted = calendar_and_duration.read_weekday(answer), calendar_and_duration.read_weekday(gold)
+    return None if day is None or wanted is None else day == wanted
+
+
+def same_duration(answer: str, gold: str, case: GradingCase) -> bool | None:
+    """Compares two durations of which one has several parts or is in Chinese: 1h15m and 75 min."""
+    left, right = calendar_and_duration.read_duration(answer), calendar_and_duration.read_duration(gold)
+    return left[0] == right[0] if left and right and (left[1] or right[1]) else None
+
+
+def same_formula(answer: str, gold: str, case: GradingCase) -> bool | None:
+    """Compares two chemical formulas; subscripts and charges are spelling."""
+    left, right = formula.read_formula(answer), formula.read_formula(gold)
+    return left == right if left and right else None
+
+
 def same_clock_time(answer: str, gold: str, case: GradingCase) -> bool | None:
     """Compares two times of day, 3:30 PM and 15:30."""
     left, right = clock_and_ratio.read_clock(answer), clock_and_ratio.read_clock(gold)
@@ -276,7 +299,10 @@ RULES: Mapping[str, Rule] = {
     "size": too_complex,
     "statements": same_statements,
     "yes_no": same_polarity,
+    "date": same_date,
+    "duration": same_duration,
     "number": same_number,
+    "formula": same_formula,
     "clock": same_clock_time,
     "ratio": same_ratio,
     "words": same_words,

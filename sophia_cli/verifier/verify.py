@@ -11,6 +11,7 @@ from sophia_cli.verifier.extract import Extraction, extract_answer, gold_answer
 from sophia_cli.verifier.normalize import MAX_NORMALIZED_CHARS, normalize
 from sophia_cli.verifier.rules import apply_rules, equal_parts
 from sophia_cli.verifier.types import GradingCase, Verdict
+from sophia_cli.verifier.wrappings import gold_readings, without_denial
 
 # A comparison takes milliseconds; sympy does not end on some expressions.
 DEFAULT_SECONDS = 5.0
@@ -83,7 +84,8 @@ def _accepted_golds(answer: Any) -> list[str]:
         if isinstance(gold, int | float):
             gold = repr(gold) if isinstance(gold, int) else f"{gold:.15g}"
         if isinstance(gold, str):
-            found += [tidied for part in gold.replace("\\#\\#", "##").split("##") if (tidied := _normalize_gold(part))]
+            parts = [each for part in gold.replace("\\#\\#", "##").split("##") for each in gold_readings(part)]
+            found += [tidied for part in parts if (tidied := _normalize_gold(part))]
     return found
 
 
@@ -100,6 +102,9 @@ def _judge_extraction(extraction: Extraction, golds: list[str], case: GradingCas
     first: Verdict | None = None
     for answer in extraction.answers:
         verdict = _judge_reading(answer, golds, case)
+        if verdict.verdict != "correct" and (affirmed := without_denial(answer)) != answer:
+            other = _judge_reading(affirmed, golds, case)
+            verdict = other if other.verdict == "correct" else verdict
         if verdict.verdict == "correct":
             return verdict
         first = first or verdict

@@ -1,0 +1,121 @@
+"""Tests of answers and golds as people have them: each kind with what is equal and what is not."""
+
+import pytest
+
+from sophia_cli.verifier import verify
+
+EQUAL = {
+    "dates": [
+        ("2024-03-05", "2024/03/05"), ("2024-03-05", "March 5, 2024"), ("5 March 2024", "Mar. 5, 2024"),
+        ("2024-03-05", "2024年3月5日"), ("3月5日", "3月5号"), ("January", "Jan"), ("March", "3月"), ("Wednesday", "Wed"),
+        ("Sunday", "星期日"), ("the 4th of July 1776", "July 4, 1776"), ("September 2001", "Sept. 2001"),
+    ],
+    "clock": [
+        ("15:30", "下午3:30"), ("9:00 AM", "上午9:00"), ("12:00 PM", "noon"), ("12:00 AM", "midnight"), ("正午", "12:00 PM"),
+    ],
+    "durations": [
+        ("200分钟", "3小时20分"), ("1小时30分", "1.5小时"), ("30分钟", "半小时"), ("150秒", "2分30秒"), ("75 min", "1h15m"),
+        ("1 hour and 30 minutes", "90 minutes"), ("一个半小时", "一个半小时"), ("2小时", "120分钟"),
+    ],
+    "degrees": [
+        ("45°", "45^{o}"), ("45^{\\circ}", "45^o"), ("45°", "45˚"), ("0.5", "\\sin 30°"), ("1", "tan 45°"),
+        ("5", "10sin30°"),
+        ("20", "\\frac{10}{\\sin 30^\\circ}"), ("\\frac{\\sqrt3}{2}", "sin 60°"),
+    ],
+    "functions": [
+        ("\\arctan 2", "\\operatorname{arctan} 2"), ("\\arctan 2", "atan(2)"), ("2", "lg 100"), ("2", "log10(100)"),
+        ("\\sqrt{13}", "sqrt 13"), ("\\sqrt{13}", "sqrt13"), ("2\\sqrt{3}", "2根号3"), ("3", "7 \\bmod 4"),
+    ],
+    "roots": [
+        ("x_1=1, x_2=3", "x=1 or x=3"), ("x₁=1，x₂=3", "x=1或x=3"), ("x_1=x_2=2", "x=2"), ("(1,2)", "点(1,2)"),
+        ("(1,2)", "point (1,2)"),
+    ],
+    "formulas": [
+        ("H2SO4", "H_2SO_4"), ("H2SO4", "H₂SO₄"), ("Cu2+", "Cu^{2+}"), ("H2O", "\\ce{H2O}"), ("Ca(OH)2", "Ca(OH)_2"),
+        ("OH-", "OH^-"), ("2H2 + O2 → 2H2O", "2H_2 + O_2 \\rightarrow 2H_2O"),
+    ],
+}  # fmt: skip
+UNEQUAL = {
+    "dates": [
+        ("2024-03-05", "2024-05-03"), ("March 5, 2024", "March 6, 2024"), ("January", "June"), ("Wednesday", "Thursday"),
+        ("3月5日", "5月3日"), ("March 5", "March 2005"),
+    ],
+    "clock": [("15:30", "上午3:30"), ("12:00 PM", "midnight"), ("noon", "1 PM")],
+    "durations": [("200分钟", "3小时30分"), ("75 min", "1h20m"), ("30分钟", "30秒"), ("5 m", "5分钟"), ("2小时", "2分钟")],
+    "degrees": [("45°", "54^o"), ("0.5", "\\sin 60°"), ("30", "sin 30°"), ("1", "cos 45°")],
+    "functions": [("\\arctan 2", "\\arcsin 2"), ("2", "lg 10"), ("\\sqrt{13}", "sqrt 31"), ("3", "7 \\bmod 5")],
+    "roots": [("x_1=1, x_2=3", "x=1 or x=4"), ("x_1=x_2=2", "x=3"), ("(1,2)", "点(2,1)")],
+    "formulas": [("H2SO4", "H_2SO_3"), ("Cu2+", "Cu^{+}"), ("CO", "Co"), ("H2O", "H^2O"), ("C2", "C^2"), ("OH-", "OH")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("gold", "answer"), [pair for pairs in EQUAL.values() for pair in pairs])
+def test_what_is_equal(gold: str, answer: str) -> None:
+    assert verify(f"\\boxed{{{answer}}}", {"answer": gold}).verdict == "correct"
+    assert verify(f"\\boxed{{{gold}}}", {"answer": answer}).verdict == "correct"
+
+
+@pytest.mark.parametrize(("gold", "answer"), [pair for pairs in UNEQUAL.values() for pair in pairs])
+def test_what_is_not(gold: str, answer: str) -> None:
+    assert verify(f"\\boxed{{{answer}}}", {"answer": gold}).verdict != "correct"
+    assert verify(f"\\boxed{{{gold}}}", {"answer": answer}).verdict != "correct"
+
+
+CHOICES = {"choices": ["0", "1", "2", "3"]}
+
+
+@pytest.mark.parametrize(
+    ("response", "gold", "item"),
+    [
+        ('```json\n{"answer": "17"}\n```', "17", {}),
+        ('{"reasoning": "10+7", "final_answer": "17"}', "17", {}),
+        ("{'answer': 17}", "17", {}),
+        ('So here it is: {"Answer": true}', "yes", {}),
+        ("<ANSWER>17</ANSWER>", "17", {}),
+        ("<SUMMARY>s</SUMMARY><REASONING>r</REASONING><CONCLUSION>B</CONCLUSION>", "B", {}),
+        ("The total is <|begin_of_box|>17<|end_of_box|>", "17", {}),
+        ("<think>a</think><answer>The total is <|begin_of_box|>17<|end_of_box|></answer>", "17", {}),
+        ("<|start_header_id|>assistant<|end_header_id|>\n\nThe answer is 17.<|eot_id|>", "17", {}),
+        ("<answer>So the answer is 17</answer>", "17", {}),
+        ("<answer>The shape is a square.</answer>", "square", {}),
+        ("\\boxed{\\text{The shape is a square}}", "square", {}),
+        ("<answer>Option B is correct.</answer>", "B", CHOICES),
+        ("<answer>The number of people is 1.</answer>", "B", CHOICES),
+        ("The answer is 17 (not 16).", "17", {}),
+        ("The answer is 17, not 16.", "17", {}),
+        ("The answer is 17 rather than 16.", "17", {}),
+        ("The answer is 17 and not 16.", "17", {}),
+        ("The answer is 17; I checked twice.", "17", {}),
+        ("The answer is B (not A).", "B", CHOICES),
+        ("\\boxed{17}", "<answer> 17 </answer>", {}),
+        ("\\boxed{B}", "【答案】B", {}),
+        ("\\boxed{B}", "故选：B", {}),
+        ("\\boxed{B}", "B. isosceles triangle", {}),
+        ("\\boxed{\\text{isosceles triangle}}", "B. isosceles triangle", {}),
+        ("\\boxed{30}", "A. 30", {}),
+        ("\\boxed{A}", "A: 30", {}),
+        ("\\boxed{30}", "(A) 30", {}),
+        ("\\boxed{60°}", "D．60°", {}),
+        ("\\boxed{0.5}", "C.$\\frac{1}{2}$", {}),
+    ],
+)
+def test_what_is_around_an_answer_is_no_part_of_it(response: str, gold: str, item: dict[str, object]) -> None:
+    assert verify(response, {**item, "answer": gold}).verdict == "correct"
+
+
+@pytest.mark.parametrize(
+    ("response", "gold"),
+    [
+        ('{"answer": "16"}', "17"),
+        ('{"reasoning": "17", "answer": "16"}', "17"),
+        ("<answer>The number is 16, close to 17.</answer>", "17"),
+        ("The answer is 16 (not 17).", "17"),
+        ("The answer is 16 rather than 17.", "17"),
+        ("<|begin_of_box|>16<|end_of_box|> or 17", "17"),
+        ("\\boxed{B}", "A. 30"),
+        ("\\boxed{31}", "A. 30"),
+        ("\\boxed{A}", "故选：B"),
+    ],
+)
+def test_another_answer_stays_wrong(response: str, gold: str) -> None:
+    assert verify(response, {"answer": gold}).verdict != "correct"
