@@ -75,15 +75,33 @@ def has_failed(record: Mapping[str, Any]) -> bool:
 def choices_of(record: Mapping[str, Any]) -> list[str]:
     """Returns the options of a multiple-choice question; an empty list for other questions.
 
+    Data sets also write them as an object by letter, `{"A": "1", "B": "2"}`, and as a list of objects with a text and
+    perhaps a letter, `[{"label": "A", "text": "1"}]`.
+
     Raises:
-        RecordError: `choices` is not a list.
+        RecordError: `choices` is something else.
     """
     choices = record.get("choices")
     if choices is None:
         return []
+    if isinstance(choices, dict):
+        choices = [choices[letter] for letter in sorted(choices)]
     if not isinstance(choices, list):
         raise RecordError(f"{where_of(record)}: field `choices` is {_json_type(choices)}, not a list; fix the field")
-    return [str(choice) for choice in choices]
+    if not any(isinstance(choice, dict) for choice in choices):
+        return [str(choice) for choice in choices]
+    lettered = sorted((_lettered_option(choice, number) for number, choice in enumerate(choices)), key=lambda pair: pair[0])
+    if any(text is None for _, text in lettered):
+        raise RecordError(f"{where_of(record)}: field `choices` has an object without `text`; write a list of texts")
+    return [str(text) for _, text in lettered]
+
+
+def _lettered_option(choice: Any, number: int) -> tuple[str, Any]:
+    """Returns the letter of an option, or its place, and its text."""
+    if not isinstance(choice, dict):
+        return OPTION_LETTERS[number], choice
+    label = next((str(choice[name]) for name in ("label", "letter", "key", "id") if name in choice), OPTION_LETTERS[number])
+    return label, next((choice[name] for name in ("text", "content", "value", "option") if name in choice), None)
 
 
 def need_text(record: Mapping[str, Any], field: str, remedy: str, empty: bool = False) -> str:

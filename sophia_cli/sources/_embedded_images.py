@@ -5,6 +5,7 @@ from typing import Any
 
 from sophia_cli.io.images import data_uri, image_format
 from sophia_cli.records import Record
+from sophia_cli.sources._floats import shortest_floats
 
 
 def read_undecoded(data: Any) -> Iterator[dict[str, Any]]:
@@ -14,7 +15,7 @@ def read_undecoded(data: Any) -> Iterator[dict[str, Any]]:
     for column, feature in (data.features or {}).items():
         if isinstance(feature, Image):
             data = data.cast_column(column, Image(decode=False))
-    return iter(data)
+    return shortest_floats(data, data.features.arrow_schema) if data.features else iter(data)
 
 
 def merge_images(rows: Iterable[dict[str, Any]], where: str, merged: bool) -> Iterator[Record]:
@@ -50,6 +51,10 @@ def _are_images(value: Any) -> bool:
 def _image_reference(value: Any) -> Any:
     if _are_images(value):
         return [_image_reference(part) for part in value]
+    if isinstance(value, list) and value and all(isinstance(part, bytes) for part in value):
+        return [_image_reference(part) for part in value]
+    if isinstance(value, bytes):  # a plain binary column
+        return data_uri(f"image/{image_format(value)}", value)
     if isinstance(value, dict) and _is_image(value):
         return (
             data_uri(f"image/{image_format(value['bytes'])}", value["bytes"])

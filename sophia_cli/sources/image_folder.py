@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from sophia_cli.errors import InputError
+from sophia_cli.errors import InputError, UsageError
 from sophia_cli.io.jsonl import parse_records
 from sophia_cli.records import Record
 
@@ -24,6 +24,8 @@ def read_image_folder(folder: Path) -> Iterator[Record]:
             yield from _resolve_file_names(parse_records(stream, str(path)), folder)
     elif (folder / "metadata.csv").exists():
         yield from _resolve_file_names(_read_csv(folder / "metadata.csv"), folder)
+    elif splits := sorted(file.parent.name for file in folder.glob("*/metadata.*") if file.suffix in (".jsonl", ".csv")):
+        raise UsageError(f"{folder}: holds the splits {', '.join(splits)}; choose one, as in {folder / splits[0]}")
     else:
         raise InputError(f"{folder}: no metadata.jsonl in it; {LAYOUT_HINT}")
 

@@ -1,0 +1,151 @@
+"""Tests of sources as people have them: other columns, containers, ids, options, and rows that occur twice."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from datasets import Dataset, Features, Value
+from helpers.commands import records_of, sophia, write_lines
+from PIL import Image
+from pyarrow import parquet
+
+from sophia_cli.errors import InputError, UsageError
+from sophia_cli.records import Record, choices_of
+from sophia_cli.sources.items import read_items
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with two images."""
+    monkeypatch.chdir(tmp_path)
+    for name, color in (("a.png", "red"), ("b.png", "blue")):
+        Image.new("RGB", (32, 32), color).save(name)
+    return tmp_path
+
+
+def png() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8), "green").save(out, "PNG")
+    return out.getvalue()
+
+
+def items(source: str) -> list[dict[str, Any]]:
+    return [dict(item) for item in read_items(source)]
+
+
+@pytest.mark.parametrize("images", [["a.png"], "a.png", ["a.png", "b.png"]])
+def test_an_images_column_is_read(images: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_lines(folder / "x.jsonl", [{"id": "1", "images": images, "question": "?"}])
+    (item,) = items("x.jsonl")
+    assert item["image"] == images
+    assert "column `images` is read as `image`" in capsys.readouterr().err
+
+
+def test_a_problem_column_is_the_question_and_stays(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"image": "a.png", "problem": "Find x.", "answer": "1"}, {"image": "a.png", "problem": "Find y.", "answer": "1"}]
+    write_lines(folder / "x.jsonl", rows)
+    found = items("x.jsonl")
+    assert [(item["question"], item["problem"]) for item in found] == [("Find x.", "Find x."), ("Find y.", "Find y.")]
+    assert found[0]["id"] != found[1]["id"]
+    assert capsys.readouterr().err.count("is read as `question`") == 1
+
+
+@pytest.mark.parametrize(("given", "name"), [(2.0, "2"), (2, "2"), ("a/b c", "a/b c"), (1.5, "1.5")])
+def test_ids_as_tables_hold_them(given: Any, name: str, folder: Path) -> None:
+    write_lines(folder / "x.jsonl", [{"id": given, "image": "a.png", "question": "?"}])
+    assert items("x.jsonl")[0]["id"] == name
+
+
+@pytest.mark.parametrize("given", [True, "", [1]])
+def test_other_ids_are_an_error_of_the_row(given: Any, folder: Path) -> None:
+    write_lines(folder / "x.jsonl", [{"id": given, "image": "a.png", "question": "?"}])
+    assert "field `id` is empty, or neither text nor number" in items("x.jsonl")[0]["error"]
+
+
+def test_parquet_with_plain_bytes_and_narrow_floats(folder: Path) -> None:
+    columns = {
+        "image": pa.array([png()], pa.binary()),
+        "question": ["?"],
+        "answer": pa.array([0.1], pa.float32()),
+        "half": pa.array([np.float16(2.7)], pa.float16()),
+        "several": pa.array([[33.3, None]], pa.list_(pa.float32())),
+        "double": [0.1 + 0.2],
+    }
+    parquet.write_table(pa.table(columns), folder / "x.parquet")
+    (item,) = items("x.parquet")
+    assert item["image"].startswith("data:image/png;base64,")
+    assert (item["answer"], item["half"], item["several"], item["double"]) == (0.1, 2.7, [33.3, None], 0.1 + 0.2)
+
+
+def test_a_datasets_folder_with_narrow_floats(folder: Path) -> None:
+    features = Features({"id": Value("string"), "question": Value("string"), "answer": Value("float32")})
+    rows = {"id": ["1"], "question": ["?"], "answer": [0.1]}
+    Dataset.from_dict(rows, features=features).save_to_disk(str(folder / "saved"))
+    assert items("saved")[0]["answer"] == 0.1
+
+
+def test_a_clone_of_a_hub_data_set(folder: Path) -> None:
+    (folder / "clone/data").mkdir(parents=True)
+    table = pa.table({"id": ["1"], "question": ["?"], "image": pa.array([png()], pa.binary())})
+    parquet.write_table(table, folder / "clone/data/train-00000-of-00001.parquet")
+    assert [item["id"] for item in items("clone")] == ["1"]
+    parquet.write_table(table, folder / "clone/data/test-00000-of-00001.parquet")
+    with pytest.raises(UsageError, match="holds the splits test, train; give the file of one"):
+        items("clone")
+
+
+def test_a_folder_of_splits_names_them(folder: Path) -> None:
+    for split in ("train", "test"):
+        (folder / "two" / split).mkdir(parents=True)
+        (folder / "two" / split / "metadata.jsonl").write_text("")
+    with pytest.raises(UsageError, match="holds the splits test, train; choose one, as in two/test"):
+        items("two")
+
+
+def test_json_files(folder: Path) -> None:
+    rows = [{"id": "1", "image": "a.png", "question": "?"}, {"id": "2", "image": "b.png", "question": "?"}]
+    Path("array.json").write_text(json.dumps(rows, indent=2))
+    Path("by_id.json").write_text(json.dumps({row["id"]: {"image": row["image"], "question": "?"} for row in rows}))
+    Path("lines.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("array.json", "by_id.json", "lines.json"):
+        assert [(item["id"], item["image"]) for item in items(name)] == [("1", "a.png"), ("2", "b.png")]
+    Path("bad.json").write_text("[1, 2]")
+    with pytest.raises(InputError, match="not an array or an object of items"):
+        items("bad.json")
+    Path("cut.json").write_text(json.dumps(rows, indent=2)[:40])
+    with pytest.raises(InputError, match="cut.json: not JSON"):
+        items("cut.json")
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ["1", "2"],
+        {"A": "1", "B": "2"},
+        {"B": "2", "A": "1"},
+        [{"label": "A", "text": "1"}, {"label": "B", "text": "2"}],
+        [{"label": "B", "content": "2"}, {"label": "A", "content": "1"}],
+        [{"text": "1"}, {"text": "2"}],
+    ],
+)
+def test_options_in_any_form(choices: Any) -> None:
+    assert choices_of(Record({"choices": choices})) == ["1", "2"]
+
+
+def test_an_empty_source_is_said(folder: Path) -> None:
+    Path("x.jsonl").write_text("")
+    done = sophia("caption", "x.jsonl", "-k", "1", cwd=folder)
+    assert "0 items in x.jsonl" in done.stderr.decode() and done.stdout == b""
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_row_that_occurs_twice_is_named_before_the_first_sample(own: bool, folder: Path) -> None:
+    rows = [{"image": "a.png", "question": f"{n}?", "answer": "1", **({"id": str(n)} if own else {})} for n in range(20)]
+    write_lines(folder / "x.jsonl", [*rows, rows[6]])
+    done = sophia("caption", "x.jsonl", "-k", "1", "--max-tokens", "2", "-o", "out.jsonl", cwd=folder, code=2)
+    assert "x.jsonl:21: " in done.stderr.decode() and "is also at x.jsonl:7" in done.stderr.decode()
+    assert not records_of(folder / "out.jsonl")
