@@ -115,7 +115,7 @@ ThinkTagsOption = Annotated[
     Option(
         "--think-tags",
         metavar="OPEN CLOSE",
-        help="How the model marks its thinking, if not in a known way (docs/models.md); records store <think> tags.",
+        help="How the model marks its thinking, if not in a known way (docs/data.md); records store <think> tags.",
         show_default="known tags",
         rich_help_panel=MODEL,
     ),
