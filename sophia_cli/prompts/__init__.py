@@ -1,7 +1,8 @@
 """The prompts, one text file each, and the functions that fill them in.
 
 `full/` holds the prompts for real models, `short/` those that the embedded models were trained with. A model's folder
-chooses (`sophia.json`). The wording is ours; what it asks for is the paper's (method.md, steps 1, 2 and 5). `image_marks.py` reads where a question has its images.
+chooses (`sophia.json`). The wording is ours; what it asks for is the paper's (method.md, steps 1, 2 and 5).
+`image_marks.py` reads where a question has its images.
 """
 
 import re
