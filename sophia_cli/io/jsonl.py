@@ -124,9 +124,11 @@ def parse_records(stream: Iterable[bytes], name: str, alone: bool = False) -> It
         for fields in jsonlines.Reader(lines, loads=load_json).iter(type=dict, skip_empty=True):
             yield Record(fields, name if alone else lines.where)
     except (jsonlines.InvalidLineError, RecursionError) as error:
-        reason = str(error).split(" (line")[0]
+        reason, remedy = str(error).split(" (line")[0], "fix or delete the line"
         where = name if alone else lines.where
-        raise InputError(f"{where}: not a JSON object ({reason}); fix or delete the line") from None
+        if str(getattr(error, "line", "")).lstrip()[:1] == "[":
+            reason, remedy = "it begins a JSON array", "write one object per line, as `jq -c '.[]' FILE` does"
+        raise InputError(f"{where}: not a JSON object ({reason}); {remedy}") from None
 
 
 def read_records(paths: list[str]) -> Iterator[Record]:

@@ -81,7 +81,7 @@ def same_choice(answer: str, gold: str, case: GradingCase) -> bool | None:
         option = choices[min(wanted)]
         if picture := IMAGE_OPTION.fullmatch(option):
             return answer.casefold() == picture[1]
-        return len(wanted) == 1 and equal_parts(answer, option, case.part_case())
+        return len(wanted) == 1 and equal_parts(answer, _ratio_as_fraction(option, answer, choices), case.part_case())
     if not option_letters.is_letter_gold(gold):
         return None
     if answer.isalpha() and len(set(answer)) == len(answer) and sorted(answer) == sorted(gold):
@@ -98,6 +98,14 @@ def same_choice(answer: str, gold: str, case: GradingCase) -> bool | None:
     if picked_letters is None:
         return False if len(wanted_letters) == 1 and constant_value(answer) is not None else None
     return picked_letters == wanted_letters
+
+
+def _ratio_as_fraction(option: str, answer: str, choices: list[str]) -> str:
+    """Returns an option `5:12` as a fraction, where all options are ratios and the answer is not one."""
+    if ":" in answer or not all(choice.count(":") == 1 for choice in choices):
+        return option
+    left, right = option.split(":")
+    return f"\\frac{{{left.strip()}}}{{{right.strip()}}}"
 
 
 def same_text(answer: str, gold: str, case: GradingCase) -> bool | None:

@@ -97,6 +97,9 @@ CHOICES = {"choices": ["0", "1", "2", "3"]}
         ("\\boxed{30}", "(A) 30", {}),
         ("\\boxed{60°}", "D．60°", {}),
         ("\\boxed{0.5}", "C.$\\frac{1}{2}$", {}),
+        ("\\boxed{5/12}", "B", {"choices": ["12:5", "5:12", "7:12"]}),
+        ("\\boxed{\\frac{6}{\\pi}}", "A", {"choices": ["6:\\pi", "\\pi:6"]}),
+        ("(D) because the angle is 30 degrees and the sum is 180.", "D", CHOICES),
     ],
 )
 def test_what_is_around_an_answer_is_no_part_of_it(response: str, gold: str, item: dict[str, object]) -> None:
@@ -115,6 +118,7 @@ def test_what_is_around_an_answer_is_no_part_of_it(response: str, gold: str, ite
         ("\\boxed{B}", "A. 30"),
         ("\\boxed{31}", "A. 30"),
         ("\\boxed{A}", "故选：B"),
+        ("\\boxed{12/5}", "5:12"),
     ],
 )
 def test_another_answer_stays_wrong(response: str, gold: str) -> None:
