@@ -26,6 +26,10 @@ _DATES = tuple(
 _WEEKDAY = re.compile(rf"({'|'.join(f'{name}|{name[:3]}' for name in _DAYS)}|tues|thur|thurs)\.?s?")
 _HAN_WEEKDAY = re.compile(r"(?:星期|周|礼拜)([一二三四五六日天])")
 
+_MONTH_STARTS = frozenset(name[:3] for name in _MONTHS)
+MAX_CHARS = 60
+"""Longest text that may be a date or a duration; anything longer is not read."""
+
 _SECONDS = {"day": 86400, "hour": 3600, "minute": 60, "second": 1}
 _UNITS = (
     ("day", r"days?|天"),
@@ -43,6 +47,8 @@ _PART = re.compile(
 def read_date(text: str) -> tuple[int, int, int] | None:
     """Returns (year, month, day) of a date; 0 for a part that is not given. A month alone is a date."""
     folded = text.strip().lower()
+    if len(folded) > MAX_CHARS or not (folded[:1].isdigit() or folded[:3] in _MONTH_STARTS or folded.startswith("the ")):
+        return None
     for pattern in _DATES:
         if match := pattern.fullmatch(folded):
             found = match.groupdict()
@@ -63,6 +69,8 @@ def read_weekday(text: str) -> int | None:
 
 def read_duration(text: str) -> tuple[Fraction, bool] | None:
     """Returns the seconds of `1h15m`, `3小时20分`, `半小时`, and whether it has several parts or is written in Chinese."""
+    if len(text) > MAX_CHARS or not (text.lstrip()[:1].isdigit() or text.lstrip().startswith("半")):
+        return None
     folded = re.sub(r"(?<=[a-z\d.])(?:\s*,\s*|\s+and\s+)(?=\d)", " ", text.strip().lower())
     total, end = Fraction(0), 0
     names: list[tuple[str, str]] = []

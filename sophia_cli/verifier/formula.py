@@ -7,6 +7,8 @@ _ELEMENTS = frozenset(
     "Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi "
     "Po At Rn Fr Ra Ac Th Pa U Np Pu".split()
 )
+MAX_CHARS = 200
+_MAY_BE_FORMULA = re.compile(r"[A-Z][^A-Z]{0,6}[\d+-]|\\ce")
 _CE = re.compile(r"\\(?:ce|mathrm|text|rm)\s*\{(.*)\}")
 _ARROW = re.compile(r"\\(?:long)?rightarrow|\\to(?![a-z])|→|-+>|={1,2}")
 _CHARGE = re.compile(r"\^\s*\{?\s*(\d*[+-])\s*\}?")
@@ -16,6 +18,8 @@ _SPECIES = re.compile(r"\d*(?:[A-Z][a-z]?\d*|[()\[\]]\d*)+(?:\d*[+-])?")
 
 def read_formula(text: str) -> str | None:
     """Returns a formula, an ion or a reaction in plain letters, or None if the text is something else."""
+    if len(text) > MAX_CHARS or not _MAY_BE_FORMULA.search(text):
+        return None
     if match := _CE.fullmatch(text.strip()):
         text = match[1]
     plain = _SUBSCRIPT.sub(r"\1", _CHARGE.sub(r"\1", _ARROW.sub("→", text)))
