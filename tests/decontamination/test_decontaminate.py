@@ -196,7 +196,7 @@ def test_a_benchmark_that_cannot_be_compared_is_an_error(tmp_path: Path) -> None
     write_lines(tmp_path / "items.jsonl", [item("a", QUESTION)])
     for name, rows, words in (
         ("empty.jsonl", [], "contains no item"),
-        ("problem.jsonl", [{"id": "1", "problem": QUESTION}], "`question` or `image`"),
+        ("task.jsonl", [{"id": "1", "task": QUESTION}], "`question` or `image`"),
     ):
         write_lines(tmp_path / name, rows)
         done = sophia("decontaminate", "items.jsonl", "--against", name, cwd=tmp_path, code=2)
