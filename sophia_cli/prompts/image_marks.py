@@ -10,8 +10,9 @@ from typing import Any
 
 from sophia_cli.errors import RecordError
 
-# <image>, <image1>, <image 1>, <image_1>, <img_1>, <img_a2f>, and Phi's <|image_1|>
-MARK = re.compile(r"<image(?:[ _]?(\d{1,3}))?>|<img_([A-Za-z0-9_-]{1,40})>|<\|image(?:_(\d{1,3}))?\|>", re.IGNORECASE)
+# <image>, <image1>, <image 1>, <image_1>, <img_1>, <img_a2f>, and Phi's <|image_1|>. Not InternVL's own <IMG_CONTEXT>,
+# nor Llama's <|image|>: models refuse their placeholders in a text.
+MARK = re.compile(r"(?i:<image(?:[ _]?(\d{1,3}))?>)|<img_([A-Za-z0-9_-]{1,40})>|<\|image_(\d{1,3})\|>")
 
 
 def place_images(text: str, images: Sequence[Any], where: str) -> list[dict[str, Any]]:

@@ -132,6 +132,12 @@ def test_the_pieces_of_a_text_and_its_images_alternate(texts: list[str]) -> None
     assert [part["text"] for part in parts if part["type"] == "text"] == [text for text in texts if text.strip()]
 
 
+@pytest.mark.parametrize("text", ["<IMG_CONTEXT>", "<|image|>", "<|image_pad|>", "<img>", "<video>", "a < image > b"])
+def test_what_is_no_mark_stays(text: str) -> None:
+    assert without_marks(f"What is {text}?", 1) == f"What is {text}?"
+    assert place_images(text, [], "") == [{"type": "text", "text": text}]
+
+
 @given(st.text(alphabet="abc <>1.\n", max_size=30))
 def test_a_text_without_marks_stays_as_it_is(text: str) -> None:
     assert without_marks(text, 1) == text
