@@ -180,8 +180,8 @@ def _on_white(image: "Image") -> "Image":
     return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
 
 
-def wire_bytes(reference: str) -> tuple[str, bytes]:
-    """Returns the media type and the bytes to send to a server.
+def wire_bytes(reference: str) -> tuple[bytes, str]:
+    """Returns the bytes to send to a server, and their media type.
 
     The bytes are the file's own where every server decodes them to the pixels of `decode_image`; otherwise these pixels
     as PNG.
@@ -196,10 +196,10 @@ def wire_bytes(reference: str) -> tuple[str, bytes]:
     with Image.open(io.BytesIO(data)) as image:
         plain = image.mode in PLAIN_MODES and not image.has_transparency_data and getattr(image, "n_frames", 1) == 1
         if plain and image.format in WIRE_FORMATS and _orientation(image) == 1:
-            return f"image/{WIRE_FORMATS[image.format]}", data
+            return data, f"image/{WIRE_FORMATS[image.format]}"
     encoded = io.BytesIO()
     pixels.save(encoded, "PNG")
-    return "image/png", encoded.getvalue()
+    return encoded.getvalue(), "image/png"
 
 
 def _open_error(reference: str, error: Exception) -> RecordError:
@@ -207,9 +207,9 @@ def _open_error(reference: str, error: Exception) -> RecordError:
     return RecordError(f"image {shorten_reference(reference)} cannot be opened ({reason}); fix the file")
 
 
-def data_uri(media_type: str, data: bytes) -> str:
-    """Returns bytes as a data URI."""
-    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+def data_uri(data: bytes, media_type: str | None = None) -> str:
+    """Returns image bytes as a data URI; without a media type, the first bytes tell it."""
+    return f"data:{media_type or f'image/{image_format(data)}'};base64,{base64.b64encode(data).decode()}"
 
 
 def image_format(data: bytes) -> str:

@@ -162,7 +162,7 @@ def stored_image(reference: str, embed: bool) -> dict[str, Any]:
     embedded = is_embedded(reference)
     if not embed and not embedded:
         return {"bytes": None, "path": reference}
-    media_type, data = wire_bytes(reference)
+    data, media_type = wire_bytes(reference)
     name = None if embedded else Path(reference.split("?")[0]).name
     if name and mimetypes.guess_type(name)[0] != media_type:  # re-encoded, or misnamed
         name = f"{Path(name).stem}.{media_type.removeprefix('image/')}"

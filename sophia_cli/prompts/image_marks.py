@@ -31,11 +31,11 @@ def place_images(text: str, images: Sequence[Any], where: str) -> list[dict[str,
     """
     indexes = _marked_images(text, len(images), where)
     parts = [_image_part(image) for index, image in enumerate(images) if index not in indexes]
-    end = 0
+    end, plain = 0, "<image>" in text.lower() or not indexes
     for mark, index in zip(MARK.finditer(text), indexes, strict=True):
-        parts += [*_text_part(text[end : mark.start()]), _image_part(images[index])]
+        parts += [*_text_part(text[end : mark.start()], plain), _image_part(images[index])]
         end = mark.end()
-    return parts + _text_part(text[end:])
+    return parts + _text_part(text[end:], plain)
 
 
 def without_marks(text: str, images: int) -> str:
@@ -93,7 +93,9 @@ def _image_part(image: Any) -> dict[str, Any]:
     return {"type": "image", "image": image}
 
 
-def _text_part(text: str) -> list[dict[str, Any]]:
-    """Returns a piece of text as a part; line breaks between text and image are left to the chat template."""
-    text = text.strip("\n")
+def _text_part(text: str, plain: bool) -> list[dict[str, Any]]:
+    """Returns a piece of text as a part. A line break beside a plain mark belongs to the mark (`<image>\\nHow many?`): the
+    chat template separates image and text.
+    """
+    text = text.strip("\n") if plain else text
     return [{"type": "text", "text": text}] if text.strip() else []

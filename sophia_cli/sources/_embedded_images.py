@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sophia_cli.io.images import data_uri, image_format
+from sophia_cli.io.images import data_uri
 from sophia_cli.records import Record
 from sophia_cli.sources._floats import shortest_floats
 
@@ -54,11 +54,7 @@ def _image_reference(value: Any) -> Any:
     if isinstance(value, list) and value and all(isinstance(part, bytes) for part in value):
         return [_image_reference(part) for part in value]
     if isinstance(value, bytes):  # a plain binary column
-        return data_uri(f"image/{image_format(value)}", value)
+        return data_uri(value)
     if isinstance(value, dict) and _is_image(value):
-        return (
-            data_uri(f"image/{image_format(value['bytes'])}", value["bytes"])
-            if value["bytes"] is not None
-            else value["path"]
-        )
+        return data_uri(value["bytes"]) if value["bytes"] is not None else value["path"]
     return value

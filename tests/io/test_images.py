@@ -65,7 +65,7 @@ def images(folder: Path) -> dict[str, str]:
 def test_pixels_are_the_same_in_this_process_on_the_wire_and_in_exports(tmp_path: Path) -> None:
     for name, file in images(tmp_path).items():
         pixels = np.asarray(open_image(file))
-        media_type, data = wire_bytes(file)
+        data, media_type = wire_bytes(file)
         assert media_type in ("image/png", "image/jpeg", "image/webp", "image/gif"), name
         # A server that knows nothing of EXIF, alpha or 16 bits.
         with Image.open(io.BytesIO(data)) as plain:

@@ -99,10 +99,10 @@ def _image_part(reference: str, images: str, uuid: bool) -> dict[str, Any]:
     """Returns the part of one image. The K requests of an image follow each other, so its bytes are read once for all."""
     if is_download(reference):
         return {"type": "image_url", "image_url": {"url": _encoded(reference)}}
-    media_type, data = wire_bytes(reference)
+    data, media_type = wire_bytes(reference)
     # A server that shares the disk would decode a re-encoded file in its own way, so that one is sent.
     as_file = images == "file" and not is_embedded(reference) and data == image_bytes(reference)
-    url = _file_url(local_path(reference)) if as_file else data_uri(media_type, data)
+    url = _file_url(local_path(reference)) if as_file else data_uri(data, media_type)
     part: dict[str, Any] = {"type": "image_url", "image_url": {"url": url}}
     # vLLM caches the encoded image by this name, so K requests for one image encode it once.
     return {**part, "uuid": hashlib.sha256(data).hexdigest()[:32]} if uuid else part
