@@ -30,6 +30,8 @@ DEFAULTS = {
         "caption": {"max_tokens": 96},
         "eval": {"max_tokens": 320},
         "train": {"lr": 6e-4, "batch_size": 32, "micro_batch_size": 16, "epochs": 3.0},
+        "mpo": {"lr": 1e-4, "batch_size": 32, "micro_batch_size": 16},
+        "grpo": {"lr": 1e-4, "batch_size": 8, "micro_batch_size": 32, "max_tokens": 320},
     },
 }
 IMAGES = {

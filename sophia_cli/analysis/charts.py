@@ -28,12 +28,12 @@ def print_figures(figures: dict[str, Any], console: Console) -> None:
 
 def _summary_table(figures: dict[str, Any]) -> Table:
     table = Table.grid(padding=(0, 2))
-    for name, text in _verdict_bars(figures):
+    for name, text in _summary_lines(figures):
         table.add_row(f"[bold]{name}[/bold]", text)
     return table
 
 
-def _verdict_bars(figures: dict[str, Any]) -> list[tuple[str, str]]:
+def _summary_lines(figures: dict[str, Any]) -> list[tuple[str, str]]:
     tokens, leaks, found, again = (figures[name] for name in ("tokens", "leaks", "caption_reward", "repeated"))
     items, trajectories = figures["items"], figures["trajectories"]
     lines = [

@@ -201,8 +201,7 @@ class EarlyStopSampler:
 
         Raises:
             BaseException: what the groups or the backend raise, after all records before it. Finished trajectories of
-                open captions
-                are stored beside the file.
+                open captions are stored beside the file.
         """
         try:
             with on_interrupt(lambda: self.events.put(("interrupt", None))):

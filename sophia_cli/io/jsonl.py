@@ -60,16 +60,23 @@ def to_line(record: Any) -> bytes:
 
 
 def write_json(path: Path, fields: Any) -> None:
-    """Writes a small JSON file atomically.
+    """Writes a small JSON file atomically. A link stays a link, and a device or a pipe is written to.
 
     Raises:
         SophiaError: the file cannot be written.
     """
-    draft = path.with_name(path.name + ".tmp")
+    target = Path(os.path.realpath(path))
+    draft, text = (
+        target.with_name(target.name + ".tmp"),
+        orjson.dumps(fields, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE),
+    )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(orjson.dumps(fields, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-        os.replace(draft, path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not target.is_file():
+            target.write_bytes(text)
+            return
+        draft.write_bytes(text)
+        os.replace(draft, target)
     except OSError as error:
         draft.unlink(missing_ok=True)
         raise SophiaError(f"{path}: cannot be written ({error.strerror}); free disk space or choose another file") from None

@@ -80,6 +80,8 @@ def check_side_files(files: Sequence[Path | None], inputs: list[str], outputs: S
             where = "; the records go there" if file.resolve() in records else ""
             raise UsageError(f"{file}: would be written twice{where}; choose another file")
         taken.add(file.resolve())
+        if file.exists() and not file.is_file():  # a device or a pipe: opening it may wait for a reader
+            continue
         fresh = not file.exists()
         try:
             file.parent.mkdir(parents=True, exist_ok=True)

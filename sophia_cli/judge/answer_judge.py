@@ -89,8 +89,7 @@ def apply_judge(
         judge: The judge.
         asks: Whether the judge is asked about a record; never about failures.
         rules: Where the rules found no final answer and the judge is not asked about the record, it extracts the
-            answer, and the rules
-            grade that. None: it does not extract.
+            answer, and the rules grade that. None: it does not extract.
     """
 
     def job(record: Record) -> Job | None:

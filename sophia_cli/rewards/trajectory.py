@@ -134,5 +134,5 @@ def check_early_stop(facts: Trajectory, rule: SelectionRule) -> None:
     wanted = f"--alpha {rule.alpha}" if rule.caption_reward else "--no-caption-reward"
     raise UsageError(
         f"{name}: was sampled with --stop-early --alpha {given_up}, which cannot serve {wanted}; "
-        "sample again without --stop-early, or use a larger alpha"
+        f"sample again without --stop-early{', or use a larger alpha' if rule.caption_reward else ''}"
     )

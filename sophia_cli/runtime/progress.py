@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,10 +15,15 @@ LINE_INTERVAL_SECONDS = 15.0
 
 
 def stderr_console() -> "Console":
-    """Returns a rich console on stderr; it honors NO_COLOR."""
+    """Returns a rich console on stderr; it honors NO_COLOR. A closed or full stderr is ignored, as in `log_line`."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    class StderrConsole(Console):
+        def print(self, *objects: Any, **options: Any) -> None:
+            with suppress(OSError, ValueError):
+                super().print(*objects, **options)
+
+    return StderrConsole(stderr=True, highlight=False)
 
 
 def log_line(text: str, quiet: bool = False) -> None:

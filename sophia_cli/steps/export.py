@@ -118,7 +118,7 @@ def _export_whole(make: ExampleSource, options: StepOptions, asked: ExportReques
                 os.replace(draft, out)
         except OSError as error:
             raise SophiaError(
-                f"{out}: cannot be written ({error.strerror or error}); free disk space or choose another"
+                f"{out}: cannot be written ({error.strerror or error}); free disk space or choose another output with -o"
             ) from None
     bad = progress.failed + make.log_failures()
     manifest.save(finished=True, counts={"in": counter.count, "out": progress.done - progress.failed, "failed": bad})

@@ -61,9 +61,8 @@ def propagate_records(
 
     Args:
         emit: `all`; `selected` for the kept records; `unsolved` for the captions of items in which nothing qualified.
-            Records with
-            a bad field are written with `error`; where only some records are written, they are logged and counted
-            instead.
+            Records with a bad field are written with `error`; where only some records are written, they are logged
+            and counted instead.
     """
     table = TrajectoryTable(rule)
     if lines.from_pipe and emit != "unsolved":

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.io.jsonl import write_json
-from sophia_cli.training.distributed import DistributedContext
+from sophia_cli.training.distributed import LOST_PATTERN, DistributedContext
 from sophia_cli.training.engines import Engine
 
 COMPLETE_MARK = "whole.json"
@@ -45,18 +45,20 @@ def save_checkpoint(engine: Engine, draft: Path, step: int, world: DistributedCo
     folder = draft / f"step-{step}"
     try:
         engine.save_state(folder)
-        _wait_for_all()
-        # Only after all ranks have written: the mark says that the checkpoint is complete.
-        if world.is_main:
-            mark_complete(folder, step, world)
     except (OSError, RuntimeError, SophiaError) as error:  # torch's writer raises RuntimeError on a full disk
         shutil.rmtree(folder, ignore_errors=True)
         raise write_error(folder, error) from None
     _wait_for_all()
+    # Only after all ranks have written: the mark says that the checkpoint is complete.
+    if world.is_main:
+        mark_complete(folder, step, world)
+    _wait_for_all()
 
 
-def write_error(folder: Path, error: Exception) -> SophiaError:
-    """Returns the error for a checkpoint that could not be written."""
+def write_error(folder: Path, error: Exception) -> Exception:
+    """Returns the error for a checkpoint that could not be written; the error itself if another process is gone."""
+    if LOST_PATTERN.match(f"{type(error).__name__}: {error}"):
+        return error
     reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
     if "inline_container" in reason:  # the message of torch's writer for an incomplete write
         reason = "the disk seems to be full"

@@ -1,6 +1,14 @@
 """The processes that train together: rank, world size, local rank. Does not import torch."""
 
+import re
 from dataclasses import dataclass
+
+LOST_PATTERN = re.compile(
+    r"(RuntimeError|Dist\w*Error): .*"
+    r"(connection (closed|reset|was likely closed)|(read|write) error|broken pipe|remote process exited|ncclRemoteError)",
+    re.IGNORECASE,
+)
+"""How gloo, NCCL and the store report that another process is gone."""
 
 
 @dataclass(frozen=True)

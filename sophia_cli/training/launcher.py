@@ -21,7 +21,7 @@ from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.io.jsonl import load_json
 from sophia_cli.serving import supervisor
 from sophia_cli.serving.ports import free_port
-from sophia_cli.training.distributed import DistributedContext
+from sophia_cli.training.distributed import LOST_PATTERN, DistributedContext
 from sophia_cli.training.run_state import TrainPlan, read_plan
 
 GPUS_VARIABLE, CPU_VARIABLE = "SOPHIA_GPUS", "SOPHIA_CPU_RANKS"
@@ -39,12 +39,6 @@ ERROR_SLOT_BYTES = 512
 reason.
 """
 KILLED_PATTERN = re.compile(r"exits with return code = -(\d+)")
-LOST_PATTERN = re.compile(
-    r"(RuntimeError|Dist\w*Error): .*"
-    r"(connection (closed|reset|was likely closed)|(read|write) error|broken pipe|remote process exited|ncclRemoteError)",
-    re.IGNORECASE,
-)
-"""How gloo, NCCL and the store report that another process is gone."""
 RESUME_HINT = "run the command again, it resumes from the last checkpoint"
 SRUN_VARIABLES = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 

@@ -58,7 +58,7 @@ class ServerState:
     recent_failures: set[Hashable] = field(default_factory=set)
     backoffs: int = 0
     backoff_until: float = 0.0
-    backoff_ended_at: float = -1.0
+    backoff_began_at: float = -1.0
     max_in_flight: float = float("inf")
     last_failure: str = ""
     is_probed: bool = False
@@ -132,11 +132,11 @@ class LoadBalancer:
         if not server.has_ended:
             server.last_failure = trouble.reason
         # A request that was sent before the backoff is not the probe.
-        server.is_probed = server.is_probed and sent_at <= server.backoff_ended_at
+        server.is_probed = server.is_probed and sent_at <= server.backoff_began_at
         known = record in server.recent_failures
         server.recent_failures.add(record)
         # Sent before the last backoff began, so it failed for the same reason; only a longer Retry-After is news.
-        if sent_at <= server.backoff_ended_at:
+        if sent_at <= server.backoff_began_at:
             server.backoff_until = max(server.backoff_until, now + trouble.retry_after)
             return
         if not trouble.unhealthy and (known or (len(server.recent_failures) < SUSPECT_RECORDS and not server.backoffs)):
@@ -148,7 +148,7 @@ class LoadBalancer:
         rest = min(FIRST_BACKOFF_SECONDS * 2.0**server.backoffs, MAX_BACKOFF_SECONDS) * self.jitter.uniform(0.5, 1.0)
         server.backoffs += 1
         server.busy = trouble.busy
-        server.backoff_ended_at = now
+        server.backoff_began_at = now
         server.backoff_until = now + max(rest, trouble.retry_after)
 
     def all_failed(self) -> bool:
@@ -180,7 +180,7 @@ class LoadBalancer:
         return min(FIRST_BACKOFF_SECONDS * 2.0 ** (tries - 1), MAX_BACKOFF_SECONDS) * self.jitter.uniform(0.5, 1.0)
 
     def health_text(self, now: float) -> str:
-        """Returns `3/4 servers healthy, http://b:8000 backs off 12 s (503)`; nothing for one healthy server."""
+        """Returns `3/4 servers healthy, http://b:8000 is paused for 12 s (503)`; nothing for one healthy server."""
         unwell = [server for server in self.servers if server.backoffs or server.has_ended]
         if not unwell:
             return f"{len(self.servers)} servers healthy" if len(self.servers) > 1 else ""
