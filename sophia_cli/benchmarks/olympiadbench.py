@@ -130,7 +130,7 @@ def _parse_tolerance(row: Record, gold: str) -> float | list[float | None] | Non
 
 
 def _outer_commas(text: str) -> int:
-    """Returns the positions of commas outside brackets: those between answers."""
+    """Returns the number of commas outside brackets: those between answers."""
     deep = found = 0
     for mark in text:
         deep += (mark in "([{") - (mark in ")]}")

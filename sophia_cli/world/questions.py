@@ -124,7 +124,7 @@ def _digit_range(scene: Scene, rng: Random) -> Answerable | None:
     return (), str(max(digits) - min(digits))
 
 
-def _compare_rows(scene: Scene, rng: Random) -> Answerable | None:
+def _compare_colors(scene: Scene, rng: Random) -> Answerable | None:
     first, second = rng.sample(COLORS, 2)
     sums = {name: sum(shape.digit for shape in scene if shape.color == name) for name in (first, second)}
     if 0 in sums.values() or sums[first] == sums[second]:
@@ -140,7 +140,7 @@ KINDS: dict[str, Callable[[Scene, Random], Answerable | None]] = {
     "largest_colour": _largest_color,
     "largest_form": _largest_form,
     "range": _digit_range,
-    "compare": _compare_rows,
+    "compare": _compare_colors,
 }
 
 
