@@ -161,7 +161,7 @@ def _row_images(record: Record) -> list[str]:
     return images
 
 
-def prompt_messages(text: str, images: list[str], answer: str, style: str, where: str) -> list[dict[str, Any]]:
+def prompt_messages(text: str, images: list[str], answer: str, style: str, where: str = "?") -> list[dict[str, Any]]:
     """Returns the prompt: the system prompt that the answer calls for, and the text with its images.
 
     Raises:
