@@ -16,7 +16,7 @@ from helpers.records import captions
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from sophia_cli.backends._openai.client import ClientConfig
+from sophia_cli.backends._openai.client_config import ClientConfig
 from sophia_cli.backends._openai.load_balancer import LoadBalancer, RequestFailure
 from sophia_cli.backends._openai.proxy import find_proxy
 from sophia_cli.backends._openai.retry_after import parse_retry_after

@@ -1,7 +1,8 @@
 """Parts of the openai and vllm backends.
 
 - `chat_api.py`: a sample as a chat request; `chat_response.py`: a response as a completion, finish reasons, refusals
-- `client.py`: many requests in flight, retries, timeouts
+- `client.py`: many requests in flight, queues and retries; `client_config.py`: how they are sent
+- `exchange.py`: one request, and what its response means; `served_model.py`: the model as the servers list it
 - `load_balancer.py`: which server gets the next request, and which servers back off
 - `retry_after.py`: how long a server asks to wait
 - `http.py`, `proxy.py`, `connect.py`: connections, proxies, and limits of sockets

@@ -3,7 +3,8 @@
 import os
 import resource
 
-from sophia_cli.backends._openai.client import Client, ClientConfig
+from sophia_cli.backends._openai.client import Client
+from sophia_cli.backends._openai.client_config import ClientConfig
 from sophia_cli.backends._openai.load_balancer import LoadBalancer
 from sophia_cli.errors import UsageError
 from sophia_cli.inference.backend_options import BackendOptions
