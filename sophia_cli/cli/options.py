@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
+# Records, manifests and libraries hold integers of 64 bits.
+MAX_INTEGER = (1 << 63) - 1
 BASICS, MODEL, SAMPLING = "Every step", "Where the model runs", "Sampling"
 WEIGHTS, HARDWARE = "What trains", "Where it trains"
 
@@ -300,7 +302,7 @@ def takes(*groups: Callable[..., None]) -> Callable[[Callable[..., int]], Callab
 
 
 def refuse_odd_numbers(given: Mapping[str, Any]) -> None:
-    """Checks that numbers are finite: min and max do not reject NaN.
+    """Checks that numbers are finite, because min and max do not reject NaN, and fit into 64 bits.
 
     Raises:
         UsageError: one is not.
@@ -310,3 +312,5 @@ def refuse_odd_numbers(given: Mapping[str, Any]) -> None:
     for name, value in given.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"--{name.replace('_', '-')} {value}: must be a finite number")
+        if isinstance(value, int) and abs(value) > MAX_INTEGER:
+            raise UsageError(f"--{name.replace('_', '-')} {value}: must be at most {MAX_INTEGER}")

@@ -36,6 +36,8 @@ def run(work: Callable[[], int], debug: bool = False) -> NoReturn:
 def _one_line(error: Exception) -> str:
     if isinstance(error, SophiaError):
         return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}; check the path, its permissions and the space on the disk"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:500]} (--debug shows where)"
 
 

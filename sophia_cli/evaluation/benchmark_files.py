@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from sophia_cli.errors import InputError, UsageError
+from sophia_cli.io.compression import reading
 from sophia_cli.io.images import reference_scheme
 from sophia_cli.io.jsonl import load_json
 from sophia_cli.records import Record
@@ -147,11 +148,12 @@ def _json_rows(file: Path) -> Iterator[Record]:
     Raises:
         InputError: the file cannot be read.
     """
-    with file.open("rb") as stream:
-        if stream.read(64).lstrip()[:1] != b"[":
-            return read_rows(str(file))
-    try:
-        rows = load_json(file.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{file}: not JSON ({error}); download it again") from None
+    with reading(str(file)):
+        with file.open("rb") as stream:
+            if stream.read(64).lstrip()[:1] != b"[":
+                return read_rows(str(file))
+        try:
+            rows = load_json(file.read_bytes())
+        except ValueError as error:
+            raise InputError(f"{file}: not JSON ({error}); download it again") from None
     return (Record(row if isinstance(row, dict) else {}, f"{file}:{number}") for number, row in enumerate(rows, 1))

@@ -2,6 +2,8 @@
 
 import gzip
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -51,6 +53,24 @@ class _ZstReader(io.RawIOBase):
     def close(self) -> None:
         self.raw.close()
         super().close()
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Turns what opening and decoding raise into an error of the input.
+
+    Raises:
+        InputError: the file cannot be opened, or its JSON is nested too deeply.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(
+            f"{error.filename or name}: cannot be read ({reason}); check the path and its permissions"
+        ) from None
+    except RecursionError:
+        raise InputError(f"{name}: cannot be read (JSON that is nested too deeply); fix the file") from None
 
 
 def read_error(error: Exception, where: str) -> Exception:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sophia_cli.errors import InputError, RecordError, UsageError
+from sophia_cli.io.compression import reading
 from sophia_cli.io.images import image_bytes
 from sophia_cli.io.jsonl import read_records
 from sophia_cli.records import Record, image_list, item_id, where_of
@@ -107,7 +108,7 @@ def count_items(source: str) -> int | None:
     folder = Path(source)
     for path in (folder / "metadata.jsonl", folder):
         if path.is_file() and path.suffix == ".jsonl":
-            with path.open("rb") as stream:
+            with suppress(OSError), path.open("rb") as stream:  # reading the rows names the fault
                 return sum(1 for line in stream if line.strip())
     return None
 
@@ -125,6 +126,11 @@ def read_rows(source: str) -> Iterator[Record]:
 
 
 def _source_rows(source: str, merged: bool = True) -> Iterator[Record]:
+    with reading(source):
+        yield from _open_source(source, merged)
+
+
+def _open_source(source: str, merged: bool) -> Iterator[Record]:
     path = Path(source)
     if source == "-":
         return read_records(["-"])

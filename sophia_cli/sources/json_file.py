@@ -25,8 +25,6 @@ def read_json_file(path: Path) -> Iterator[Record]:
             return
         except InputError:
             raise InputError(f"{path}: not JSON ({error}); fix the file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); fix the path") from None
     if isinstance(found, dict) and found and all(isinstance(item, dict) for item in found.values()):
         found = [{"id": name, **item} for name, item in found.items()]
     elif isinstance(found, dict):

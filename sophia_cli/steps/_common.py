@@ -1,7 +1,9 @@
 """The options that every step has."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sophia_cli.io.shards import Shard
 
@@ -31,3 +33,8 @@ class StepOptions:
             return None
         mine = len(range(self.parsed_shard.index, rows, self.parsed_shard.count))
         return each * (mine if self.limit is None else min(mine, self.limit))
+
+
+def plain_settings(settings: Mapping[str, Any]) -> str:
+    """Returns settings as `alpha 0.75, keep 1`, for people; those without a value are omitted."""
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items() if value is not None)

@@ -18,7 +18,7 @@ from sophia_cli.io.record_writer import RecordWriter
 from sophia_cli.judge.same_problem import apply_same_problem_judge, make_same_problem_judge
 from sophia_cli.records import Record, error_record
 from sophia_cli.runtime.progress import log_line
-from sophia_cli.steps._common import StepOptions
+from sophia_cli.steps._common import StepOptions, plain_settings
 from sophia_cli.steps._runner import run_step
 
 
@@ -42,7 +42,9 @@ def run(
     )
     benchmark = BenchmarkIndex(against, rules)
     if options.dry_run:
-        log_line(f"{STEP}: {rules}, against {len(benchmark.items)} items of {', '.join(against)}; nothing read")
+        log_line(
+            f"{STEP}: {plain_settings(vars(rules))}; against {len(benchmark.items)} items of {', '.join(against)}; no record read"
+        )
         return 0
     tally = DropCounts()
     settings = {**vars(rules), "against": against, **judged_by}

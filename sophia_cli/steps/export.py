@@ -24,7 +24,7 @@ from sophia_cli.io.record_writer import RecordWriter
 from sophia_cli.io.rereadable import copy_pipes
 from sophia_cli.records import Record, error_record
 from sophia_cli.runtime.progress import Progress, log_line
-from sophia_cli.steps._common import StepOptions
+from sophia_cli.steps._common import StepOptions, plain_settings
 from sophia_cli.steps._runner import run_step
 
 IMAGE_MODES = ("path", "embed")
@@ -92,9 +92,8 @@ def _show_plan(make: ExampleSource, exporter: ModuleType) -> int:
     fields = exporter.row_fields(
         make.make_example(*first, table=exporter.OUTPUT_KIND in ("table", "hub"), reads_images=False)
     )
-    log_line(
-        f"export: {make.request}\n--- the first row, without its images\n{json.dumps(fields, indent=1, ensure_ascii=False)}"
-    )
+    asked, row = plain_settings(vars(make.request)), json.dumps(fields, indent=1, ensure_ascii=False)
+    log_line(f"export: {asked}\n--- the first row, without its images\n{row}")
     return 0
 
 

@@ -18,7 +18,7 @@ from sophia_cli.models.thinking import ThinkTags
 from sophia_cli.records import Record, has_failed, need_text, record_name, where_of
 from sophia_cli.runtime.progress import log_line
 from sophia_cli.runtime.worker_pool import ordered_map
-from sophia_cli.steps._common import StepOptions
+from sophia_cli.steps._common import StepOptions, plain_settings
 from sophia_cli.steps._runner import run_step
 from sophia_cli.verifier.caption_leak import mentions_caption
 from sophia_cli.verifier.types import Verdict
@@ -64,9 +64,8 @@ def _show_plan(first: Record | None, workers: int, seconds: float, judge: Answer
     name = "nothing to grade" if first is None else f"first {record_name(first)}"
     log_line(f"grade: {workers} workers, {seconds} s for algebra on one answer, {name}")
     if judge and first is not None:
-        log_line(
-            f"--- judge {judge.name}, {judge.sampling}; it decides {'everything' if judge_all else 'what the rules cannot'}"
-        )
+        share = "everything" if judge_all else "what the rules cannot"
+        log_line(f"--- judge {judge.name}, {plain_settings(judge.sampling.manifest_settings())}; it decides {share}")
         log_line(judge.make_question(first, None))
     return 0
 

@@ -1,7 +1,8 @@
 """`sophia models`: lists the aliases."""
 
-import sys
+import io
 
+from sophia_cli.io.stdio import claim_stdout, write_stdout
 from sophia_cli.models.aliases import load_aliases
 
 
@@ -15,5 +16,9 @@ def print_models() -> int:
         table.add_column(heading, overflow="fold")
     for name, alias in load_aliases().items():
         table.add_row(name, "yes" if alias.sees else "no", alias.target, alias.needs)
-    Console(file=sys.stdout, soft_wrap=True, width=None if sys.stdout.isatty() else 160).print(table)
+    stdout = claim_stdout()
+    console = Console(file=io.StringIO(), soft_wrap=True, width=None if stdout.isatty() else 160)
+    with console.capture() as captured:
+        console.print(table)
+    write_stdout(stdout, captured.get().encode())
     return 0

@@ -22,7 +22,7 @@ from sophia_cli.rewards.loading import decode_lines, load_table, make_lookup
 from sophia_cli.rewards.table import FAILED, NOT_TRAJECTORY, PROPAGATED, TrajectoryTable
 from sophia_cli.rewards.trajectory import SelectionRule, decode_checked
 from sophia_cli.runtime.progress import log_line
-from sophia_cli.steps._common import StepOptions
+from sophia_cli.steps._common import StepOptions, plain_settings
 from sophia_cli.steps._runner import run_step
 
 SELECTIONS = ("shortest", "random", "all")
@@ -38,7 +38,7 @@ def run(options: StepOptions, files: list[str], rule: SelectionRule, only_select
     if options.dry_run:
         first = next(read_records(files), None)
         name = "nothing to read" if first is None else f"first {record_name(first)}"
-        log_line(f"propagate: {rule}, writes {emit}, {name}")
+        log_line(f"propagate: {plain_settings(vars(rule))}; writes {emit}; {name}")
         return 0
     key = "caption_id" if emit == "unsolved" else "trajectory_id"
 

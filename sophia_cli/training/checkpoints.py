@@ -23,7 +23,7 @@ def last_checkpoint(draft: Path, processes: int) -> tuple[int, Path] | None:
     Raises:
         UsageError: another number of processes wrote it.
     """
-    marks = [(json.loads(mark.read_text()), mark.parent) for mark in draft.glob(f"*/{COMPLETE_MARK}")]
+    marks = [(_read_mark(mark), mark.parent) for mark in draft.glob(f"*/{COMPLETE_MARK}")]
     if not marks:
         return None
     # Two complete ones exist if the run was killed before the older one was deleted.
@@ -34,6 +34,19 @@ def last_checkpoint(draft: Path, processes: int) -> tuple[int, Path] | None:
             "number it was started with (--gpus, --cpu-ranks), or starts over with --force"
         )
     return int(mark["step"]), folder
+
+
+def _read_mark(file: Path) -> dict[str, int]:
+    """Reads the mark of a complete checkpoint.
+
+    Raises:
+        UsageError: it is damaged.
+    """
+    try:
+        mark = json.loads(file.read_text(encoding="utf-8"))
+        return {"step": int(mark["step"]), "processes": int(mark["processes"])}
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(f"{file}: is damaged; delete {file.parent} to resume from an earlier checkpoint") from None
 
 
 def save_checkpoint(engine: Engine, draft: Path, step: int, world: DistributedContext) -> None:

@@ -23,7 +23,8 @@ from sophia_cli.training.examples import TrainExample
 from sophia_cli.training.metrics_log import METRICS_FILE
 from sophia_cli.training.schedule import full_updates, shuffle_updates
 
-ROWS_FILE = "rows.jsonl"
+PLAN_FILE, ROWS_FILE = "plan.json", "rows.jsonl"
+PLAN_KEYS = frozenset(("identity", "settings", "model", "left", "out", "replaces"))
 SIZE_FIELDS = ("tokens", "supervised", "images_crc")
 """What a row's line holds beside the row itself."""
 
@@ -81,7 +82,7 @@ class TrainPlan:
         Raises:
             UsageError: it belongs to another run; the message names what differs.
         """
-        file, identity = self.work_dir / "plan.json", json.loads(json.dumps(self.identity()))
+        file, identity = self.work_dir / PLAN_FILE, json.loads(json.dumps(self.identity()))
         found = {entry.name for entry in self.work_dir.iterdir()} if self.work_dir.exists() else set()
         if file.name not in found and found - {ROWS_FILE, f"{file.name}.tmp"}:  # a run was killed while it wrote these two
             raise UsageError(
@@ -93,7 +94,7 @@ class TrainPlan:
             _empty_folder(self.work_dir)
         replaces = force and self.out.exists()
         if file.exists():
-            found_plan = json.loads(file.read_text(encoding="utf-8"))
+            found_plan = read_plan_file(self.work_dir)
             earlier, replaces = found_plan["identity"], replaces or bool(found_plan.get("replaces"))
             if differs := [name for name in identity if earlier.get(name) != identity[name]]:
                 listed = ", ".join(f"{name} ({earlier.get(name)}, now {identity[name]})" for name in differs)
@@ -125,7 +126,7 @@ def may_replace_model(out: Path) -> bool:
     """Tells whether the OUT.tmp of a run says that the model at `out` may be replaced, or is its own result."""
     draft = out.with_name(f"{out.name}.tmp")
     try:
-        if json.loads((draft / "plan.json").read_text(encoding="utf-8")).get("replaces"):
+        if json.loads((draft / PLAN_FILE).read_text(encoding="utf-8")).get("replaces"):
             return True
         return (draft / METRICS_FILE).read_bytes() == (out / METRICS_FILE).read_bytes()  # killed before OUT.tmp was deleted
     except (OSError, ValueError, AttributeError):
@@ -167,9 +168,24 @@ def _pack_sizes(sized: SizedExample) -> bytes:
     return to_line({**asdict(sized.row), **{name: getattr(sized, name) for name in SIZE_FIELDS}})
 
 
+def read_plan_file(draft: Path) -> dict[str, Any]:
+    """Reads plan.json of a run.
+
+    Raises:
+        UsageError: it is damaged.
+    """
+    try:
+        plan = json.loads((draft / PLAN_FILE).read_text(encoding="utf-8"))
+        if isinstance(plan, dict) and plan.keys() >= PLAN_KEYS:
+            return plan
+    except ValueError:
+        pass
+    raise UsageError(f"{draft / PLAN_FILE}: is damaged, so the run cannot be resumed; start over with --force")
+
+
 def read_plan(draft: Path) -> TrainPlan:
     """Reads the plan that `open_work_dir` wrote."""
-    plan = json.loads((draft / "plan.json").read_text(encoding="utf-8"))
+    plan = read_plan_file(draft)
     rows = []
     with (draft / ROWS_FILE).open("rb") as lines:
         for fields in map(load_json, lines):
