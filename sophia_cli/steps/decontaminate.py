@@ -42,9 +42,8 @@ def run(
     )
     benchmark = BenchmarkIndex(against, rules)
     if options.dry_run:
-        log_line(
-            f"{STEP}: {plain_settings(vars(rules))}; against {len(benchmark.items)} items of {', '.join(against)}; no record read"
-        )
+        against_items = f"{len(benchmark.items)} items of {', '.join(against)}"
+        log_line(f"{STEP}: {plain_settings(vars(rules))}; against {against_items}; no record read")
         return 0
     tally = DropCounts()
     settings = {**vars(rules), "against": against, **judged_by}
