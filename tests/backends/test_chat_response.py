@@ -2,10 +2,14 @@
 
 import itertools
 import json
+import ssl
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from helpers.chat_server import ChatServer
 from helpers.commands import records_of, sophia, write_lines
 
@@ -135,7 +139,7 @@ def test_no_credit_ends_the_step_at_once(tmp_path: Path) -> None:
 def test_a_refusal_that_meets_every_record_ends_the_step(tmp_path: Path) -> None:
     _, records, said = run(tmp_path, "error_in_200", 200, 1)
     assert len(records) < 200 and "does not support image input" in said
-    assert "first 20 records" in said.splitlines()[-1]
+    assert "20 records failed for one reason and none succeeded" in said.splitlines()[-1]
     server, records, _ = run(tmp_path, "error_in_200", 3, 3)
     assert [record["error"].partition(" (")[0] for record in records] == [
         "refused: 400: This model does not support image input"
@@ -146,3 +150,24 @@ def test_a_refusal_that_meets_every_record_ends_the_step(tmp_path: Path) -> None
 def test_a_server_without_usage_is_asked_twice_for_a_record(tmp_path: Path) -> None:
     server, records, _ = run(tmp_path, "no_usage", 3, 3)
     assert server.arrived == 6 and all("`usage.completion_tokens`" in record["error"] for record in records)
+
+
+def test_a_certificate_that_is_not_trusted_ends_the_step_at_once(tmp_path: Path) -> None:
+    certificate = trustme.CA().issue_cert("127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    row = {"id": "a", "caption_id": "a/c0", "caption_count": 1, "caption": "x", "question": "?", "answer": "1"}
+    write_lines(tmp_path / "caps.jsonl", [row])
+    options = ["--llm", "m", "--base-url", f"https://127.0.0.1:{server.server_address[1]}/v1", "-n", "1"]
+    done = sophia("reason", "caps.jsonl", *options, cwd=tmp_path, code=1)
+    server.shutdown()
+    last = done.stderr.decode().splitlines()[-1]
+    assert "its certificate is not trusted" in last and "set SSL_CERT_FILE" in last
+
+
+def test_refusals_for_different_reasons_do_not_end_the_step(tmp_path: Path) -> None:
+    _, records, _ = run(tmp_path, "refuses_by_content", 30, 3)
+    assert len(records) == 30 and all("error" in record for record in records)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from helpers.commands import ENVIRONMENT, sophia
 
+from sophia_cli.models.aliases import resolve_model
+
 ROOT = Path(__file__).parent.parent.parent
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
@@ -33,3 +35,12 @@ def test_the_embedded_models_are_measured(tmp_path: Path) -> None:
     sizes = ("--questions", "3", "--training", "4", "--samples", "2")
     figures = json.loads(run_recipe(sys.executable, "-m", "recipes.tiny.measure", str(tmp_path / "measured"), *sizes))
     assert figures["questions"] == 3 and 0 <= figures["base_pass_at_2"] <= 1 and 0 <= figures["ceiling_pass_at_1"] <= 1
+
+
+def test_a_packed_model_has_the_defaults_of_the_shipped_one() -> None:
+    said = run_recipe(
+        sys.executable, "-c", "import json; from recipes.tiny.pack import DEFAULTS; print(json.dumps(DEFAULTS))"
+    )
+    for kind, alias in (("policy", "tiny-vlm"), ("reasoner", "tiny-reasoner")):
+        shipped = json.loads((Path(resolve_model(alias).path) / "sophia.json").read_text())
+        assert json.loads(said)[kind] == shipped

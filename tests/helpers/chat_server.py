@@ -252,6 +252,11 @@ async def wants_no_seed(request: web.Request, body: dict[str, Any]) -> web.Strea
     return web.json_response({"detail": detail}, status=422)
 
 
+async def refuses_by_content(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    kind = ("violence", "medicine", "law", "politics")[body["seed"] % 4]
+    return web.json_response({"error": {"message": f"the prompt is about {kind}"}}, status=400)
+
+
 async def no_credit(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
     return web.json_response({"error": {"message": "Insufficient credits"}}, status=402)
 
@@ -294,6 +299,7 @@ FAULTS = {
     "wants_new_limit": wants_new_limit,
     "wants_no_seed": wants_no_seed,
     "no_credit": no_credit,
+    "refuses_by_content": refuses_by_content,
     "error_in_200": error_in_200,
     "filtered": finished("content_filter", content=None),
     "tool": finished("tool_calls", content=None, tool_calls=[{"id": "1"}]),

@@ -54,7 +54,9 @@ def test_json_that_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
     assert "rows.json" in done.stderr.decode().splitlines()[-1]
 
 
-@pytest.mark.parametrize("command", [["propagate", "--keep"], ["stats", "--keep"], ["grade", "--seed"], ["grade", "--limit"]])
+@pytest.mark.parametrize(
+    "command", [["propagate", "--keep"], ["stats", "--keep"], ["grade", "--seed"], ["grade", "--limit"]]
+)
 def test_numbers_beyond_64_bits_are_refused(command: list[str], tmp_path: Path) -> None:
     done = sophia(*command, str(10**20), cwd=tmp_path, code=2)
     assert f"{command[1]} {10**20}: must be at most {2**63 - 1}" in done.stderr.decode()

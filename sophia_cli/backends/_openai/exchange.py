@@ -51,7 +51,7 @@ SEED_REFUSED = re.compile(
     r"|(?:support|permit|allow|unrecogni|unknown|unexpected|extra|invalid).*\bseed\b",
     re.IGNORECASE | re.DOTALL,
 )
-# Records that are all refused before any is answered: then the model or the settings are wrong, not the records.
+# So many records refused for one reason, and none answered: the model or the settings are wrong, not the records.
 MAX_EARLY_REFUSALS = 20
 
 
@@ -207,8 +207,8 @@ class Exchange:
             same = self.refused.setdefault(re.sub(r"\d+", "#", reason), set())
             same.add(record_name(attempt.job.record))
             if len(same) >= MAX_EARLY_REFUSALS:
-                first = f"failed on each of the first {MAX_EARLY_REFUSALS} records ({reason})"
-                raise RequestsRefused(f"{server.url}: {first}; check the model, the prompt and the settings")
+                why = f"{MAX_EARLY_REFUSALS} records failed for one reason and none succeeded ({reason})"
+                raise RequestsRefused(f"{server.url}: {why}; check the model, the prompt and the settings")
         return Failure(reason)
 
     def _changes_fields(self, attempt: PendingRequest, message: str) -> bool:
