@@ -2,8 +2,11 @@
 
 import base64
 import io
+import socket
 import socketserver
+import ssl
 import threading
+import urllib.error
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -178,6 +181,29 @@ def test_a_passing_fault_is_tried_again_and_a_lasting_one_is_not(no_waits: None)
         with pytest.raises(RecordError, match="HTTP 404"):
             image_bytes(f"{url}/a.png")
         assert len(paths) == 1
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+        ssl.SSLCertVerificationError(1, "certificate verify failed"),
+        ConnectionResetError(104, "Connection reset by peer"),
+        socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
+    ],
+)
+def test_what_will_not_pass_is_tried_once(cause: OSError, no_waits: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
+    def fails(*arguments: Any, **options: Any) -> Any:
+        tries.append(arguments)
+        raise urllib.error.URLError(cause)
+
+    monkeypatch.setattr("urllib.request.urlopen", fails)
+    with pytest.raises(RecordError, match=cause.strerror or ""):
+        image_bytes("https://example.org/a.png")
+    lasting = isinstance(cause, ssl.SSLCertVerificationError) or cause.errno == socket.EAI_NONAME
+    assert len(tries) == (1 if lasting else 3)
 
 
 def test_a_download_is_bounded_in_bytes_and_seconds(no_waits: None, monkeypatch: pytest.MonkeyPatch) -> None:
