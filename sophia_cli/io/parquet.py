@@ -16,7 +16,7 @@ BATCH_ROWS, BATCH_BYTES = 1000, 64 << 20
 """Rows and bytes written together, whichever is reached first."""
 FILE_BYTES = 400 << 20
 """Bytes of images and texts after which the next file of a folder starts."""
-TEXT_TYPE, LONG_TYPE = "string", "long"
+TEXT_TYPE, LONG_TYPE, PARTS_TYPE = "string", "long", "chat of parts"
 MAX_EXACT_INT = 1 << 53
 """Largest integer that a float column holds exactly. A column that mixes larger ones with floats becomes text."""
 
@@ -33,9 +33,17 @@ def column_types(rows: Iterable[Row], shaped: tuple[str, ...]) -> dict[str, str]
     types: dict[str, str] = {}
     for row in rows:
         for name, value in row.items():
-            kind = name if name in shaped else _value_type(value)
+            kind = _shaped_type(name, value) if name in shaped else _value_type(value)
             types[name] = _common_type(types.get(name, ""), kind)
     return {name: "int64" if kind == LONG_TYPE else kind or TEXT_TYPE for name, kind in types.items()}
+
+
+def _shaped_type(name: str, value: Any) -> str:
+    """Returns the type of a column of known shape; a chat may have texts, or lists of parts, for its contents."""
+    has_parts = isinstance(value, list) and any(
+        isinstance(turn, dict) and isinstance(turn.get("content"), list) for turn in value
+    )
+    return PARTS_TYPE if has_parts else name
 
 
 def _value_type(value: Any) -> str:
@@ -81,6 +89,8 @@ def check_unicode(row: Row) -> Row:
 def _cell_value(value: Any, kind: str) -> Any:
     if kind == "float64" and value is not None:
         return float(value)
+    if kind == PARTS_TYPE:
+        return [{**turn, "content": [{"text": None, **part} for part in turn["content"]]} for turn in value]
     if value is None or kind != TEXT_TYPE or isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False)
@@ -90,9 +100,11 @@ def dataset_features(types: dict[str, str]) -> Any:
     """Returns the types as `datasets` features, with images."""
     from datasets import Features, Image, List, Value
 
-    chat = List({"role": Value("string"), "content": Value("string")})
     text = Value("string")
+    chat = List({"role": text, "content": text})
+    part = {"type": text, "text": text}
     shapes = {
+        PARTS_TYPE: List({"role": text, "content": List(part)}),
         "images": List(Image()),
         "messages": chat,
         "prompt": chat,

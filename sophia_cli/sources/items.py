@@ -65,8 +65,8 @@ def _check_listed_twice(source: str) -> None:
         InputError: a row occurs twice.
     """
     path = Path(source)
-    listed = path / "metadata.jsonl" if path.is_dir() else path
-    if not listed.is_file() or not {".jsonl", ".json"} & set(listed.suffixes):
+    is_folder = any((path / name).is_file() for name in ("metadata.jsonl", "metadata.csv"))
+    if not is_folder and not (path.is_file() and {".jsonl", ".json"} & set(path.suffixes)):
         return
     seen: dict[str, str] = {}
     with suppress(InputError, UnicodeError):  # named when the line is reached

@@ -10,6 +10,7 @@ from helpers.commands import records_of, sophia, write_lines
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pyarrow import parquet
 
 from sophia_cli.errors import RecordError
 from sophia_cli.prompts.image_marks import place_images, without_marks
@@ -110,6 +111,39 @@ def test_every_export_places_the_images_alike(marked: Path) -> None:
     for row, parts in zip(records_of(marked / "openai-batch"), wanted, strict=True):
         user = row["body"]["messages"][-1]["content"]
         assert [part["type"] for part in user] == ["text" if isinstance(part, str) else "image_url" for part in parts]
+
+
+def test_tables_place_the_images_alike(marked: Path) -> None:
+    wanted = [parts for parts, _ in MARKED.values()]
+    for to in ("verl", "parquet"):
+        sophia("export", "kept.jsonl", "--to", to, "-o", f"{to}.parquet", cwd=marked)
+    sophia("export", "kept.jsonl", "--to", "datasets", "-o", "hub", cwd=marked)
+    for row, parts in zip(parquet.read_table(marked / "verl.parquet").to_pylist(), wanted, strict=True):
+        assert placed(row["prompt"][-1]["content"], [image["path"] for image in row["images"]]) == parts
+    (part,) = (marked / "hub").rglob("*.parquet")
+    for file in (marked / "parquet.parquet", part):
+        for row, parts in zip(parquet.read_table(file).to_pylist(), wanted, strict=True):
+            left = iter(row["images"])
+            user = next(turn for turn in row["messages"] if turn["role"] == "user")["content"]
+            turns = [piece if piece["type"] == "text" else {**piece, "image": next(left)["path"]} for piece in user]
+            assert shown(turns) == parts
+
+
+def test_preference_pairs_place_the_images_alike(marked: Path) -> None:
+    rows = []
+    for n, question in enumerate(MARKED):
+        for t, reward in ((0, 1.0), (1, 0.0)):
+            name = {"id": f"q{n}", "caption_id": f"q{n}/c0", "trajectory_id": f"q{n}/c0/t{t}", "trajectory_count": 2}
+            graded = {"reward": reward, "verdict": "correct" if reward else "wrong", "trajectory_tokens": 5}
+            row = {key: value for key, value in record(question).items() if key != "weight"}
+            rows.append({**row, **name, **graded, "finish_reason": "stop", "reason_model": "m"})
+    write_lines(marked / "graded.jsonl", rows)
+    options = ["--to", "trl-preference", "--alpha", "0.4", "-o", "pairs.jsonl"]
+    sophia("export", "graded.jsonl", *options, cwd=marked)
+    for row, (parts, _) in zip(records_of(marked / "pairs.jsonl"), MARKED.values(), strict=True):
+        left = iter(row["images"])
+        user = row["prompt"][-1]["content"]
+        assert shown([part if part["type"] == "text" else {**part, "image": next(left)} for part in user]) == parts
 
 
 def test_chats_with_marks_are_trained_as_they_are_meant(marked: Path) -> None:

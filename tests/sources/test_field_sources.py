@@ -149,3 +149,10 @@ def test_a_row_that_occurs_twice_is_named_before_the_first_sample(own: bool, fol
     done = sophia("caption", "x.jsonl", "-k", "1", "--max-tokens", "2", "-o", "out.jsonl", cwd=folder, code=2)
     assert "x.jsonl:21: " in done.stderr.decode() and "is also at x.jsonl:7" in done.stderr.decode()
     assert not records_of(folder / "out.jsonl")
+
+
+def test_a_row_of_a_csv_folder_that_occurs_twice_is_named_first(folder: Path) -> None:
+    rows = "".join(f"a.png,{n}?,1\n" for n in range(5))
+    (folder / "metadata.csv").write_text(f"file_name,question,answer\n{rows}a.png,2?,1\n")
+    with pytest.raises(UsageError, match="metadata.csv:7: the same image and question is also at metadata.csv:4"):
+        next(read_items("."))
