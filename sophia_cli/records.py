@@ -85,23 +85,27 @@ def choices_of(record: Mapping[str, Any]) -> list[str]:
     if choices is None:
         return []
     if isinstance(choices, dict):
-        choices = [choices[letter] for letter in sorted(choices)]
+        choices = [choices[letter] for letter in sorted(choices, key=_label_order)]
     if not isinstance(choices, list):
         raise RecordError(f"{where_of(record)}: field `choices` is {_json_type(choices)}, not a list; fix the field")
     if not any(isinstance(choice, dict) for choice in choices):
         return [str(choice) for choice in choices]
-    lettered = sorted((_lettered_option(choice, number) for number, choice in enumerate(choices)), key=lambda pair: pair[0])
-    if any(text is None for _, text in lettered):
+    labels = [_first_field(choice, ("label", "letter", "key", "id")) for choice in choices]
+    texts = [_first_field(choice, ("text", "content", "value", "option")) for choice in choices]
+    if any(text is None for text in texts):
         raise RecordError(f"{where_of(record)}: field `choices` has an object without `text`; write a list of texts")
-    return [str(text) for _, text in lettered]
+    if all(label is not None for label in labels):
+        texts = [text for _, text in sorted(zip(labels, texts, strict=True), key=lambda pair: _label_order(pair[0]))]
+    return [str(text) for text in texts]
 
 
-def _lettered_option(choice: Any, number: int) -> tuple[str, Any]:
-    """Returns the letter of an option, or its place, and its text."""
-    if not isinstance(choice, dict):
-        return OPTION_LETTERS[number], choice
-    label = next((str(choice[name]) for name in ("label", "letter", "key", "id") if name in choice), OPTION_LETTERS[number])
-    return label, next((choice[name] for name in ("text", "content", "value", "option") if name in choice), None)
+def _first_field(choice: Any, names: tuple[str, ...]) -> Any:
+    return next((choice[name] for name in names if name in choice), None) if isinstance(choice, dict) else None
+
+
+def _label_order(label: Any) -> tuple[int, str]:
+    """Sorts B after A, and 10 after 2."""
+    return len(str(label)), str(label)
 
 
 def need_text(record: Mapping[str, Any], field: str, remedy: str, empty: bool = False) -> str:

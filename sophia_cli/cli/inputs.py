@@ -32,11 +32,15 @@ def step_options(context: typer.Context) -> "StepOptions":
 
 def backend_options(context: typer.Context) -> "BackendOptions":
     """Returns the options that say where the model runs."""
+    from sophia_cli.errors import UsageError
     from sophia_cli.inference.backend_options import BackendOptions
     from sophia_cli.models.thinking import ThinkTags
     from sophia_cli.serving.vllm_server import ServerConfig
 
     given = context.obj
+    tags = given["think_tags"]
+    if tags and (not all(tag.strip() for tag in tags) or tags[0] == tags[1]):
+        raise UsageError(f"--think-tags {tags[0]} {tags[1]}: give two different marks, as in --think-tags '<<' '>>'")
     setup = ServerConfig(given["gpus"], given["tensor_parallel"], given["server_options"], given["start_timeout"])
     return BackendOptions(
         given["backend"],
@@ -46,7 +50,7 @@ def backend_options(context: typer.Context) -> "BackendOptions":
         given["retries"],
         given["shared_disk"],
         setup,
-        ThinkTags(*given["think_tags"]) if given["think_tags"] else None,
+        ThinkTags(*tags) if tags else None,
     )
 
 

@@ -18,7 +18,7 @@ def input_names(*names: str | Path | None) -> list[str]:
 
 
 def check_output_file(file: Path | None, inputs: Sequence[str]) -> None:
-    """Checks that a file can be an output; without a file, that stdout is not one of the inputs.
+    """Checks that a file can be an output.
 
     Files are compared by device and inode, so links and `- < FILE` are found.
 
@@ -26,7 +26,7 @@ def check_output_file(file: Path | None, inputs: Sequence[str]) -> None:
         UsageError: it is a folder, `-`, or one of the input files.
     """
     if file is None:
-        return _check_stdout(inputs)
+        return
     if str(file) == "-" or file.is_dir():
         raise UsageError(f"{file}: cannot be written to; give a file name, or omit -o for stdout")
     for written in (file, file.with_name(file.name + MANIFEST_SUFFIX)):
@@ -35,8 +35,12 @@ def check_output_file(file: Path | None, inputs: Sequence[str]) -> None:
             raise UsageError(f"{written}: is both an input{name} and the output; write to another file")
 
 
-def _check_stdout(inputs: Sequence[str]) -> None:
-    """Checks `step FILE >> FILE`. After `> FILE`, the shell has already emptied the input."""
+def check_stdout(inputs: Sequence[str]) -> None:
+    """Checks that stdout is not one of the input files: `step FILE >> FILE`. After `> FILE` the shell has emptied it.
+
+    Raises:
+        UsageError: it is.
+    """
     try:
         status = os.fstat(1)
     except OSError:  # closed; the first write fails

@@ -85,7 +85,8 @@ def _patterns(own: ThinkTags | None) -> tuple[re.Pattern[str], re.Pattern[str]]:
         opens, closes = [re.escape(own.opens), *opens], [re.escape(own.closes), *closes]
     first = {"<", "[", "◁", *((own.opens[0], own.closes[0]) if own else ())}
     marks = rf"(?P<open>{'|'.join(opens)})|(?P<close>{'|'.join(closes)})"
-    return re.compile(f"[{re.escape(''.join(sorted(first)))}]"), re.compile(marks, re.IGNORECASE)
+    may_begin = re.compile(f"[{re.escape(''.join(sorted(first)))}]", re.IGNORECASE if own else 0)
+    return may_begin, re.compile(marks, re.IGNORECASE)
 
 
 _WRAPS = re.compile("|".join(each.wraps for each in DIALECTS if each.wraps), re.IGNORECASE)

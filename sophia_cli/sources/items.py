@@ -35,7 +35,8 @@ def read_items(source: str, distinct: bool = True) -> Iterator[Record]:
 
     Raises:
         UsageError: the source does not exist.
-        InputError: it cannot be read, or an id occurs twice.
+        InputError: it cannot be read.
+        DuplicateItem: a row, or an id, occurs twice.
     """
     if distinct:
         _check_listed_twice(source)
@@ -62,7 +63,7 @@ def _check_listed_twice(source: str) -> None:
     No image is read here. Two files with the same image are found when the second one is reached.
 
     Raises:
-        InputError: a row occurs twice.
+        DuplicateItem: a row occurs twice.
     """
     path = Path(source)
     is_folder = any((path / name).is_file() for name in ("metadata.jsonl", "metadata.csv"))

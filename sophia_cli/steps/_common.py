@@ -1,4 +1,4 @@
-"""The options that every step has."""
+"""The options that every step has, and settings in words."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

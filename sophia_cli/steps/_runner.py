@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sophia_cli.errors import SOME_FAILED, UsageError
 from sophia_cli.io.counter import RecordCounter
 from sophia_cli.io.manifest import Manifest
-from sophia_cli.io.paths import check_output_file
+from sophia_cli.io.paths import check_output_file, check_stdout
 from sophia_cli.io.record_writer import RecordWriter, ResumeFilter
 from sophia_cli.io.stdio import claim_stdout
 from sophia_cli.records import Record, has_failed, record_name
@@ -62,7 +62,7 @@ def run_step(
     file = options.out or options.tee
     check_output_file(file, inputs)
     if not options.out:
-        check_output_file(None, inputs)
+        check_stdout(inputs)
     identity = {**settings, "seed": options.seed, "shard": str(part), **({"inputs": inputs} if rewrite else {})}
     manifest = Manifest(file, step, identity) if file else None
     stdout = claim_stdout()

@@ -17,7 +17,7 @@ from sophia_cli.errors import InputError, RecordError
 from sophia_cli.evaluation import statistics
 from sophia_cli.evaluation.report import format_percent
 from sophia_cli.io.jsonl import read_records, to_line, write_json
-from sophia_cli.io.paths import check_output_file, check_side_files
+from sophia_cli.io.paths import check_side_files, check_stdout
 from sophia_cli.io.stdio import claim_stdout, write_stdout
 from sophia_cli.records import Record, has_failed, need_number, need_text, where_of
 from sophia_cli.runtime.progress import log_line, stderr_console
@@ -61,7 +61,7 @@ def run(one: str, other: str, summary_file: Path | None, quiet: bool) -> int:
     """`sophia compare`: reads two runs, writes the questions that flipped, and shows which run is better. Returns the
     exit code.
     """
-    check_output_file(None, [one, other])
+    check_stdout([one, other])
     check_side_files([summary_file], [one, other])
     files, left = (one, other), (Counter[str](), Counter[str]())
     try:

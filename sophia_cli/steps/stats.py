@@ -17,7 +17,7 @@ from sophia_cli.analysis.charts import print_figures
 from sophia_cli.analysis.dataset_stats import SELECTED, UNKNOWN, StatsFields, StatsTable, compute_figures, repeat_counts
 from sophia_cli.errors import SOME_FAILED, InputError, RecordError, UsageError
 from sophia_cli.io.jsonl import load_json, parse_record, to_line
-from sophia_cli.io.paths import check_output_file
+from sophia_cli.io.paths import check_stdout
 from sophia_cli.io.rereadable import RereadableInputs
 from sophia_cli.io.stdio import claim_stdout, write_stdout
 from sophia_cli.records import Record, has_failed
@@ -41,7 +41,7 @@ def run(files: list[str], by: list[str], alpha: float | None, keep: int | None, 
     rule = SelectionRule(
         alpha=SelectionRule.alpha if alpha is None else alpha, keep=SelectionRule.keep if keep is None else keep
     )
-    check_output_file(None, files)
+    check_stdout(files)
     lines, columns, stdout = RereadableInputs(files), StatsTable(rule, by), claim_stdout()
     failed, unreadable = fill_table(columns, lines, Progress("stats", quiet=quiet))
     check_labels(columns)

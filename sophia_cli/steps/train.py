@@ -17,7 +17,7 @@ from sophia_cli import registry
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.io.jsonl import to_line
 from sophia_cli.io.manifest import Manifest
-from sophia_cli.io.paths import check_output_file
+from sophia_cli.io.paths import check_stdout
 from sophia_cli.io.stdio import claim_stdout
 from sophia_cli.models.aliases import ModelRef, resolve_model
 from sophia_cli.rewards.training_set import LogFunction, selection_rule
@@ -87,7 +87,7 @@ def run(command: TrainRequest) -> int:
     world = joined_context(hardware)
     if world and not world.is_main:
         return 0 if options.dry_run else follow_main(out, world)
-    check_output_file(None, [*command.files, *(split_mix(mix)[0] for mix in command.mixes)])
+    check_stdout([*command.files, *(split_mix(mix)[0] for mix in command.mixes)])
     stdout = claim_stdout()
     if hardware.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(hardware.gpus)

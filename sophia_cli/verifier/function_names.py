@@ -35,8 +35,15 @@ def spell_functions(text: str) -> str:
     return _DEGREES.sub(lambda match: f"\\{match[1]}(\\frac{{{match[2] or match[3] or match[4]} \\pi}}{{180}})", text)
 
 
-def without_root_numbers(text: str) -> str:
-    """Returns `x=1, x=3` for `x_1=1, x_2=3`: the subscripts only number the roots."""
-    if "_" not in text or {match[1] for match in _NUMBERED_ROOT.finditer(text)} != {"1", "2"}:
-        return text
-    return _SAME_ROOTS.sub("x=", _NUMBERED_ROOT.sub("x", text))
+def without_root_numbers(answer: str, gold: str) -> tuple[str, str]:
+    """Returns `x=1, x=3` for `x_1=1, x_2=3` where only one side numbers its roots. Where both do, x_1 and x_2 may be
+    different unknowns.
+    """
+    if _numbers_roots(answer) == _numbers_roots(gold):
+        return answer, gold
+    plain = [_SAME_ROOTS.sub("x=", _NUMBERED_ROOT.sub("x", text)) for text in (answer, gold)]
+    return plain[0], plain[1]
+
+
+def _numbers_roots(text: str) -> bool:
+    return "_" in text and {match[1] for match in _NUMBERED_ROOT.finditer(text)} == {"1", "2"}

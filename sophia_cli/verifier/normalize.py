@@ -8,7 +8,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from sophia_cli.verifier.function_names import spell_functions, without_root_numbers
+from sophia_cli.verifier.function_names import spell_functions
 
 MAX_NORMALIZED_CHARS = 4096
 """Longest answer that is normalized. A longer one is right only if it equals the gold."""
@@ -144,7 +144,7 @@ def _normalize(text: str) -> str:
     text = _without_dollars(text)
     for pattern, plain in (*_PLAIN, *_LATEX) if "\\" in text or "{" in text else _PLAIN:
         text = pattern.sub(plain, text)
-    text = without_root_numbers(spell_functions(text))
+    text = spell_functions(text)
     return _without_wrapping(" ".join(text[: 2 * MAX_NORMALIZED_CHARS].split()))[: MAX_NORMALIZED_CHARS + 1]
 
 

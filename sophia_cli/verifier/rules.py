@@ -23,6 +23,7 @@ from sophia_cli.verifier import (
     words,
 )
 from sophia_cli.verifier.float_eval import constant_value, values_differ
+from sophia_cli.verifier.function_names import without_root_numbers
 from sophia_cli.verifier.normalize import is_too_complex, normalize, strip_spaces
 from sophia_cli.verifier.types import CannotDecide, GradingCase, Rule
 
@@ -42,6 +43,7 @@ IMAGE_OPTION = re.compile(r"<(image \d+)>")
 
 def apply_rules(answer: str, gold: str, case: GradingCase) -> tuple[str, str]:
     """Returns (outcome, rule) for two normalized texts: the first rule of `RULES` that applies."""
+    answer, gold = without_root_numbers(answer, gold)
     try:
         for name, rule in RULES.items():
             right = rule(answer, gold, case)

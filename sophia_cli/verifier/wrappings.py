@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import warnings
 from typing import Any
 
 _TAG = re.compile(r"<(answer|conclusion|final_answer)>(.*?)(?:</\1>|$)", re.DOTALL | re.IGNORECASE)
@@ -21,6 +22,13 @@ _DENIALS = (
 )
 _LETTERED = re.compile(r"[(（]?([A-H])[)）]?\s*[.:．：、)）]\s*(?=\S)(.+)", re.DOTALL)
 _PARENTHESIZED = re.compile(r"[(（]([A-H])[)）]\s*(?=\S)(.+)", re.DOTALL)
+# `A、C、D` and `(A)(B)` are several letters, not a letter and its text.
+_SECOND_LETTER = re.compile(
+    r"^\W*(?:(?:and|or|和|与|或)\W*)?(?!A\s+(?!and\b|or\b)[a-z])[A-J](?![A-Za-z])"  # not the article of `A square`
+    r"|(?:^|[\s;,，；、])[(（]?[B-J][)）]?\s*[.:．：、)）]"
+)
+MAX_LETTERED_CHARS = 200
+"""Longest gold of a letter with its text; a longer one is a solution."""
 _ANNOUNCED = re.compile(r"^(?:【答案】|答案\s*[:：]|故?(?:应)?选\s*[:：]?|故答案为\s*[:：]?)\s*(?=\S)")
 
 
@@ -47,7 +55,9 @@ def json_answer(text: str) -> str | None:
     source = match[1] if match.re is _FENCE else match[0]
     for read in (json.loads, ast.literal_eval):
         try:
-            found = read(source.strip())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Python warns of `\\c` in a literal
+                found = read(source.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
             continue
         if isinstance(found, dict):
@@ -76,4 +86,6 @@ def gold_readings(gold: str) -> list[str]:
     """Returns what a gold of a data set may mean: `<answer> 3 </answer>` is 3, `故选：B` is B, `A. 30` is A and 30."""
     gold = _ANNOUNCED.sub("", (tagged_answer(gold) or gold).strip())
     lettered = _LETTERED.fullmatch(gold) or _PARENTHESIZED.fullmatch(gold)
-    return [lettered[1], lettered[2].strip()] if lettered and len(gold) <= 200 else [gold]
+    if not lettered or len(gold) > MAX_LETTERED_CHARS or _SECOND_LETTER.search(lettered[2]):
+        return [gold]
+    return [lettered[1], lettered[2].strip()]

@@ -75,6 +75,12 @@ def test_the_users_own_marks() -> None:
     assert answer_of("{{a}}b") == "{{a}}b"
 
 
+@pytest.mark.parametrize("tags", [("", "x"), ("x", "x"), (" ", "y")])
+def test_marks_must_be_two(tags: tuple[str, str], tmp_path: Path) -> None:
+    done = sophia("grade", "--think-tags", *tags, cwd=tmp_path, code=2)
+    assert "give two different marks" in done.stderr.decode()
+
+
 def captioned(folder: Path, answer: str, *options: str, code: int = 0) -> dict[str, object]:
     Image.new("RGB", (32, 32), "red").save(folder / "a.png")
     write_lines(folder / "items.jsonl", [{"id": "a", "image": "a.png", "question": "?", "answer": "1"}])

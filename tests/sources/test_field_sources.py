@@ -130,10 +130,16 @@ def test_json_files(folder: Path) -> None:
         [{"label": "A", "text": "1"}, {"label": "B", "text": "2"}],
         [{"label": "B", "content": "2"}, {"label": "A", "content": "1"}],
         [{"text": "1"}, {"text": "2"}],
+        {"1": "1", "2": "2"},
     ],
 )
 def test_options_in_any_form(choices: Any) -> None:
     assert choices_of(Record({"choices": choices})) == ["1", "2"]
+
+
+def test_many_options_stay_in_order() -> None:
+    assert choices_of(Record({"choices": [{"text": str(n)} for n in range(40)]})) == [str(n) for n in range(40)]
+    assert choices_of(Record({"choices": {str(n): str(n) for n in (10, 2, 1)}})) == ["1", "2", "10"]
 
 
 def test_an_empty_source_is_said(folder: Path) -> None:

@@ -44,7 +44,7 @@ UNEQUAL = {
     "durations": [("200分钟", "3小时30分"), ("75 min", "1h20m"), ("30分钟", "30秒"), ("5 m", "5分钟"), ("2小时", "2分钟")],
     "degrees": [("45°", "54^o"), ("0.5", "\\sin 60°"), ("30", "sin 30°"), ("1", "cos 45°")],
     "functions": [("\\arctan 2", "\\arcsin 2"), ("2", "lg 10"), ("\\sqrt{13}", "sqrt 31"), ("3", "7 \\bmod 5")],
-    "roots": [("x_1=1, x_2=3", "x=1 or x=4"), ("x_1=x_2=2", "x=3"), ("(1,2)", "点(2,1)")],
+    "roots": [("x_1=1, x_2=3", "x_1=3, x_2=1"), ("x_1=1, x_2=3", "x=1 or x=4"), ("x_1=x_2=2", "x=3"), ("(1,2)", "点(2,1)")],
     "formulas": [("H2SO4", "H_2SO_3"), ("Cu2+", "Cu^{+}"), ("CO", "Co"), ("H2O", "H^2O"), ("C2", "C^2"), ("OH-", "OH"),
         ("X2+", "X^{2+}")],
 }  # fmt: skip
@@ -120,6 +120,11 @@ def test_what_is_around_an_answer_is_no_part_of_it(response: str, gold: str, ite
         ("\\boxed{31}", "A. 30"),
         ("\\boxed{A}", "故选：B"),
         ("\\boxed{12/5}", "5:12"),
+        ("\\boxed{A}", "A、C、D"),
+        ("\\boxed{A}", "(A)(B)"),
+        ("\\boxed{B}", "A、B"),
+        ("\\boxed{A}", "A. 30; B. 40"),
+        ("\\boxed{A}", "A) or C"),
     ],
 )
 def test_another_answer_stays_wrong(response: str, gold: str) -> None:
