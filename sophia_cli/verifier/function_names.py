@@ -13,6 +13,10 @@ _PATTERNS = (
     (re.compile(r"(?<![a-zA-Z\\])log\s*_?\s*10(?=\s*\()"), r"\\log_{10} "),
     (re.compile(r"(?<![a-zA-Z])\\?(asin|acos|atan)(?=\s*[\d({\\])"), lambda match: f"\\{_INVERSE[match[1]]} "),
     (re.compile(rf"(?<![a-zA-Z\\])(arc(?:sin|cos|tan)|{_TRIGONOMETRIC}|ln|log)(?=\s*[\d(\\])"), r"\\\1 "),
+    (
+        re.compile(r"(?<![a-zA-Z\\])(?!arc|a(?:sin|cos|tan))([a-zA-Z]{1,3})(sin|cos|tan)(?=\\[a-z]|\()"),
+        r"\1 \\\2 ",
+    ),  # `mgsinθ`
 )
 _NAMES = re.compile(r"operatorname|sqrt|根号|√|lg|lo|ln|sin|cos|tan|cot|sec|csc|bmod")
 _DEGREES = re.compile(rf"\\({_TRIGONOMETRIC})\s*(?:({_NUMBER})\s*°|\(\s*({_NUMBER})\s*°\s*\)|\{{\s*({_NUMBER})\s*°\s*\}})")

@@ -70,6 +70,7 @@ _SPACES = re.compile(r"(?<!\\)\\(?:quad|qquad|enspace|thinspace|,|;|:| |>)|~|\s+
 _PLAIN = (
     (re.compile(r"(?<=\d)又(?=\d|\\frac)"), " "),
     (re.compile(r"^(?:(?:negative|minus)\s+(?=[\d.\\])|负(?=\d))", re.IGNORECASE), "-"),
+    (re.compile(r"^零下\s*(\d+(?:\.\d+)?)\s*(?:度|摄氏度|°C)?$"), r"-\1°C"),
     (re.compile(r"(?<=\d) and (?:a|one) half\b"), ".5"),
     (re.compile(r"(?<=\d)\.{3,}$"), r"\\ldots"),
     (re.compile(r"(?<![\w)])\*\*([^*\s][^*]{0,200}?)\*\*(?!\w)"), r"\1"),
@@ -193,7 +194,7 @@ def _without_dollars(text: str) -> str:
 
 _OUTER = re.compile(
     r"^[=&]\s*|^(?:the )?(?:final )?answer(?: is)?\s*:?\s+(?=\S)|^答案\s*[:：是为]\s*(?=\S)"
-    r"|[.。,，;；:：]+$|\\\\$|(?<!\\)\\$",
+    r"|[.。,，;；:：~]+$|\\\\$|(?<!\\)\\$",
     re.IGNORECASE,
 )
 _STARS, _EMPHASIS = re.compile(r"^\*{2,}|\*{2,}$"), re.compile(r"^(\*|__)([^*]*)\1$")

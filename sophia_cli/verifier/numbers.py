@@ -31,7 +31,7 @@ _MIXED = re.compile(
     rf"({_INT})\s*\\frac\{{(\d{{1,256}})\}}\{{(\d{{1,256}})\}}|(\d{{1,256}}) (\d{{1,256}})\s*/\s*(\d{{1,256}})"
 )
 _PLAIN = re.compile(DECIMAL_PATTERN)
-_COMMA = re.compile(r"([-+]?)(\d{1,256}),(\d{1,256})(?![\d,])(.*)", re.DOTALL)
+_COMMA = re.compile(r"([-+]?(?:€\s*)?)(\d{1,256}),(\d{1,256})(?![\d,])(.*)", re.DOTALL)
 _GROUPED_COMMA = re.compile(r"([-+]?\d{1,3}(?:\.\d{3}){1,40}),(\d{1,256}.*)", re.DOTALL)
 _LEADING = re.compile(
     r"^(?:\\approx|\\sim|~|≈|约(?:为|等于)?|大约|about|approximately|approx\.?|roughly|around|=|:)\s*", re.IGNORECASE
@@ -243,11 +243,25 @@ _LARGE = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 _COUNTED = "个只人元件本张条次天年岁页辆块名位支棵朵倍组种份步层排行列把头匹袋箱瓶颗粒枚间座栋台套双对"
 
 
+_ORDINALS = {
+    word: number
+    for number, word in enumerate(
+        "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth "
+        "sixteenth seventeenth eighteenth nineteenth twentieth".split(),
+        1,
+    )
+}
+_ORDINAL_WORD = re.compile(rf"(?:the )?({'|'.join(_ORDINALS)})(?: one| place)?", re.IGNORECASE)
+_NEGATIVE = re.compile(r"(?:minus|negative)\s+(?=[a-z])", re.IGNORECASE)
 _MORE_NUMBER = re.compile(rf"\b(?:of|point|half|quarter|third|dozen|{'|'.join([*_SMALL, *_LARGE])})\b")
 
 
 def _words_as_number(text: str, sign: int) -> Quantity | None:
-    """Reads `twenty-five apples`, `二十五个`, `二分之一`, `百分之五`, `half`."""
+    """Reads `twenty-five apples`, `minus five`, `fifth`, `二十五个`, `二分之一`, `百分之五`, `half`."""
+    if negative := _NEGATIVE.match(text):
+        text, sign = text[negative.end() :], -sign
+    if ordinal := _ORDINAL_WORD.fullmatch(text):
+        return Quantity(Fraction(_ORDINALS[ordinal[1].lower()]))
     words = re.findall(r"[a-z]+", text.lower())
     if words and (words[0] in _SMALL or words[0] in ("half", "one")) and re.match(r"[A-Za-z]", text):
         return _english_number(text, sign)
@@ -322,6 +336,9 @@ def decimal_comma(text: str, european: bool) -> str | None:
     if grouped := _GROUPED_COMMA.fullmatch(text):
         return grouped[1].replace(".", "") + "." + grouped[2]
     match = _COMMA.fullmatch(text)
-    if not match or (not european and (len(match[3]) == 1 or (len(match[3]) == 3 and match[2] != "0"))):
+    if not match:
+        return None
+    is_list, is_thousands = len(match[3]) == 1 and "€" not in text, len(match[3]) == 3 and match[2] != "0"
+    if not european and (is_list or is_thousands):
         return None
     return f"{match[1]}{match[2]}.{match[3]}{match[4]}"
