@@ -10,7 +10,10 @@ from functools import lru_cache
 
 from sophia_cli.records import THINK_CLOSE, THINK_OPEN
 
-_WORDS = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|inner_monologue)"
+_WORDS = (
+    r"(?:think(?:ing)?(?:_fast(?:er)?|_process)?|thoughts?|reason(?:ing)?|reflection|scratchpad|inner_monologue|analysis"
+    r"|rationale|cot)"
+)
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ DIALECTS = (
     # <think> (DeepSeek, Qwen), <thinking>, <thought>, <reasoning>, <Think>, <seed:think>, <longcat_think>
     ThinkingDialect(
         "<seed:think>2 + 3?</seed:think>5",
-        rf"<(?:[a-z]{{2,12}}[:_])?{_WORDS}>",
-        rf"</(?:[a-z]{{2,12}}[:_])?{_WORDS}>",
+        rf"<\s?(?:[a-z]{{2,12}}[:_])?{_WORDS}(?:\s[^<>]{{0,60}})?>",
+        rf"<\s?/\s?(?:[a-z]{{2,12}}[:_])?{_WORDS}\s?>",
     ),
     # Mistral's Magistral
     ThinkingDialect("[THINK]2 + 3?[/THINK]5", r"\[THINK(?:ING)?\]", r"\[/THINK(?:ING)?\]"),
@@ -54,7 +57,10 @@ DIALECTS = (
         r"<\|end_of_thought\|>",
         r"<\|(?:begin|end)_of_solution\|>",
     ),
-    ThinkingDialect("<|think|>2 + 3?<|/think|>5", r"<\|think(?:ing)?\|>", r"<\|/think(?:ing)?\|>"),
+    ThinkingDialect("<|think|>2 + 3?<|/think|>5", r"<[|｜]think(?:ing)?[|｜]>", r"<[|｜]/think(?:ing)?[|｜]>"),
+    ThinkingDialect("【think】2 + 3?【/think】5", "【think】", "【/think】"),
+    # Apertus
+    ThinkingDialect("<|inner_prefix|>2 + 3?<|inner_suffix|>5", r"<\|inner_prefix\|>", r"<\|inner_suffix\|>"),
     # MedGemma
     ThinkingDialect("<unused94>thought\n2 + 3?<unused95>5", r"<unused94>(?:thought\b)?", r"<unused95>"),
     # Gemma 4
@@ -63,7 +69,8 @@ DIALECTS = (
     ThinkingDialect(
         "<|channel|>analysis<|message|>2 + 3?<|end|><|start|>assistant<|channel|>final<|message|>5<|return|>",
         r"(?:<\|end\|>)?(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)[^<]{0,80}(?:<\|constrain\|>[^<]{0,40})?<\|message\|>",
-        r"(?:<\|end\|>)?(?:<\|start\|>assistant)?<\|channel\|>final[^<]{0,80}<\|message\|>",
+        r"(?:<\|end\|>)?(?:<\|start\|>assistant)?<\|channel\|>final[^<]{0,80}(?:<\|constrain\|>[^<]{0,40})?<\|message\|>"
+        r"|<\|end\|><\|start\|>assistant<\|message\|>",
         r"<\|return\|>",
     ),
 )
@@ -83,7 +90,7 @@ def _patterns(own: ThinkTags | None) -> tuple[re.Pattern[str], re.Pattern[str]]:
     opens, closes = [each.opens for each in DIALECTS], [each.closes for each in DIALECTS]
     if own:
         opens, closes = [re.escape(own.opens), *opens], [re.escape(own.closes), *closes]
-    first = {"<", "[", "◁", *((own.opens[0], own.closes[0]) if own else ())}
+    first = {"<", "[", "◁", "【", *((own.opens[0], own.closes[0]) if own else ())}
     marks = rf"(?P<open>{'|'.join(opens)})|(?P<close>{'|'.join(closes)})"
     may_begin = re.compile(f"[{re.escape(''.join(sorted(first)))}]", re.IGNORECASE if own else 0)
     return may_begin, re.compile(marks, re.IGNORECASE)
@@ -128,13 +135,18 @@ def _rewritten(text: str, found: list[re.Match[str]]) -> str:
 
 
 def answer_of(response: str, own: ThinkTags | None = None) -> str | None:
-    """Returns the text after the thinking: the whole text where there is none, None where the thinking never closes."""
+    """Returns the text after the thinking: the whole text where there is none, None where the thinking never closes.
+
+    Where nothing follows, the answer came first: `5 <reasoning>2 + 3</reasoning>`.
+    """
     found = _find_marks(response, own)
     if not found:
         return response
     if found[-1]["open"]:
         return None
     answer = response[found[-1].end() :]
+    if not answer.strip() and len(found) > 1 and found[-2]["open"] and response[: found[-2].start()].strip():
+        return answer_of(response[: found[-2].start()], own)
     return _WRAPS.sub("", answer) if "<|" in answer else answer
 
 

@@ -125,6 +125,13 @@ NEGATED = re.compile(
 )
 """What negates a sentence, wherever it occurs."""
 
+UNASSERTED = re.compile(
+    r"""^\W* (?: no | none | nobody | nothing | few | if\b(?!.*\bthen\b) | suppose | who )\b
+    | \b (?: doubt | whether | almost | could | first\ guess | opposite )\b""",
+    _FLAGS,
+)
+"""What shows that a sentence only mentions a value."""
+
 HEDGED = re.compile(
     r"""\b (?: than | at\ least | at\ most | between | (?: over | under | above | below )\ \$?\d | either | square | cube
           | root | twice | half | reciprocal | multiple | product | sum | terms? | less | step | anything | after | before

@@ -4,30 +4,63 @@ import re
 from fractions import Fraction
 
 from sophia_cli.verifier.numbers import DECIMAL_PATTERN, parse_decimal
+from sophia_cli.verifier.spoken_time import in_digits
 
 _CLOCK = re.compile(
     r"(?:at )?(\d{1,2})(?:[:.](\d{2})(?:[:](\d{2}))?)?\s*(o'?clock)?\s*([ap]\.?\s?m\.?)?"
-    r"(?: in the (morning|afternoon|evening))?"
+    r"(?:\s(?:in the |at )?(morning|afternoon|evening|night|noon|midnight))?"
 )
-_HAN_HALF = r"(上午|早上|早晨|凌晨|下午|晚上|傍晚|中午)"
+_HALF_FIRST = re.compile(r"([ap]\.?m\.?)\s+(\d.*)")
+_HAN_HALF = r"(上午|早上|早晨|清晨|凌晨|下午|晚上|夜里|半夜|午夜|傍晚|中午|正午)"
 _HAN_CLOCK = re.compile(rf"{_HAN_HALF}?\s*(\d{{1,2}})\s*[点时]\s*(?:(\d{{1,2}})\s*分?|(半)|整)?")
-_HAN_DIGITAL = re.compile(rf"{_HAN_HALF}\s*(\d{{1,2}})\s*[:：]\s*(\d{{2}})()")
+_HAN_DIGITAL = re.compile(rf"{_HAN_HALF}?\s*(\d{{1,2}})\s*[:：]\s*(\d{{2}})()")
+_MAY_BE_CLOCK = re.compile(
+    r"[:：点时點時午夜]|o'?clock|noon|midday|midnight|[ap]\.?\s?m\b|[ap]\.m\.|morning|evening|night|past|after|quarter",
+    re.IGNORECASE,
+)
 _NAMED_TIMES = {"noon": (43200, "p"), "midday": (43200, "p"), "正午": (43200, "p"), "midnight": (0, "a"), "午夜": (0, "a")}
 
 
+MAX_CHARS = 60
+"""Longest text that may be a time of day."""
+
+
 def read_clock(text: str) -> tuple[int, str] | None:
-    """Returns a time of day as (seconds, half). half is `a`, `p`, `24` for 13:00 and later, or empty if it is not given."""
-    if (named := _NAMED_TIMES.get(text.strip().lower().removeprefix("12 "))) is not None:
-        return named
-    if match := _HAN_CLOCK.fullmatch(text) or _HAN_DIGITAL.fullmatch(text):
-        half = {"上": "a", "早": "a", "凌": "a", "下": "p", "晚": "p", "傍": "p", "中": "p"}.get((match[1] or " ")[0], "")
-        minutes = 30 if match[4] else int(match[3] or 0)
-        return _clock_seconds(int(match[2]), minutes, 0, half)
-    match = _CLOCK.fullmatch(text.lower())
-    if not match or not (match[2] or match[4] or match[5]) or (":" not in text and not (match[4] or match[5])):
+    """Returns a time of day as (seconds, half). half is `a`, `p`, `24` for a 24-hour clock, or empty if it is not given."""
+    if len(text) > MAX_CHARS or not _MAY_BE_CLOCK.search(text):
         return None
-    half = (match[5] or {"m": "a", "a": "p", "e": "p"}.get((match[6] or " ")[0], ""))[:1]
-    return _clock_seconds(int(match[1]), int(match[2] or 0), int(match[3] or 0), half)
+    folded = in_digits(text)
+    if (named := _NAMED_TIMES.get(folded.removeprefix("12 "))) is not None:
+        return named
+    if match := _HAN_CLOCK.fullmatch(folded) or _HAN_DIGITAL.fullmatch(folded):
+        hours, minutes = int(match[2]), 30 if match[4] else int(match[3] or 0)
+        return _clock_seconds(hours, minutes, 0, _han_half(match[1], hours))
+    if match := _HALF_FIRST.fullmatch(folded):  # `PM 3:30`
+        folded = f"{match[2]} {match[1]}"
+    match = _CLOCK.fullmatch(folded)
+    if not match or not (":" in folded or any(match.group(4, 5, 6))):
+        return None
+    hours = int(match[1])
+    half = (match[5] or _english_half(match[6], hours))[:1]
+    return _clock_seconds(hours, int(match[2] or 0), int(match[3] or 0), half)
+
+
+def _han_half(word: str | None, hours: int) -> str:
+    """Returns the half of the day: 晚上12点 is midnight, 中午11点 is in the morning."""
+    if not word:
+        return ""
+    if word[0] in "上早清凌":
+        return "a"
+    if word in ("中午", "正午"):
+        return "p" if hours in (12, 1, 2) else "a"
+    is_night = word in ("晚上", "夜里", "半夜", "午夜") and hours in (12, 1, 2, 3, 4)
+    return "a" if is_night else "p"
+
+
+def _english_half(word: str | None, hours: int) -> str:
+    if word == "night":
+        return "a" if hours in (12, 1, 2, 3, 4) else "p"
+    return {"morning": "a", "midnight": "a", "afternoon": "p", "evening": "p", "noon": "p"}.get(word or "", "")
 
 
 def _clock_seconds(hours: int, minutes: int, seconds: int, half: str) -> tuple[int, str] | None:
@@ -35,9 +68,9 @@ def _clock_seconds(hours: int, minutes: int, seconds: int, half: str) -> tuple[i
         return None
     if half and hours <= 12:
         hours = hours % 12 + (12 if half == "p" else 0)
-    if hours >= 13 and not half:
-        half = "24"  # 15:30 is no time of a 12-hour clock
-    return 3600 * hours + 60 * minutes + seconds, half
+    elif not half and (hours >= 13 or hours == 0):
+        half = "24"  # 15:30 and 0:30 are no times of a 12-hour clock
+    return 3600 * (hours % 24) + 60 * minutes + seconds, half
 
 
 def same_clock(left: tuple[int, str], right: tuple[int, str]) -> bool:

@@ -39,6 +39,9 @@ LABEL = re.compile(r"^\W{0,3}(?:Final |Total )?[A-Z][a-z]{3,15}\s?:\**\s*(?=\S)"
 """`Total: 24`, `**Perimeter:** 24 cm`."""
 YES_OR_NO = re.compile(r"(yes|no)\b(?=\s*[.,!，。])", re.IGNORECASE)
 SIMPLY = re.compile(r"^(?:equal to|equals|simply|just|exactly|therefore|thus)\s+", re.IGNORECASE)
+NOT_BUT = re.compile(r"\bnot\s+[^\s,]{1,20},?\s+but\s+(?:rather\s+)?(?=[\d$(\\A-Z])")
+HAN_NOT_BUT = re.compile(r"不是[^，。]{1,20}[，,]?\s*而是")
+"""`The answer is not 16 but 17.`"""
 SPACES = re.compile(r"[ \t]{3,}")
 PROSE = re.compile(r"print\(|[^\W\d_]{2,}\W+[^\W\d_]{2,}|[一-鿿]{5}|[一-鿿]{2,}\d")
 UNIT_AFTER = re.compile(r"%|°|(?:percent|pct|[a-z]{1,3}|[a-z]+s)\b")
@@ -67,7 +70,7 @@ def extract_answer(text: str, by_letter: bool = False) -> Extraction | None:
     boxed = last_box(text)
     if boxed is not None:
         return _from_wrapping(boxed, by_letter) if boxed.strip() else None
-    if found := wrappings.json_answer(text):
+    if found := wrappings.json_answer(_without_farewell(text.strip())):
         return _from_wrapping(found, by_letter)
     if EMPTY_BOX.search(text):
         return None
@@ -75,7 +78,7 @@ def extract_answer(text: str, by_letter: bool = False) -> Extraction | None:
     text = SPACES.sub("  ", text[-TAIL_CHARS:])
     if "<|" in text or "</s>" in text:
         text = SPECIAL.sub("", text)
-    text = _without_farewell(text.strip())
+    text = NOT_BUT.sub("", HAN_NOT_BUT.sub("是", _without_farewell(text.strip())))
     if "A:" in text and (not by_letter or YES_OR_NO.match(ASKED.sub("", text))):
         text = ASKED.sub("", text)
     if tagged := wrappings.tagged_answer(text):
@@ -90,6 +93,7 @@ def _from_prose(text: str, by_letter: bool) -> Extraction | None:
 def _from_wrapping(content: str, by_letter: bool) -> Extraction:
     """Returns what stands in a box or a tag; a sentence there is read as it is outside."""
     content = content.strip()
+    content = wrappings.json_answer(content) or content
     if len(content) > MAX_BARE_CHARS or not SENTENCE.search(content):
         return Extraction((content,))
     inner = _from_prose(TEXT_MACRO.sub(r"\1", content), by_letter)
@@ -332,16 +336,20 @@ def _last_line(text: str) -> Extraction | None:
 
 def _said_of_subject(sentence: str) -> list[str]:
     """Returns `May` of `The wettest month is May.`; it counts only if it is the gold."""
-    if answer_phrases.NEGATED.search(sentence) or len(sentence) > MAX_BARE_CHARS:
+    if _is_no_claim(sentence) or len(sentence) > MAX_BARE_CHARS:
         return []
     last = answer_phrases.PREDICATE.split(sentence)[-1].strip(" .。!")
     is_text = last and last != sentence and not re.search(r"[=+^\\]", last)
     return [last] if is_text and not answer_phrases.RIVAL_ANSWERS.search(sentence) else []
 
 
+def _is_no_claim(sentence: str) -> bool:
+    return bool(answer_phrases.NEGATED.search(sentence) or answer_phrases.UNASSERTED.search(sentence))
+
+
 def _concluded_value(sentence: str) -> list[str]:
     """Returns what a closing sentence states: its only math or bold span, or the number at its end after `is` or `=`."""
-    if answer_phrases.NEGATED.search(sentence):
+    if _is_no_claim(sentence):
         return []
     concludes = answer_phrases.THEREFORE.match(sentence)
     if (

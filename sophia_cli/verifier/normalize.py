@@ -8,7 +8,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from sophia_cli.verifier.function_names import spell_functions
+from sophia_cli.verifier.function_names import FUNCTION_NAMES, spell_functions
 
 MAX_NORMALIZED_CHARS = 4096
 """Longest answer that is normalized. A longer one is right only if it equals the gold."""
@@ -80,7 +80,7 @@ _PLAIN = (
     (re.compile(r">="), r"\\ge "),
     (re.compile(r"!="), r"\\ne "),
     (re.compile(r"\^\s*°|(?<=\d)\s*\^\s*(?:\{\s*o\s*\}|o(?![A-Za-z]))"), "°"),
-    (re.compile(r"^(?:the )?(?:point |点)\s*(?=\()", re.IGNORECASE), ""),
+    (re.compile(r"^(?:the )?(?:point |点|坐标[为是]?)\s*(?:[A-Z]\s*)?(?=\()", re.IGNORECASE), ""),
     (re.compile(r"(?<![a-zA-Z\\])sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
 )
 _LATEX = (
@@ -117,7 +117,7 @@ _LATEX = (
 )
 _WRAPPED = re.compile(
     r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathnormal|boldsymbol|bm"
-    r"|textup|underline|emph|ensuremath)\s*\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}"
+    r"|textup|underline|emph|ensuremath|ce)\s*\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}"
 )
 _BOXED = re.compile(r"\\f?box(?:ed)?\s*\{(.*)\}", re.DOTALL)
 _DELIMITERS = re.compile(r"(?<!\\)\\[()\[\]]")
@@ -137,7 +137,7 @@ def _normalize(text: str) -> str:
     text = text.strip()
     if not text.isascii():
         text = _from_unicode(text)
-    elif text.isalnum() and "sqrt" not in text:
+    elif text.isalnum() and not FUNCTION_NAMES.search(text):
         return text
     text = _INVISIBLE.sub("", text.replace("\x0crac", "\\frac").replace("\x08egin", "\\begin"))
     if "\\" in text:

@@ -5,12 +5,12 @@ A normalized text becomes an exact `Quantity`, without floating point: 1.6e-19 i
 """
 
 import re
-import unicodedata
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 
 from sophia_cli.verifier import units
+from sophia_cli.verifier.han import han_number
 from sophia_cli.verifier.units import canonical_unit
 
 ROUNDED_DIGITS = 6
@@ -256,6 +256,11 @@ _NEGATIVE = re.compile(r"(?:minus|negative)\s+(?=[a-z])", re.IGNORECASE)
 _MORE_NUMBER = re.compile(rf"\b(?:of|point|half|quarter|third|dozen|{'|'.join([*_SMALL, *_LARGE])})\b")
 
 
+def is_ordinal_word(text: str) -> bool:
+    """Tells whether a text is `fifth` or `the fifth one`."""
+    return _ORDINAL_WORD.fullmatch(text) is not None
+
+
 def _words_as_number(text: str, sign: int) -> Quantity | None:
     """Reads `twenty-five apples`, `minus five`, `fifth`, `二十五个`, `二分之一`, `百分之五`, `half`."""
     if negative := _NEGATIVE.match(text):
@@ -301,32 +306,15 @@ def _chinese_number(text: str, sign: int) -> Quantity | None:
     sign = -sign if match[1] else sign
     head = (match[2] or "") + match[3]
     if match[4]:
-        bottom, top = _han_number(head), Fraction(int(match[4])) if match[4].isdigit() else _han_number(match[4])
+        bottom, top = han_number(head), Fraction(int(match[4])) if match[4].isdigit() else han_number(match[4])
         return Quantity(sign * top / bottom, unit="") if bottom and top is not None and not match[5] else None
     if head == "半":
         return Quantity(Fraction(sign, 2))
-    value, unit = _han_number(head), _trailing_unit(match[5])
+    value, unit = han_number(head), _trailing_unit(match[5])
     counted = not match[5] or match[5][0] in _COUNTED or units.is_known(unit or "")
     if value is None or unit is None or not counted:  # 一样 and 三角形 are words, not numbers
         return None
     return Quantity(sign * value, 0, 9, unit)
-
-
-def _han_number(text: str) -> Fraction | None:
-    """Reads 三百零五 as 305."""
-    total = section = digit = 0
-    for mark in text.replace("两", "二"):
-        value = int(unicodedata.numeric(mark, -1))
-        if value < 0:
-            return None
-        if value < 10:
-            digit = value
-        elif value < 10_000:
-            section += (digit or 1) * value
-            digit = 0
-        else:
-            total, section, digit = (total + section + digit) * value, 0, 0
-    return Fraction(total + section + digit)
 
 
 def decimal_comma(text: str, european: bool) -> str | None:

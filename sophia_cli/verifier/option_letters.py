@@ -37,7 +37,25 @@ _RIVAL = re.compile(
     r"|(?<![A-Za-z])[A-J](?![A-Za-z]).{0,20}\balso\b|[或也].{0,20}[A-J]"
 )
 """A second letter beside the first: `A, or maybe B` names no option."""
-_REFUSED = re.compile(r"\b(?:not|wrong|incorrect|any|everything|except|neither|cannot|can't|isn't|doesn't|non)\b|不")
+_REFUSED = re.compile(
+    r"\b(?:not|never|wrong|incorrect|any|everything|anything but|all but|except|without|neither|cannot|can't|isn't|doesn't"
+    r"|non|exclude[ds]?|eliminated?|ruled? out|least|considered|discard(?:ed)?|reject(?:ed)?)\b|不|排除",
+    re.IGNORECASE,
+)
+_BAD = r"(?: wrong | false | incorrect | impossible )"
+_DROPPED = r"(?: ruled | eliminated | excluded | rejected | discarded )"
+_REJECTED = re.compile(
+    rf"""\W*(?: [?？]
+      | (?: 被?排除 | [，,]?\s*(?:但|可)?这?是?错 )
+      | (?: cannot | can't | can\ not | isn't | doesn't | fails? | contradicts? | violates? | does\ not | is\ not
+          | (?: is | was | are | were ) \ (?: {_BAD} | {_DROPPED} | too | out | the\ distractor | my\ first | a\ trap )
+          | (?: can | has | could | may | must | is | was ) \ (?: be | been )? \s? {_DROPPED}
+          | (?: seems | looks ) \ (?: too | wrong )
+          | would\ be\ (?! the\ answer ) [^.;]* \b (?: if | but ) )\b
+      | (?! \W* (?: because | since | as | for ) \b ) [^.;,]{{1,60}} \b is \ {_BAD} \W* $ )""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""What follows a letter that is turned down: `(D) is wrong`, `(D) was my first guess`."""
 
 
 def circled_numbers(text: str) -> frozenset[str] | None:
@@ -61,6 +79,8 @@ def led_letter(text: str) -> tuple[str, str] | None:
     """Returns the letter at the beginning of `B. 7` or `(b) 7`, and what follows it."""
     match = _LED.fullmatch(text)
     if match and _RIVAL.search(answer_phrases.NEGATED.split(match[4], maxsplit=1)[0]):
+        return None
+    if match and _REJECTED.match(match[4]):
         return None
     if match and (_OTHER.search(match[4]) or re.match(r"(?:是|选项)?(?:错|不(?!是\s*[A-J]))|[或和]", match[4])):
         return None

@@ -31,10 +31,12 @@ MAX_PART_DEPTH = 5
 """Levels of nested parts (a list of tuples of sums) that are compared part by part."""
 MAX_RELATIVE_GAP = 0.1
 """Relative gap beyond which `a ≈ b` is not an approximation."""
-IGNORED_BY_ALGEBRA = re.compile(r"'|:|(?<=\d)_[{(\s]*\d+|\\partial ?\w?|mod(?![a-z])|\d [rR] \d")
+IGNORED_BY_ALGEBRA = re.compile(r"'|:|(?<=\d)_[{(\s]*\d+|\\partial ?\w?|mod(?![a-z])\s*\d*|\d [rR] \d")
 """What the grammar drops or misreads: f' is not f'', 3:30 is not a tenth, 12 in base 5 is not 12."""
-LITERAL_NAME = re.compile(r"[A-Z]{2,}|\d{4}-\d{1,2}-\d{1,2}")
-"""Names and dates, which algebra would read as products and differences: HHT is not HTH."""
+LITERAL_NAME = re.compile(r"[A-Z]{2,}")
+"""Names, which algebra would read as products: HHT is not HTH."""
+DATE = re.compile(r"[12]\d{3}-\d{1,2}-\d{1,2}|[12]\d{3}-(?:0[1-9]|1[0-2])|[12]\d{3}-[12]\d{3}")
+"""Dates and years, which algebra would read as differences."""
 
 
 IMAGE_OPTION = re.compile(r"<(image \d+)>")
@@ -104,7 +106,8 @@ def same_choice(answer: str, gold: str, case: GradingCase) -> bool | None:
 
 def _ratio_as_fraction(option: str, answer: str, choices: list[str]) -> str:
     """Returns an option `5:12` as a fraction, where all options are ratios and the answer is not one."""
-    if ":" in answer or not all(choice.count(":") == 1 for choice in choices):
+    are_times = all(re.fullmatch(r"\d{1,2}:\d\d", choice) for choice in choices)
+    if ":" in answer or " to " in answer or are_times or not all(choice.count(":") == 1 for choice in choices):
         return option
     left, right = option.split(":")
     return f"\\frac{{{left.strip()}}}{{{right.strip()}}}"
@@ -149,6 +152,8 @@ def same_number(answer: str, gold: str, case: GradingCase) -> bool | None:
     """Compares two numbers with their units and percent signs, by the item's `tolerance`, `precision` and `unit`."""
     if case.answer_type == "text" and not case.choices and not gold[:1].isdigit():
         return None
+    if answer.isalpha() and gold.isalpha() and numbers.is_ordinal_word(answer) != numbers.is_ordinal_word(gold):
+        return False  # `five` is not `fifth`
     right = numbers.read_quantity(gold)
     left = numbers.read_quantity(answer)
     if left and right and tolerance.same_quantity(left, right, case.item):
@@ -167,11 +172,12 @@ def same_number(answer: str, gold: str, case: GradingCase) -> bool | None:
 
 def same_date(answer: str, gold: str, case: GradingCase) -> bool | None:
     """Compares two dates, months or weekdays: 2024-03-05 and March 5, 2024."""
-    left, right = calendar_and_duration.read_date(answer), calendar_and_duration.read_date(gold)
-    if left and right and list(map(bool, left)) == list(map(bool, right)):
-        return left == right
-    day, wanted = calendar_and_duration.read_weekday(answer), calendar_and_duration.read_weekday(gold)
-    return None if day is None or wanted is None else day == wanted
+    left, right = calendar_and_duration.read_dates(answer), calendar_and_duration.read_dates(gold)
+    # A month and a day of the month cannot be compared.
+    if not left or not right or len(left) != len(right):
+        return None
+    is_same_kind = all(list(map(bool, one)) == list(map(bool, other)) for one, other in zip(left, right, strict=True))
+    return left == right if is_same_kind else None
 
 
 def same_duration(answer: str, gold: str, case: GradingCase) -> bool | None:
@@ -181,9 +187,16 @@ def same_duration(answer: str, gold: str, case: GradingCase) -> bool | None:
 
 
 def same_formula(answer: str, gold: str, case: GradingCase) -> bool | None:
-    """Compares two chemical formulas; subscripts and charges are spelling."""
+    """Compares two chemical formulas; subscripts, charges and the order of a reaction's species are spelling.
+
+    Unequal ones may be algebra with subscripts: S_2 + S_1.
+    """
     left, right = formula.read_formula(answer), formula.read_formula(gold)
-    return left == right if left and right else None
+    if left is None or right is None:
+        return None
+    if left == right:
+        return True
+    return False if formula.is_spelled_out(answer) and formula.is_spelled_out(gold) else None
 
 
 def same_clock_time(answer: str, gold: str, case: GradingCase) -> bool | None:
@@ -278,7 +291,7 @@ def same_by_algebra(answer: str, gold: str, case: GradingCase) -> bool | None:
         return words.same_words(answer, gold)
     if sorted(IGNORED_BY_ALGEBRA.findall(answer)) != sorted(IGNORED_BY_ALGEBRA.findall(gold)):
         return False
-    if LITERAL_NAME.fullmatch(answer) and LITERAL_NAME.fullmatch(gold):
+    if (LITERAL_NAME.fullmatch(answer) and LITERAL_NAME.fullmatch(gold)) or DATE.fullmatch(answer) or DATE.fullmatch(gold):
         return False  # an identical text was accepted before
     if ("°" in answer) != ("°" in gold) and "\\pi" in answer + gold:
         answer, gold = (text.replace("°", "\\cdot \\frac{\\pi}{180}") for text in (answer, gold))
@@ -311,9 +324,9 @@ RULES: Mapping[str, Rule] = {
     "yes_no": same_polarity,
     "date": same_date,
     "duration": same_duration,
+    "clock": same_clock_time,
     "number": same_number,
     "formula": same_formula,
-    "clock": same_clock_time,
     "ratio": same_ratio,
     "words": same_words,
     "approximation": same_approximation,

@@ -11,7 +11,7 @@ from sophia_cli.verifier.extract import Extraction, extract_answer, gold_answer
 from sophia_cli.verifier.normalize import MAX_NORMALIZED_CHARS, normalize
 from sophia_cli.verifier.rules import apply_rules, equal_parts
 from sophia_cli.verifier.types import GradingCase, Verdict
-from sophia_cli.verifier.wrappings import gold_readings, without_denial
+from sophia_cli.verifier.wrappings import bare_gold, gold_readings, split_letter, without_denial
 
 # A comparison takes milliseconds; sympy does not end on some expressions.
 DEFAULT_SECONDS = 5.0
@@ -72,7 +72,17 @@ def verify(
         return Verdict("no_answer", None, "extraction")
     if not golds:
         return Verdict("ungradable", shown_answer(extraction.answers[0]), "the gold answer is empty or not a text")
-    return _judge_extraction(extraction, golds, case)
+    verdict = _judge_extraction(extraction, golds, case)
+    if verdict.verdict == "correct" and _names_another_letter(verdict.extracted, item.get("answer")):
+        return Verdict("wrong", verdict.extracted, "choice")
+    return verdict
+
+
+def _names_another_letter(answer: str | None, gold: Any) -> bool:
+    """Tells whether an answer has the text of a gold such as `B. square`, but the letter of another option."""
+    wanted = split_letter(bare_gold(gold)) if isinstance(gold, str) else None
+    found = split_letter(answer or "") if wanted else None
+    return bool(wanted and found and wanted[0] != found[0])
 
 
 def _accepted_golds(answer: Any) -> list[str]:

@@ -1,68 +1,107 @@
 """What is around an answer and no part of it: tags, a JSON object, control tokens, a denied alternative."""
 
-import ast
 import json
 import re
-import warnings
 from typing import Any
 
-_TAG = re.compile(r"<(answer|conclusion|final_answer)>(.*?)(?:</\1>|$)", re.DOTALL | re.IGNORECASE)
-_GLM_BOX = re.compile(r"<\|begin_of_box\|>(.*?)<\|end_of_box\|>", re.DOTALL)
+from sophia_cli.models.thinking import answer_of
+from sophia_cli.verifier.normalize import normalize
+from sophia_cli.verifier.numbers import read_quantity
+
+_TAG = re.compile(
+    r"<(answer|conclusion|final[_ ]?answer|ans|result|response|output)>(.*?)(?:</\1>|$)"
+    r"|\[(ANSWER)\](.*?)(?:\[/ANSWER\]|$)",
+    re.DOTALL | re.IGNORECASE,
+)
+_GLM_BOX = re.compile(r"<\|begin_of_box\|>(.*?)(?:<\|end_of_box\|>|$)", re.DOTALL)
 _LEADING_TOKENS = re.compile(
-    r"\s*(?:<\|(?:start_header_id|im_start|start)\|>\s*\w{0,20}\s*(?:<\|(?:end_header_id|message)\|>)?\s*)+"
+    r"\s*(?:(?:(?:<\|(?:start_header_id|im_start|start|START_OF_TURN_TOKEN)\|>|<start_of_turn>)(?!\s*(?:user|system|human))"
+    r"\s*(?:(?:assistant|model|gpt)\b)?\s*(?:<\|(?:end_header_id|message|CHATBOT_TOKEN)\|>)?"
+    r"|<\|(?:assistant|begin_of_text|CHATBOT_TOKEN|START_TEXT|START_RESPONSE)\|>|<[|｜]Assistant[|｜]>|<s>|<bos>)\s*)+"
 )
-_FENCE = re.compile(r"```(?:json)?\s*(\{.*\})\s*```\s*$", re.DOTALL | re.IGNORECASE)
-_LAST_OBJECT = re.compile(r"\{[^{}]{1,4000}\}\s*$")
-_ANSWER_KEYS = ("answer", "finalanswer", "result")
+_END_OF_TURN = re.compile(
+    r"<\|(?:im_end|eot_id|eot|endoftext|end_of_text|end|return|END_OF_TURN_TOKEN|END_TEXT|END_RESPONSE|im_start|user)\|>"
+    r"|</s>|<eos>|<end_of_turn>|<pad>|<[|｜]end▁of▁sentence[|｜]>"
+)
+_FENCE = re.compile(r"```(?:json)?\s*([{\[].*[}\]])\s*```", re.DOTALL | re.IGNORECASE)
+_LATEX_IN_JSON = re.compile(r"(?<!\\)\\(?=[A-Za-z]{2}|[^\"\\/bfnrtu])")
+_TRAILING_COMMA = re.compile(r",(?=\s*[}\]])")
+_ANSWER_KEYS = ("finalanswer", "answer", "correctanswer", "result", "choice", "option", "correctoption", "答案")
+MAX_OBJECTS = 50
+"""Opening braces from which an object is read; a text may have thousands."""
+_WORDS = re.compile(r"[A-Za-z]{2,}(?: [A-Za-z]+){0,2}")
 _DENIALS = (
-    re.compile(r"\s*[(（](?:and )?(?:not|rather than|instead of)\s+[^()（）]{1,40}[)）]\s*\.?$", re.IGNORECASE),
-    re.compile(r"\s*[,;，]\s*(?:and |but )?not\s+[^,;]{1,40}$", re.IGNORECASE),
-    re.compile(r"\s+(?:rather than|instead of|and not|but not)\s+[^,;]{1,40}$", re.IGNORECASE),
-    re.compile(r"\s*;\s*(?:I|we)\s[^;]{3,60}$"),
+    re.compile(
+        r"\s*(?:\\text\{\s*)?[(（](?:and )?(?:not|rather than|instead of|不是|而不是)\s*([^()（）]{1,40})[)）]\}?\s*[.。]?$",
+        re.I,
+    ),
+    re.compile(r"\s*[,;，—-]\s*(?:and |but )?not\s+([^,;]{1,40})$", re.IGNORECASE),
+    re.compile(r"\s+(?:rather than|instead of|as opposed to|and not|but not)\s+([^,;]{1,40})$", re.IGNORECASE),
 )
-_LETTERED = re.compile(r"[(（]?([A-H])[)）]?\s*[.:．：、)）]\s*(?=\S)(.+)", re.DOTALL)
+_CHECKED = re.compile(
+    r"\s*[;,]\s*(?:(?:I|we) (?:have )?)?(?:double-|re)?(?:checked|verified|confirmed|computed)\b[^;\d]{0,40}$"
+)
+_LETTERED = re.compile(r"[(（]?([A-H])[)）]?\s*[.．、)）]\s*(?=\S)(.+)|([A-D])\s*[:：]\s*(?=\S)([^,，]+)", re.DOTALL)
 _PARENTHESIZED = re.compile(r"[(（]([A-H])[)）]\s*(?=\S)(.+)", re.DOTALL)
-# `A、C、D` and `(A)(B)` are several letters, not a letter and its text.
+# `A、C、D` and `(A)(B)` are several letters, `A.M.` is none, and `H: 2, O: 1` has labels.
 _SECOND_LETTER = re.compile(
     r"^\W*(?:(?:and|or|和|与|或)\W*)?(?!A\s+(?!and\b|or\b)[a-z])[A-J](?![A-Za-z])"  # not the article of `A square`
-    r"|(?:^|[\s;,，；、])[(（]?[B-J][)）]?\s*[.:．：、)）]"
+    r"|(?:^|[\s;,，；、])[(（]?[B-J][)）]?\s*[.:．：、)）]|^[A-Z]\.$|[,;]\s*\w+\s*:"
 )
+_BOLD_LETTER = re.compile(r"\\text(?:bf)?\s*\{\s*(\([A-J]\))\s*\}\s*(?:\\ )?")
 MAX_LETTERED_CHARS = 200
 """Longest gold of a letter with its text; a longer one is a solution."""
-_ANNOUNCED = re.compile(r"^(?:【答案】|答案\s*[:：]|故?(?:应)?选\s*[:：]?|故答案为\s*[:：]?)\s*(?=\S)")
+_ANNOUNCED = re.compile(
+    r"^(?:【(?:答案|解答)】\s*[:：]?|(?:正确|参考)?答案\s*[:：是为]|故?(?:应)?选择?\s*[:：]?|故答案为\s*[:：]?|[答解]\s*[:：]"
+    r"|(?:ans|answer)\s*[.:]|(?:the )?(?:correct )?answer is:?\s|option\s(?=[A-J]$))\s*(?=\S)",
+    re.IGNORECASE,
+)
+_EXPLANATION = re.compile(r"(?<=\S)\s*【(?:解析|分析|点评|详解|解答)】.*", re.DOTALL)
 
 
 def without_tokens(text: str) -> str:
-    r"""Returns a response with GLM's boxes as `\boxed{}` and without the control tokens before it."""
-    if "<|" not in text:
+    r"""Returns a response with GLM's boxes as `\boxed{}`, without control tokens before it and what follows its turn."""
+    if "<" not in text:
         return text
-    return _LEADING_TOKENS.sub("", _GLM_BOX.sub(lambda match: f"\\boxed{{{match[1]}}}", text), count=1)
+    text = _LEADING_TOKENS.sub("", text, count=1) if _LEADING_TOKENS.match(text) else text
+    end = _END_OF_TURN.search(text)
+    text = text[: end.start()] if end else text
+    return _GLM_BOX.sub(lambda match: f"\\boxed{{{match[1]}}}", text) if "<|begin_of_box|>" in text else text
 
 
 def tagged_answer(text: str) -> str | None:
     """Returns the content of the last `<answer>` or `<conclusion>`, which may be cut off."""
-    found = _TAG.findall(text) if "<" in text else []
-    return found[-1][1].strip() or None if found else None
+    found = _TAG.findall(text) if "<" in text or "[" in text else []
+    return (found[-1][1] or found[-1][3]).strip() or None if found else None
 
 
 def json_answer(text: str) -> str | None:
-    """Returns the answer in a JSON object that ends a response: {"answer": 17}."""
-    if "}" not in text[-40:]:
+    """Returns the answer in a JSON object that is, begins or ends a response: {"answer": 17}."""
+    if "}" not in text or '"' not in text and "'" not in text:
         return None
-    match = _FENCE.search(text) or _LAST_OBJECT.search(text)
-    if not match:
+    match = _FENCE.search(text)
+    source = match[1] if match else text.strip().rstrip(".。`").strip()
+    found = _object_within(source.strip("[]").strip() if source.endswith(("}", "]")) or source[:1] in "{[" else "")
+    if found is None:
         return None
-    source = match[1] if match.re is _FENCE else match[0]
-    for read in (json.loads, ast.literal_eval):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Python warns of `\\c` in a literal
-                found = read(source.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-            continue
-        if isinstance(found, dict):
-            named = {re.sub(r"[\s_-]", "", str(name)).lower(): value for name, value in found.items()}
-            return next((text for key in _ANSWER_KEYS if (text := _as_text(named.get(key)))), None)
+    named = {re.sub(r"[\s_-]", "", str(name)).lower(): value for name, value in found.items()}
+    key = next((key for key in _ANSWER_KEYS if key in named), None)
+    return (_as_text(named[key]) or None) if key else None
+
+
+def _object_within(source: str) -> dict[str, Any] | None:
+    """Returns the object at the beginning of a text, or the outermost one at its end."""
+    starts = [match.start() for match in re.finditer(r"\{", source)][-MAX_OBJECTS:]
+    for start in starts:
+        part = source[start:]
+        for spelled in (part, _TRAILING_COMMA.sub("", _LATEX_IN_JSON.sub(r"\\\\", part)), part.replace("'", '"')):
+            try:
+                found, end = json.JSONDecoder().raw_decode(spelled)
+            except (ValueError, RecursionError):
+                continue
+            rest = spelled[end:].strip()
+            if isinstance(found, dict) and (not rest or (start == 0 and "{" not in rest)):
+                return found
     return None
 
 
@@ -75,17 +114,47 @@ def _as_text(value: Any) -> str:
 
 
 def without_denial(answer: str) -> str:
-    """Returns `17` for `17 (not 16)` and `17 rather than 16`: a denied alternative is no second answer."""
+    """Returns `17` for `17 (not 16)` and `17 rather than 16`: a denied alternative of the same kind is no second answer."""
+    if (match := _CHECKED.search(answer)) and answer[: match.start()].strip():
+        return answer[: match.start()].strip()
     for pattern in _DENIALS:
-        if (match := pattern.search(answer)) and answer[: match.start()].strip():
+        match = pattern.search(answer)
+        if match and _is_alternative(answer[: match.start()].strip(), match[1].strip(" .。")):
             return answer[: match.start()].strip()
     return answer
 
 
+def _is_alternative(answer: str, denied: str) -> bool:
+    """Tells whether a denied text could have been the answer: both are numbers, letters of options, or words."""
+    if read_quantity(normalize(answer)):
+        return read_quantity(normalize(denied)) is not None
+    letters = [re.fullmatch(r"\(?[A-J]\)?", side) for side in (answer, denied)]
+    words = [_WORDS.fullmatch(re.sub(r"^an? ", "", side)) for side in (answer, denied)]
+    return all(letters) or (
+        all(words) and denied.split()[0].lower() not in ("only", "the", "always", "counting", "including")
+    )
+
+
 def gold_readings(gold: str) -> list[str]:
     """Returns what a gold of a data set may mean: `<answer> 3 </answer>` is 3, `故选：B` is B, `A. 30` is A and 30."""
-    gold = _ANNOUNCED.sub("", (tagged_answer(gold) or gold).strip())
-    lettered = _LETTERED.fullmatch(gold) or _PARENTHESIZED.fullmatch(gold)
-    if not lettered or len(gold) > MAX_LETTERED_CHARS or _SECOND_LETTER.search(lettered[2]):
-        return [gold]
-    return [lettered[1], lettered[2].strip()]
+    gold = bare_gold(gold)
+    lettered = split_letter(gold)
+    return list(lettered) if lettered else [gold]
+
+
+def bare_gold(gold: str) -> str:
+    """Returns a gold without its thinking, tags, announcement and explanation."""
+    gold = without_tokens((answer_of(gold) or gold) if "think" in gold else gold).strip()
+    gold = json_answer(gold) or tagged_answer(gold) or gold
+    if (boxed := re.fullmatch(r"\\boxed\{([^{}]*)\}", gold)) is not None:
+        gold = boxed[1]
+    return _BOLD_LETTER.sub(r"\1 ", _EXPLANATION.sub("", _ANNOUNCED.sub("", gold.strip()))).strip()
+
+
+def split_letter(text: str) -> tuple[str, str] | None:
+    """Returns the letter of an option and its text, as in `A. 30`; None for anything else, `A、C` included."""
+    match = _LETTERED.fullmatch(text) or _PARENTHESIZED.fullmatch(text) if len(text) <= MAX_LETTERED_CHARS else None
+    if not match:
+        return None
+    letter, rest = [group for group in match.groups() if group is not None]
+    return None if _SECOND_LETTER.search(rest) else (letter, rest.strip())

@@ -19,11 +19,17 @@ MARKS = [
     ("<thought>", "</thought>"),
     ("<reasoning>", "</reasoning>"),
     ("<reason>", "</reason>"),
+    ("<think >", "</think>"),
+    ('<think lang="en">', "</think>"),
+    ("<analysis>", "</analysis>"),
+    ("<think_fast>", "</think_fast>"),
+    ("<｜think｜>", "<｜/think｜>"),
     ("<Think>", "</Think>"),
     ("<longcat_think>", "</longcat_think>"),
     ("[THINK]", "[/THINK]"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<|start_of_thinking|>", "<|end_of_thinking|>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
 ]
 
 
@@ -112,3 +118,15 @@ def test_records_with_the_users_own_marks_are_graded(tmp_path: Path) -> None:
     for options, verdict in ((), "correct"), (("--think-tags", "((", "))"), "truncated"):
         (graded,) = records_of(sophia("grade", "raw.jsonl", *options, cwd=tmp_path).stdout)
         assert graded["verdict"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<answer>5</answer><reasoning>2 + 3</reasoning>", "<answer>5</answer>"),
+        ("<think>a</think>5\n<think>Is that right? Yes.</think>\n", "5\n"),
+        ("<think>2 + 3 = 5</think>", ""),
+    ],
+)
+def test_an_answer_may_come_before_the_thinking(text: str, answer: str) -> None:
+    assert answer_of(text) == answer
