@@ -8,6 +8,7 @@ import typer
 
 from sophia_cli.cli import data, evaluation, pipeline, servers, training
 from sophia_cli.cli.inputs import show_help
+from sophia_cli.errors import INTERRUPTED
 
 app = typer.Typer(
     name="sophia",
@@ -52,22 +53,20 @@ for command in (
     app.command(name="eval" if command is evaluation.evaluate else None)(command)
 
 
-def main() -> None:
-    """The entry point of `sophia`."""
-    from sophia_cli.io.stdio import open_descriptors
-
-    open_descriptors()
-    typed = sys.argv[1:]
+def main(typed: list[str]) -> int:
+    """Runs `sophia` with these arguments and returns its exit code."""
     if "LOCAL_RANK" in os.environ:  # DeepSpeed's launcher adds it as the first argument
         typed = [word for word in typed if not word.startswith("--local_rank=")]
     try:
         code = app(typed, prog_name="sophia", standalone_mode=False)
+    except SystemExit as leaving:
+        code = leaving.code
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        return INTERRUPTED
     except Exception as error:
         message = getattr(error, "format_message", None)  # usage errors of click, which Typer vendors
         if message is None:
             raise
         print(f"sophia: {' '.join(message().split())} (--help shows the options)", file=sys.stderr)
-        raise SystemExit(2) from None
-    raise SystemExit(code if isinstance(code, int) else 0)  # Typer returns the code of an interrupt
+        return 2
+    return code if isinstance(code, int) else 0

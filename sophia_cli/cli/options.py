@@ -272,18 +272,18 @@ def debugging(debug: Debug = False) -> None:
     """Options of all commands."""
 
 
-def takes(*groups: Callable[..., None]) -> Callable[[Callable[..., int]], Callable[..., None]]:
-    """Adds the options of these groups to a command, and makes it exit with the code that it returns.
+def takes(*groups: Callable[..., None]) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Adds the options of these groups to a command, which returns its exit code.
 
     The command is called with its own options only; `context.obj` holds all of them.
     """
 
-    def decorate(command: Callable[..., int]) -> Callable[..., None]:
+    def decorate(command: Callable[..., int]) -> Callable[..., int]:
         own, shared = inspect.signature(command), map(inspect.signature, groups)
         taken = [*own.parameters.values(), *(option for group in shared for option in group.parameters.values())]
 
         @functools.wraps(command)
-        def run(**given: Any) -> None:
+        def run(**given: Any) -> int:
             from sophia_cli.cli.run import run
 
             def work() -> int:
@@ -292,9 +292,9 @@ def takes(*groups: Callable[..., None]) -> Callable[[Callable[..., int]], Callab
 
             if "context" in given:
                 given["context"].obj = given
-            run(work, given["debug"])
+            return run(work, given["debug"])
 
-        run.__signature__ = own.replace(parameters=taken, return_annotation=None)  # type: ignore[attr-defined]
+        run.__signature__ = own.replace(parameters=taken, return_annotation=int)  # type: ignore[attr-defined]
         run.__annotations__ = {option.name: option.annotation for option in taken}
         return run
 

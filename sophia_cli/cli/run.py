@@ -4,33 +4,29 @@ Exit codes (contract.md): 0 all done; 1 failed; 2 wrong usage or unreadable inpu
 `error`; 130 interrupted. A closed pipe ends quietly with 0.
 """
 
-import os
-import sys
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
 
 from sophia_cli.errors import FAILED, INTERRUPTED, SophiaError
 from sophia_cli.runtime import signals
 from sophia_cli.runtime.progress import log_line
 
 
-def run(work: Callable[[], int], debug: bool = False) -> NoReturn:
-    """Runs a command and exits with its code. An error becomes one line on stderr; a traceback only with `debug`."""
+def run(work: Callable[[], int], debug: bool = False) -> int:
+    """Runs a command and returns its exit code. An error becomes one line on stderr; a traceback only with `debug`."""
     signals.install_handlers()
     try:
-        code = work()
+        return work()
     except KeyboardInterrupt:
         log_line("interrupted; finished records are kept, run the command again to resume")
-        code = INTERRUPTED
+        return INTERRUPTED
     except BrokenPipeError:
-        code = INTERRUPTED if signals.received else 0
+        return INTERRUPTED if signals.received else 0
     except Exception as error:  # noqa: BLE001  (the last handler of every command)
         if debug:
             traceback.print_exc()
-        code = error.exit_code if isinstance(error, SophiaError) else FAILED
         log_line(f"sophia: {_one_line(error)}")
-    leave(code)
+        return error.exit_code if isinstance(error, SophiaError) else FAILED
 
 
 def _one_line(error: Exception) -> str:
@@ -39,13 +35,3 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}; check the path, its permissions and the space on the disk"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:500]} (--debug shows where)"
-
-
-def leave(code: int) -> NoReturn:
-    """Ends the process at once, without waiting for a thread that reads stdin or for a library's teardown."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            continue
-    os._exit(code)

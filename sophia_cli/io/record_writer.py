@@ -265,6 +265,11 @@ class RecordWriter:
         with first_error_counts:
             self.manifest.save(finished=finished, counts=counts, tokens=self.tokens, **(report or {}))
 
+    def unlock(self) -> None:
+        """Lets another run write to the file."""
+        if self.lock:
+            self.lock.close()
+
 
 def _parse_line(line: bytes) -> dict[str, Any]:
     """Returns the object on a line; an empty one if the line holds none."""

@@ -102,5 +102,8 @@ def run_step(
                     progress.count_record(output.token_count(record), has_failed(record))
             finished = True
         finally:
-            output.close(finished, counter.count, report())
+            try:
+                output.close(finished, counter.count, report())
+            finally:
+                output.unlock()
     return SOME_FAILED if output.failed else 0

@@ -30,8 +30,7 @@ STEPS = ("caption", "reason", "grade", "propagate", "train", "eval", "world", "m
 @pytest.mark.parametrize("arguments", [["--help"], *([step, "--help"] for step in STEPS)])
 def test_help_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom sophia_cli.cli.app import main\nsys.argv = ['sophia'] + "
-        f"{arguments!r}\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
+        f"import sys\nfrom sophia_cli.cli.app import main\nmain({arguments!r})\n"
         f"print(sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path)

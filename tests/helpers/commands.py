@@ -1,13 +1,19 @@
 """Runs the command as a user types it, and reads and writes JSONL files."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+from sophia_cli.cli.app import main
 
 SOPHIA = [sys.executable, "-m", "sophia_cli"]
 
@@ -15,13 +21,68 @@ SOPHIA = [sys.executable, "-m", "sophia_cli"]
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "COLUMNS": "160"}
 
 
-def sophia(*arguments: str, cwd: Path, stdin: str | bytes = b"", code: int | None = 0) -> subprocess.CompletedProcess[bytes]:
-    """Runs `sophia` in a folder; asserts the exit code, and that it printed no traceback."""
-    data = stdin.encode() if isinstance(stdin, str) else stdin
-    done = subprocess.run([*SOPHIA, *arguments], cwd=cwd, input=data, capture_output=True, env=ENVIRONMENT, timeout=600)
+Done = subprocess.CompletedProcess[bytes]
+
+
+def sophia(*arguments: str, cwd: Path, stdin: str | bytes = b"", code: int | None = 0) -> Done:
+    """Runs `sophia` within this process, in a folder; asserts the exit code, and that it printed no traceback.
+
+    It takes the file descriptors 0 to 2, the working directory, the environment and the signal handlers for this time.
+    """
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    with _streams(_bytes(stdin)) as (out, err), contextlib.chdir(cwd), mock.patch.dict(os.environ, ENVIRONMENT, clear=True):
+        try:
+            returned = main(list(arguments))
+        finally:
+            signal.alarm(0)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        done = Done(["sophia", *arguments], returned, out.read_bytes(), err.read_bytes())
+    return _checked(done, code)
+
+
+def sophia_process(*arguments: str, cwd: Path, stdin: str | bytes = b"", code: int | None = 0) -> Done:
+    """Runs `sophia` as a process of its own; asserts the same."""
+    command = [*SOPHIA, *arguments]
+    return _checked(
+        subprocess.run(command, cwd=cwd, input=_bytes(stdin), capture_output=True, env=ENVIRONMENT, timeout=600), code
+    )
+
+
+def _bytes(text: str | bytes) -> bytes:
+    return text.encode() if isinstance(text, str) else text
+
+
+def _checked(done: Done, code: int | None) -> Done:
     assert b"Traceback" not in done.stderr, done.stderr.decode()
     assert code is None or done.returncode == code, (done.returncode, done.stderr.decode())
     return done
+
+
+@contextlib.contextmanager
+def _streams(stdin: bytes) -> Iterator[tuple[Path, Path]]:
+    """Replaces stdin, stdout and stderr, as descriptors and in `sys`; yields the files with what is written."""
+    names, kept = ("stdin", "stdout", "stderr"), [os.dup(number) for number in range(3)]
+    python_streams = [getattr(sys, name) for name in names]
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, name) for name in names]
+        files[0].write_bytes(stdin)
+        for number, (file, mode) in enumerate(zip(files, "rww", strict=True)):
+            descriptor = os.open(file, os.O_RDONLY if mode == "r" else os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+            setattr(sys, names[number], os.fdopen(number, mode, encoding="utf-8", closefd=False))
+        try:
+            yield files[1], files[2]
+        finally:
+            for number, name in enumerate(names):
+                with contextlib.suppress(OSError, ValueError):
+                    getattr(sys, name).flush()
+                os.dup2(kept[number], number)
+                os.close(kept[number])
+                setattr(sys, name, python_streams[number])
 
 
 def records_of(data: bytes | Path) -> list[dict[str, Any]]:
