@@ -8,14 +8,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sophia_cli.errors import RecordError
+from sophia_cli.errors import RecordError, UsageError
 from sophia_cli.exporters._records import ExampleSource
 from sophia_cli.io.counter import RecordCounter
 from sophia_cli.io.images import image_bytes, image_format, is_embedded
 from sophia_cli.io.jsonl import read_records, to_line
 from sophia_cli.io.parquet import check_unicode, column_types, dataset_card, typed_row, write_parquet, write_parquet_folder
 from sophia_cli.io.rereadable import spooling
-from sophia_cli.records import Record, record_name
+from sophia_cli.records import Record, image_list, record_name
 from sophia_cli.runtime.progress import Progress, log_line
 
 
@@ -31,6 +31,19 @@ class TableRows:
             for record, _ in self.examples.kept_records(counter):
                 file.write(to_line({"where": record.where, "record": record}))
                 self.count += 1
+
+    def check_images_outside(self, folder: Path) -> None:
+        """Checks that a folder which will be replaced has no image of the records.
+
+        Raises:
+            UsageError: it has one.
+        """
+        for record in self._spooled_records():
+            for image in image_list(record):
+                if not is_embedded(image) and Path(image).resolve().is_relative_to(folder.resolve()):
+                    raise UsageError(
+                        f"{folder}: contains an image of the records ({image}); write to another folder with -o"
+                    )
 
     def rows_without_images(self) -> Iterator[dict[str, Any]]:
         """Yields the rows without images, to find the column types; skips what cannot be a row."""

@@ -2,14 +2,15 @@
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sophia_cli.errors import UsageError
 from sophia_cli.io.manifest import MANIFEST_SUFFIX
 
-DATA_FILES = ("metadata.*", "*.parquet", "*.arrow", "*.json", "*.zip")
-"""What a source reads in a folder, beside the images."""
+DRAFT_SUFFIX, HELD_SUFFIX = ".tmp", ".held"
+"""Suffixes of the files that are written beside an output until it is complete."""
+IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP", b"<svg")
 
 
 def input_names(*names: str | Path | None) -> list[str]:
@@ -23,16 +24,43 @@ def check_output_file(file: Path | None, inputs: Sequence[str]) -> None:
     Files are compared by device and inode, so links and `- < FILE` are found.
 
     Raises:
-        UsageError: it is a folder, `-`, or one of the input files.
+        UsageError: it is a folder, `-`, an image, or one of the input files, or one of them is its draft.
     """
     if file is None:
         return
     if str(file) == "-" or file.is_dir():
         raise UsageError(f"{file}: cannot be written to; give a file name, or omit -o for stdout")
-    for written in (file, file.with_name(file.name + MANIFEST_SUFFIX)):
-        if written.exists() and (read := _same_input(written.stat(), inputs)):
+    for suffix in ("", MANIFEST_SUFFIX, DRAFT_SUFFIX, HELD_SUFFIX):
+        written = file.with_name(file.name + suffix)
+        if written.is_file() and (read := _same_input(written.stat(), inputs)):
             name = "" if str(written) == read else f" ({'stdin' if read == '-' else read})"
             raise UsageError(f"{written}: is both an input{name} and the output; write to another file")
+    if file.is_file() and _is_image(file):  # the rows of a source may name it
+        raise UsageError(f"{file}: is an image; write to another file")
+
+
+def check_records_file(file: Path | None, inputs: Sequence[str]) -> None:
+    """Checks that a file can hold the records of a step, which a later run reads to resume.
+
+    Raises:
+        UsageError: it is a device or a pipe, or `check_output_file` refuses it.
+    """
+    is_special = file and (str(file).startswith(("/dev/", "/proc/")) or (file.exists() and not file.is_file()))
+    if file and is_special and not file.is_dir():
+        raise UsageError(f"{file}: is a device or a pipe; give a file name, or omit -o for stdout")
+    check_output_file(file, inputs)
+
+
+def check_output_folder(folder: Path, inputs: Sequence[str]) -> None:
+    """Checks that a folder which will be replaced contains no input.
+
+    Raises:
+        UsageError: it contains one.
+    """
+    replaced = folder.resolve()
+    for name in inputs:
+        if folder.exists() and Path(name).exists() and Path(name).resolve().is_relative_to(replaced):
+            raise UsageError(f"{folder}: contains an input ({name}); write to another folder with -o")
 
 
 def check_stdout(inputs: Sequence[str]) -> None:
@@ -50,17 +78,34 @@ def check_stdout(inputs: Sequence[str]) -> None:
 
 
 def _same_input(written: os.stat_result, inputs: Sequence[str]) -> str | None:
-    """Returns the input that is this file, if any."""
+    """Returns the input that is this file, or has it in its folder, if any."""
     for name in inputs:
         if name == "-":
-            found = [os.fstat(0)]
+            found = iter([os.fstat(0)])
         else:
-            path = Path(name)
-            files = [file for pattern in DATA_FILES for file in path.rglob(pattern)] if path.is_dir() else [path]
-            found = [file.stat() for file in files if file.exists()]
+            path = Path(name.removeprefix("hf:").partition("@")[0]) if name.startswith("hf:") else Path(name)
+            files = _files_within(path) if path.is_dir() else iter([path])
+            found = (file.stat() for file in files if file.exists())
         if any(stat.S_ISREG(read.st_mode) and os.path.samestat(read, written) for read in found):
             return name
     return None
+
+
+def _files_within(folder: Path) -> Iterator[Path]:
+    """Yields the files of a folder; links to folders are followed once."""
+    seen = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield from (Path(parent, name) for name in files)
+
+
+def _is_image(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(12).startswith(IMAGE_STARTS)
 
 
 def check_side_files(files: Sequence[Path | None], inputs: list[str], outputs: Sequence[Path | None] = ()) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sophia_cli.errors import SOME_FAILED, UsageError
 from sophia_cli.io.counter import RecordCounter
 from sophia_cli.io.manifest import Manifest
-from sophia_cli.io.paths import check_output_file, check_stdout
+from sophia_cli.io.paths import check_records_file, check_stdout
 from sophia_cli.io.record_writer import RecordWriter, ResumeFilter
 from sophia_cli.io.stdio import claim_stdout
 from sophia_cli.records import Record, has_failed, record_name
@@ -60,7 +60,7 @@ def run_step(
         raise UsageError("-o and --tee both name the output file; give only one of them")
     part = options.parsed_shard
     file = options.out or options.tee
-    check_output_file(file, inputs)
+    check_records_file(file, inputs)
     if not options.out:
         check_stdout(inputs)
     identity = {**settings, "seed": options.seed, "shard": str(part), **({"inputs": inputs} if rewrite else {})}

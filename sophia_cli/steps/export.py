@@ -19,7 +19,7 @@ from sophia_cli.exporters._writers import TableRows, remove_path, write_draft
 from sophia_cli.io.counter import RecordCounter
 from sophia_cli.io.manifest import MANIFEST_SUFFIX, Manifest
 from sophia_cli.io.parquet import check_unicode
-from sophia_cli.io.paths import check_output_file
+from sophia_cli.io.paths import check_output_file, check_output_folder
 from sophia_cli.io.record_writer import RecordWriter
 from sophia_cli.io.rereadable import copy_pipes
 from sophia_cli.records import Record, error_record
@@ -108,6 +108,8 @@ def _export_whole(make: ExampleSource, options: StepOptions, asked: ExportReques
         rows.spool_records(counter)
         if not rows.count:
             raise InputError("nothing to export: no record is kept; check --alpha, or run `sophia stats`")
+        if out.is_dir():
+            rows.check_images_outside(out)
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
@@ -137,6 +139,8 @@ def _check_destination(options: StepOptions, files: list[str]) -> None:
         return
     if not options.force:
         raise UsageError(f"{out} exists; choose another output with -o, or --force to replace it")
+    if out.is_dir():
+        check_output_folder(out, files)
     if out.is_file():
         check_output_file(out, files)
     elif not out.with_name(out.name + MANIFEST_SUFFIX).exists():

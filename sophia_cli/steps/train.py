@@ -17,7 +17,7 @@ from sophia_cli import registry
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.io.jsonl import to_line
 from sophia_cli.io.manifest import Manifest
-from sophia_cli.io.paths import check_stdout
+from sophia_cli.io.paths import check_output_folder, check_stdout
 from sophia_cli.io.stdio import claim_stdout
 from sophia_cli.models.aliases import ModelRef, resolve_model
 from sophia_cli.rewards.training_set import LogFunction, selection_rule
@@ -323,10 +323,7 @@ def check_output_dir(out: Path, model: ModelRef, inputs: list[str], force: bool)
         raise UsageError(f"{out}: is a file or a mount point; choose a folder with -o")
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (force or may_replace_model(out)):
         raise UsageError(f"{out} exists and is not empty; choose another folder with -o, or --force to replace it")
-    replaced = out.resolve()
-    for name in (model.path, *inputs, "."):
-        if out.exists() and Path(name).exists() and Path(name).resolve().is_relative_to(replaced):
-            raise UsageError(f"{out}: contains an input ({name}); save to another folder with -o")
+    check_output_folder(out, [model.path, *inputs, "."])
     if out.exists() and any(out.iterdir()) and not any((out / f"{kind}config.json").exists() for kind in ("", "adapter_")):
         raise UsageError(
             f"{out}: contains something other than a model, which --force does not replace; choose another with -o"

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from helpers.commands import ENVIRONMENT, SOPHIA
+from helpers.commands import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
 
 COMMANDS = {
     "caption": ["caption", "{}"],
@@ -41,8 +41,7 @@ def refused(folder: Path, *typed: str, shell: str = "") -> None:
 def test_no_command_writes_to_its_input(command: str, folder: Path) -> None:
     typed = [word.format("in.jsonl") for word in COMMANDS[command]]
     refused(folder, *typed, "-o", "hard.jsonl", "--force")
-    if command != "export":
-        refused(folder, *typed, shell=">> in.jsonl")
+    refused(folder, *typed, shell=">> in.jsonl")
 
 
 @pytest.mark.parametrize("option", ["-o", "--tee"])
@@ -73,3 +72,56 @@ def test_the_metadata_of_a_folder_is_an_input(folder: Path) -> None:
     images.mkdir()
     (images / "metadata.jsonl").hardlink_to(folder / "in.jsonl")
     refused(folder, "caption", "own", "-o", "own/metadata.jsonl", "--force")
+
+
+def test_drafts_are_not_written_over_inputs(folder: Path) -> None:
+    for name in ("out.jsonl.tmp", "out.jsonl.held", "out.jsonl.manifest.json"):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).hardlink_to(folder / "in.jsonl")
+        refused(folder, "grade", name, "-o", "out.jsonl")
+        (folder / name).unlink()
+
+
+def test_files_anywhere_in_a_folder_are_inputs(folder: Path, tmp_path: Path) -> None:
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere" / "train-00000-of-00001.parquet").hardlink_to(folder / "in.jsonl")
+    (folder / "clone").mkdir()
+    (folder / "clone" / "data").symlink_to(folder / "elsewhere")
+    refused(folder, "caption", "clone", "-o", "elsewhere/train-00000-of-00001.parquet", "--force")
+    refused(folder, "caption", "hf:./clone@train", "-o", "elsewhere/train-00000-of-00001.parquet", "--force")
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["caption", "imgs", "-o", "imgs/000000.png"],
+        ["caption", "in.jsonl", "-o", "a.png"],
+        ["eval", "--data", "in.jsonl", "--summary", "a.png"],
+        ["decontaminate", "in.jsonl", "--against", "other.jsonl", "--report", "a.png"],
+        ["export", "in.jsonl", "--to", "parquet", "-o", "a.png"],
+    ],
+)
+def test_an_image_is_never_overwritten(typed: list[str], folder: Path) -> None:
+    (folder / "a.png").write_bytes((folder / "imgs" / "000000.png").read_bytes())
+    before = (folder / "imgs" / "000000.png").read_bytes()
+    done = sophia(*typed, "--force", cwd=folder, code=2)
+    assert b"write to another file" in done.stderr
+    assert (folder / "imgs" / "000000.png").read_bytes() == (folder / "a.png").read_bytes() == before
+
+
+def test_an_export_does_not_replace_the_folder_of_its_input(folder: Path) -> None:
+    sophia("export", "in.jsonl", "--to", "llamafactory", "-o", "set", "--images", "embed", cwd=folder)
+    (folder / "set" / "more.jsonl").write_bytes((folder / "in.jsonl").read_bytes())
+    done = sophia("export", "set/more.jsonl", "--to", "llamafactory", "-o", "set", "--force", cwd=folder, code=2)
+    assert b"set: contains an input (set/more.jsonl)" in done.stderr
+    rows = records_of(folder / "in.jsonl")
+    image = next(path for path in (folder / "set" / "images").iterdir())
+    write_lines(folder / "again.jsonl", [{**row, "image": f"set/images/{image.name}"} for row in rows])
+    done = sophia("export", "again.jsonl", "--to", "llamafactory", "-o", "set", "--force", cwd=folder, code=2)
+    assert b"set: contains an image of the records" in done.stderr and image.exists()
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/null"])
+def test_records_are_written_to_files_or_stdout(name: str, folder: Path) -> None:
+    done = sophia("grade", "in.jsonl", "-o", name, cwd=folder, code=2)
+    assert b"is a device or a pipe" in done.stderr

@@ -267,7 +267,8 @@ def test_a_closed_pipe_ends_the_servers(vllm_dir: Path) -> None:
 
 
 def test_a_full_disk_ends_the_servers(vllm_dir: Path) -> None:
-    sophia(*REASON, "-o", "/dev/full", "--force", cwd=vllm_dir, code=None)
+    with open("/dev/full", "wb") as full:
+        subprocess.run([*SOPHIA, *REASON], cwd=vllm_dir, env=ENVIRONMENT, stdout=full, stderr=subprocess.DEVNULL, timeout=60)
     assert not alive(vllm_dir)
 
 
