@@ -29,12 +29,18 @@ from sophia_cli import registry
 from sophia_cli.backends._hf import cpu_attention
 from sophia_cli.backends._hf.batch import Batch, job_style
 from sophia_cli.backends._hf.gumbel_sampling import LogprobRecorder, logits_processors
-from sophia_cli.errors import RecordError
+from sophia_cli.errors import RecordError, SophiaError
 from sophia_cli.inference.backend_options import BackendOptions
-from sophia_cli.inference.types import Completion, Failure, Job, Request
+from sophia_cli.inference.types import Completion, EmptyResponse, Failure, Job, Request
 from sophia_cli.io.images import open_image
 from sophia_cli.models.aliases import ModelRef
-from sophia_cli.models.folder_check import check_chat_template, check_model_files, check_tokenizer_files, load_error
+from sophia_cli.models.folder_check import (
+    check_chat_template,
+    check_model_files,
+    check_tokenizer_files,
+    load_error,
+    load_weights,
+)
 from sophia_cli.models.thinking import ThinkTags, has_marks, leaves_open, to_think_tags
 from sophia_cli.records import THINK_CLOSE, THINK_OPEN, check_surrogates
 from sophia_cli.runtime.read_ahead import ReadAhead
@@ -115,12 +121,15 @@ class ModelRunner:
             config = AutoConfig.from_pretrained(model.path)
             self.sees = hasattr(config, "vision_config")
             auto = AutoModelForImageTextToText if self.sees else AutoModelForCausalLM
-            self.lm = auto.from_pretrained(model.path, dtype=_model_dtype(model, self.device)).to(self.device).eval()
+            weights = load_weights(auto, model.name, model.path, dtype=_model_dtype(model, self.device))
+            self.lm = weights.to(self.device).eval()
             if self.small:
                 cpu_attention.keep_freed_memory()
                 self.lm.model.get_decoder().set_attn_implementation(cpu_attention.ATTENTION_NAME)
             self.processor = load_processor(model.path, config) if self.sees else None
             self.tokenizer = self.processor.tokenizer if self.processor else AutoTokenizer.from_pretrained(model.path)
+        except SophiaError:
+            raise
         except Exception as error:
             raise load_error(model.name, error) from error
         check_chat_template(model.name, self.tokenizer)
@@ -292,7 +301,7 @@ class ModelRunner:
             batch.keep_rows([row for row in range(len(batch)) if not (said[row] or full[row])])
         return outcomes
 
-    def _make_completion(self, batch: Batch, row: int) -> Completion:
+    def _make_completion(self, batch: Batch, row: int) -> Completion | Failure:
         """Returns the answer of a row, up to its first end token or its limit."""
         start = batch.starts[row]
         tokens = batch.ids[row, start : start + batch.limits[row]].tolist()
@@ -301,6 +310,8 @@ class ModelRunner:
         text = self._decode_text(tokens)
         if not text.startswith(THINK_OPEN) and leaves_open(self._render_prompt(batch.jobs[row].request), self.think_tags):
             text = f"{THINK_OPEN}\n{text.lstrip()}"
+        if not text.strip():
+            return EmptyResponse(tokens=len(tokens))
         logprob = batch.logprobs[row] if batch.jobs[row].request.sampling.logprobs else None
         return Completion(text, len(tokens), "length" if stop is None else "stop", logprob)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from sophia_cli.errors import SophiaError
 from sophia_cli.io.images import LFS_MARK
+from sophia_cli.io.jsonl import load_json
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -19,14 +20,15 @@ TOKENIZER_FILES = (
     "*.tiktoken",
     "tekken.json",
 )
-PROBE = [{"role": "user", "content": "?"}]
+PROBES = ("What is the sum of the numbers?", [{"type": "text", "text": "What is the sum of the numbers?"}])
+"""Contents of a message; some templates take texts only, others parts only."""
 
 
 def check_model_files(folder: str) -> None:
     """Checks the files of a local folder.
 
     Raises:
-        SophiaError: a file is a git-lfs pointer, or a file of weights is damaged.
+        SophiaError: a file is a git-lfs pointer, or a file of weights or JSON is damaged.
     """
     for file in sorted(Path(folder).glob("*")):
         if file.suffix in (".safetensors", ".bin", ".json", ".model", ".jinja") and file.is_file():
@@ -45,6 +47,31 @@ def _check_file(file: Path) -> None:
                 pass
         except SafetensorError as error:
             raise SophiaError(f"{file}: damaged or cut off ({error}); download or save it again") from None
+    if file.suffix == ".json":
+        try:
+            load_json(file.read_bytes())
+        except ValueError as error:
+            raise SophiaError(f"{file}: damaged or cut off ({error}); download or save it again") from None
+
+
+def load_weights(auto: Any, name: str, path: str, **options: Any) -> Any:
+    """Returns a model of the class `auto` with all its weights.
+
+    Loaders fill in random numbers for weights that the files lack, and only log it.
+
+    Raises:
+        SophiaError: weights are missing or not finite.
+    """
+    model, found = auto.from_pretrained(path, output_loading_info=True, **options)
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise SophiaError(
+            f"{name}: {len(missing)} weights are missing in its files ({missing[0]}, …); download it again, or check that the "
+            "files belong to this config.json"
+        )
+    if not model.get_input_embeddings().weight.isfinite().all():
+        raise SophiaError(f"{name}: its weights are not finite; it was saved by a run that diverged")
+    return model
 
 
 def check_tokenizer_files(folder: str) -> None:
@@ -62,18 +89,20 @@ def check_chat_template(name: str, tokenizer: Any) -> None:
     """Checks that a tokenizer can render a chat.
 
     Raises:
-        SophiaError: it has no chat template, or a broken one.
+        SophiaError: it has no chat template, or one that renders none of `PROBES`.
     """
-    from jinja2 import TemplateError
-
     if not tokenizer.chat_template:
         raise SophiaError(f"{name}: has no chat template; add chat_template.jinja of the instruct model to its folder")
-    try:
-        tokenizer.apply_chat_template(PROBE, add_generation_prompt=True, tokenize=False)
-    except TemplateError as error:
-        line = getattr(error, "lineno", None)
+    faults = []
+    for content in PROBES:
+        try:
+            tokenizer.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
+        except Exception as error:  # noqa: BLE001  (a template runs arbitrary expressions)
+            faults.append(error)
+    if len(faults) == len(PROBES):
+        line = getattr(faults[0], "lineno", None)
         place = f" in line {line}" if line else ""
-        raise SophiaError(f"{name}: the chat template is broken{place} ({error}); fix chat_template.jinja") from None
+        raise SophiaError(f"{name}: the chat template is broken{place} ({faults[0]}); fix chat_template.jinja")
 
 
 def load_error(name: str, error: Exception) -> SophiaError:
@@ -81,4 +110,6 @@ def load_error(name: str, error: Exception) -> SophiaError:
     reason = " ".join(str(error).split())[:300] or type(error).__name__
     if type(error).__name__ == "OutOfMemoryError":
         return SophiaError(f"{name}: does not fit into the GPU's memory ({reason}); use more GPUs or a smaller model")
+    if isinstance(error, ImportError):
+        return SophiaError(f"{name}: needs a package that is not installed ({reason}); install it with pip")
     return SophiaError(f"{name}: cannot be loaded ({reason}); check its files, its name, the network or HF_HUB_OFFLINE")

@@ -8,7 +8,13 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from sophia_cli import registry
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.models.families import model_part
-from sophia_cli.models.folder_check import check_chat_template, check_model_files, check_tokenizer_files, load_error
+from sophia_cli.models.folder_check import (
+    check_chat_template,
+    check_model_files,
+    check_tokenizer_files,
+    load_error,
+    load_weights,
+)
 from sophia_cli.training.collator import Collator
 from sophia_cli.training.config import has_flash_attention
 from sophia_cli.training.lora import add_lora
@@ -56,7 +62,9 @@ def load_policy(plan: TrainPlan, device: torch.device, bf16: bool) -> Any:
     flash = bf16 and plan.data_kind == "trajectories" and has_flash_attention()
     shares = {"text_config": "sdpa"} if plan.config.sequence_parallel > 1 else None
     attention = {"text_config": "flash_attention_2"} if flash else shares
-    policy = AutoModelForImageTextToText.from_pretrained(plan.model.path, dtype=dtype, attn_implementation=attention)
+    policy = load_weights(
+        AutoModelForImageTextToText, plan.model.name, plan.model.path, dtype=dtype, attn_implementation=attention
+    )
     if device.type == "cuda":
         # Reentrant checkpointing needs inputs with gradients, which frozen embeddings do not have.
         policy.gradient_checkpointing_enable({"use_reentrant": False})

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from helpers.commands import sophia, write_lines
+from safetensors.torch import load_file, save_file
 
 from sophia_cli.models.aliases import resolve_model
 
@@ -22,6 +23,22 @@ def cut_weights(folder: Path) -> None:
         file.truncate(100_000)
 
 
+def drop_weights(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file(dict(list(weights.items())[::2]), folder / "model.safetensors", {"format": "pt"})
+
+
+def rename_weights(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file({f"foo.{name}": values for name, values in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+
+
+def spoil_weights(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    nan = {name: values * float("nan") for name, values in weights.items()}
+    save_file(nan, folder / "model.safetensors", {"format": "pt"})
+
+
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no template": (lambda folder: (folder / "chat_template.jinja").unlink(), "m: has no chat template; add"),
     "broken template": (
@@ -30,6 +47,14 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no tokenizer": (remove_tokenizer, "m: has no tokenizer; copy tokenizer.json"),
     "cut weights": (cut_weights, "m/model.safetensors: damaged or cut off"),
+    "half of the weights": (drop_weights, "weights are missing in its files"),
+    "weights of another model": (rename_weights, "weights are missing in its files"),
+    "weights that are no numbers": (spoil_weights, "m: its weights are not finite"),
+    "cut tokenizer": (lambda folder: (folder / "tokenizer.json").write_text('{"version": '), "m/tokenizer.json: damaged"),
+    "template that adds a text to a list": (
+        lambda folder: (folder / "chat_template.jinja").write_text("{{ 'a' + messages }}"),
+        "the chat template is broken",
+    ),
     "pointer": (lambda folder: (folder / "model.safetensors").write_text(LFS_POINTER), "run `git lfs pull` in m"),
     "tokenizer pointer": (
         lambda folder: (folder / "tokenizer.json").write_text(LFS_POINTER),
@@ -60,3 +85,11 @@ def test_training_names_it_before_it_reads_rows(fault: str, lab: Path, tmp_path:
     shutil.copy(lab / "traj.jsonl", tmp_path)
     done = sophia("train", "traj.jsonl", "--alpha", "0", "-m", "./m", "-o", "out", cwd=tmp_path, code=1)
     assert said in done.stderr.decode().splitlines()[-1]
+
+
+def test_training_does_not_start_from_random_weights(lab: Path, tmp_path: Path) -> None:
+    shutil.copytree(resolve_model("tiny-vlm").path, tmp_path / "m")
+    drop_weights(tmp_path / "m")
+    options = ("-m", str(tmp_path / "m"), "-o", str(tmp_path / "out"), "--max-steps", "1")
+    done = sophia("train", "traj.jsonl", "--alpha", "0", *options, cwd=lab, code=1)
+    assert "weights are missing in its files" in done.stderr.decode()
