@@ -66,7 +66,7 @@ def load_weights(auto: Any, name: str, path: str, **options: Any) -> Any:
     missing = sorted(found["missing_keys"])
     if missing:
         raise SophiaError(
-            f"{name}: {len(missing)} weights are missing in its files ({missing[0]}, …); download it again, or check that the "
+            f"{name}: {len(missing)} weights are missing in its files ({missing[0]}, …); download it again, or check that the "  # noqa: E501
             "files belong to this config.json"
         )
     if not model.get_input_embeddings().weight.isfinite().all():

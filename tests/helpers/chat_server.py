@@ -38,7 +38,7 @@ class ChatServer:
     """`with ChatServer(faults) as server` serves at `server.url` and keeps the bodies that it answered in `served`.
 
     Args:
-        poison: A text on which the engine always fails.
+        poison: A text on which the engine always fails, with the fault `poisonous`.
         models: The fault of the list of models.
         says: The answer to a request without a fault, instead of `answer_of`.
     """
@@ -51,11 +51,12 @@ class ChatServer:
         owner: str = "vllm",
         context: int = 1 << 20,
         poison: str = "",
+        poisonous: str = "broken",
         models: str = "",
         says: Callable[[dict[str, Any]], str] | None = None,
     ):
         self.says = says
-        self.context, self.poison, self.models = context, poison, models
+        self.context, self.poison, self.poisonous, self.models = context, poison, poisonous, models
         self.other_names: list[str] = []
         self.arrivals: dict[int, list[float]] = {}
         self.faults, self.model, self.delay, self.owner = iter(faults), model, delay, owner
@@ -123,7 +124,7 @@ class ChatServer:
         self.arrived += 1
         body = await request.json()
         poisoned = self.poison and self.poison in str(body["messages"])
-        fault = "broken" if poisoned else next(self.faults, "well")
+        fault = self.poisonous if poisoned else next(self.faults, "well")
         self.arrivals.setdefault(body.get("seed"), []).append(time.monotonic())
         self.headers.append(dict(request.headers))
         if self.delay:
@@ -225,6 +226,10 @@ async def forbidden(request: web.Request, body: dict[str, Any]) -> web.StreamRes
     return web.json_response({"error": {"message": "wrong key"}}, status=401)
 
 
+async def flagged(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    return web.json_response({"error": {"message": "Your input was flagged for: violence"}}, status=403)
+
+
 async def too_long(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
     message = "This model's maximum context length is 1024 tokens. However, you requested 2000 tokens"
     return web.json_response({"error": {"message": message}}, status=400)
@@ -293,6 +298,7 @@ FAULTS = {
     "broken": broken,
     "starting": starting,
     "forbidden": forbidden,
+    "flagged": flagged,
     "too_long": too_long,
     "too_long_with_limit": too_long_with_limit,
     "invalid": invalid,

@@ -1,11 +1,12 @@
 """A response of a chat endpoint → a completion, a failure, or what the server says is wrong.
 
-Three kinds of faults: those that may pass (`UnusableResponse`: cut off, not JSON) are retried; an error inside a response
-with status 200 (`ErrorResponse`) counts as its code; what is a server's way to answer (`OddResponse`: an unknown finish
-reason, no token count) is retried once where the server has not answered well before.
+Three kinds of faults: those that may pass (`UnusableResponse`: cut off) are retried; an error inside a response with
+status 200 (`ErrorResponse`) counts as its code; what is a server's way to answer (`OddResponse`: an unknown finish reason,
+no token count, an error without a code) is retried once.
 """
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +27,8 @@ FINISH_REASONS = {
 }
 FILTERED_REASONS = {
     **dict.fromkeys(
-        ("content_filter", "safety", "recitation", "prohibited_content"), "content filter: the server withheld it"
+        ("content_filter", "safety", "recitation", "prohibited_content", "blocklist", "sensitive", "refusal"),
+        "content filter: the server withheld it",
     ),
     **dict.fromkeys(("tool_calls", "tool_use"), "tool call: the server returned a tool call instead of a text"),
     "function_call": "tool call: the server returned a function call instead of a text",
@@ -39,8 +41,15 @@ CONTEXT_ERROR_MARKS = (
     "context window",
     "max_model_len",
     "maximum model length",
-    "too long",
 )
+TOO_LONG = re.compile(r"(?<!took )too long")
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+ERROR_TYPES = {
+    "invalid_request_error": 400, "invalid_api_key": 401, "authentication_error": 401, "insufficient_quota": 402,
+    "permission_error": 403, "not_found_error": 404, "rate_limit_error": 429, "rate_limit_exceeded": 429,
+    "overloaded_error": 503, "server_error": 500, "internal_server_error": 500, "internal_error": 500,
+}  # fmt: skip
+"""The status that the type of an error means, where it has no number."""
 # Some servers return a whole HTML page or a traceback as the error.
 MAX_MESSAGE_CHARS = 300
 # More tokens than any context has: such a count is a fault of the server, and would overflow a column of `propagate`.
@@ -60,7 +69,7 @@ class ErrorResponse(Exception):
     """A response with status 200 that holds an error.
 
     Attributes:
-        status: The HTTP status that its code means; 500 where it gives none.
+        status: The HTTP status that its code means.
     """
 
     def __init__(self, status: int, message: str):
@@ -90,7 +99,7 @@ def parse_response(body: bytes, logprobs: bool = False) -> Completion | Failure:
     if reason in PASSING_REASONS:
         raise UnusableResponse(f"the response ended with {finish!r}")
     said, thought = _texts(message)
-    if (refusal := message.get("refusal")) and not said.strip():
+    if (refusal := refusal_of(message)) and not said.strip():
         return Failure(f"refusal: {' '.join(str(refusal).split())[:MAX_MESSAGE_CHARS]}")
     if reason not in FINISH_REASONS:
         found = "missing" if "finish_reason" not in choice else "null" if finish is None else f"{str(finish)[:40]!r}"
@@ -101,7 +110,7 @@ def parse_response(body: bytes, logprobs: bool = False) -> Completion | Failure:
     if tokens is None:
         raise OddResponse("no field `usage.completion_tokens`; selection needs lengths, so let the server send usage")
     if not 0 < tokens <= MAX_TOKEN_COUNT:
-        raise UnusableResponse(f"the response counts {tokens} tokens for a text that is not empty")
+        raise OddResponse(f"the response counts {tokens} tokens for a text that is not empty")
     completion = Completion(join_thinking(said, thought), tokens, FINISH_REASONS[reason])
     return _with_logprob(completion, choice) if logprobs else completion
 
@@ -111,57 +120,98 @@ def _only_choice(body: bytes) -> dict[str, Any]:
     try:
         answer = orjson.loads(body.removeprefix(BYTE_ORDER_MARK))
     except orjson.JSONDecodeError:
-        raise UnusableResponse("not JSON") from None
+        # One that was cut off may pass; a page or a stream is the server's way to answer.
+        fault = UnusableResponse if body.lstrip()[:1] in (b"", b"{") else OddResponse
+        raise fault(f"not JSON: {_first_words(body)}") from None
+    if isinstance(answer, list) and len(answer) == 1:
+        answer = answer[0]
     if not isinstance(answer, dict):
-        raise UnusableResponse("not a JSON object")
+        raise OddResponse(f"not a JSON object: {_first_words(body)}")
     choices = answer.get("choices")
-    if answer.get("error") or (not choices and (answer.get("message") or answer.get("detail"))):
+    if answer.get("error") or not choices:
         raise _error_inside(answer)
-    if not isinstance(choices, list) or not choices:
-        raise UnusableResponse("field `choices` is missing or empty")
+    if not isinstance(choices, list):
+        raise OddResponse(f"field `choices` is not a list: {_first_words(body)}")
     if len(choices) != 1:
-        raise UnusableResponse(f"the response has {len(choices)} choices instead of one")
+        raise OddResponse(f"the response has {len(choices)} choices instead of one")
     if not isinstance(choices[0], dict):
-        raise UnusableResponse("field `choices[0]` is not an object")
+        raise OddResponse("field `choices[0]` is not an object")
     if choices[0].get("error"):
         raise _error_inside(choices[0])
     return {**choices[0], "answer": answer}
 
 
-def _error_inside(answer: dict[str, Any]) -> ErrorResponse:
+def _error_inside(answer: dict[str, Any]) -> Exception:
+    """Returns the error that a response with status 200 holds; an odd response where it has no code."""
     error = answer.get("error") or answer
-    codes = [error.get("code"), error.get("status"), answer.get("code")] if isinstance(error, dict) else [answer.get("code")]
-    found = [int(code) for code in map(str, codes) if code.isdigit()]
-    status = next((code for code in found if 400 <= code < 600), 500)
-    return ErrorResponse(status, error_message(status, orjson.dumps(answer)))
+    names = ("code", "status", "type", "status_code", "error_code")
+    given = [error.get(name) for name in names] if isinstance(error, dict) else []
+    codes = [str(code) for code in [*given, answer.get("code")] if code is not None]
+    found = [int(code) for code in codes if code.isdigit() and 400 <= int(code) < 600]
+    found += [ERROR_TYPES[code] for code in codes if code in ERROR_TYPES]
+    if found:
+        return ErrorResponse(found[0], error_message(found[0], orjson.dumps(answer)))
+    return OddResponse(
+        f"field `choices` is missing or empty: {_said_of_error(answer) or _first_words(orjson.dumps(answer))}"
+    )
 
 
 def _texts(message: dict[str, Any]) -> tuple[str, str]:
-    """Returns the text and the thinking of a message; its content may be a list of parts."""
-    content, thoughts = message.get("content"), [message.get("reasoning") or message.get("reasoning_content")]
-    said = content if isinstance(content, str) else ""
-    if isinstance(content, list):
-        parts = [part for part in content if isinstance(part, dict)]
-        said = "".join(
-            str(part["text"]) for part in parts if part.get("type") in ("text", "output_text") and part.get("text")
-        )
-        thoughts += [
-            part.get("thinking") or part.get("text") for part in parts if part.get("type") in ("thinking", "reasoning")
-        ]
-    return said, "\n".join(filter(None, map(_thought_text, thoughts)))
+    """Returns the text and the thinking of a message; its content may be a list of parts.
+
+    Raises:
+        OddResponse: the content has no form that is known.
+    """
+    names = ("reasoning", "reasoning_content", "thinking", "reasoning_details")
+    thoughts = [next((message[name] for name in names if message.get(name)), None)]
+    content = message.get("content")
+    if content is None:
+        content = ""
+    parts = content if isinstance(content, list) else [content]
+    said = []
+    for part in parts:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if isinstance(part, dict) and kind in ("thinking", "reasoning"):
+            thoughts.append(part.get("thinking") or part.get("text") or part.get("summary"))
+        elif kind != "refusal":
+            said.append(_text_of_part(part))
+    return "".join(said), "\n".join(filter(None, map(_thought_text, thoughts)))
+
+
+def refusal_of(message: dict[str, Any]) -> str | None:
+    """Returns the words of a refusal, in its own field or as a part of the content."""
+    content = message.get("content")
+    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    return message.get("refusal") or next((part.get("refusal") for part in parts if part.get("type") == "refusal"), None)
+
+
+def _text_of_part(part: Any) -> str:
+    text = part.get("text") if isinstance(part, dict) else part
+    text = text.get("value") if isinstance(text, dict) else text
+    if isinstance(text, str):
+        return text
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        return str(text)
+    raise OddResponse(f"field `choices[0].message.content` has {_first_words(orjson.dumps(part))} instead of a text")
 
 
 def _thought_text(thought: Any) -> str:
+    """Returns thinking as a text, without marks of its own."""
+    if isinstance(thought, dict):
+        thought = thought.get("content") or thought.get("text")
     if isinstance(thought, list):
-        return "".join(str(part.get("text") or "") for part in thought if isinstance(part, dict))
-    return thought if isinstance(thought, str) else ""
+        parts = [part for part in thought if isinstance(part, dict)]
+        thought = "".join(str(part.get("text") or part.get("summary") or "") for part in parts)
+    text = to_think_tags(thought) if isinstance(thought, str) else ""
+    return text.replace(THINK_OPEN, "").replace(THINK_CLOSE, "").strip()
 
 
 def _token_count(answer: dict[str, Any]) -> int | None:
     """Returns the tokens of the completion; some servers send them as 12.0 or "12", or under Anthropic's name."""
     usage = answer.get("usage")
     usage = usage if isinstance(usage, dict) else {}
-    count = usage.get("completion_tokens", usage.get("output_tokens"))
+    counts = (usage.get(name) for name in ("completion_tokens", "output_tokens"))
+    count = next((count for count in counts if count is not None), None)
     try:
         found = float(count) if count is not None and not isinstance(count, bool) else math.nan
     except (TypeError, ValueError):
@@ -193,26 +243,54 @@ def join_thinking(said: str, thought: str = "") -> str:
     said = to_think_tags(said)
     if not thought.strip() or thinking_of(said).strip() == thought.strip():
         return said
-    if said.lstrip().startswith(thought.strip()):  # the same without marks
-        said = said.lstrip().removeprefix(thought.strip())
+    said = said.lstrip().removeprefix(f"{THINK_OPEN}\n{THINK_CLOSE}")  # the server's parser took the opening mark only
+    rest = said.lstrip().removeprefix(thought.strip())
+    if rest.startswith("\n") and rest.strip():  # the same without marks
+        said = rest
     opened = f"{THINK_OPEN}\n{thought.strip()}"
     return f"{opened}\n{THINK_CLOSE}\n\n{said.strip()}" if said.strip() else opened
 
 
 def error_message(status: int, body: bytes) -> str:
     """Returns what a server says is wrong, in one line of at most MAX_MESSAGE_CHARS characters: `400: …`."""
-    text = body.decode("utf-8", "replace")
     try:
-        answer = orjson.loads(body)
-        error = answer.get("error", answer)
-        found = error.get("message") or error.get("detail") if isinstance(error, dict) else error
-        text = found if isinstance(found, str) else text
-    except (orjson.JSONDecodeError, AttributeError):
-        pass
-    return f"{status}: {' '.join(text.split())[:MAX_MESSAGE_CHARS] or 'no reason given'}"
+        text = _said_of_error(orjson.loads(body)) or _first_words(body)
+    except orjson.JSONDecodeError:
+        text = _first_words(body)
+    return f"{status}: {text or 'no reason given'}"
+
+
+def _said_of_error(answer: Any) -> str | None:
+    """Returns the words of an error, in any of the fields where servers put them."""
+    answer = answer[0] if isinstance(answer, list) and answer else answer
+    if not isinstance(answer, dict):
+        return None
+    if isinstance(answer.get("errors"), list) and answer["errors"]:
+        answer = {"error": answer["errors"][0]}
+    error = answer.get("error") or answer.get("base_resp") or answer
+    if not isinstance(error, dict):
+        return _one_line(str(error))
+    found = next((error[name] for name in ("message", "detail", "msg", "error_msg", "status_msg") if error.get(name)), None)
+    if found is None:
+        return None
+    raw = error.get("metadata", {}).get("raw") if isinstance(error.get("metadata"), dict) else None
+    words = found if isinstance(found, str) else orjson.dumps(found).decode()
+    return _one_line(f"{words} ({raw})" if raw else words)
+
+
+def _first_words(body: bytes) -> str:
+    """Returns the beginning of a body; of a page, its text without markup."""
+    text = body.decode("utf-8", "replace")
+    if "<html" in text[:200].casefold() or "<!doctype" in text[:200].casefold():
+        text = re.sub(r"(?is)<(style|script)\b.*?</\1>|<[^>]*>", " ", text[:20_000])
+    return _one_line(text)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(CONTROL_CHARACTERS.sub(" ", text).split())[:MAX_MESSAGE_CHARS]
 
 
 def exceeds_context(message: str) -> bool:
     """Tells whether a refusal means that prompt and answer exceed the model's context."""
     folded = message.casefold()
-    return any(mark in folded for mark in CONTEXT_ERROR_MARKS)
+    return any(mark in folded for mark in CONTEXT_ERROR_MARKS) or bool(TOO_LONG.search(folded))

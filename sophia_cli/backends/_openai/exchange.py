@@ -46,13 +46,17 @@ STATUS_HINTS = {
     404: "check --base-url and the model's name",
 }
 # OpenAI: "Unrecognized request argument supplied: seed"; FastAPI: {"loc": ["body", "seed"], "msg": "extra fields …"}
-SEED_REFUSED = re.compile(
-    r"\bseed\b.*(?:support|permit|allow|unrecogni|unknown|unexpected|extra|invalid)"
-    r"|(?:support|permit|allow|unrecogni|unknown|unexpected|extra|invalid).*\bseed\b",
-    re.IGNORECASE | re.DOTALL,
+_REFUSES = r"(?:support|permit|allow|unrecogni|unknown|unexpected|extra|invalid|available|must be|forbidden)"
+SEED_REFUSED, LIMIT_REFUSED = (
+    re.compile(
+        rf"(?!.*\bprompt\b)(?:\b{field}\b.{{0,80}}{_REFUSES}|{_REFUSES}.{{0,80}}\b{field}\b)", re.IGNORECASE | re.DOTALL
+    )
+    for field in ("seed", "max_tokens")
 )
 # So many records refused for one reason, and none answered: the model or the settings are wrong, not the records.
 MAX_EARLY_REFUSALS = 20
+MAX_TURNED_AWAY, TURNED_AWAY_RECORDS = 3, 3
+"""How often a record is refused with 403 or 404, and how many in a row are, before the record or the server is the cause."""
 
 
 class RetryableError(Exception):
@@ -77,6 +81,8 @@ class PendingRequest:
     sends_max_tokens: bool = True
     fields: RequestFields = RequestFields()
     odd_responses: int = 0
+    turned_away: int = 0
+    completions_before: int = 0
 
 
 class Exchange:
@@ -93,10 +99,12 @@ class Exchange:
     ):
         self.pool, self.proxies, self.config, self.served, self.readers = pool, proxies, config, served, readers
         self.ever_answered = ever_answered
-        self.ever_completed = False
+        self.completions = 0
         self.fields = RequestFields()
         self.refused: dict[str, set[str]] = {}
         """The names of the records that failed for each reason, before anything was completed."""
+        self.turned_away: set[str] = set()
+        """The names of the records that were refused with 403 or 404 since the last completion."""
 
     async def complete(self, attempt: PendingRequest, server: ServerState) -> Completion | Failure | None:
         """Returns the outcome of one request; None when it must be sent again at once, with other fields.
@@ -109,22 +117,25 @@ class Exchange:
         body = await self._make_body(attempt)
         try:
             answer = await self._post(attempt, server, body)
-            if answer.status == 200:
+            if 200 <= answer.status < 300:
                 outcome = parse_response(answer.body, attempt.job.request.sampling.logprobs)
-                self.ever_completed |= isinstance(outcome, Completion)
+                if isinstance(outcome, Completion):
+                    self.completions += 1
+                    self.turned_away.clear()
                 return outcome
         except ErrorResponse as error:
             return self._handle_error_status(attempt, server, error.status, f"{error} (in a response with status 200)", None)
         except OddResponse as error:
             attempt.odd_responses += 1
-            if attempt.odd_responses > 1 and not self.ever_completed:
+            if attempt.odd_responses > 1:
                 return self._refuse(attempt, server, f"unusable answer: {error}")
             raise RetryableError(RequestFailure(f"unusable answer: {error}")) from None
         except UnusableResponse as error:
             raise RetryableError(RequestFailure(f"unusable answer: {error}")) from None
         message = error_message(answer.status, answer.body)
-        if "location" in answer.headers:
-            message += f" (moved to {answer.headers['location'][:100]}: use that as --base-url)"
+        if place := answer.headers.get("location"):
+            moved = place.partition("/chat/completions")[0][:100]
+            message += f" (moved to {moved}: use that as --base-url)" if "://" in place else f" (redirects to {place[:100]})"
         return self._handle_error_status(attempt, server, answer.status, message, answer.headers.get("retry-after"))
 
     async def _post(self, attempt: PendingRequest, server: ServerState, body: bytes) -> Response:
@@ -132,7 +143,7 @@ class Exchange:
 
         Raises:
             RetryableError: there is none; the request must be sent again.
-            RequestsRefused: the server's certificate is not trusted.
+            RequestsRefused: the server's certificate is not trusted, or it does not speak TLS.
         """
         sampling = attempt.job.request.sampling
         limit = self.config.timeout_seconds(sampling.max_tokens)
@@ -141,7 +152,7 @@ class Exchange:
         try:
             return await self.pool.post(server.endpoint, self.proxies[server.url], body, limit, most)
         except UntrustedCertificate as error:
-            raise RequestsRefused(f"{server.url}: {error}; set SSL_CERT_FILE to the file of its authority") from None
+            raise RequestsRefused(f"{server.url}: {error}") from None
         except ConnectError as error:
             raise RetryableError(RequestFailure(str(error), unhealthy=True)) from None
         except TimeoutError:
@@ -183,11 +194,7 @@ class Exchange:
                 )
             )
         if status in STATUS_HINTS:
-            if self.ever_answered():  # a gateway whose server restarts, or a key that expired: others go on
-                raise RetryableError(RequestFailure(message, unhealthy=True))
-            raise RequestsRefused(
-                f"{server.url}: refuses every request ({message}); {STATUS_HINTS[status].format(key=self.config.key_name)}"
-            )
+            return self._handle_turned_away(attempt, server, status, message)
         if exceeds_context(message):
             if attempt.sends_max_tokens and attempt.job.request.sampling.max_tokens > 1:
                 attempt.sends_max_tokens = False  # prompt plus max_tokens exceed the context: let the context be the limit
@@ -197,13 +204,35 @@ class Exchange:
             return None
         return self._refuse(attempt, server, f"refused: {message}")
 
+    def _handle_turned_away(self, attempt: PendingRequest, server: ServerState, status: int, message: str) -> Failure:
+        """Decides whether 401 to 404 concern one record (moderation, an image's address) or all: others are tried first.
+
+        Raises:
+            RetryableError: the request must be sent again, after others.
+            RequestsRefused: no request will be answered.
+        """
+        if status in (403, 404):
+            if attempt.turned_away and self.completions > attempt.completions_before:
+                return Failure(f"refused: {message}")
+            attempt.turned_away, attempt.completions_before = attempt.turned_away + 1, self.completions
+            self.turned_away.add(record_name(attempt.job.record))
+            if len(self.turned_away) < TURNED_AWAY_RECORDS:
+                if attempt.turned_away < MAX_TURNED_AWAY:
+                    raise RetryableError(RequestFailure(message))
+                if self.completions:
+                    return Failure(f"refused: {message}")
+        if self.ever_answered() and status != 402:  # a gateway whose server restarts, or a key that expired: others go on
+            raise RetryableError(RequestFailure(message, unhealthy=True))
+        remedy = STATUS_HINTS[status].format(key=self.config.key_name)
+        raise RequestsRefused(f"{server.url}: refuses every request ({message}); {remedy}")
+
     def _refuse(self, attempt: PendingRequest, server: ServerState, reason: str) -> Failure:
         """Returns the failure of a record that no retry will change.
 
         Raises:
             RequestsRefused: so many other records failed for the same reason, and none was completed.
         """
-        if not self.ever_completed:
+        if not self.completions:
             same = self.refused.setdefault(re.sub(r"\d+", "#", reason), set())
             same.add(record_name(attempt.job.record))
             if len(same) >= MAX_EARLY_REFUSALS:
@@ -213,7 +242,7 @@ class Exchange:
 
     def _changes_fields(self, attempt: PendingRequest, message: str) -> bool:
         """Tells whether to send a refused request again with other fields; all later requests have them too."""
-        if "max_completion_tokens" in message:
+        if "max_completion_tokens" in message or LIMIT_REFUSED.search(message):
             self.fields = replace(self.fields, limit="max_completion_tokens")
         elif SEED_REFUSED.search(message) and self.fields.seed:
             self.fields = replace(self.fields, seed=False)

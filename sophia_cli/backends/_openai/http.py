@@ -9,6 +9,7 @@ import asyncio
 import base64
 import contextlib
 import functools
+import os
 import socket
 import ssl
 from collections import deque
@@ -39,7 +40,7 @@ class ConnectError(Exception):
 
 
 class UntrustedCertificate(ConnectError):
-    """The server's certificate is not signed by a trusted authority; another try will not help."""
+    """The server does not speak TLS, or its certificate is not trusted; another try will not help."""
 
 
 class ConnectionLost(Exception):
@@ -312,7 +313,13 @@ class ConnectionPool:
         except TimeoutError:
             raise ConnectError(f"no connection within {seconds:.0f} s") from None
         except ssl.SSLCertVerificationError as error:
-            raise UntrustedCertificate(f"no connection: its certificate is not trusted ({error.verify_message})") from None
+            is_other_name = "mismatch" in error.verify_message
+            remedy = "give the name that it is for" if is_other_name else "set SSL_CERT_FILE to the file of its authority"
+            raise UntrustedCertificate(f"its certificate is not trusted ({error.verify_message}); {remedy}") from None
+        except ssl.SSLError as error:
+            if "WRONG_VERSION_NUMBER" not in str(error):
+                raise ConnectError(f"no connection: {error.reason or error}") from None
+            raise UntrustedCertificate("does not speak TLS; use http:// instead of https://") from None
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error or type(error).__name__
             raise ConnectError(f"no connection: {reason}") from None
@@ -379,7 +386,19 @@ class ConnectionPool:
 
 @functools.cache
 def _tls_context() -> ssl.SSLContext:
-    return ssl.create_default_context()
+    """Returns the context with the machine's authorities, or those of SSL_CERT_FILE.
+
+    Raises:
+        UntrustedCertificate: that file is missing, or has no certificate.
+    """
+    file = os.environ.get("SSL_CERT_FILE")
+    context = ssl.create_default_context()
+    if file:
+        try:
+            context.load_verify_locations(file)
+        except (OSError, ssl.SSLError) as error:
+            raise UntrustedCertificate(f"SSL_CERT_FILE={file} cannot be read ({error}); give a PEM file") from None
+    return context
 
 
 def enable_keepalive(made: socket.socket) -> None:
