@@ -1,8 +1,10 @@
 """Images at http and https addresses: bounded in bytes and seconds, and requested again after a fault that may pass."""
 
 import http.client
+import queue
 import socket
 import ssl
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -32,12 +34,17 @@ def encode_url(url: str) -> str:
     Raises:
         DownloadError: the host is not a name.
     """
-    parts = urlsplit(url.strip())
     try:
-        host = parts.netloc.encode("ascii").decode() if parts.netloc.isascii() else parts.netloc.encode("idna").decode()
-    except UnicodeError:
-        raise DownloadError(f"{parts.netloc!r} is not the name of a host") from None
-    return urlunsplit((parts.scheme.lower(), host, quote(parts.path, SAFE_CHARS), quote(parts.query, SAFE_CHARS), ""))
+        parts = urlsplit(url.strip())
+        host, port = parts.hostname or "", parts.port
+        name = host if host.isascii() else host.encode("idna").decode()
+    except (UnicodeError, ValueError) as error:
+        raise DownloadError(f"not an address: {' '.join(str(error).split())}") from None
+    user = parts.netloc.rpartition("@")[0]
+    place = (
+        f"{f'{quote(user, SAFE_CHARS)}@' if user else ''}{f'[{name}]' if ':' in name else name}{f':{port}' if port else ''}"
+    )
+    return urlunsplit((parts.scheme.lower(), place, quote(parts.path, SAFE_CHARS), quote(parts.query, SAFE_CHARS), ""))
 
 
 def download(url: str) -> bytes:
@@ -51,10 +58,11 @@ def download(url: str) -> bytes:
     waits = iter(RETRY_WAITS)
     while True:
         try:
-            return _read_bounded(request, deadline)
+            return _read_in_time(request, deadline)
         except urllib.error.HTTPError as error:
             error.close()
-            reason, passes = f"HTTP {error.code} {error.reason}".strip(), error.code in PASSING_STATUSES
+            said = " ".join(str(error.reason).split())[:100]
+            reason, passes = f"HTTP {error.code} {said}".strip(), error.code in PASSING_STATUSES
         except (OSError, http.client.HTTPException, ValueError) as error:
             cause = getattr(error, "reason", error)
             reason, passes = str(cause) or type(cause).__name__, _may_pass(cause)
@@ -69,6 +77,31 @@ def _may_pass(cause: object) -> bool:
     unknown_host = isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN
     lasting = unknown_host or isinstance(cause, ssl.SSLCertVerificationError)
     return isinstance(cause, OSError | http.client.HTTPException) and not lasting
+
+
+def _read_in_time(request: urllib.request.Request, deadline: float) -> bytes:
+    """Reads in another thread, because headers that arrive byte by byte and chains of redirects have no timeout.
+
+    Raises:
+        DownloadError: the bytes are too many, or late.
+        OSError, http.client.HTTPException, ValueError: they cannot be read.
+    """
+    done: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
+
+    def read() -> None:
+        try:
+            done.put(_read_bounded(request, deadline))
+        except Exception as error:  # noqa: BLE001  (raised again below)
+            done.put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    try:
+        found = done.get(timeout=max(deadline - time.monotonic(), 0.1))
+    except queue.Empty:
+        raise DownloadError(f"not complete after {DOWNLOAD_SECONDS:.0f} s") from None
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def _read_bounded(request: urllib.request.Request, deadline: float) -> bytes:

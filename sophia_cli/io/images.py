@@ -6,6 +6,7 @@ use it, and `wire_bytes` sends a server what decodes to the same pixels, so that
 
 import base64
 import binascii
+import errno
 import hashlib
 import io
 import os
@@ -40,7 +41,7 @@ TEXT_MARKS = (
 
 def reference_scheme(reference: str) -> str:
     """Returns `data`, `http`, `https`, `file` or another scheme in lower case; an empty text for a path."""
-    match = SCHEME.match(reference)
+    match = SCHEME.match(reference.lstrip())
     if not match:
         return ""
     scheme = match[1].lower()
@@ -86,11 +87,15 @@ def image_bytes(reference: str) -> bytes:
         return path.read_bytes()
     except (OSError, ValueError, DownloadError) as error:
         reason = getattr(error, "strerror", None) or str(error)
+        if getattr(error, "errno", None) == errno.ENAMETOOLONG:
+            reason, remedy = "too long for a path", "write base64 as data:image/png;base64,…"
         raise RecordError(f"image {shorten_reference(reference)} cannot be read ({reason}); {remedy}") from None
 
 
 def _embedded_bytes(reference: str) -> bytes:
-    header, _, payload = reference.partition(",")
+    header, comma, payload = reference.partition(",")
+    if not comma:
+        raise ValueError("no comma after its media type")
     if not header.casefold().endswith(";base64"):
         return unquote_to_bytes(payload)
     try:
@@ -123,10 +128,11 @@ def decode_image(data: bytes, reference: str) -> "Image":
         if fault := _other_content(data):
             raise ValueError(fault)
         with Image.open(io.BytesIO(data)) as file:
+            file.load()  # reading EXIF decodes a PNG too, and hides that it is damaged
             image = file if _orientation(file) == 1 else ImageOps.exif_transpose(file)
             if not image.width * image.height:
                 raise ValueError("it has 0 pixels")
-            return _on_white(_to_eight_bits(image))
+            return _on_white(_to_eight_bits(image, is_tiff=file.format == "TIFF"))
     except Exception as error:  # noqa: BLE001  (what Pillow raises depends on the format)
         raise _open_error(reference, error) from None
 
@@ -151,7 +157,7 @@ def _other_content(data: bytes) -> str:
     return next((kind for mark, kind in TEXT_MARKS if head.startswith(mark)), "")
 
 
-def _to_eight_bits(image: "Image") -> "Image":
+def _to_eight_bits(image: "Image", is_tiff: bool) -> "Image":
     """Scales 16 bits to 8. Pillow's own conversion cuts values over 255 off, so that such an image becomes white.
 
     See https://github.com/python-pillow/Pillow/issues/2574.
@@ -164,6 +170,8 @@ def _to_eight_bits(image: "Image") -> "Image":
     if not image.mode.startswith("I"):
         return image
     values = np.asarray(image)
+    if is_tiff and image.mode == "I" and values.max() <= 0xFF:  # masks and labels are stored with 32 bits
+        return Image.fromarray(values.astype(np.uint8))
     # 16-bit PNG and PGM files have mode `I` in some versions of Pillow; 32-bit TIFF files always have.
     if values.min() < 0 or values.max() > 0xFFFF:
         raise ValueError("its pixels have 32 bits; convert it to 8 bits")
@@ -244,7 +252,7 @@ def cache_image(data: bytes) -> str:
 
 def to_cached_file(reference: str) -> str:
     """Returns the reference; for a data URI, a file of the cache, so that records stay short and a person can open it."""
-    return cache_image(image_bytes(reference)) if reference.startswith("data:") else reference
+    return cache_image(image_bytes(reference)) if is_embedded(reference) else reference
 
 
 def shorten_reference(reference: str) -> str:

@@ -6,6 +6,7 @@ import socket
 import socketserver
 import ssl
 import threading
+import time
 import urllib.error
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -192,7 +193,7 @@ def test_a_passing_fault_is_tried_again_and_a_lasting_one_is_not(no_waits: None)
         socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
     ],
 )
-def test_what_will_not_pass_is_tried_once(cause: OSError, no_waits: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_may_pass_is_tried_again(cause: OSError, no_waits: None, monkeypatch: pytest.MonkeyPatch) -> None:
     tries = []
 
     def fails(*arguments: Any, **options: Any) -> Any:
@@ -224,6 +225,64 @@ def test_a_download_is_bounded_in_bytes_and_seconds(no_waits: None, monkeypatch:
     monkeypatch.setattr(downloads, "DOWNLOAD_SECONDS", 0.5)
     with served(endless) as (url, _), pytest.raises(RecordError, match="not complete after"):
         image_bytes(f"{url}/a.png")
+
+
+def test_headers_that_do_not_end_are_bounded(no_waits: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(handler: BaseHTTPRequestHandler, number: int) -> None:
+        try:
+            while True:
+                handler.wfile.write(b"H")
+                time.sleep(0.05)
+        except OSError:
+            return
+
+    monkeypatch.setattr(downloads, "DOWNLOAD_SECONDS", 0.5)
+    with served(slow) as (url, _), pytest.raises(RecordError, match="not complete after"):
+        image_bytes(f"{url}/a.png")
+
+
+@pytest.mark.parametrize(
+    ("url", "encoded"),
+    [
+        ("http://例え.テスト:8080/a.png", "http://xn--r8jz45g.xn--zckzah:8080/a.png"),
+        ("http://me:pw@例え.テスト/a.png", "http://me:pw@xn--r8jz45g.xn--zckzah/a.png"),
+        (" http://[::1]:80/a b.png", "http://[::1]:80/a%20b.png"),
+    ],
+)
+def test_hosts_with_ports_and_users(url: str, encoded: str) -> None:
+    assert downloads.encode_url(url) == encoded
+
+
+def test_a_broken_address_is_named() -> None:
+    for use in (image_bytes, lambda reference: _image_part(reference, "data", False)):
+        with pytest.raises(RecordError, match="not an address"):
+            use("http://[::1/a.png")
+
+
+def test_a_damaged_file_is_refused_and_not_half_black(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    file = saved(tmp_path / "a.png", Image.fromarray(rng.integers(0, 255, (300, 400, 3), dtype=np.uint8)))
+    whole = bytearray(Path(file).read_bytes())
+    for place in (len(whole) // 3, len(whole) // 2):
+        damaged = bytearray(whole)
+        damaged[place : place + 40] = b"\xff" * 40
+        Path(file).write_bytes(damaged)
+        for use in (open_image, wire_bytes):
+            with pytest.raises(RecordError, match="cannot be opened"):
+                use(file)
+
+
+def test_masks_with_32_bits_are_not_black(tmp_path: Path) -> None:
+    mask = np.arange(16, dtype=np.int32).reshape(4, 4) * 16
+    found = open_image(saved(tmp_path / "x.tiff", Image.fromarray(mask)))
+    assert np.array_equal(np.asarray(found)[..., 0], mask.astype(np.uint8))
+
+
+def test_references_that_are_no_paths(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="write base64 as data:image/png;base64,"):
+        image_bytes("iVBORw0KGgo" * 100)
+    with pytest.raises(RecordError, match="no comma"):
+        image_bytes("data:image/png;base64")
 
 
 def test_a_cut_off_download_is_tried_again(no_waits: None) -> None:
