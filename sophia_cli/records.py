@@ -5,9 +5,10 @@ and the order of the fields (contract.md, "The record").
 """
 
 import hashlib
-import math
+import json
+import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from sophia_cli.errors import RecordError
 
@@ -57,6 +58,26 @@ class Record(dict[str, Any]):
         self.where = where
 
 
+SYNONYMS = {"question": ("problem", "query"), "image": ("images",)}
+"""Columns that are read as another where the other is missing. Answers have no synonyms: `solution` is often a text."""
+
+
+def step_names(row: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the columns of a row that are read under another name: {"question": "problem"}."""
+    found = {}
+    for name, synonyms in SYNONYMS.items():
+        given = [synonym for synonym in synonyms if row.get(synonym) is not None]
+        if row.get(name) is None and given:
+            found[name] = given[0]
+    return found
+
+
+def with_step_names(row: Record) -> Record:
+    """Returns a row whose question and images have the names that steps read; the user's own columns stay."""
+    found = step_names(row)
+    return Record({**row, **{name: row[own] for name, own in found.items()}}, row.where) if found else row
+
+
 GRADING_FIELDS = ("choices", "answer_type", "tolerance", "precision", "unit", "language")
 """Fields of an item, beside `answer`, that its verdict may depend on."""
 
@@ -85,18 +106,35 @@ def choices_of(record: Mapping[str, Any]) -> list[str]:
     if choices is None:
         return []
     if isinstance(choices, dict):
-        choices = [choices[letter] for letter in sorted(choices, key=_label_order)]
+        texts = _first_field(choices, OPTION_TEXTS)
+        if isinstance(texts, list):  # {"label": ["A", "B"], "text": ["1", "2"]}, as in ARC
+            labels = _first_field(choices, OPTION_LABELS)
+            return _in_label_order(texts, labels if isinstance(labels, list) and len(labels) == len(texts) else [])
+        return _in_label_order(list(choices.values()), list(choices))
     if not isinstance(choices, list):
         raise RecordError(f"{where_of(record)}: field `choices` is {_json_type(choices)}, not a list; fix the field")
+    if choices and all(isinstance(choice, list) and len(choice) == 2 for choice in choices):  # [["A", "1"], ["B", "2"]]
+        return _in_label_order([text for _, text in choices], [label for label, _ in choices])
     if not any(isinstance(choice, dict) for choice in choices):
         return [str(choice) for choice in choices]
-    labels = [_first_field(choice, ("label", "letter", "key", "id")) for choice in choices]
-    texts = [_first_field(choice, ("text", "content", "value", "option")) for choice in choices]
+    labels = [_first_field(choice, OPTION_LABELS) for choice in choices]
+    texts = [_first_field(choice, OPTION_TEXTS) for choice in choices]
     if any(text is None for text in texts):
         raise RecordError(f"{where_of(record)}: field `choices` has an object without `text`; write a list of texts")
-    if all(label is not None for label in labels):
+    letters = list(OPTION_LETTERS[: len(choices)])
+    if texts == letters and sorted(map(str, labels)) != letters:  # [{"value": "A", "label": "1"}]
+        labels, texts = texts, labels
+    return _in_label_order(texts, labels)
+
+
+OPTION_LABELS, OPTION_TEXTS = ("label", "letter", "key", "id"), ("text", "content", "value", "option")
+
+
+def _in_label_order(texts: list[Any], labels: list[Any]) -> list[str]:
+    """Returns the texts in the order of their labels. Tables fill options that a question lacks with null."""
+    if labels and all(label is not None for label in labels):
         texts = [text for _, text in sorted(zip(labels, texts, strict=True), key=lambda pair: _label_order(pair[0]))]
-    return [str(text) for text in texts]
+    return [str(text) for text in texts if text is not None]
 
 
 def _first_field(choice: Any, names: tuple[str, ...]) -> Any:
@@ -158,6 +196,11 @@ def _written_by(field: str) -> str:
     return f"`sophia {step}` writes it" if step else "the step that samples writes it"
 
 
+def is_finite(value: Any) -> TypeGuard[float]:
+    """Tells whether a value is a number that a float can hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
 def need_number(record: Mapping[str, Any], field: str) -> float | None:
     """Returns the finite number or null in `field`.
 
@@ -167,7 +210,7 @@ def need_number(record: Mapping[str, Any], field: str) -> float | None:
     value = record.get(field)
     if value is None and field in record:
         return None
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if is_finite(value):
         return float(value)
     fault = "is missing" if field not in record else f"is {_json_type(value)}, not a number or null"
     raise RecordError(f"{where_of(record)}: field `{field}` {fault}; {_written_by(field)}")
@@ -194,6 +237,8 @@ def where_of(record: Mapping[str, Any]) -> str:
 
 
 def _json_type(value: Any) -> str:
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        return "a number beyond the range of a float"
     kinds = {
         type(None): "null",
         bool: "a boolean",
@@ -205,12 +250,16 @@ def _json_type(value: Any) -> str:
     return kinds.get(type(value), "an object")
 
 
-def item_id(images: Iterable[bytes], question: str) -> str:
-    """Returns an id for an item without one: 16 hex digits of SHA-256 over the bytes of its images and its question."""
+def item_id(images: Iterable[bytes], question: str, answer: Any = None) -> str:
+    """Returns an id for an item without one: 16 hex digits of SHA-256 over the bytes of its images, its question and its
+    answer.
+    """
     digest = hashlib.sha256()
     for image in images:
         digest.update(hashlib.sha256(image).digest())
     digest.update(question.encode("utf-8", "surrogatepass"))
+    if answer is not None:
+        digest.update(b"\0" + json.dumps(answer, sort_keys=True).encode())
     return digest.hexdigest()[:16]
 
 

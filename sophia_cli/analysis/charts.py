@@ -8,8 +8,8 @@ from rich.table import Table
 
 from sophia_cli.runtime.tables import fitted_table
 
-BAR_WIDTH = 40
-"""Cells of the longest bar."""
+BAR_WIDTH, MIN_BAR_WIDTH = 40, 4
+"""Cells of the longest bar, in a wide terminal and in a narrow one."""
 # More labels on an axis of this width overlap.
 MAX_LABELS = 20
 
@@ -21,7 +21,7 @@ def print_figures(figures: dict[str, Any], console: Console) -> None:
         console.print(_reward_bars(figures))
     for name, title in (("trajectories", "trajectories, tokens"), ("captions", "captions, tokens")):
         if figures["lengths"][name]:
-            console.print(_length_bars(figures["lengths"], name, title))
+            console.print(_length_bars(figures["lengths"], name, title, console.width))
     for name, groups in figures["by"].items():
         console.print(_group_table(name, groups, console.width))
 
@@ -77,23 +77,27 @@ def _reward_bars(figures: dict[str, Any]) -> Table:
     return table
 
 
-def _length_bars(lengths: dict[str, Any], name: str, title: str) -> Table:
+def _length_bars(lengths: dict[str, Any], name: str, title: str, width: int) -> Table:
     """Returns bars of all lengths and of the selected ones, on separate scales."""
     spread, kept = lengths[name], lengths["selected"] if name == "trajectories" else None
     quantiles = f"median {spread['p50']:,.0f}, 5% under {spread['p5']:,.0f}, 5% over {spread['p95']:,.0f}"
     table = Table(title=f"{title}: {quantiles}, longest {spread['max']:,}", title_justify="left", box=None)
     columns = [("all", spread)] + ([("selected", kept)] if kept else [])
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for column, _ in columns:
-        table.add_column("", justify="right")
-        table.add_column(column)
+        table.add_column("", justify="right", no_wrap=True)
+        table.add_column(column, no_wrap=True)
+    labels = [f"{bin['from']:,.0f}–{bin['to'] - 1:,.0f}" for bin in spread["histogram"]]
+    counts = [len(f"{max(bin['count'] for bin in figures['histogram']):,}") for _, figures in columns]
+    room = width - len(max(labels, key=len)) - sum(counts) - 2 * (2 * len(columns) + 1)
+    bar_width = max(min(BAR_WIDTH, room) // len(columns), MIN_BAR_WIDTH)
     most = [max(bin["count"] for bin in figures["histogram"]) for _, figures in columns]
     first = next(number for number, bin in enumerate(spread["histogram"]) if bin["count"])
-    for number, bin in enumerate(spread["histogram"][first:], first):
-        cells: list[Any] = [f"{bin['from']:,.0f}–{bin['to'] - 1:,.0f}"]
+    for number in range(first, len(spread["histogram"])):
+        cells: list[Any] = [labels[number]]
         for (_, figures), highest in zip(columns, most, strict=True):
             count = figures["histogram"][number]["count"] if number < len(figures["histogram"]) else 0
-            cells += [f"{count:,}", Bar(highest, 0, count, width=BAR_WIDTH // len(columns))]
+            cells += [f"{count:,}", Bar(highest, 0, count, width=bar_width)]
         table.add_row(*cells)
     return table
 

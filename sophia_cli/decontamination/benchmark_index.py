@@ -10,7 +10,7 @@ from sophia_cli.decontamination.overlap import Overlap
 from sophia_cli.decontamination.text_overlap import TextIndex
 from sophia_cli.errors import InputError, RecordError
 from sophia_cli.io.images import shorten_reference
-from sophia_cli.records import Record, has_failed, image_list, where_of
+from sophia_cli.records import Record, has_failed, image_list, where_of, with_step_names
 from sophia_cli.rewards.table import hash64
 from sophia_cli.runtime.progress import log_line
 from sophia_cli.runtime.worker_pool import ordered_map
@@ -138,7 +138,7 @@ class BenchmarkIndex:
         for record, looks in (
             self._with_hashes(records) if self.images.hashes else ((record, _image_faults(record)) for record in records)
         ):
-            question = record.get("question") or ""
+            question = with_step_names(record).get("question") or ""
             fault = next((look for look in looks if isinstance(look, str)), "")
             if not isinstance(question, str):
                 fault = f"{where_of(record)}: field `question` is not a string; fix it"
@@ -172,7 +172,7 @@ class BenchmarkIndex:
 def _record_images(record: Record) -> list[str]:
     """Returns the images of a record; none where the field is bad (`_image_faults` reports it)."""
     try:
-        return [] if has_failed(record) else image_list(record)
+        return [] if has_failed(record) else image_list(with_step_names(record))
     except RecordError:
         return []
 
@@ -180,7 +180,7 @@ def _record_images(record: Record) -> list[str]:
 def _image_faults(record: Record) -> list[bytes | str]:
     """Returns what is wrong with the field `image`."""
     try:
-        image_list(record)
+        image_list(with_step_names(record))
         return []
     except RecordError as error:
         return [str(error)]

@@ -11,13 +11,13 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from sophia_cli.decontamination.overlap import Overlap
+from sophia_cli.prompts.image_marks import MARK
 
 CJK_RANGES = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(rf"[{CJK_RANGES}]|[^\W_{CJK_RANGES}]+")
 _SIGN = r"[+*/^<>=±×÷≤≥≠√]|(?<![^\W\d_])-|-(?![^\W\d_])"
 """Arithmetic signs; a hyphen between letters is not one."""
 _WORD_OR_SIGN = re.compile(f"{_WORD.pattern}|{_SIGN}")
-_MARK = re.compile(r"<image(?:\s*\d+)?>", re.IGNORECASE)
 MAX_HOLDERS = 100
 """Most benchmark questions considered for one n-gram. Where more contain it, they are much alike."""
 
@@ -33,7 +33,7 @@ def words_and_signs(text: str) -> tuple[str, ...]:
 
 
 def _normalize(text: str) -> str:
-    return unicodedata.normalize("NFKC", _MARK.sub(" ", text)).casefold()
+    return unicodedata.normalize("NFKC", MARK.sub(" ", text)).casefold()
 
 
 class TextIndex:

@@ -18,6 +18,7 @@ from sophia_cli.io.parquet import stored_image
 from sophia_cli.io.rereadable import InputFiles, RereadableInputs
 from sophia_cli.io.shards import Shard
 from sophia_cli.models.aliases import resolve_model
+from sophia_cli.models.thinking import to_think_tags
 from sophia_cli.prompts import load_prompt, question_text
 from sophia_cli.prompts.image_marks import place_images
 from sophia_cli.records import Record, has_failed, image_list, need_text, record_name, where_of
@@ -125,8 +126,8 @@ class ExampleSource:
         Raises:
             RecordError: a field is bad or an image is missing.
         """
-        answer = None if self.are_items else need_text(record, "trajectory", "`sophia reason` writes it")
-        rejected = need_text(partner, "trajectory", "`sophia reason` writes it") if partner is not None else None
+        answer = None if self.are_items else _trajectory_of(record)
+        rejected = None if partner is None else _trajectory_of(partner)
         images: list[Any] = image_list(record)
         if reads_images:
             images = [self._image_reference(record, image, table) for image in images]
@@ -157,3 +158,8 @@ class ExampleSource:
         if table:
             return stored_image(reference, self.request.embed)
         return data_uri(*wire_bytes(reference)) if self.request.embed else reference
+
+
+def _trajectory_of(record: Record) -> str:
+    """Returns the trajectory as `train` shows it to the model."""
+    return to_think_tags(need_text(record, "trajectory", "`sophia reason` writes it"))

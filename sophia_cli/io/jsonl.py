@@ -14,6 +14,9 @@ from sophia_cli.errors import InputError, SophiaError
 from sophia_cli.io.compression import BUFFER_BYTES, open_reader, read_error
 from sophia_cli.records import Record
 
+MAX_DIGITS = 4000
+"""Longest whole number that is read; Python itself refuses more than 4,300 digits."""
+
 
 def load_json(text: str | bytes) -> Any:
     """Parses JSON with orjson; falls back to the standard parser where orjson would round or refuse a lone surrogate.
@@ -27,17 +30,28 @@ def load_json(text: str | bytes) -> Any:
             return parsed
     # Strict UTF-8: json.loads would guess the encoding of bytes.
     text = text.decode() if isinstance(text, bytes) else text
-    return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_float)
+    return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_float, parse_int=_whole_number)
 
 
 def _may_be_rounded(value: Any) -> bool:
-    """Tells whether orjson may have turned a whole number beyond 64 bits into a float."""
-    if isinstance(value, float):
-        # orjson turns integers beyond 64 bits into floats without a warning.
-        return abs(value) >= 2.0**63
-    if isinstance(value, dict):
-        return any(map(_may_be_rounded, value.values()))
-    return isinstance(value, list) and any(map(_may_be_rounded, value))
+    """Tells whether orjson may have turned a whole number beyond 64 bits into a float. Deep values need no recursion."""
+    left = [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, float):
+            if abs(value) >= 2.0**63:
+                return True
+        elif isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+    return False
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a number has {len(text):,} digits")
+    return int(text)
 
 
 def _refuse_constant(name: str) -> Any:

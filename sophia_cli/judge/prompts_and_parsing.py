@@ -12,6 +12,7 @@ from typing import Any
 from sophia_cli.models.thinking import answer_of
 from sophia_cli.prompts import fill_template, lettered_choices
 from sophia_cli.prompts.image_marks import without_marks
+from sophia_cli.records import choices_of
 
 MAX_JUDGE_TOKENS = 4096
 """Tokens for the judge's thinking and answer."""
@@ -49,8 +50,7 @@ def extraction_question(item: Mapping[str, Any], prompt: str) -> str:
 
 def whole_question(item: Mapping[str, Any]) -> str:
     """Returns the question and its lettered options; for a drawn question, the text that the benchmark keeps for judges."""
-    choices = item.get("choices")
-    options = lettered_choices([str(choice) for choice in choices]) if isinstance(choices, list) else []
+    options = lettered_choices(choices_of(item))
     text = "\n".join([str(item.get("question_for_judge") or item.get("question") or ""), *options])
     images = item.get("image")
     return without_marks(text, len(images) if isinstance(images, list) else 1).strip()

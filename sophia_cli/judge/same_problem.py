@@ -7,12 +7,13 @@ from typing import Any
 
 from sophia_cli.decontamination.benchmark_index import STEP, BenchmarkIndex, CheckedRecord
 from sophia_cli.decontamination.overlap import Overlap
+from sophia_cli.errors import RecordError
 from sophia_cli.inference.backend_options import BackendOptions, LazyBackend
 from sophia_cli.inference.sampler import complete_in_order
 from sophia_cli.inference.types import Completion, Failure, Job, Request, SamplingParams
 from sophia_cli.judge.prompts_and_parsing import verdict_word
 from sophia_cli.prompts import fill_template, load_prompt
-from sophia_cli.records import Record, record_name, sample_seed
+from sophia_cli.records import Record, choices_of, record_name, sample_seed
 from sophia_cli.runtime.progress import log_line
 
 MAX_JUDGE_TOKENS = 4096
@@ -89,6 +90,8 @@ def apply_same_problem_judge(
 
 def _shown_question(item: Record) -> str:
     """Returns the beginning of a question with its options, without anything that could close its delimiters."""
-    choices = item.get("choices")
-    options = "\n".join(map(str, choices)) if isinstance(choices, list) else ""
+    try:
+        options = "\n".join(choices_of(item))
+    except RecordError:  # the steps that ask the question name it
+        options = ""
     return re.sub(r"</?(?:first|second)>", "", f"{item.get('question') or ''}\n{options}".strip()[:MAX_SHOWN_CHARS])

@@ -10,9 +10,11 @@ from typing import Any
 
 from sophia_cli.errors import RecordError
 
-# <image>, <image1>, <image 1>, <image_1>, <img_1>, <img_a2f>, and Phi's <|image_1|>. Not InternVL's own <IMG_CONTEXT>,
-# nor Llama's <|image|>: models refuse their placeholders in a text.
-MARK = re.compile(r"(?i:<image(?:[ _]?(\d{1,3}))?>)|<img_([A-Za-z0-9_-]{1,40})>|<\|image_(\d{1,3})\|>")
+# <image>, <image1>, <image 1>, <image_1>, <img1>, <img_1>, <img_a2f>, and Phi's <|image_1|>. Not InternVL's own
+# <IMG_CONTEXT>, nor Llama's <|image|>: models refuse their placeholders in a text.
+MARK = re.compile(r"(?i:<image(?:[ _:]?(\d{1,3}))?\s?/?>|<img(\d{1,3})>)|<img_([A-Za-z0-9_-]{1,40})>|<\|image_(\d{1,3})\|>")
+
+_HAN = re.compile(r"[\u4e00-\u9fff]")
 
 
 def place_images(text: str, images: Sequence[Any], where: str) -> list[dict[str, Any]]:
@@ -29,13 +31,33 @@ def place_images(text: str, images: Sequence[Any], where: str) -> list[dict[str,
     Raises:
         RecordError: the marks do not fit the images.
     """
-    indexes = _marked_images(text, len(images), where)
-    parts = [_image_part(image) for index, image in enumerate(images) if index not in indexes]
-    end, plain = 0, "<image>" in text.lower() or not indexes
-    for mark, index in zip(MARK.finditer(text), indexes, strict=True):
-        parts += [*_text_part(text[end : mark.start()], plain), _image_part(images[index])]
-        end = mark.end()
-    return parts + _text_part(text[end:], plain)
+    return place_in_texts([text], images, where)[0]
+
+
+def place_in_texts(texts: Sequence[str], images: Sequence[Any], where: str) -> list[list[dict[str, Any]]]:
+    """Returns the parts of several texts that share images, such as the turns of a chat. Images that no mark names come
+    before the first text.
+
+    Raises:
+        RecordError: the marks do not fit the images.
+    """
+    indexes = _marked_images("".join(texts), len(images), where)
+    left = iter(indexes)
+    placed = []
+    for text in texts:
+        marks = list(MARK.finditer(text))
+        end, plain, parts = 0, not any(map(_mark_name, marks)), []
+        for mark in marks:
+            parts += [*_text_part(text[end : mark.start()], plain), _image_part(images[next(left)])]
+            end = mark.end()
+        placed.append(parts + _text_part(text[end:], plain))
+    unmarked = [_image_part(image) for index, image in enumerate(images) if index not in indexes]
+    return [unmarked + placed[0], *placed[1:]]
+
+
+def _mark_name(mark: re.Match[str]) -> str:
+    """Returns the number or name in a mark; an empty text for `<image>`."""
+    return next((name for name in mark.groups() if name), "")
 
 
 def without_marks(text: str, images: int) -> str:
@@ -50,7 +72,9 @@ def without_marks(text: str, images: int) -> str:
     parts, end = [], 0
     for mark, index in zip(found, indexes, strict=True):
         within = _is_within_sentence(MARK.sub("", text[: mark.start()]), MARK.sub("", text[mark.end() :]))
-        word = "" if not within else "the image" if images <= 1 else f"image {index + 1}"
+        before = text[: mark.start()].rstrip()
+        named, numbered = ("图片", f"图片{index + 1}") if _HAN.match(before[-1:]) else ("the image", f"image {index + 1}")
+        word = "" if not within else named if images <= 1 else numbered
         parts += [text[end : mark.start()], word]
         end = mark.end()
     return "".join([*parts, text[end:]]).strip()
@@ -67,7 +91,7 @@ def _is_within_sentence(before: str, after: str) -> bool:
 
 def _marked_images(text: str, count: int, where: str) -> list[int]:
     """Returns the index of the image that each mark names."""
-    names = [match[1] or match[2] or match[3] or "" for match in MARK.finditer(text)]
+    names = [_mark_name(match) for match in MARK.finditer(text)]
     if not names:
         return []
     numbers = [int(name) for name in names if name.isdigit()]

@@ -4,17 +4,20 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sophia_cli.io.images import data_uri
+from sophia_cli.io.paths import IMAGE_STARTS
 from sophia_cli.records import Record
 from sophia_cli.sources._floats import shortest_floats
 
 
 def read_undecoded(data: Any) -> Iterator[dict[str, Any]]:
     """Yields rows with images left as stored bytes or paths."""
-    from datasets import Image
+    from datasets import Image, List
 
     for column, feature in (data.features or {}).items():
         if isinstance(feature, Image):
             data = data.cast_column(column, Image(decode=False))
+        elif isinstance(getattr(feature, "feature", None), Image):
+            data = data.cast_column(column, List(Image(decode=False)))
     return shortest_floats(data, data.features.arrow_schema) if data.features else iter(data)
 
 
@@ -41,20 +44,22 @@ def merge_images(rows: Iterable[dict[str, Any]], where: str, merged: bool) -> It
 
 
 def _is_image(value: Any) -> bool:
-    return isinstance(value, dict) and set(value) == {"bytes", "path"}
+    has_bytes = isinstance(value, dict) and isinstance(value.get("bytes"), bytes)
+    return has_bytes or (isinstance(value, dict) and set(value) == {"bytes", "path"})
 
 
 def _are_images(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(_is_image, value))
+    images = [part for part in value if part is not None] if isinstance(value, list) else []
+    return bool(images) and all(map(_is_image, images))
 
 
 def _image_reference(value: Any) -> Any:
     if _are_images(value):
-        return [_image_reference(part) for part in value]
+        return [_image_reference(part) for part in value if part is not None]
     if isinstance(value, list) and value and all(isinstance(part, bytes) for part in value):
         return [_image_reference(part) for part in value]
     if isinstance(value, bytes):  # a plain binary column
-        return data_uri(value)
+        return data_uri(value) if value.startswith(IMAGE_STARTS) else value.hex()
     if isinstance(value, dict) and _is_image(value):
-        return data_uri(value["bytes"]) if value["bytes"] is not None else value["path"]
+        return data_uri(value["bytes"]) if value.get("bytes") is not None else value.get("path")
     return value

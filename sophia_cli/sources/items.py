@@ -1,29 +1,29 @@
 """Reads the items of any source: an ImageFolder, JSONL, parquet, a `datasets` folder, or a hub data set (contract.md)."""
 
+import hashlib
+import json
+import math
 from collections.abc import Iterator
 from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NoReturn
 
 from sophia_cli.errors import InputError, RecordError, UsageError
 from sophia_cli.io.compression import reading
-from sophia_cli.io.images import image_bytes
+from sophia_cli.io.images import image_bytes, is_embedded
 from sophia_cli.io.jsonl import read_records
-from sophia_cli.records import Record, image_list, item_id, where_of
+from sophia_cli.records import Record, image_list, item_id, step_names, where_of, with_step_names
 from sophia_cli.runtime.progress import log_line
 from sophia_cli.sources.datasets_folder import read_datasets_folder
 from sophia_cli.sources.hub import read_hub
 from sophia_cli.sources.image_folder import LAYOUT_HINT, read_image_folder
 from sophia_cli.sources.json_file import read_json_file
-from sophia_cli.sources.parquet import parquet_files, read_parquet, read_parquet_folder
+from sophia_cli.sources.parquet import parquet_files, parquet_ids, read_parquet, read_parquet_folder
 
 
 class DuplicateItem(UsageError):
     """Two rows are the same item."""
-
-
-SYNONYMS = {"question": ("problem", "query"), "image": ("images",)}
-"""Columns that are read as another where the other is missing. Answers have no synonyms: `solution` is often a text."""
 
 
 def read_items(source: str, distinct: bool = True) -> Iterator[Record]:
@@ -41,10 +41,10 @@ def read_items(source: str, distinct: bool = True) -> Iterator[Record]:
     if distinct:
         _check_listed_twice(source)
     seen: dict[str, str] = {}
-    renamed: set[str] = set()
+    told: set[str] = set()
     for row in _source_rows(source):
         try:
-            item = with_id(_named_fields(row, source, renamed))
+            item = with_id(_named_fields(row, source, told))
         except RecordError as error:
             row.pop("id", None)
             yield Record({"id": where_of(row), **row, "error": str(error)}, where_of(row))
@@ -58,50 +58,68 @@ def read_items(source: str, distinct: bool = True) -> Iterator[Record]:
 
 
 def _check_listed_twice(source: str) -> None:
-    """Checks the rows of a text file before the first sample: the same id, or the same image and question, twice.
+    """Checks the rows of a file or folder before the first sample: the same id, or the same images, question and answer,
+    twice.
 
     No image is read here. Two files with the same image are found when the second one is reached.
 
     Raises:
         DuplicateItem: a row occurs twice.
     """
+    seen: dict[bytes, Record] = {}
+    for row, key in _row_keys(source):
+        if key in seen:
+            _refuse_twice(row, row.get("id"), seen[key].where)
+        seen[key] = Record({}, row.where)
+
+
+def _row_keys(source: str) -> Iterator[tuple[Record, bytes]]:
+    """Yields the rows of a text file, or the ids of a parquet file, each with a hash of what makes it an item."""
     path = Path(source)
-    is_folder = any((path / name).is_file() for name in ("metadata.jsonl", "metadata.csv"))
-    if not is_folder and not (path.is_file() and {".jsonl", ".json"} & set(path.suffixes)):
+    if path.is_file() and path.suffix == ".parquet":
+        rows: Iterator[Record] = parquet_ids(path)
+    elif any((path / name).is_file() for name in ("metadata.jsonl", "metadata.csv")) or (
+        path.is_file() and {".jsonl", ".json"} & set(path.suffixes)
+    ):
+        rows = _source_rows(source)
+    else:
         return
-    seen: dict[str, str] = {}
     with suppress(InputError, UnicodeError):  # named when the line is reached
-        for row in _source_rows(source):
-            own = row.get("id")
-            shown = [row.get(name) for name in ("image", *SYNONYMS["image"], "question", *SYNONYMS["question"])]
-            name = f"id {own!r}" if own is not None else f"row {shown!r}"
-            if name in seen:
-                _refuse_twice(row, own, seen[name])
-            seen[name] = row.where
+        for row in rows:
+            try:
+                named = with_step_names(row)
+                parts = [image_list(named), named.get("question"), named.get("answer"), named.get("choices")]
+                given = given_id(row)
+                name = given or json.dumps(parts, default=str)
+            except RecordError:  # named when the row is reached
+                continue
+            yield row, hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:12]
 
 
 def _refuse_twice(row: Record, own: Any, first: str) -> NoReturn:
     twice = f"field `id` {own!r}"
     if own is None:
-        named = row.get("question") or any(row.get(name) for name in SYNONYMS["question"])
-        twice = "the same image and question" if named else "the same image without a `question`"
+        has_question = with_step_names(row).get("question")
+        twice = "the same image, question and answer" if has_question else "the same image without a `question`"
     raise DuplicateItem(f"{row.where}: {twice} is also at {first}; give each item its own id")
 
 
-def _named_fields(row: Record, source: str, renamed: set[str]) -> Record:
-    """Returns a row whose question and images have the names that steps read; each renaming is logged once."""
-    found = {}
-    for name, synonyms in SYNONYMS.items():
-        given = [synonym for synonym in synonyms if synonym in row]
-        if name not in row and len(given) == 1:
-            found[given[0]] = name
-            if given[0] not in renamed:
-                renamed.add(given[0])
-                log_line(f"{source}: column `{given[0]}` is read as `{name}`")
-    # The user's own column stays, except for images, which may be large.
-    fields = {found.get(name, name) if found.get(name) == "image" else name: value for name, value in row.items()}
-    fields |= {name: row[own] for own, name in found.items() if name != "image"}
-    return Record(fields, row.where) if found else row
+def _named_fields(row: Record, source: str, told: set[str]) -> Record:
+    """Returns a row whose question and images have the names that steps read. What is found is logged once."""
+    found = step_names(row)
+    for name, own in found.items():
+        if own not in told:
+            told.add(own)
+            log_line(f"{source}: column `{own}` is read as `{name}`")
+    if not told and row.get("question") is None:
+        told.add("question")
+        shown = ", ".join(list(row)[:12])
+        log_line(f"{source}: no column `question` (there are {shown}); `reason`, `eval` and `train` need one")
+    named = with_step_names(row)
+    column = found.get("image")
+    if column and any(map(is_embedded, image_list(named))):  # not twice in the record
+        del named[column]
+    return named
 
 
 def count_items(source: str) -> int | None:
@@ -148,28 +166,41 @@ def _open_source(source: str, merged: bool) -> Iterator[Record]:
         raise UsageError(f"{source}: no such file or folder; give a folder, a .jsonl or .parquet file, or hf:org/name@split")
     if path.suffix == ".parquet":
         return read_parquet(path, merged)
-    if path.suffix == ".json":
+    if ".json" in path.suffixes:
         return read_json_file(path)
-    if ".jsonl" in path.suffixes or ".json" in path.suffixes:
+    if ".jsonl" in path.suffixes:
         return read_records([source])
     raise UsageError(f"{source}: unknown kind of source; {LAYOUT_HINT}, a file ends in .jsonl or .parquet")
 
 
 def with_id(row: Record) -> Record:
-    """Returns the row with its `id` first. A missing id is made from the bytes of its images and its question.
+    """Returns the row with its `id` first. A missing id is made from the bytes of its images, its question and its answer.
 
     Raises:
         RecordError: the id is neither text nor number, or an image cannot be read.
     """
-    given = row.get("id")
-    if isinstance(given, float) and given.is_integer():  # pandas makes floats of ids where one is missing
-        given = int(given)
-    if isinstance(given, int | float) and not isinstance(given, bool):
-        given = str(given)
-    if given is None:
+    name = given_id(row)
+    if name is None:
         question = row.get("question")
-        given = item_id(map(image_bytes, image_list(row)), question if isinstance(question, str) else "")
-    if not isinstance(given, str) or not given:
-        raise RecordError(f"{row.where}: field `id` is empty, or neither text nor number; fix it or omit it")
-    fields = {**row, "id": given} if "id" in row else {"id": given, **row}
+        images = map(image_bytes, image_list(row))
+        name = item_id(images, question if isinstance(question, str) else "", row.get("answer"))
+    fields = {**row, "id": name} if "id" in row else {"id": name, **row}
     return Record(fields, row.where)
+
+
+def given_id(row: Record) -> str | None:
+    """Returns the row's own id as a text; None where it has none.
+
+    Raises:
+        RecordError: the id is neither text nor number.
+    """
+    given = row.get("id")
+    if isinstance(given, float) and math.isnan(given):  # an empty cell of a column of numbers
+        return None
+    if isinstance(given, float | Decimal) and given == int(given):  # pandas makes floats of ids where one is missing
+        given = int(given)
+    if isinstance(given, int | float | Decimal) and not isinstance(given, bool):
+        given = str(given)
+    if given is not None and (not isinstance(given, str) or not given):
+        raise RecordError(f"{row.where}: field `id` is empty, or neither text nor number; fix it or omit it")
+    return given

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import orjson
-
 from sophia_cli.errors import InputError
-from sophia_cli.io.jsonl import read_records
+from sophia_cli.io.compression import open_reader
+from sophia_cli.io.jsonl import load_json, read_records
 from sophia_cli.records import Record
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def read_json_file(path: Path) -> Iterator[Record]:
@@ -16,15 +17,22 @@ def read_json_file(path: Path) -> Iterator[Record]:
     Raises:
         InputError: the file cannot be read, or holds something else.
     """
+    with open_reader(path) as stream:
+        data = stream.read().removeprefix(BYTE_ORDER_MARK)
     try:
-        found = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
+        found = load_json(data)
+    except ValueError as error:
+        first = next((line for line in data.splitlines() if line.strip()), b"")
         try:
-            # Many files of one object per line end in .json.
-            yield from read_records([str(path)])
-            return
-        except InputError:
+            load_json(first)
+        except ValueError:
             raise InputError(f"{path}: not JSON ({error}); fix the file") from None
+        yield from read_records([str(path)])  # many files of one object per line end in .json
+        return
+    if isinstance(found, dict) and len(found) == 1 and isinstance(next(iter(found.values())), list):  # {"data": […]}
+        found = next(iter(found.values()))
+    elif isinstance(found, dict) and len(found) > 1 and all(map(_is_rows, found.values())):
+        raise InputError(f"{path}: holds the splits {', '.join(found)}; save the one you want as a file of its own")
     if isinstance(found, dict) and found and all(isinstance(item, dict) for item in found.values()):
         found = [{"id": name, **item} for name, item in found.items()]
     elif isinstance(found, dict):
@@ -33,3 +41,7 @@ def read_json_file(path: Path) -> Iterator[Record]:
         raise InputError(f"{path}: not an array or an object of items; write one JSON object per item")
     for number, item in enumerate(found):
         yield Record(item, f"{path}[{number}]")
+
+
+def _is_rows(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)

@@ -14,7 +14,7 @@ from sophia_cli.io.counter import RecordCounter
 from sophia_cli.io.jsonl import read_records
 from sophia_cli.io.record_writer import RecordWriter
 from sophia_cli.judge.answer_judge import AnswerJudge, apply_judge, make_judge
-from sophia_cli.models.thinking import ThinkTags
+from sophia_cli.models.thinking import ThinkTags, to_think_tags
 from sophia_cli.records import Record, has_failed, need_text, record_name, where_of
 from sophia_cli.runtime.progress import log_line
 from sophia_cli.runtime.worker_pool import ordered_map
@@ -53,11 +53,20 @@ def run(
 
     def produce(output: RecordWriter, counter: RecordCounter) -> Iterator[Record]:
         todo = counter.count_records(records)
+        if backend_options.think_tags:
+            todo = (_with_think_tags(record, backend_options.think_tags) for record in todo)
         return grade_records(todo, workers, seconds, output, judge, judge_all, backend_options.think_tags)
 
     backend = judge.backend if judge else None
     settings |= backend_options.manifest_settings()
     return run_step(STEP, ID_FIELD, options, settings, produce, inputs=files, keeps_order=True, backend=backend)
+
+
+def _with_think_tags(record: Record, own: ThinkTags) -> Record:
+    """Returns the record with the user's own marks of thinking as `<think>`, which is what records hold (contract.md)."""
+    if not isinstance(record.get("trajectory"), str):
+        return record
+    return Record({**record, "trajectory": to_think_tags(record["trajectory"], own)}, where_of(record))
 
 
 def _show_plan(first: Record | None, workers: int, seconds: float, judge: AnswerJudge | None, judge_all: bool) -> int:

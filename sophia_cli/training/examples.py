@@ -4,7 +4,6 @@ The caption is *not* in the prompt (Eq. 7), only the image and the question. The
 when the answer thinks, else the model's default (method.md, settings).
 """
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from random import Random
@@ -13,13 +12,14 @@ from typing import Any
 from sophia_cli.errors import RecordError
 from sophia_cli.models.thinking import to_think_tags
 from sophia_cli.prompts import load_prompt, question_text
-from sophia_cli.prompts.image_marks import MARK, place_images
+from sophia_cli.prompts.image_marks import MARK, place_images, place_in_texts
 from sophia_cli.records import (
     GRADING_FIELDS,
     THINK_CLOSE,
     THINK_OPEN,
     Record,
     image_list,
+    is_finite,
     need_number,
     need_text,
     record_name,
@@ -103,7 +103,7 @@ def record_weight(record: Record) -> float:
         RecordError: it is something else.
     """
     weight = record.get("weight")
-    if isinstance(weight, int | float) and not isinstance(weight, bool) and math.isfinite(weight):
+    if is_finite(weight):
         return float(weight)
     raise RecordError(f"{where_of(record)}: field `weight` is not a number; `sophia propagate` writes it")
 
@@ -155,7 +155,9 @@ def _row_images(record: Record) -> list[str]:
     Raises:
         RecordError: they are not a list of paths.
     """
-    images = record.get("images") or image_list(record)
+    if not record.get("image") and isinstance(record.get("images"), str):
+        return [record["images"]]
+    images = image_list(record) or record.get("images") or []
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
         raise RecordError(f"{where_of(record)}: field `images` is not a list of paths; fix it")
     return images
@@ -204,20 +206,28 @@ def _chat_with_images(turns: list[dict[str, Any]], images: list[str], where: str
     left = iter(images)
     chat = [{"role": turn["role"], "content": _fill_parts(turn["content"], left)} for turn in turns]
     rest = list(left)
-    texts = [turn["content"] for turn in chat if isinstance(turn["content"], str)]
-    marked = sum(len(MARK.findall(text)) for text in texts)
-    if marked and marked != len(rest):
-        raise RecordError(f"{where}: {marked} images are marked in the texts, and there are {len(rest)}; fix either")
-    first = next(turn for turn in chat if turn["role"] == "user")
+    texts = [text for turn in chat for text in _texts_of(turn["content"])]
+    if not any(map(MARK.search, texts)):
+        first = next(turn for turn in chat if turn["role"] == "user")
+        if rest:
+            first["content"] = [*({"type": "image", "image": image} for image in rest), *_as_parts(first["content"])]
+        return chat
+    placed = iter(place_in_texts(texts, rest, where))
     for turn in chat:
-        if isinstance(text := turn["content"], str):
-            count = len(MARK.findall(text)) if marked else len(rest) if turn is first else 0
-            if count:
-                turn["content"] = place_images(text, rest[:count], where)
-                rest = rest[count:]
-        elif turn is first and not marked:
-            turn["content"] = [*({"type": "image", "image": image} for image in rest), *text]
+        parts = [
+            filled for part in _as_parts(turn["content"]) for filled in (next(placed) if part["type"] == "text" else [part])
+        ]
+        has_images = any(part["type"] == "image" for part in parts)
+        turn["content"] = parts if has_images or not isinstance(turn["content"], str) else turn["content"]
     return chat
+
+
+def _as_parts(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _texts_of(content: str | list[dict[str, Any]]) -> list[str]:
+    return [part["text"] for part in _as_parts(content) if part["type"] == "text"]
 
 
 def _is_chat(messages: Any) -> bool:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sophia_cli.runtime.progress import stderr_console
+from sophia_cli.runtime.tables import fitted_table
 from sophia_cli.training.collator import IGNORE_INDEX, Collator
 from sophia_cli.training.config import has_flash_attention, has_liger, has_vllm
 from sophia_cli.training.policy import parameter_counts
@@ -23,26 +24,25 @@ MAX_SHOWN_CHARS = 1200
 def print_plan(plan: TrainPlan, processes: int, cuda: bool, encoder: Collator) -> None:
     """Prints the plan and its first example."""
     out = stderr_console()
-    out.print(source_table(plan.rows))
+    out.print(source_table(plan.rows, out.width))
     for line in plan_lines(plan, processes, cuda):
         out.print(line, soft_wrap=True)
     out.print(example_text(plan.rows[0], encoder), soft_wrap=True)
 
 
-def source_table(rows: list[SizedExample]) -> Table:
+def source_table(rows: list[SizedExample], width: int) -> Table:
     """Returns a table with rows, images and tokens of each source."""
-    table = Table("source", *(("rows", "images", "tokens", "supervised", "longest")), box=None, padding=(0, 2, 0, 0))
-    for column in table.columns[1:]:
-        column.justify = "right"
     by_source: dict[str, list[SizedExample]] = defaultdict(list)
     for sized in rows:
         by_source[sized.row.source].append(sized)
+    cells = []
     for name, part in by_source.items():
         images = sum(len(sized.row.images) for sized in part)
         tokens, supervised = sum(sized.tokens for sized in part), sum(sized.supervised for sized in part)
         longest = max(sized.tokens for sized in part)
-        table.add_row(Text(name), *(f"{number:,}" for number in (len(part), images, tokens, supervised, longest)))
-    return table
+        cells.append([name, *(f"{number:,}" for number in (len(part), images, tokens, supervised, longest))])
+    headings = ("source", "rows", "images", "tokens", "supervised", "longest")
+    return fitted_table("", headings, cells, width, texts=("source",))
 
 
 def plan_lines(plan: TrainPlan, processes: int, cuda: bool) -> list[Text]:

@@ -220,3 +220,30 @@ def test_a_reader_that_goes_away_does_not_cost_the_training(lab: Path, tmp_path:
     command = f"{' '.join(SOPHIA)} train kept.jsonl -o out --epochs 3 | head -c 1"
     subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, env=ENVIRONMENT, check=True)
     assert (tmp_path / "out/model.safetensors").exists() and not (tmp_path / "out.tmp").exists()
+
+
+def deep(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_deep_and_giant_values_cost_their_own_record_at_most(tmp_path: Path) -> None:
+    write_lines(tmp_path / "raw.jsonl", [row(0), row(1, meta=deep(500)), row(2, n=10**400)])
+    out = records_of(sophia("grade", "raw.jsonl", cwd=tmp_path).stdout)
+    assert [record["reward"] for record in out] == [1.0] * 3 and out[1]["meta"] == deep(500) and out[2]["n"] == 10**400
+    write_lines(tmp_path / "bad.jsonl", [row(0), row(1, reward=10**400), row(2, stop_alpha=10**400)])
+    for command in (["propagate", "bad.jsonl"], ["stats", "bad.jsonl"]):
+        done = sophia(*command, cwd=tmp_path, code=3)
+        assert b"is a number, not a number" not in done.stderr and b"OverflowError" not in done.stderr
+    (tmp_path / "digits.jsonl").write_text('{"n": ' + "9" * 5000 + "}\n")
+    done = sophia("grade", "digits.jsonl", cwd=tmp_path, code=2)
+    assert b"digits.jsonl:1: not a JSON object (a number has 5,000 digits)" in done.stderr
+
+
+def test_stored_thinking_in_the_users_own_marks_is_rewritten(tmp_path: Path) -> None:
+    trajectory = "((try \\boxed{3}))The answer is \\boxed{7}."
+    write_lines(tmp_path / "raw.jsonl", [row(0, trajectory=trajectory)])
+    (out,) = records_of(sophia("grade", "raw.jsonl", "--think-tags", "((", "))", cwd=tmp_path).stdout)
+    assert out["reward"] == 1.0 and out["trajectory"] == "<think>try \\boxed{3}</think>The answer is \\boxed{7}."

@@ -154,8 +154,30 @@ def test_chats_with_marks_are_trained_as_they_are_meant(marked: Path) -> None:
 
     row = mixed_row(chat("<image>Q?", "A.", "And <image>?", "B."), "full")
     assert [shown(turn["content"]) for turn in row.messages if turn["role"] == "user"] == [[0, "Q?"], ["And ", 1, "?"]]
-    with pytest.raises(RecordError, match="1 images are marked in the texts, and there are 2"):
+    with pytest.raises(RecordError, match="1 images are marked in the text, and there are 2"):
         mixed_row(chat("<image>Q?", "A."), "full")
+
+
+@pytest.mark.parametrize(
+    ("turns", "wished"),
+    [
+        (["Compare <image 1> with <image 1>.", "A."], [[1, "Compare ", 0, " with ", 0, "."]]),
+        (["See <image 1>.", "A.", "And <image 2>?", "B."], [["See ", 0, "."], ["And ", 1, "?"]]),
+        ([[{"type": "text", "text": "<image>How many <image>?"}], "A."], [[0, "How many ", 1, "?"]]),
+        ([[{"type": "image"}, {"type": "text", "text": "And <image>?"}], "A."], [[0, "And ", 1, "?"]]),
+    ],
+)
+def test_chats_with_numbered_marks_and_parts(turns: list[Any], wished: list[list[Any]], marked: Path) -> None:
+    roles = ("user", "assistant") * len(turns)
+    messages = [{"role": role, "content": content} for role, content in zip(roles, turns, strict=False)]
+    row = mixed_row(Record({"id": "a", "messages": messages, "images": ["0.png", "1.png"]}, "f.jsonl:1"), "full")
+    assert [shown(turn["content"]) for turn in row.messages if turn["role"] == "user"] == wished
+
+
+@pytest.mark.parametrize("mark", ["<img1>", "<image:1>", "<image/>", "<image >"])
+def test_rarer_marks(mark: str) -> None:
+    assert [part["type"] for part in place_images(f"a {mark} b", ["0.png"], "")] == ["text", "image", "text"]
+    assert without_marks(f"图中{mark}是什么", 1) == "图中图片是什么"
 
 
 @given(st.lists(st.text(alphabet="abc <>1.", max_size=8), min_size=1, max_size=4))

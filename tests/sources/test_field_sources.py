@@ -1,14 +1,17 @@
 """Tests of sources as people have them: other columns, containers, ids, options, and rows that occur twice."""
 
+import gzip
 import io
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from datasets import Dataset, Features, Value
+from datasets import Dataset, Features, List, Value
+from datasets import Image as DatasetImage
 from helpers.commands import records_of, sophia, write_lines
 from PIL import Image
 from pyarrow import parquet
@@ -131,6 +134,10 @@ def test_json_files(folder: Path) -> None:
         [{"label": "B", "content": "2"}, {"label": "A", "content": "1"}],
         [{"text": "1"}, {"text": "2"}],
         {"1": "1", "2": "2"},
+        {"text": ["1", "2"], "label": ["A", "B"]},
+        [["A", "1"], ["B", "2"]],
+        [{"value": "A", "label": "1"}, {"value": "B", "label": "2"}],
+        {"A": "1", "B": "2", "C": None},
     ],
 )
 def test_options_in_any_form(choices: Any) -> None:
@@ -160,5 +167,111 @@ def test_a_row_that_occurs_twice_is_named_before_the_first_sample(own: bool, fol
 def test_a_row_of_a_csv_folder_that_occurs_twice_is_named_first(folder: Path) -> None:
     rows = "".join(f"a.png,{n}?,1\n" for n in range(5))
     (folder / "metadata.csv").write_text(f"file_name,question,answer\n{rows}a.png,2?,1\n")
-    with pytest.raises(UsageError, match="metadata.csv:7: the same image and question is also at metadata.csv:4"):
+    with pytest.raises(UsageError, match="metadata.csv:7: the same image, question and answer is also at metadata.csv:4"):
         next(read_items("."))
+
+
+def test_a_null_column_is_no_column(folder: Path) -> None:
+    write_lines(folder / "x.jsonl", [{"id": "1", "image": None, "images": ["a.png"], "question": None, "problem": "?"}])
+    (item,) = items("x.jsonl")
+    assert item["image"] == item["images"] == ["a.png"] and item["question"] == "?"
+
+
+def test_a_source_without_a_question_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_lines(folder / "x.jsonl", [{"id": str(n), "image": "a.png", "instruction": "?"} for n in range(3)])
+    items("x.jsonl")
+    assert capsys.readouterr().err.count("no column `question` (there are id, image, instruction)") == 1
+
+
+def test_items_that_differ_in_their_answer_are_two(folder: Path) -> None:
+    write_lines(folder / "x.jsonl", [{"image": "a.png", "question": "?", "answer": answer} for answer in ("1", "2")])
+    assert len({item["id"] for item in items("x.jsonl")}) == 2
+
+
+@pytest.mark.parametrize("ids", [(1, "1"), (2, 2.0), ("a", "a")])
+def test_equal_ids_are_found_before_the_first_item(ids: tuple[Any, Any], folder: Path) -> None:
+    write_lines(folder / "x.jsonl", [{"id": name, "image": "a.png", "question": "?"} for name in ids])
+    with pytest.raises(UsageError, match="x.jsonl:2: field `id`"):
+        next(read_items("x.jsonl"))
+    table = pa.table({"id": ["a", "b", "a"], "image": ["a.png"] * 3})
+    parquet.write_table(table, "x.parquet")
+    with pytest.raises(UsageError, match="x.parquet:3: field `id` 'a' is also at x.parquet:1"):
+        next(read_items("x.parquet"))
+
+
+def test_embedded_images_do_not_fill_the_memory_of_the_first_pass(folder: Path) -> None:
+    image = "data:image/png;base64," + "A" * 1_000_000
+    with open("x.jsonl", "w") as file:
+        for number in range(100):
+            file.write(json.dumps({"id": str(number), "image": image, "question": "?"}) + "\n")
+    tracemalloc.start()
+    next(read_items("x.jsonl"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30_000_000
+
+
+@pytest.mark.parametrize(
+    "struct", [{"bytes": png()}, {"bytes": png(), "path": "x.png", "width": 8}, [{"bytes": png(), "path": None}, None]]
+)
+def test_images_in_structs_of_other_shapes(struct: Any, folder: Path) -> None:
+    parquet.write_table(pa.Table.from_pylist([{"id": "1", "pic": struct, "sha": b"\x01\x02", "question": "?"}]), "x.parquet")
+    (item,) = items("x.parquet")
+    assert str(item["image"]).startswith("data:image/png;base64,") and item["sha"] == "0102"
+
+
+def test_lists_of_images_in_saved_folders(folder: Path) -> None:
+    features = Features({"id": Value("string"), "images": List(DatasetImage()), "question": Value("string")})
+    rows = [{"id": "1", "images": [{"bytes": png(), "path": None}], "question": "?"}]
+    Dataset.from_list(rows, features=features).save_to_disk("saved")
+    (item,) = items("saved")
+    assert str(item["image"]).startswith("data:image/png;base64,")
+
+
+@pytest.mark.parametrize("names", [("0000", "0001"), ("part.0", "part.1"), ("train-00000-of-00002", "train-00001-of-00002")])
+@pytest.mark.parametrize("inside", ["", "data", "default/train"])
+def test_parts_of_one_split_are_one_source(names: tuple[str, str], inside: str, folder: Path) -> None:
+    place = folder / "clone" / inside
+    place.mkdir(parents=True)
+    for number, name in enumerate(names):
+        row = {"id": str(number), "image": "a.png", "question": "?"}
+        parquet.write_table(pa.Table.from_pylist([row]), place / f"{name}.parquet")
+    assert [item["id"] for item in items("clone")] == ["0", "1"]
+
+
+def test_a_missing_part_and_a_pointer_are_named(folder: Path) -> None:
+    (folder / "clone").mkdir()
+    file = folder / "clone" / "train-00000-of-00002.parquet"
+    parquet.write_table(pa.table({"id": ["1"], "image": ["a.png"]}), file)
+    with pytest.raises(InputError, match="train has 2 parts and not all are here"):
+        items("clone")
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+    with pytest.raises(InputError, match="git lfs pull"):
+        items(str(file))
+
+
+def test_json_as_programs_write_it(folder: Path) -> None:
+    row = '{"id": "1", "image": "a.png", "question": "?"}'
+    Path("bom.json").write_bytes(b"\xef\xbb\xbf[" + row.encode() + b"]")
+    Path("data.json").write_text('{"data": [' + row + "]}")
+    with gzip.open("array.json.gz", "wt") as file:
+        file.write(f"[{row}]")
+    for name in ("bom.json", "data.json", "array.json.gz"):
+        assert [item["id"] for item in items(name)] == ["1"]
+    Path("lines.json").write_text(row + "\n" + row.replace("1", "2") + "\n{oops\n")
+    with pytest.raises(InputError, match="lines.json:3: not a JSON object"):
+        items("lines.json")
+    Path("splits.json").write_text('{"train": [' + row + '], "test": [' + row + "]}")
+    with pytest.raises(InputError, match="holds the splits train, test"):
+        items("splits.json")
+
+
+def test_contamination_is_found_under_other_column_names(folder: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save("b.png")
+    write_lines(
+        folder / "bench.jsonl", [{"id": "b", "image": "b.png", "question": "How many red squares are there in all?"}]
+    )
+    rows = [{"id": "p", "image": "a.png", "problem": "<image_1>How many red squares are there in all?"}]
+    write_lines(folder / "x.jsonl", [*rows, {"id": "q", "images": ["b.png"], "problem": "Something else entirely, no?"}])
+    done = sophia("decontaminate", "x.jsonl", "--against", "bench.jsonl", cwd=folder)
+    assert done.stdout == b"" and b"1 by text, 1 by image" in done.stderr
