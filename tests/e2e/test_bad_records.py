@@ -239,7 +239,7 @@ def test_deep_and_giant_values_cost_their_own_record_at_most(tmp_path: Path) -> 
         assert b"is a number, not a number" not in done.stderr and b"OverflowError" not in done.stderr
     (tmp_path / "digits.jsonl").write_text('{"n": ' + "9" * 5000 + "}\n")
     done = sophia("grade", "digits.jsonl", cwd=tmp_path, code=2)
-    assert b"digits.jsonl:1: not a JSON object (a number has 5,000 digits)" in done.stderr
+    assert b"digits.jsonl:1: not a JSON object (line contains invalid json: a number has 5,000 digits)" in done.stderr
 
 
 def test_stored_thinking_in_the_users_own_marks_is_rewritten(tmp_path: Path) -> None:
