@@ -3,13 +3,14 @@
 A caption fails once more than N − ⌊αN⌋ − 1 of its trajectories are wrong. They are sampled in rounds. A round is as
 large as the number of failures that are still allowed plus one, so that no trajectory is sampled that the decision did
 not need. The rounds depend on N, α and the verdicts only, and every trajectory has its own seed, so the records do not
-depend on timing. The records of a caption are written together, because only then is it known whether they carry
-`stop_alpha`.
+depend on timing. Each record is written when it is sampled and carries `stop_alpha`; a caption was given up when fewer
+than N of its trajectories exist.
 
 The bound on lengths (`--bound-length`) serves Keep-1. Once a caption of a question passes with a correct trajectory of
 L tokens, another caption matters only if it has a correct trajectory of at most L tokens. Its trajectories are sampled
-up to L first. If none of them is correct, the caption is given up (`stop_length`); else those that were cut are
-sampled again to their ends with the same seeds. The captions of a question are processed one after the other.
+up to L first. If none of them is correct, the caption is given up, and those that were cut are written with
+`stop_length`; else they are sampled again to their ends with the same seeds. Until then they wait in memory. The
+captions of a question are processed one after the other.
 """
 
 import itertools
@@ -20,9 +21,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from sophia_cli.errors import RecordError, UsageError
-from sophia_cli.inference.early_stop_resume import HeldRecords
+from sophia_cli.inference.early_stop_resume import EarlierCaption, RewardFunction
 from sophia_cli.inference.types import Backend, Completion, Failure, Job
-from sophia_cli.records import Record, error_record, has_failed
+from sophia_cli.records import Record, error_record
+from sophia_cli.rewards.trajectory import passes_alpha
 from sophia_cli.runtime.read_ahead import ReadAhead
 from sophia_cli.runtime.signals import on_interrupt
 
@@ -31,12 +33,10 @@ MAX_OPEN_CAPTIONS = 4096
 READ_AHEAD_JOBS = 256
 """Jobs handed over before the backend has room. A small number lets later rounds go before new captions."""
 
-RewardFunction = Callable[[Record], float | None]
-
 
 def min_correct(alpha: float, count: int) -> int:
     """Returns the smallest number of correct trajectories with R(c) > α (Eq. 6), by the comparison that `propagate` uses."""
-    return next((right for right in range(count + 1) if right / count > alpha), count + 1)
+    return next((right for right in range(count + 1) if passes_alpha(right, count, alpha)), count + 1)
 
 
 def max_failures(alpha: float, count: int) -> int:
@@ -53,19 +53,10 @@ def max_failures(alpha: float, count: int) -> int:
 
 @dataclass
 class CaptionPlan:
-    """The N jobs of a caption, in order, and the records that an earlier run has made.
-
-    Attributes:
-        jobs: The jobs; empty when `is_finished`.
-        earlier_records: Records of an earlier run, by trajectory number.
-        is_finished: An earlier run has written all records of the caption.
-        shortest_correct: Length of its shortest correct trajectory, if it is finished and passes.
-    """
+    """The N jobs of a caption, in order, and what an earlier run has sampled of them."""
 
     jobs: list[Job]
-    earlier_records: dict[int, Record] = field(default_factory=dict)
-    is_finished: bool = False
-    shortest_correct: float = math.inf
+    earlier: EarlierCaption = field(default_factory=EarlierCaption)
 
 
 @dataclass
@@ -85,8 +76,10 @@ class OpenCaption:
 
     Attributes:
         queue: Numbers of the trajectories that are not requested yet.
-        rewards, records: Results so far, by trajectory number.
-        cut: Trajectories that were cut at the length bound, so that their end is unknown.
+        rewards, lengths: Results so far, by trajectory number.
+        cut: Trajectories that were cut at the length bound, so that their end is unknown; None for one that an earlier run
+            has written.
+        has_failures: A trajectory failed; the next run samples it again.
         awaited: Trajectories of the current round that are still missing.
         is_uncut_pass: The second pass, in which cut trajectories are sampled to their ends.
         given_up: No more trajectories will be sampled.
@@ -96,8 +89,9 @@ class OpenCaption:
     group: QuestionGroup
     queue: list[int]
     rewards: dict[int, float | None] = field(default_factory=dict)
-    records: dict[int, Record] = field(default_factory=dict)
-    cut: set[int] = field(default_factory=set)
+    lengths: dict[int, int] = field(default_factory=dict)
+    cut: dict[int, Record | None] = field(default_factory=dict)
+    has_failures: bool = False
     awaited: int = 0
     is_uncut_pass: bool = False
     given_up: bool = False
@@ -114,8 +108,11 @@ class OpenCaption:
     @property
     def shortest_correct(self) -> float:
         """The length of the shortest correct trajectory so far."""
-        lengths = (self.records[number]["trajectory_tokens"] for number, reward in self.rewards.items() if reward == 1.0)
-        return min(lengths, default=math.inf)
+        return min((self.lengths[number] for number, reward in self.rewards.items() if reward == 1.0), default=math.inf)
+
+    def passes(self, alpha: float) -> bool:
+        """Tells whether its reward passes α, as far as it is sampled."""
+        return bool(passes_alpha(sum(reward == 1.0 for reward in self.rewards.values()), len(self.plan.jobs), alpha))
 
     def make_job(self, number: int) -> Job:
         """Returns the job of a trajectory, limited to the length bound."""
@@ -130,7 +127,7 @@ class OpenCaption:
         if not self.queue and self.cut and not self.is_uncut_pass:
             self.is_uncut_pass = True
             if self.shortest_correct < math.inf:
-                self.queue = sorted(self.cut)
+                self.queue = sorted(number for number, record in self.cut.items() if record is not None)
             else:
                 self.given_up = True  # no uncut trajectory is correct, so none can be short enough
         size = allowed + 1 - self.failures
@@ -185,11 +182,9 @@ class EarlyStopSampler:
         grade: RewardFunction,
         finish: Callable[[Job, Completion], Record],
         stats: "EarlyStopStats",
-        held: HeldRecords,
     ):
         self.alpha, self.max_failures, self.bound_length = alpha, max_failures(alpha, count), bound_length
-        self.grade, self.finish = grade, finish
-        self.stats, self.held = stats, held
+        self.grade, self.finish, self.stats = grade, finish, stats
         self.events: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
         self.todo: queue.PriorityQueue[tuple[int, int, tuple[OpenCaption, int] | None]] = queue.PriorityQueue()
         self.order = itertools.count()
@@ -197,21 +192,13 @@ class EarlyStopSampler:
         self.open_captions: dict[int, OpenCaption] = {}
 
     def stream(self, items: Iterable[QuestionGroup | Record], backend: Backend) -> Iterator[Record]:
-        """Yields the records of all captions, those of a caption together. Records among the groups pass through.
+        """Yields each record when it is sampled. Records among the groups pass through.
 
         Raises:
-            BaseException: what the groups or the backend raise, after all records before it. Finished trajectories of
-                open captions are stored beside the file.
+            BaseException: what the groups or the backend raise, after all records before it.
         """
-        try:
-            with on_interrupt(lambda: self.events.put(("interrupt", None))):
-                yield from self._run_events(items, backend)
-        except (Exception, KeyboardInterrupt):
-            for caption in self.open_captions.values():
-                for number, record in caption.records.items():
-                    if number not in caption.cut and not has_failed(record):
-                        self.held.add_record(record)
-            raise
+        with on_interrupt(lambda: self.events.put(("interrupt", None))):
+            yield from self._run_events(items, backend)
 
     def _run_events(self, items: Iterable[QuestionGroup | Record], backend: Backend) -> Iterator[Record]:
         threading.Thread(target=self._read_groups, args=(items,), daemon=True).start()
@@ -269,53 +256,47 @@ class EarlyStopSampler:
         self.events.put(("worked", None))
 
     def _add_outcome(self, caption: OpenCaption, number: int, outcome: Completion | Failure) -> Iterator[Record]:
-        """Adds a trajectory. The last one of a round starts the next round or yields the caption's records."""
+        """Adds a trajectory and yields it, unless it was cut. The last one of a round starts the next round."""
         job = caption.plan.jobs[number]
-        caption.cut.discard(number)
+        caption.cut.pop(number, None)
         if isinstance(outcome, Failure):
-            caption.records[number], caption.rewards[number] = error_record(job.record, outcome.error, job.ids), None
+            caption.rewards[number], caption.has_failures = None, True
+            yield self._marked(error_record(job.record, outcome.error, job.ids))
         else:
             self.stats.tokens += outcome.tokens
-            self._add_record(caption, number, self.finish(job, outcome))
+            record = self.finish(job, outcome)
+            caption.lengths[number] = outcome.tokens
+            if outcome.finish_reason == "length" and outcome.tokens >= caption.length_bound:
+                caption.cut[number] = record
+            else:
+                caption.rewards[number] = self._reward(record)
+                yield self._marked(record)
         caption.awaited -= 1
         if not caption.awaited:
             yield from self._continue_caption(caption)
 
-    def _add_record(self, caption: OpenCaption, number: int, record: Record) -> None:
-        """Adds a trajectory and its reward; of a cut one only the cut is noted."""
-        caption.records[number] = record
-        if record["finish_reason"] == "length" and record["trajectory_tokens"] >= caption.length_bound:
-            caption.cut.add(number)
-            return
+    def _reward(self, record: Record) -> float | None:
         try:
-            caption.rewards[number] = self.grade(record)
+            return self.grade(record)
         except RecordError:
-            caption.rewards[number] = None
+            return None
+
+    def _marked(self, record: Record, **marks: float) -> Record:
+        return Record({**record, "stop_alpha": self.alpha, **marks}, record.where)
 
     def _start_group(self, item: QuestionGroup) -> Iterator[Record]:
-        """Starts the next unfinished caption of a group."""
-        while item.plans:
+        """Starts the next caption of a group."""
+        if item.plans:
             plan = item.plans.pop(0)
-            if plan.is_finished:
-                item.length_bound = min(item.length_bound, plan.shortest_correct)
-                self.room.release()
-                continue
             caption = OpenCaption(plan, item, list(range(len(plan.jobs))))
             self.open_captions[id(caption)] = caption
             yield from self._continue_caption(caption, first=True)
-            return
 
     def _continue_caption(self, caption: OpenCaption, first: bool = False) -> Iterator[Record]:
-        """Requests the next round, except what an earlier run has made; or yields the caption's records."""
+        """Requests the next round, except what an earlier run has sampled; or ends the caption."""
         while batch := caption.next_round(self.max_failures):
             for number in batch:
-                known = caption.plan.earlier_records.get(number)
-                # A longer one would have been cut at this bound; sampling it again gives the file of an undisturbed
-                # run.
-                if known is not None and known["trajectory_tokens"] <= caption.length_bound:
-                    caption.cut.discard(number)
-                    self._add_record(caption, number, known)
-                else:
+                if not self._take_earlier(caption, number):
                     caption.awaited += 1
                     # Later rounds before new captions, so that open captions finish and free their room.
                     self.todo.put((int(first), next(self.order), (caption, number)))
@@ -326,19 +307,29 @@ class EarlyStopSampler:
         yield from self._finish_caption(caption)
         yield from self._start_group(caption.group)
 
+    def _take_earlier(self, caption: OpenCaption, number: int) -> bool:
+        """Takes a trajectory of an earlier run. Tells whether there is one."""
+        earlier = caption.plan.earlier
+        if number not in earlier.lengths:
+            return False
+        caption.lengths[number] = earlier.lengths[number]
+        self.stats.tokens += earlier.lengths[number]
+        if number in earlier.cut:
+            caption.cut[number] = None
+        else:
+            caption.rewards[number] = earlier.rewards.get(number)
+        return True
+
     def _finish_caption(self, caption: OpenCaption) -> Iterator[Record]:
-        """Yields the records of a caption that is given up or complete, with `stop_alpha` and `stop_length`."""
-        count = len(caption.plan.jobs)
-        whole = [
-            record for number, record in caption.records.items() if number not in caption.cut and not has_failed(record)
-        ]
-        lengths = [record["trajectory_tokens"] for record in whole]
-        self.stats.add_caption(count, lengths, len(caption.cut), caption.given_up)
-        marks: dict[str, float] = {"stop_alpha": self.alpha} if caption.given_up else {}
-        if caption.cut:
-            marks["stop_length"] = caption.group.length_bound
-        if self.bound_length and sum(reward == 1.0 for reward in caption.rewards.values()) / count > self.alpha:
-            caption.group.length_bound = min(caption.group.length_bound, caption.shortest_correct)
-        for _, record in sorted(caption.records.items()):
-            yield Record({**record, **marks}, record.where) if marks else record
-        self.held.forget_caption(str(caption.plan.jobs[0].record.get("caption_id")))
+        """Counts a caption that is given up or complete, and yields its cut trajectories.
+
+        While a trajectory has failed, they stay out: the next run may find that the caption passes.
+        """
+        lengths = [length for number, length in caption.lengths.items() if number not in caption.cut]
+        self.stats.add_caption(len(caption.plan.jobs), lengths, len(caption.cut), caption.given_up)
+        bound = caption.group.length_bound
+        for _, record in sorted(caption.cut.items()):
+            if record is not None and not caption.has_failures:
+                yield self._marked(record, stop_length=bound)
+        if self.bound_length and caption.passes(self.alpha):
+            caption.group.length_bound = min(bound, caption.shortest_correct)

@@ -8,8 +8,8 @@ from pathlib import Path
 from sophia_cli.errors import UsageError
 from sophia_cli.io.manifest import MANIFEST_SUFFIX
 
-DRAFT_SUFFIX, HELD_SUFFIX = ".tmp", ".held"
-"""Suffixes of the files that are written beside an output until it is complete."""
+DRAFT_SUFFIX = ".tmp"
+"""The suffix of what is written beside an output until it is complete."""
 IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP", b"<svg")
 
 
@@ -30,7 +30,7 @@ def check_output_file(file: Path | None, inputs: Sequence[str]) -> None:
         return
     if str(file) == "-" or file.is_dir():
         raise UsageError(f"{file}: cannot be written to; give a file name, or omit -o for stdout")
-    for suffix in ("", MANIFEST_SUFFIX, DRAFT_SUFFIX, HELD_SUFFIX):
+    for suffix in ("", MANIFEST_SUFFIX, DRAFT_SUFFIX):
         written = file.with_name(file.name + suffix)
         if written.is_file() and (read := _same_input(written.stat(), inputs)):
             name = "" if str(written) == read else f" ({'stdin' if read == '-' else read})"

@@ -12,7 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.io.compression import open_appender, open_reader
@@ -21,22 +21,6 @@ from sophia_cli.io.manifest import Manifest
 from sophia_cli.io.stdio import write_stdout
 from sophia_cli.records import Record, has_failed, record_name
 from sophia_cli.runtime.progress import log_line
-
-
-class ResumeFilter(Protocol):
-    """Looks at the records of a file that is resumed, and may take some of them back."""
-
-    def observe(self, record: Record) -> None:
-        """Called with every record of the file, failures included, before the first request."""
-        ...
-
-    def takes_back(self, record: Record | None) -> bool:
-        """Tells whether the record leaves the file because it is kept elsewhere. None asks whether any record does."""
-        ...
-
-    def on_rewrite(self) -> None:
-        """Called when the file is started over."""
-        ...
 
 
 class RecordWriter:
@@ -53,7 +37,6 @@ class RecordWriter:
         rewrite: bool = False,
         tokens_field: str | None = None,
         on_record: Callable[[Record], None] = lambda record: None,
-        resume_filter: ResumeFilter | None = None,
     ):
         """Opens the output.
 
@@ -67,13 +50,12 @@ class RecordWriter:
             rewrite: The file is written again from its first record on. Until that record exists, the old file stays.
             tokens_field: The field that holds the number of tokens of a sample.
             on_record: Called with every record, including those kept from an earlier run.
-            resume_filter: May take back records of an earlier run.
 
         Raises:
             UsageError: the file cannot be written, or was started with other settings.
         """
         self.id_field, self.stdout, self.file, self.manifest = id_field, stdout, file, manifest
-        self.tokens_field, self.on_record, self.resume_filter = tokens_field, on_record, resume_filter
+        self.tokens_field, self.on_record = tokens_field, on_record
         self.finished_ids: Counter[str] = Counter()
         self.written = self.failed = self.tokens = 0
         self.stream: IO[bytes] | None = None
@@ -96,8 +78,6 @@ class RecordWriter:
                 self._resume_file(file, keeps_order)
             else:
                 file.write_bytes(b"")
-                if self.resume_filter:
-                    self.resume_filter.on_rewrite()
             manifest.save()
             self.stream = open_appender(file)
             self._lock_file(file)
@@ -142,11 +122,11 @@ class RecordWriter:
         good = self._finished_prefix(file, keeps_order)
         draft = file.with_name(file.name + ".tmp")
         target = open_appender(draft, fresh=True) if good is None else None
-        for line in _complete_lines(file):
+        for line in complete_lines(file):
             record = self._parse_finished(line)
             if record is None and keeps_order:
                 break
-            if record is None or (self.resume_filter and self.resume_filter.takes_back(record)):
+            if record is None:
                 continue
             if target:
                 target.write(line)
@@ -156,28 +136,25 @@ class RecordWriter:
         if target:
             target.close()
             os.replace(draft, file)
-        else:
-            os.truncate(file, good or 0)
+        elif good is not None and good != file.stat().st_size:  # a finished file stays untouched
+            os.truncate(file, good)
 
     def _finished_prefix(self, file: Path, keeps_order: bool) -> int | None:
         """Returns the length of the finished prefix if nothing after it is kept; None where the file must be rewritten."""
         good = 0
         # A compressed file cannot be truncated at the end of a line.
         rewrite = file.suffix in (".gz", ".zst")
-        for line in _complete_lines(file):
-            if self.resume_filter:
-                self.resume_filter.observe(Record(_parse_line(line)))
+        for line in complete_lines(file):
             if self._parse_finished(line):
                 good += 0 if rewrite else len(line)
             elif keeps_order:
                 break
             else:
                 rewrite = True
-        taken = self.resume_filter is not None and self.resume_filter.takes_back(None)
-        return None if rewrite or taken else good
+        return None if rewrite else good
 
     def _parse_finished(self, line: bytes) -> Record | None:
-        record = Record(_parse_line(line))
+        record = Record(parse_line(line))
         return record if isinstance(record.get(self.id_field), str) and not has_failed(record) else None
 
     def skip_finished(self, name: str) -> bool:
@@ -215,7 +192,7 @@ class RecordWriter:
                 self.stream.flush()
             except OSError as error:
                 remedy = "free disk space and run the command again; it resumes"
-                name = record_name(record if record is not None else _parse_line(line))
+                name = record_name(record if record is not None else parse_line(line))
                 raise SophiaError(f"{self.file}: cannot write {name} ({error.strerror}); {remedy}") from None
         self._write_stdout(line)
 
@@ -271,7 +248,7 @@ class RecordWriter:
             self.lock.close()
 
 
-def _parse_line(line: bytes) -> dict[str, Any]:
+def parse_line(line: bytes) -> dict[str, Any]:
     """Returns the object on a line; an empty one if the line holds none."""
     try:
         record = load_json(line)
@@ -280,7 +257,7 @@ def _parse_line(line: bytes) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _complete_lines(file: Path) -> Iterator[bytes]:
+def complete_lines(file: Path) -> Iterator[bytes]:
     """Yields the complete lines of a file; skips what a crash cut off at its end."""
     import zstandard
 

@@ -10,8 +10,18 @@ import numpy.typing as npt
 
 from sophia_cli.errors import InputError
 from sophia_cli.io.shards import Shard
-from sophia_cli.rewards.table import FAILED, LEAKS, NO_REASONER, NOT_TRAJECTORY, STOPPED, RecordLookup, TrajectoryTable
-from sophia_cli.rewards.trajectory import SelectionRule, Trajectory
+from sophia_cli.rewards.table import (
+    CUT,
+    EARLY_STOP,
+    FAILED,
+    LEAKS,
+    NO_REASONER,
+    NOT_TRAJECTORY,
+    TAGGED,
+    RecordLookup,
+    TrajectoryTable,
+)
+from sophia_cli.rewards.trajectory import SelectionRule, Trajectory, passes_alpha
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -145,16 +155,14 @@ def _qualify_captions(table: TrajectoryTable, rows: Rows, caption_index: Rows, c
     graded = ~np.isnan(rewards)
     right = np.bincount(caption_index, weights=np.where(graded, rewards, 0.0), minlength=count)
     evidence = np.bincount(caption_index, weights=graded, minlength=count)
-    stopped = _stopped_captions(table, rows, caption_index, count)
+    given_up = _given_up_captions(table, rows, caption_index, count)
     with np.errstate(invalid="ignore", divide="ignore"):
-        means = np.where(stopped, np.nan, right / evidence)
+        means = np.where(given_up, np.nan, right / evidence)
         if rule.min_graded is not None:
-            return means, ~stopped & (evidence >= max(rule.min_graded, 1)) & (means > rule.alpha)
-        # α compares with all planned samples: one that is missing or ungraded counts as not right.
-        share = right / np.maximum(
-            planned_counts(table, rows, caption_index, count), np.bincount(caption_index, minlength=count)
-        )
-    return means, ~stopped & (share > rule.alpha)
+            enough = evidence >= max(rule.min_graded, 1)
+            return means, ~given_up & enough & passes_alpha(right, evidence, rule.alpha)
+        planned = np.maximum(planned_counts(table, rows, caption_index, count), np.bincount(caption_index, minlength=count))
+        return means, ~given_up & passes_alpha(right, planned, rule.alpha)
 
 
 def planned_counts(table: TrajectoryTable, rows: Rows, caption_index: Rows, count: int) -> Rows:
@@ -165,23 +173,36 @@ def planned_counts(table: TrajectoryTable, rows: Rows, caption_index: Rows, coun
     return planned
 
 
-def _stopped_captions(table: TrajectoryTable, rows: Rows, caption_index: Rows, count: int) -> Bools:
-    """Returns a mask of the captions for which sampling stopped early."""
-    stopped = np.zeros(count, dtype=np.bool_)
-    stopped[caption_index[(as_numpy(table.marks)[rows] & STOPPED) != 0]] = True
-    return stopped
+def _given_up_captions(table: TrajectoryTable, rows: Rows, caption_index: Rows, count: int) -> Bools:
+    """Returns a mask of the captions that early stop gave up: fewer than N of their trajectories exist, or one was cut."""
+    marks = as_numpy(table.marks)[rows]
+    early, cut = np.zeros(count, dtype=np.bool_), np.zeros(count, dtype=np.bool_)
+    early[caption_index[(marks & EARLY_STOP) != 0]] = True
+    if not early.any():
+        return early
+    cut[caption_index[(marks & CUT) != 0]] = True
+    missing = np.bincount(caption_index, minlength=count) < planned_counts(table, rows, caption_index, count)
+    given_up: Bools = early & (missing | cut)
+    return given_up
 
 
 def _check_single_run(table: TrajectoryTable, rows: Rows, caption_index: Rows, count: int, lookup: RecordLookup) -> None:
-    """Checks that a caption that was given up is not extended by another run of the same reasoner (`--tag`).
+    """Checks that no early-stopped caption has trajectories of several runs of the same reasoner (`--tag`), of which one
+    may have given it up.
 
     Raises:
-        InputError: it is; their common mean is not known.
+        InputError: it has; their common mean is not known.
     """
-    stopped = _stopped_captions(table, rows, caption_index, count)
-    if not (table.rule.caption_reward and stopped.any()):
+    marks = as_numpy(table.marks)[rows]
+    tagged, early = np.zeros(count, dtype=np.bool_), np.zeros(count, dtype=np.bool_)
+    tagged[caption_index[(marks & TAGGED) != 0]] = True
+    early[caption_index[(marks & EARLY_STOP) != 0]] = True
+    # Without a tag, one caption and reasoner have one run; more trajectories than N are those of several.
+    more = np.bincount(caption_index, minlength=count) > planned_counts(table, rows, caption_index, count)
+    doubtful = early & (tagged | more)
+    if not (table.rule.caption_reward and doubtful.any()):
         return
-    concerned = np.flatnonzero(stopped[caption_index])
+    concerned = np.flatnonzero(doubtful[caption_index])
     runs: dict[int, str] = {}
     for caption, name in zip(caption_index[concerned].tolist(), lookup.names(rows[concerned].tolist()), strict=True):
         run = name.rpartition("t")[0]

@@ -22,7 +22,7 @@ from sophia_cli.rewards.selection import (
     planned_counts,
     select_trajectories,
 )
-from sophia_cli.rewards.table import FAILED, NAN, NO_REASONER, NOT_TRAJECTORY, STOPPED, RecordLookup, TrajectoryTable
+from sophia_cli.rewards.table import FAILED, NAN, NO_REASONER, NOT_TRAJECTORY, RecordLookup, TrajectoryTable
 
 WAITING, OTHER_SHARD, PASS_THROUGH, NOT_SELECTED, SELECTED = range(5)
 """States of a row: undecided; of another shard; written unchanged; not selected; selected."""
@@ -98,7 +98,7 @@ class StreamingSelector:
     def _is_complete(self, rows: Rows) -> bool:
         """Tells whether each of the item's K captions has failed or has its N trajectories from each reasoner."""
         marks, counts = as_numpy(self.table.marks)[rows], as_numpy(self.table.caption_counts)[rows]
-        if (marks & STOPPED).any() or counts.min() == 0 or counts.min() != counts.max():
+        if counts.min() == 0 or counts.min() != counts.max():
             return False
         bare = marks & NOT_TRAJECTORY != 0
         ours, captions = rows[~bare], as_numpy(self.table.captions)

@@ -18,9 +18,9 @@ from sophia_cli.rewards.trajectory import COUNT_LIMIT, SelectionRule, Trajectory
 
 NAN = float("nan")
 
-FAILED, LEAKS, STOPPED, NOT_TRAJECTORY, PROPAGATED = 1, 2, 4, 8, 16
-"""Marks of a row: an earlier step failed; the trajectory mentions the caption; sampling of its caption stopped early; the
-record is not a trajectory; the record was propagated before.
+FAILED, LEAKS, EARLY_STOP, NOT_TRAJECTORY, PROPAGATED, CUT, TAGGED = 1, 2, 4, 8, 16, 32, 64
+"""Marks of a row: an earlier step failed; the trajectory mentions the caption; it was sampled with early stop; the record is
+not a trajectory; the record was propagated before; early stop cut it; it is early-stopped and of a run with `--tag`.
 """
 
 
@@ -144,7 +144,9 @@ def _row_marks(facts: Trajectory) -> int:
     if facts.error is not None:
         mark |= FAILED
     if facts.stop_alpha is not None:
-        mark |= STOPPED
+        mark |= EARLY_STOP | (TAGGED if not facts.name.rpartition("/")[2].startswith("t") else 0)
+    if facts.stop_length is not None:
+        mark |= CUT
     return mark | PROPAGATED if facts.is_propagated else mark
 
 

@@ -1,7 +1,7 @@
 """The fields of a record that Eq. 5 and Eq. 6 need, decoded without its texts, and the selection rule."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -22,8 +22,8 @@ class Trajectory(msgspec.Struct, frozen=True, gc=False):
         reward: R(y); None where there is no evidence.
         planned: N, the number of trajectories that its caption was to get, if the record says.
         captions: K, the number of captions of its item, if the record says.
-        stop_alpha: The α that its caption can no longer pass, where sampling stopped early.
-        stop_length: Its caption was given up because it has no correct trajectory as short as this length.
+        stop_alpha: The α of early stop, where it was sampled with it.
+        stop_length: It was cut at this length, and its caption given up, which has no correct trajectory as short.
         error: Set when a step failed.
         caption_reward, selected, weight: Present when the record was propagated before.
     """
@@ -48,6 +48,14 @@ class Trajectory(msgspec.Struct, frozen=True, gc=False):
     def is_propagated(self) -> bool:
         """Whether the record carries what `propagate` writes."""
         return not (self.caption_reward is self.selected is self.weight is msgspec.UNSET)
+
+
+def passes_alpha(right: Any, planned: Any, alpha: float) -> Any:
+    """Tells whether R(c) > α (Eq. 6), where `right` of the `planned` trajectories of a caption are right.
+
+    The one definition of it, for numbers and for arrays. What is missing or was not graded counts as not right.
+    """
+    return right / planned > alpha
 
 
 @dataclass(frozen=True)
@@ -121,18 +129,18 @@ def check_early_stop(facts: Trajectory, rule: SelectionRule) -> None:
     """Checks that a record of an early-stopped run serves this rule.
 
     Raises:
-        UsageError: its caption was given up for an α that this selection does not use.
+        UsageError: captions were given up for an α that this selection does not use.
     """
-    name, given_up = facts.name, facts.stop_alpha
-    if facts.stop_length is not None and rule != SelectionRule(alpha=given_up or 0.0, seed=rule.seed):
+    name, alpha = facts.name, facts.stop_alpha
+    if facts.stop_length is not None and rule != SelectionRule(alpha=alpha or 0.0, seed=rule.seed):
         raise UsageError(
-            f"{name}: was sampled with --stop-early --bound-length --alpha {given_up}, which serves just that "
+            f"{name}: was sampled with --stop-early --bound-length --alpha {alpha}, which serves just that "
             "alpha with --keep 1 and no other rule; use those, or sample again without --bound-length"
         )
-    if given_up is None or (rule.caption_reward and rule.alpha >= given_up):
+    if alpha is None or (rule.caption_reward and rule.alpha >= alpha):
         return
     wanted = f"--alpha {rule.alpha}" if rule.caption_reward else "--no-caption-reward"
     raise UsageError(
-        f"{name}: was sampled with --stop-early --alpha {given_up}, which cannot serve {wanted}; "
+        f"{name}: was sampled with --stop-early --alpha {alpha}, which cannot serve {wanted}; "
         f"sample again without --stop-early{', or use a larger alpha' if rule.caption_reward else ''}"
     )

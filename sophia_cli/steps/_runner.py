@@ -8,7 +8,7 @@ from sophia_cli.errors import SOME_FAILED, UsageError
 from sophia_cli.io.counter import RecordCounter
 from sophia_cli.io.manifest import Manifest
 from sophia_cli.io.paths import check_records_file, check_stdout
-from sophia_cli.io.record_writer import RecordWriter, ResumeFilter
+from sophia_cli.io.record_writer import RecordWriter
 from sophia_cli.io.stdio import claim_stdout
 from sophia_cli.records import Record, has_failed, record_name
 from sophia_cli.runtime.progress import Progress, log_line, set_quiet
@@ -31,7 +31,6 @@ def run_step(
     tokens_field: str | None = None,
     on_record: Callable[[Record], None] = lambda record: None,
     backend: "LazyBackend | None" = None,
-    resume_filter: ResumeFilter | None = None,
     report: Callable[[], dict[str, Any]] = dict,
 ) -> int:
     """Runs `produce` to its end and writes what it yields: records, and raw lines.
@@ -50,7 +49,6 @@ def run_step(
         tokens_field: The field that holds the number of tokens of a sample.
         on_record: Called with every record, including those of an earlier run.
         backend: Shows its status in the progress line; closed however the step ends.
-        resume_filter: May take back records of a file that is resumed.
         report: Returns more fields for the manifest.
 
     Returns:
@@ -81,7 +79,6 @@ def run_step(
         rewrite,
         tokens_field,
         on_record,
-        resume_filter,
     )
     counter, finished = RecordCounter(), False
     kept = output.written

@@ -19,7 +19,7 @@ from sophia_cli.io.rereadable import RereadableInputs, file_changed_error
 from sophia_cli.io.shards import Shard
 from sophia_cli.records import AFTER_CAPTION, Record, error_record, has_failed, record_name
 from sophia_cli.rewards.loading import decode_lines, load_table, make_lookup
-from sophia_cli.rewards.table import FAILED, NOT_TRAJECTORY, PROPAGATED, TrajectoryTable
+from sophia_cli.rewards.table import EARLY_STOP, FAILED, NOT_TRAJECTORY, PROPAGATED, TrajectoryTable
 from sophia_cli.rewards.trajectory import SelectionRule, decode_checked
 from sophia_cli.runtime.progress import log_line
 from sophia_cli.steps._common import StepOptions, plain_settings
@@ -83,7 +83,7 @@ def propagate_records(
         return
     rows = np.flatnonzero(mine & choice.selected if emit == "selected" else mine)
     rewards, kept = choice.rewards[rows].tolist(), choice.selected[rows].tolist()
-    yield from _annotate_lines(lines, table, rows.tolist(), rewards, kept, bad)
+    yield from _annotate_lines(lines, table, rows.tolist(), rewards, kept, bad, emit == "selected")
 
 
 def _propagate_stream(
@@ -103,7 +103,7 @@ def _propagate_stream(
         out = [(row, reward, state == SELECTED) for row, state, reward in selector.pop_ready() if state in wanted]
         if out:
             rows, rewards, kept = map(list, zip(*out, strict=True))
-            yield from _annotate_lines(lines, table, rows, rewards, kept, bad)
+            yield from _annotate_lines(lines, table, rows, rewards, kept, bad, emit == "selected")
 
     selector = StreamingSelector(table, make_lookup(lines, table), part, limit)
     bad: dict[int, str] = {}
@@ -145,12 +145,15 @@ def _annotate_lines(
     rewards: list[float],
     kept: list[bool],
     bad: dict[int, str],
+    as_full_run: bool,
 ) -> Iterator[Record | bytes]:
     """Yields the lines of these rows with three more fields; failures unchanged.
 
     Args:
         rewards: R(c) of each row; NaN if none.
         bad: The places of the rows that cannot be decoded.
+        as_full_run: Omit `stop_alpha`. It guards a file from which captions are missing; the kept records alone are those
+            of a run without early stop.
     """
     found = lines.lines_at(table.offsets[row] for row in rows)
     for row, line, reward, selected in zip(rows, found, rewards, kept, strict=True):
@@ -161,8 +164,10 @@ def _annotate_lines(
         if xxh3_64_intdigest(line) != table.contents[row]:
             raise file_changed_error(", ".join(lines.paths))
         fields = {"caption_reward": None if reward != reward else reward, "selected": selected, "weight": float(selected)}
-        if table.marks[row] & PROPAGATED:
-            yield Record({**parse_record(line, ""), **fields})
+        omitted = ("stop_alpha",) if as_full_run and table.marks[row] & EARLY_STOP else ()
+        if table.marks[row] & PROPAGATED or omitted:
+            record = parse_record(line, "")
+            yield Record({name: value for name, value in record.items() if name not in omitted} | fields)
         else:
             yield line.removeprefix(BOM_UTF8).rstrip()[:-1] + b"," + orjson.dumps(fields)[1:] + b"\n"
 

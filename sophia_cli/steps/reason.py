@@ -13,7 +13,7 @@ from typing import Any
 from sophia_cli.errors import InputError, RecordError, UsageError
 from sophia_cli.inference.backend_options import BackendOptions
 from sophia_cli.inference.early_stop import CaptionPlan, EarlyStopSampler, EarlyStopStats, QuestionGroup, max_failures
-from sophia_cli.inference.early_stop_resume import HeldRecords, ResumeState
+from sophia_cli.inference.early_stop_resume import EarlierCaption, read_earlier_captions
 from sophia_cli.inference.sampler import sample_records, show_plan
 from sophia_cli.inference.types import Backend, Completion, Job, Request, SamplingParams
 from sophia_cli.io.counter import RecordCounter
@@ -97,13 +97,10 @@ def run(
         **stop,
         **sampling.manifest_settings(),
     }
-    tally, earlier = (
-        EarlyStopStats(),
-        ResumeState(n, HeldRecords(options.out or options.tee), rule_reward if bound_length else None),
-    )
+    tally = EarlyStopStats()
 
     def produce(output: RecordWriter, counter: RecordCounter) -> Iterator[Record]:
-        return sample_trajectories(counter.count_records(records), backend, llm, thinking, output, tally, earlier)
+        return sample_trajectories(counter.count_records(records), backend, llm, thinking, output, tally)
 
     return run_step(
         STEP,
@@ -113,7 +110,6 @@ def run(
         produce,
         inputs=input_names(*files, prompt_file),
         tokens_field="trajectory_tokens",
-        resume_filter=earlier if stop_alpha is not None else None,
         backend=backend,
         report=lambda: {} if stop_alpha is None else {"early_stop": tally.to_manifest()},
     )
@@ -126,7 +122,6 @@ def sample_trajectories(
     thinking: ReasonConfig,
     output: RecordWriter,
     tally: EarlyStopStats,
-    earlier: ResumeState,
 ) -> Iterator[Record]:
     """Yields N records per caption, each with one trajectory; fewer with early stop. Earlier failures pass through.
 
@@ -137,7 +132,6 @@ def sample_trajectories(
         thinking: How to sample.
         output: Knows which records are finished.
         tally: Counts what early stop saves.
-        earlier: What an earlier run has written, for early stop.
     """
 
     def finish(job: Job, completion: Completion) -> Record:
@@ -154,10 +148,9 @@ def sample_trajectories(
 
     if thinking.stop_alpha is None:
         return sample_records(_make_jobs(captions, thinking, output), backend, finish)
-    waves = EarlyStopSampler(
-        thinking.stop_alpha, thinking.n, thinking.bound_length, rule_reward, finish, tally, earlier.held
-    )
-    return waves.stream(_question_groups(captions, thinking, output, earlier, tally), backend)
+    earlier = read_earlier_captions(output.file, thinking.n, rule_reward, thinking.bound_length)
+    early_stop = EarlyStopSampler(thinking.stop_alpha, thinking.n, thinking.bound_length, rule_reward, finish, tally)
+    return early_stop.stream(_question_groups(captions, thinking, earlier), backend)
 
 
 def rule_reward(record: Record) -> float | None:
@@ -180,7 +173,7 @@ def _make_jobs(captions: Iterable[Record], thinking: ReasonConfig, output: Recor
 
 
 def _question_groups(
-    captions: Iterable[Record], thinking: ReasonConfig, output: RecordWriter, earlier: ResumeState, tally: EarlyStopStats
+    captions: Iterable[Record], thinking: ReasonConfig, earlier: dict[str, EarlierCaption]
 ) -> Iterator[QuestionGroup | Record]:
     """Yields the same for early stop: by question with a bound on lengths, else by caption."""
     each = _check_unique(captions)
@@ -191,7 +184,7 @@ def _question_groups(
             jobs = [job for job in whole if isinstance(job, Job)]
             yield from (failure for failure in whole if isinstance(failure, Record))
             if jobs:
-                plans.append(_plan_caption(record, jobs, thinking, output, earlier, tally))
+                plans.append(CaptionPlan(jobs, earlier.get(str(record["caption_id"]), EarlierCaption())))
         if plans:
             yield QuestionGroup(plans)
 
@@ -231,25 +224,6 @@ def _caption_order(record: Record) -> tuple[int, str]:
     """Sorts c2 before c10."""
     name = str(record.get("caption_id"))
     return len(name), name
-
-
-def _plan_caption(
-    record: Record,
-    jobs: list[Job],
-    thinking: ReasonConfig,
-    output: RecordWriter,
-    earlier: ResumeState,
-    tally: EarlyStopStats,
-) -> CaptionPlan:
-    """Returns a caption's jobs and its earlier records; counts a finished caption."""
-    caption = str(record["caption_id"])
-    if any([output.skip_finished(job.ids[ID_FIELD]) for job in jobs]):
-        tally.add_caption(len(jobs), earlier.written[caption], len(earlier.cut[caption]), caption in earlier.given_up)
-        tally.tokens += sum(earlier.written[caption]) + sum(earlier.cut[caption])
-        earlier.held.forget_caption(caption)
-        return CaptionPlan([], is_finished=True, shortest_correct=earlier.length_bound(caption, thinking.stop_alpha or 0.0))
-    known = {number: earlier.held.get_record(caption, job.ids[ID_FIELD]) for number, job in enumerate(jobs)}
-    return CaptionPlan(jobs, {number: trajectory for number, trajectory in known.items() if trajectory})
 
 
 def _caption_jobs(record: Record, thinking: ReasonConfig) -> Sequence[Job | Record]:

@@ -75,7 +75,7 @@ def test_the_metadata_of_a_folder_is_an_input(folder: Path) -> None:
 
 
 def test_drafts_are_not_written_over_inputs(folder: Path) -> None:
-    for name in ("out.jsonl.tmp", "out.jsonl.held", "out.jsonl.manifest.json"):
+    for name in ("out.jsonl.tmp", "out.jsonl.manifest.json"):
         (folder / name).unlink(missing_ok=True)
         (folder / name).hardlink_to(folder / "in.jsonl")
         refused(folder, "grade", name, "-o", "out.jsonl")
