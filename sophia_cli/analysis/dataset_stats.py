@@ -17,7 +17,7 @@ from sophia_cli.records import Record
 from sophia_cli.rewards.loading import BATCH_ROWS
 from sophia_cli.rewards.selection import Bools, Selection, as_numpy, caption_reasoner_ids
 from sophia_cli.rewards.table import FAILED, LEAKS, NAN, NOT_TRAJECTORY, RecordLookup, TrajectoryTable, hash64
-from sophia_cli.rewards.trajectory import COUNT_LIMIT, SelectionRule, Trajectory
+from sophia_cli.rewards.trajectory import COUNT_LIMIT, SelectionRule, Trajectory, passes_alpha
 
 MAX_BINS = 16
 """Most bars of a histogram of lengths."""
@@ -151,7 +151,11 @@ def compute_figures(columns: StatsTable, selection: Selection, in_group: Bools, 
         "verdicts": {name: int(number) for name, number in zip(VERDICTS, verdicts, strict=False) if number},
         "graded": len(graded),
         "accuracy": mean_or_none(graded),
-        "caption_reward": {"captions": len(found), "mean": mean_or_none(found), "over_alpha": int((found > alpha).sum())},
+        "caption_reward": {
+            "captions": len(found),
+            "mean": mean_or_none(found),
+            "over_alpha": int(passes_alpha(found, 1, alpha).sum()),
+        },
         "items_right": count_distinct(items[rows][right]),
         "solved": count_distinct(items[rows][kept]),
         "selected": int(kept.sum()),

@@ -39,41 +39,104 @@ class Selection:
     solved: Bools
 
 
+@dataclass(frozen=True)
+class CaptionGroups:
+    """The trajectories in the shard, each once, grouped by caption and reasoner.
+
+    Attributes:
+        rows: The rows of the trajectories.
+        ids: The id of each group, ascending.
+        index: The group of each trajectory.
+        rewards: R(y) of each trajectory; NaN where there is no evidence.
+        planned: N of each group, or the number of its trajectories if that is larger.
+        given_up: Whether early stop gave the group up.
+    """
+
+    rows: Rows
+    ids: npt.NDArray[Any]
+    index: Rows
+    rewards: Floats
+    planned: Rows
+    given_up: Bools
+
+    def sum(self, values: npt.NDArray[Any]) -> Floats:
+        """Returns the sum of the trajectories' values in each group."""
+        return np.bincount(self.index, weights=values, minlength=len(self.ids)).astype(np.float64)
+
+
 def select_trajectories(table: TrajectoryTable, in_shard: Bools, lookup: RecordLookup) -> Selection:
     """Applies Eq. 5 and Eq. 6 to the rows in the shard. A trajectory counts once, however often its record occurs.
 
     Raises:
         InputError: one trajectory id has two contents, or a mean cannot be known.
     """
-    marks = as_numpy(table.marks)
-    rows = np.flatnonzero(in_shard & (marks & NOT_TRAJECTORY == 0))
+    rule, row_groups = table.rule, caption_reasoner_ids(as_numpy(table.captions), _row_reasoners(table, in_shard))
+    groups = group_trajectories(table, in_shard, row_groups, lookup)
+    right, graded = groups.sum(np.nan_to_num(groups.rewards)), groups.sum(~np.isnan(groups.rewards))
+    with np.errstate(invalid="ignore"):
+        means = np.where(groups.given_up, np.nan, right / graded)  # Eq. 5: R(c)
+        eligible = passes_alpha(right, groups.planned, rule.alpha)
+        if rule.min_graded is not None:
+            eligible = passes_alpha(right, graded, rule.alpha) & (graded >= max(rule.min_graded, 1))
+    qualify = _qualifying_trajectories(table, groups, eligible & ~groups.given_up)
+    kept = keep_smallest(table, groups.rows[qualify], lookup)  # Eq. 6: the shortest right y with R(c) > α
+    return _row_by_row(table, in_shard, row_groups, groups, means, kept)
+
+
+def group_trajectories(
+    table: TrajectoryTable, in_shard: Bools, row_groups: npt.NDArray[Any], lookup: RecordLookup
+) -> CaptionGroups:
+    """Returns the trajectories in the shard by caption and reasoner.
+
+    Raises:
+        InputError: one trajectory id has two contents, or an early-stopped caption has several runs.
+    """
+    rows = np.flatnonzero(in_shard & (as_numpy(table.marks) & NOT_TRAJECTORY == 0))
     rows = rows[_first_rows(table, rows, lookup)]
-    of_rows = caption_reasoner_ids(as_numpy(table.captions), _row_reasoners(table, rows))
-    captions, of = np.unique(of_rows[rows], return_inverse=True)
-    _check_single_run(table, rows, of, len(captions), lookup)
-    means, eligible = _qualify_captions(table, rows, of, len(captions))
-    kept = _keep_shortest(table, rows, eligible[of], lookup)
+    ids, index = np.unique(row_groups[rows], return_inverse=True)
+    existing, planned = np.bincount(index, minlength=len(ids)), planned_counts(table, rows, index, len(ids))
+    given_up = _given_up_captions(table, rows, index, existing, planned, lookup)
+    rewards = as_numpy(table.rewards)[rows].astype(np.float64)
+    # α compares with all planned samples: one that is missing or ungraded counts as not right.
+    return CaptionGroups(rows, ids, index, rewards, np.maximum(planned, existing), given_up)
+
+
+def _row_by_row(
+    table: TrajectoryTable, in_shard: Bools, row_groups: npt.NDArray[Any], groups: CaptionGroups, means: Floats, kept: Rows
+) -> Selection:
     rewards, selected = np.full(len(table), np.nan), np.zeros(len(table), dtype=np.bool_)
     selected[kept] = True
-    if len(captions):
-        found = np.searchsorted(captions, of_rows).clip(max=len(captions) - 1)
-        known = in_shard & (marks & (NOT_TRAJECTORY | FAILED) == 0)
+    if len(groups.ids):
+        found = np.searchsorted(groups.ids, row_groups).clip(max=len(groups.ids) - 1)
+        known = in_shard & (as_numpy(table.marks) & (NOT_TRAJECTORY | FAILED) == 0)
         rewards[known] = means[found[known]]
     return Selection(rewards, selected, np.isin(as_numpy(table.items), as_numpy(table.items)[kept]))
 
 
-def _row_reasoners(table: TrajectoryTable, rows: Rows) -> npt.NDArray[Any]:
+def _qualifying_trajectories(table: TrajectoryTable, groups: CaptionGroups, eligible: Bools) -> Bools:
+    """Returns a mask of the trajectories among which Eq. 6 selects: by default, the right ones of eligible captions."""
+    rule = table.rule
+    qualify = groups.rewards == 1.0 if rule.correctness else ~np.isnan(groups.rewards)
+    if rule.caption_reward:
+        qualify &= eligible[groups.index]
+    if rule.drop_leaks:
+        qualify &= as_numpy(table.marks)[groups.rows] & LEAKS == 0
+    return qualify
+
+
+def _row_reasoners(table: TrajectoryTable, in_shard: Bools) -> npt.NDArray[Any]:
     """Returns the reasoner of each row. A failure that names none belongs to the only reasoner of its caption."""
-    reasoners = as_numpy(table.reasoners)
-    nameless = (reasoners[rows] == NO_REASONER) & (as_numpy(table.marks)[rows] & FAILED != 0)
+    reasoners, marks = as_numpy(table.reasoners), as_numpy(table.marks)
+    ours = in_shard & (marks & NOT_TRAJECTORY == 0)
+    nameless = ours & (reasoners == NO_REASONER) & (marks & FAILED != 0)
     if not nameless.any():
         return reasoners
-    reasoners, captions, known = reasoners.copy(), as_numpy(table.captions), rows[~nameless]
+    reasoners, captions, known = reasoners.copy(), as_numpy(table.captions), np.flatnonzero(ours & ~nameless)
     each, of = np.unique(captions[known], return_inverse=True)
     least, most = np.full(len(each), np.iinfo(reasoners.dtype).max), np.full(len(each), np.iinfo(reasoners.dtype).min)
     np.minimum.at(least, of, reasoners[known])
     np.maximum.at(most, of, reasoners[known])
-    lost = rows[nameless]
+    lost = np.flatnonzero(nameless)
     index = np.searchsorted(each, captions[lost]).clip(max=max(len(each) - 1, 0))
     if len(each):
         only = (each[index] == captions[lost]) & (least[index] == most[index])
@@ -144,27 +207,6 @@ def check_same_content(table: TrajectoryTable, ones: Rows, others: Rows, lookup:
             raise InputError(f"{lookup.where(other)}: {fault}; drop one of them")
 
 
-def _qualify_captions(table: TrajectoryTable, rows: Rows, caption_index: Rows, count: int) -> tuple[Floats, Bools]:
-    """Returns R(c) of Eq. 5 and whether R(c) > α, for each caption.
-
-    R(c) is the mean of R(y) over the graded trajectories of the caption. It is NaN when none was graded, and where
-    sampling stopped early, because that mean is not Eq. 5's. What could not be graded counts against its caption for α
-    only (contract.md).
-    """
-    rule, rewards = table.rule, as_numpy(table.rewards)[rows].astype(np.float64)
-    graded = ~np.isnan(rewards)
-    right = np.bincount(caption_index, weights=np.where(graded, rewards, 0.0), minlength=count)
-    evidence = np.bincount(caption_index, weights=graded, minlength=count)
-    given_up = _given_up_captions(table, rows, caption_index, count)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = np.where(given_up, np.nan, right / evidence)
-        if rule.min_graded is not None:
-            enough = evidence >= max(rule.min_graded, 1)
-            return means, ~given_up & enough & passes_alpha(right, evidence, rule.alpha)
-        planned = np.maximum(planned_counts(table, rows, caption_index, count), np.bincount(caption_index, minlength=count))
-        return means, ~given_up & passes_alpha(right, planned, rule.alpha)
-
-
 def planned_counts(table: TrajectoryTable, rows: Rows, caption_index: Rows, count: int) -> Rows:
     """Returns N of each caption: the largest that its records say, 0 where none says."""
     planned = np.zeros(count, dtype=np.int64)
@@ -173,38 +215,34 @@ def planned_counts(table: TrajectoryTable, rows: Rows, caption_index: Rows, coun
     return planned
 
 
-def _given_up_captions(table: TrajectoryTable, rows: Rows, caption_index: Rows, count: int) -> Bools:
-    """Returns a mask of the captions that early stop gave up: fewer than N of their trajectories exist, or one was cut."""
-    marks = as_numpy(table.marks)[rows]
-    early, cut = np.zeros(count, dtype=np.bool_), np.zeros(count, dtype=np.bool_)
-    early[caption_index[(marks & EARLY_STOP) != 0]] = True
-    if not early.any():
-        return early
-    cut[caption_index[(marks & CUT) != 0]] = True
-    missing = np.bincount(caption_index, minlength=count) < planned_counts(table, rows, caption_index, count)
-    given_up: Bools = early & (missing | cut)
-    return given_up
-
-
-def _check_single_run(table: TrajectoryTable, rows: Rows, caption_index: Rows, count: int, lookup: RecordLookup) -> None:
-    """Checks that no early-stopped caption has trajectories of several runs of the same reasoner (`--tag`), of which one
-    may have given it up.
+def _given_up_captions(
+    table: TrajectoryTable, rows: Rows, index: Rows, existing: Rows, planned: Rows, lookup: RecordLookup
+) -> Bools:
+    """Returns a mask of the captions that early stop gave up: fewer than N of their trajectories exist, or one was cut.
 
     Raises:
-        InputError: it has; their common mean is not known.
+        InputError: an early-stopped caption has trajectories of several runs.
     """
-    marks = as_numpy(table.marks)[rows]
-    tagged, early = np.zeros(count, dtype=np.bool_), np.zeros(count, dtype=np.bool_)
-    tagged[caption_index[(marks & TAGGED) != 0]] = True
-    early[caption_index[(marks & EARLY_STOP) != 0]] = True
-    # Without a tag, one caption and reasoner have one run; more trajectories than N are those of several.
-    more = np.bincount(caption_index, minlength=count) > planned_counts(table, rows, caption_index, count)
-    doubtful = early & (tagged | more)
-    if not (table.rule.caption_reward and doubtful.any()):
-        return
-    concerned = np.flatnonzero(doubtful[caption_index])
+    marks, found = as_numpy(table.marks)[rows], {}
+    for mark in (EARLY_STOP, CUT, TAGGED):
+        found[mark] = np.zeros(len(existing), dtype=np.bool_)
+        found[mark][index[(marks & mark) != 0]] = True
+    early: Bools = found[EARLY_STOP]
+    # Without a tag, a caption has one run of a reasoner; more trajectories than N are those of several.
+    doubtful = early & (found[TAGGED] | (existing > planned))
+    if table.rule.caption_reward and doubtful.any():
+        _check_single_run(rows[doubtful[index]], index[doubtful[index]], lookup)
+    return early & ((existing < planned) | found[CUT])
+
+
+def _check_single_run(rows: Rows, index: Rows, lookup: RecordLookup) -> None:
+    """Checks that each of these captions has trajectories of one run of its reasoner (`--tag`).
+
+    Raises:
+        InputError: one has several. One of them may have given it up, so their common mean is not known.
+    """
     runs: dict[int, str] = {}
-    for caption, name in zip(caption_index[concerned].tolist(), lookup.names(rows[concerned].tolist()), strict=True):
+    for caption, name in zip(index.tolist(), lookup.names(rows.tolist()), strict=True):
         run = name.rpartition("t")[0]
         if runs.setdefault(caption, run) != run:
             raise InputError(
@@ -213,15 +251,9 @@ def _check_single_run(table: TrajectoryTable, rows: Rows, caption_index: Rows, c
             )
 
 
-def _keep_shortest(table: TrajectoryTable, rows: Rows, eligible: Bools, lookup: RecordLookup) -> Rows:
-    """Returns the rows that Eq. 6 keeps: at most `keep` per item, by the smallest sort key. Ties go to the smaller id."""
-    rule, marks, rewards = table.rule, as_numpy(table.marks)[rows], as_numpy(table.rewards)[rows]
-    qualify = rewards == 1.0 if rule.correctness else ~np.isnan(rewards.astype(np.float64))
-    if rule.caption_reward:
-        qualify &= eligible
-    if rule.drop_leaks:
-        qualify &= marks & LEAKS == 0
-    rows = rows[qualify]
+def keep_smallest(table: TrajectoryTable, rows: Rows, lookup: RecordLookup) -> Rows:
+    """Returns at most `keep` of these rows per item, those with the smallest sort keys. Ties go to the smaller id."""
+    rule = table.rule
     if rule.select == "all" or not len(rows):
         return rows
     items, keys = as_numpy(table.items)[rows], as_numpy(table.sort_keys)[rows]
@@ -230,8 +262,13 @@ def _keep_shortest(table: TrajectoryTable, rows: Rows, eligible: Bools, lookup: 
     starts = np.flatnonzero(np.r_[True, items[1:] != items[:-1]])
     ends = np.r_[starts[1:], len(rows)]
     rank = np.arange(len(rows)) - np.repeat(starts, ends - starts)
-    keep = rank < rule.keep
-    lasts = starts + rule.keep - 1
+    _settle_ties(rows, keys, starts, ends, rule.keep, lookup)
+    return rows[rank < rule.keep]
+
+
+def _settle_ties(rows: Rows, keys: Rows, starts: Rows, ends: Rows, keep: int, lookup: RecordLookup) -> None:
+    """Sorts rows of equal keys by their ids, in place, where the border between kept and dropped is among them."""
+    lasts = starts + keep - 1
     more = np.flatnonzero(lasts + 1 < ends)
     ties = []
     for item in more[keys[lasts[more]] == keys[lasts[more] + 1]]:
@@ -242,7 +279,6 @@ def _keep_shortest(table: TrajectoryTable, rows: Rows, eligible: Bools, lookup: 
     names = dict(zip(tied, lookup.names(tied), strict=True))
     for tie in ties:
         rows[tie] = sorted(rows[tie].tolist(), key=lambda row: names[row])
-    return rows[keep]
 
 
 def select_in_memory(trajectories: Iterable[tuple[Trajectory, int, str]], rule: SelectionRule) -> set[int]:
