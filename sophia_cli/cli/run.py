@@ -9,12 +9,13 @@ from collections.abc import Callable
 
 from sophia_cli.errors import FAILED, INTERRUPTED, SophiaError
 from sophia_cli.runtime import signals
-from sophia_cli.runtime.progress import log_line
+from sophia_cli.runtime.progress import log_line, set_quiet
 
 
 def run(work: Callable[[], int], debug: bool = False) -> int:
     """Runs a command and returns its exit code. An error becomes one line on stderr; a traceback only with `debug`."""
     signals.install_handlers()
+    set_quiet(False)
     try:
         return work()
     except KeyboardInterrupt:

@@ -36,14 +36,14 @@ def log_line(text: str, quiet: bool = False) -> None:
 _quiet: list[bool] = []
 
 
-def set_quiet() -> None:
-    """Silences `log_info` from now on (`--quiet`)."""
-    _quiet.append(True)
+def set_quiet(quiet: bool = True) -> None:
+    """Silences `log_info` from now on (`--quiet`), or lets it speak again."""
+    _quiet[:] = [quiet]
 
 
 def log_info(text: str) -> None:
     """Prints one line of information to stderr unless `set_quiet` was called."""
-    log_line(text, quiet=bool(_quiet))
+    log_line(text, quiet=any(_quiet))
 
 
 class Progress:

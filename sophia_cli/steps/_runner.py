@@ -103,4 +103,6 @@ def run_step(
                 output.close(finished, counter.count, report())
             finally:
                 output.unlock()
+    if kept and output.written == kept:
+        log_line(f"{step}: nothing is left to do, {file} is complete", options.quiet)
     return SOME_FAILED if output.failed else 0

@@ -4,6 +4,8 @@ The prompt is the image and the question, without the caption. The vision tower 
 round: all sampling first, then one training run. This file reads the rows and plans the run; `training/` trains.
 """
 
+import contextlib
+import json
 import math
 import os
 import shutil
@@ -16,7 +18,7 @@ from typing import IO, Any
 from sophia_cli import registry
 from sophia_cli.errors import SophiaError, UsageError
 from sophia_cli.io.jsonl import to_line
-from sophia_cli.io.manifest import Manifest
+from sophia_cli.io.manifest import MANIFEST_SUFFIX, Manifest
 from sophia_cli.io.paths import check_output_folder, check_stdout
 from sophia_cli.io.stdio import claim_stdout
 from sophia_cli.models.aliases import ModelRef, resolve_model
@@ -57,6 +59,7 @@ class TrainOverrides:
 
 NORMALIZATIONS = ("tokens", "trajectories")
 PAPER_DEFAULTS = {"batch_size": 512, "micro_batch_size": 1, "lr": 2e-5, "epochs": 1.0, "max_tokens": 16384}
+STEP = "train"
 FIXED_OPTIONS = {field.name for field in fields(TrainConfig)} - {*PAPER_DEFAULTS, "seed"}
 """Options that have the same default for all models."""
 
@@ -94,24 +97,50 @@ def run(command: TrainRequest) -> int:
     if options.dry_run:
         _make_plan(command, world)
         return 0
-    with leading_others(world) as ready:  # from here on, an error also ends the other ranks
-        plan, count = _make_plan(command, world)
-        plan.open_work_dir(options.force)
-        from sophia_cli.training import checkpoints
+    with contextlib.ExitStack() as stack:
+        with leading_others(world) as tell:  # from here on, an error also ends the other ranks
+            plan, count = _make_plan(command, world)
+            manifest = Manifest(out, STEP, _manifest_settings(command, plan))
+            if is_finished_run(out) and not options.force and not plan.work_dir.exists():
+                manifest.check_settings()
+                log_line(f"{STEP}: {out} is finished; nothing is left to do (--force trains again)", options.quiet)
+                tell(False)
+                return 0
+            stack.callback(plan.unlock)
+            plan.open_work_dir(options.force)
+            from sophia_cli.training import checkpoints
 
-        checkpoints.last_checkpoint(plan.work_dir, count)  # refuses a checkpoint of another world size, once
-        ready()
+            checkpoints.last_checkpoint(plan.work_dir, count)  # refuses a checkpoint of another world size, once
+            tell(True)
+        metrics = MetricsWriter(stdout, make_tracker(command.report_to, out, asdict(plan.config)))
+        _run_training(plan, world, hardware, count, metrics, Progress(STEP, quiet=options.quiet, unit="steps"))
+        left, tokens = sum(plan.skipped.values()), sum(sized.tokens for sized in plan.rows)
+        counts = {"in": len(plan.rows) + left, "out": len(plan.rows), "failed": left}
+        manifest.save(finished=True, counts=counts, tokens=tokens)
+    return 0
+
+
+def _manifest_settings(command: TrainRequest, plan: TrainPlan) -> dict[str, Any]:
+    """Returns what makes the model what it is: the settings, the model it begins from, the rows."""
     asked = command.overrides
     chosen = {"alpha": asked.alpha, "keep": asked.keep, "pairs": asked.pairs}
-    part = {"shard": str(options.parsed_shard), "limit": options.limit}
-    read = {"inputs": command.files, "mix": command.mixes, **chosen, **part}
-    manifest = Manifest(out, "train", {**asdict(plan.config), **plan.model.identity, **read})
-    metrics = MetricsWriter(stdout, make_tracker(command.report_to, out, asdict(plan.config)))
-    _run_training(plan, world, hardware, count, metrics, Progress("train", quiet=options.quiet, unit="steps"))
-    left, tokens = sum(plan.skipped.values()), sum(sized.tokens for sized in plan.rows)
-    counts = {"in": len(plan.rows) + left, "out": len(plan.rows), "failed": left}
-    manifest.save(finished=True, counts=counts, tokens=tokens)
-    return 0
+    part = {"shard": str(command.options.parsed_shard), "limit": command.options.limit}
+    read = {"inputs": command.files, "mix": command.mixes, "rows": plan.identity()["rows"], **chosen, **part}
+    return {**asdict(plan.config), **plan.model.identity, **read}
+
+
+def is_finished_run(out: Path) -> bool:
+    """Tells whether a folder holds the model of a run that has ended, as its manifest says."""
+    try:
+        manifest = json.loads(out.with_name(out.name + MANIFEST_SUFFIX).read_bytes())
+        return bool(manifest["command"] == STEP and manifest["finished"]) and holds_model(out)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def holds_model(out: Path) -> bool:
+    """Tells whether a folder holds a model or an adapter."""
+    return any((out / f"{kind}config.json").exists() for kind in ("", "adapter_"))
 
 
 def _make_plan(command: TrainRequest, world: DistributedContext | None) -> tuple[TrainPlan, int]:
@@ -321,10 +350,11 @@ def check_output_dir(out: Path, model: ModelRef, inputs: list[str], force: bool)
     """
     if out.exists() and not out.is_dir() or os.path.ismount(out):
         raise UsageError(f"{out}: is a file or a mount point; choose a folder with -o")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (force or may_replace_model(out)):
+    replaceable = force or may_replace_model(out) or is_finished_run(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not replaceable:
         raise UsageError(f"{out} exists and is not empty; choose another folder with -o, or --force to replace it")
     check_output_folder(out, [model.path, *inputs, "."])
-    if out.exists() and any(out.iterdir()) and not any((out / f"{kind}config.json").exists() for kind in ("", "adapter_")):
+    if out.exists() and any(out.iterdir()) and not holds_model(out):
         raise UsageError(
             f"{out}: contains something other than a model, which --force does not replace; choose another with -o"
         )

@@ -26,7 +26,7 @@ from sophia_cli.training.run_state import TrainPlan, read_plan
 
 GPUS_VARIABLE, CPU_VARIABLE = "SOPHIA_GPUS", "SOPHIA_CPU_RANKS"
 """Environment variables of the processes that we start: the GPUs of each, or that they train on CPUs."""
-PLAN_KEY, READY_VALUE = "sophia/plan", b"ready"
+PLAN_KEY, READY_VALUE, FINISHED_VALUE = "sophia/plan", b"ready", b"finished"
 # Not metrics.jsonl: the worker writes that in the same folder, and it outlives a resume.
 EMITTED_FILE, LOG_FILE, ERRORS_FILE = "emitted.jsonl", "log.txt", "errors"
 POLL_SECONDS = 0.1
@@ -88,29 +88,29 @@ def follow_main(out: Path, world: DistributedContext) -> int:
 
     usual = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the store waits in C code, where Python handlers do not run
     try:
-        ready = open_store(world).get(PLAN_KEY) == READY_VALUE
+        told = open_store(world).get(PLAN_KEY)
     except DistError:  # the main rank, which holds the store, is gone
-        ready = False
+        told = b"failed"
     signal.signal(signal.SIGTERM, usual)
-    if not ready:
-        return 1  # the main rank has reported the reason
+    if told != READY_VALUE:
+        return 0 if told == FINISHED_VALUE else 1  # the main rank has reported the reason
     train_model(read_plan(out.with_name(out.name + ".tmp")), world, lambda row: None)
     return 0
 
 
 @contextlib.contextmanager
-def leading_others(world: DistributedContext | None) -> Iterator[Callable[[], None]]:
-    """Context of the main rank: the yielded function tells the other ranks that the plan is ready. On an error they end
-    too.
+def leading_others(world: DistributedContext | None) -> Iterator[Callable[[bool], None]]:
+    """Context of the main rank: the yielded function tells the other ranks whether there is a plan to train by. On an error
+    they end too.
     """
     if world is None:
-        yield lambda: None
+        yield lambda trains: None
         return
     from sophia_cli.training.rendezvous import open_store
 
     store = open_store(world)
     try:
-        yield lambda: store.set(PLAN_KEY, READY_VALUE)
+        yield lambda trains: store.set(PLAN_KEY, READY_VALUE if trains else FINISHED_VALUE)
     except BaseException:
         # The other ranks wait for this key; without it they would wait until their timeout.
         store.set(PLAN_KEY, b"failed")

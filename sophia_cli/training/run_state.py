@@ -54,6 +54,14 @@ class TrainPlan:
     model: ModelRef
     config: TrainConfig
     out: Path
+    lock: int | None = None
+    """The descriptor that locks OUT.tmp for this process."""
+
+    def unlock(self) -> None:
+        """Lets another run use OUT.tmp."""
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
 
     @property
     def data_kind(self) -> str:
@@ -116,7 +124,9 @@ class TrainPlan:
         folder = os.open(self.work_dir, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.lock = folder
         except BlockingIOError:
+            os.close(folder)
             raise UsageError(f"{self.work_dir}: another run uses this folder; wait for it, or choose another -o") from None
         except OSError:  # a file system without locks
             os.close(folder)

@@ -31,7 +31,7 @@ ROWS = [Record({"name": f"r{number}", "text": "ü" * number}) for number in rang
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_file_cut_anywhere_is_completed(suffix: str, data: st.DataObject, tmp_path: Path) -> None:
     file = tmp_path / f"out.jsonl{suffix}"
@@ -170,3 +170,13 @@ def test_a_file_of_another_step_is_refused(lab: Path, tmp_path: Path) -> None:
     write_lines(tmp_path / "x.jsonl", [{"id": "a"}])
     done = sophia("grade", str(lab / "raw.jsonl"), "-o", "x.jsonl", cwd=tmp_path, code=2)
     assert "x.jsonl.manifest.json" in done.stderr.decode()
+
+
+@pytest.mark.parametrize("command", [["reason", "caps.jsonl", "-n", "2"], ["grade", "raw.jsonl"]])
+def test_a_finished_command_typed_again_says_so(command: list[str], lab: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "out.jsonl")
+    sophia(*command, "-o", out, cwd=lab)
+    before = Path(out).stat()
+    done = sophia(*command, "-o", out, cwd=lab)
+    assert b"nothing is left to do" in done.stderr
+    assert (Path(out).stat().st_ino, Path(out).stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)

@@ -482,6 +482,23 @@ def test_a_run_packs_its_rows_where_the_kernel_takes_them(tmp_path: Path, monkey
     assert packed[0]["grad_norm"] == pytest.approx(padded[0]["grad_norm"], rel=1e-4)
 
 
+def test_a_finished_run_typed_again_says_so_and_a_changed_one_is_refused(lab: Path, tmp_path: Path) -> None:
+    options = ("--alpha", "0", "--max-steps", "1", "-o", str(tmp_path / "out"))
+    sophia("train", "traj.jsonl", *options, cwd=lab)
+    before = (tmp_path / "out" / "model.safetensors").stat()
+    done = sophia("train", "traj.jsonl", *options, cwd=lab)
+    after = (tmp_path / "out" / "model.safetensors").stat()
+    assert b"is finished; nothing is left to do" in done.stderr and done.stdout == b""
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    done = sophia("train", "traj.jsonl", *options, "--lr", "1e-5", cwd=lab, code=2)
+    assert b"was written with other settings (lr was" in done.stderr
+    write_lines(
+        tmp_path / "fewer.jsonl", [{**row, "image": str(lab / row["image"])} for row in records_of(lab / "traj.jsonl")[:20]]
+    )
+    done = sophia("train", str(tmp_path / "fewer.jsonl"), *options, cwd=lab, code=2)
+    assert b"rows was" in done.stderr
+
+
 @pytest.mark.parametrize(("objective", "kernel"), [("sophia", {"text_config": "flash_attention_2"}), ("mpo", None)])
 def test_flash_attention_is_used_where_it_can_be_loaded(
     objective: str, kernel: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -491,7 +508,7 @@ def test_flash_attention_is_used_where_it_can_be_loaded(
 
     def loaded(path: str, **options: Any) -> Any:
         asked.append(options["attn_implementation"])
-        return AutoModelForImageTextToText.from_pretrained(path)
+        return AutoModelForImageTextToText.from_pretrained(path, output_loading_info=True)
 
     monkeypatch.setattr(policy_module, "has_flash_attention", lambda: True)
     monkeypatch.setattr(policy_module, "AutoModelForImageTextToText", SimpleNamespace(from_pretrained=loaded))
