@@ -20,11 +20,11 @@ install-dev: .venv/installed-dev
 
 .venv/installed: .venv/constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet -c .venv/constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c .venv/constraints.txt -e .
+	$(BIN)/python -m pip install --quiet -c .venv/constraints.txt -e '.[all]'
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install --quiet -c .venv/constraints.txt -e '.[test,dev]'
+	$(BIN)/python -m pip install --quiet -c .venv/constraints.txt -e '.[all,test,dev]'
 	touch $@
 
 test: install-dev lint types

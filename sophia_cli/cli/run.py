@@ -30,7 +30,19 @@ def run(work: Callable[[], int], debug: bool = False) -> int:
         return error.exit_code if isinstance(error, SophiaError) else FAILED
 
 
+EXTRAS = {
+    **dict.fromkeys(("datasets", "pyarrow"), "data"),
+    **dict.fromkeys(("torch", "transformers"), "hf"),
+    **dict.fromkeys(("accelerate", "deepspeed", "matplotlib", "peft", "trl"), "train"),
+    "imagehash": "decontaminate",
+    "liger_kernel": "gpu",
+}
+"""The extra of pyproject.toml that brings a package. `sophia-cli` alone brings what servers, grading and selection need."""
+
+
 def _one_line(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get(str(error.name).partition(".")[0])):
+        return f"this command needs {error.name}: pip install 'sophia-cli[{extra}]'"
     if isinstance(error, SophiaError):
         return " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename and error.strerror:
