@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sophia_cli.verifier import answer_phrases, wrappings
 from sophia_cli.verifier.normalize import MAX_NORMALIZED_CHARS, normalize
-from sophia_cli.verifier.option_letters import first_letter, letters_of
+from sophia_cli.verifier.option_letters import first_letter, is_rejected, letters_of
 
 # The final answer is at the end; a response may have millions of characters.
 TAIL_CHARS = 20_000
@@ -23,6 +23,8 @@ SENTENCE = re.compile(r"[A-Za-z]{2,} +(?:[A-Za-z]+ +)*[A-Za-z]{2,}|[\u4e00-\u9ff
 """Words of a sentence, or of a phrase."""
 TEXT_MACRO = re.compile(r"\\(?:text|mathrm|textbf)\{([^{}]*)\}")
 SPECIAL = re.compile(r"(?:<\|[a-z_]{2,20}\|>|</s>).*", re.DOTALL)
+LEADING_LETTER = re.compile(r"\*{0,2}\(([A-J])\)\*{0,2}(?=[\s.,:]|$)|([A-J])\.?[ ]*\n")
+PARENTHESIZED_LETTER = re.compile(r"\(([A-J])\)")
 FAREWELL = re.compile(
     r"I hope (?:it|this|that) [^.!?\n]{1,40}[.!]?(?:\s*(?:Please )?(?:let me know|feel free)\b[^.!?\n]{0,80}[.!]?)?$"
     r"|(?:Please )?(?:let me know|feel free)\b[^.!?\n]{0,80}[.!]?$",
@@ -87,7 +89,13 @@ def extract_answer(text: str, by_letter: bool = False) -> Extraction | None:
 
 
 def _from_prose(text: str, by_letter: bool) -> Extraction | None:
-    return _after_phrase(text, by_letter) or _chosen_letter(text, by_letter) or _whole_response(text) or _last_line(text)
+    return (
+        _after_phrase(text, by_letter)
+        or _chosen_letter(text, by_letter)
+        or (_leading_letter(text) if by_letter else None)
+        or _whole_response(text)
+        or _last_line(text)
+    )
 
 
 def _from_wrapping(content: str, by_letter: bool) -> Extraction:
@@ -291,6 +299,20 @@ def _chosen_letter(text: str, by_letter: bool) -> Extraction | None:
         return Extraction((several[-1],))
     found = (answer_phrases.CHOSEN.findall(text) or answer_phrases.CHOSEN_FIRST.findall(text)) if by_letter else []
     return Extraction((found[-1],)) if found else None
+
+
+def _leading_letter(text: str) -> Extraction | None:
+    """Returns D of a response that begins with `(D)`, or with D on a line of its own, and then explains. A list of options
+    names none.
+    """
+    head = LEADING_LETTER.match(text)
+    rest = text[head.end() :].strip() if head else ""
+    if not head or not rest or is_rejected(rest):
+        return None
+    letter = next(filter(None, head.groups()))
+    others = set(PARENTHESIZED_LETTER.findall(rest)) - {letter}
+    in_last = set(PARENTHESIZED_LETTER.findall(_split_sentences(rest)[-1])) - {letter}
+    return None if len(others) > 1 or in_last else Extraction((letter,))
 
 
 def _whole_response(text: str) -> Extraction | None:

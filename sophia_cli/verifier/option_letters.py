@@ -87,6 +87,12 @@ def led_letter(text: str) -> tuple[str, str] | None:
     return ((match[1] or match[2] or match[3]).upper(), match[4].strip()) if match else None
 
 
+def is_rejected(rest: str) -> bool:
+    """Tells whether what follows a letter turns it down or adds a second one: `(D) is wrong`, `A, or maybe B`."""
+    before_denial = answer_phrases.NEGATED.split(rest, maxsplit=1)[0]
+    return bool(_REJECTED.match(rest) or _OTHER.search(rest) or _RIVAL.search(before_denial))
+
+
 def first_letter(text: str) -> str | None:
     """Returns the first separate capital letter that is not rejected: D of `for sure D, it can't be A`."""
     match = _GUESS.search(text)
