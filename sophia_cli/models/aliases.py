@@ -133,6 +133,8 @@ def resolve_model(name: str) -> ModelRef:
         if not (folder / "config.json").exists():
             raise UsageError(f"{name}: the folder has no config.json; give the folder of a saved model")
         return ModelRef(name, str(folder), _load_defaults(folder / DEFAULTS_FILE))
+    if name not in known and "/" in path and folder.parent.is_dir():  # `runs/nope`, and not an organization of the hub
+        raise UsageError(f"{name}: no such folder; {folder.parent} is here and has no {folder.name}")
     hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~"))
     if name in known or hub_id:
         return ModelRef(name, path)

@@ -97,6 +97,8 @@ def _row_keys(source: str) -> Iterator[tuple[Record, bytes]]:
 
 
 def _refuse_twice(row: Record, own: Any, first: str) -> NoReturn:
+    if "caption_id" in row:
+        raise DuplicateItem(f"{row.where}: has a `caption_id`; these are captions already, give the items")
     twice = f"field `id` {own!r}"
     if own is None:
         has_question = with_step_names(row).get("question")

@@ -109,7 +109,8 @@ def _make_jobs(
 ) -> Iterator[Job | Record]:
     for item in items:
         if taken := [field for field in STEP_FIELDS[STEP] if field in item]:
-            raise InputError(f"{where_of(item)}: field `{taken[0]}` is written by this step; rename the column")
+            remedy = "these are captions already; give the items, or rename the column"
+            raise InputError(f"{where_of(item)}: field `{taken[0]}` is written by this step; {remedy}")
         try:
             if has_failed(item):
                 raise RecordError(item["error"])
@@ -135,6 +136,7 @@ def description_request(item: Record, prompt: str) -> list[dict[str, Any]]:
     """
     images = image_list(item)
     if not images:
-        raise RecordError(f"{where_of(item)}: field `image` is missing; a caption needs an image")
+        hint = "; `file_name` is there: give the folder instead of its metadata" if "file_name" in item else ""
+        raise RecordError(f"{where_of(item)}: field `image` is missing; a caption needs an image{hint}")
     content = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": prompt}]
     return [{"role": "user", "content": content}]

@@ -230,6 +230,10 @@ def _caption_jobs(record: Record, thinking: ReasonConfig) -> Sequence[Job | Reco
     """Returns the N jobs of a caption; failures instead for a caption that failed before or cannot be sampled."""
     if has_failed(record):
         return [record]
+    if ID_FIELD in record:
+        raise InputError(
+            f"{where_of(record)}: field `{ID_FIELD}` is written by this step; give the captions, not trajectories"
+        )
     try:
         name = need_text(record, "caption_id", MADE_BY)
     except RecordError as error:

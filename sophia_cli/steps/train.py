@@ -107,10 +107,14 @@ def run(command: TrainRequest) -> int:
                 tell(False)
                 return 0
             stack.callback(plan.unlock)
+            began_before = plan.work_dir.exists() and not options.force
             plan.open_work_dir(options.force)
             from sophia_cli.training import checkpoints
 
-            checkpoints.last_checkpoint(plan.work_dir, count)  # refuses a checkpoint of another world size, once
+            # Refuses a checkpoint of another number of processes, once.
+            if not checkpoints.last_checkpoint(plan.work_dir, count) and began_before:
+                every = plan.config.save_every
+                log_line(f"{STEP}: the run before has no checkpoint (--save-every {every}); it starts over", options.quiet)
             tell(True)
         metrics = MetricsWriter(stdout, make_tracker(command.report_to, out, asdict(plan.config)))
         _run_training(plan, world, hardware, count, metrics, Progress(STEP, quiet=options.quiet, unit="steps"))

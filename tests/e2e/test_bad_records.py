@@ -247,3 +247,10 @@ def test_stored_thinking_in_the_users_own_marks_is_rewritten(tmp_path: Path) -> 
     write_lines(tmp_path / "raw.jsonl", [row(0, trajectory=trajectory)])
     (out,) = records_of(sophia("grade", "raw.jsonl", "--think-tags", "((", "))", cwd=tmp_path).stdout)
     assert out["reward"] == 1.0 and out["trajectory"] == "<think>try \\boxed{3}</think>The answer is \\boxed{7}."
+
+
+def test_a_file_of_the_wrong_step_is_named_before_anything_is_sampled(lab: Path) -> None:
+    done = sophia("reason", "traj.jsonl", "-n", "1", cwd=lab, code=2)
+    assert b"give the captions, not trajectories" in done.stderr and done.stdout == b""
+    done = sophia("caption", "caps.jsonl", "-k", "1", cwd=lab, code=2)
+    assert b"these are captions already" in done.stderr and done.stdout == b""

@@ -93,3 +93,9 @@ def test_training_does_not_start_from_random_weights(lab: Path, tmp_path: Path) 
     options = ("-m", str(tmp_path / "m"), "-o", str(tmp_path / "out"), "--max-steps", "1")
     done = sophia("train", "traj.jsonl", "--alpha", "0", *options, cwd=lab, code=1)
     assert "weights are missing in its files" in done.stderr.decode()
+
+
+def test_a_mistyped_folder_is_no_hub_id(lab: Path) -> None:
+    (lab / "runs").mkdir(exist_ok=True)
+    done = sophia("caption", "imgs", "-m", "runs/nope", cwd=lab, code=2)
+    assert b"runs/nope: no such folder; runs is here and has no nope" in done.stderr
