@@ -230,7 +230,7 @@ def _caption_jobs(record: Record, thinking: ReasonConfig) -> Sequence[Job | Reco
     """Returns the N jobs of a caption; failures instead for a caption that failed before or cannot be sampled."""
     if has_failed(record):
         return [record]
-    if ID_FIELD in record:
+    if ID_FIELD in record and thinking.tag is None:
         raise InputError(
             f"{where_of(record)}: field `{ID_FIELD}` is written by this step; give the captions, not trajectories"
         )
