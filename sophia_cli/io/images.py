@@ -19,6 +19,7 @@ from urllib.request import url2pathname
 
 from sophia_cli.errors import InputError, RecordError
 from sophia_cli.io.downloads import DownloadError, download
+from sophia_cli.io.paths import IMAGE_STARTS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -222,9 +223,7 @@ def data_uri(data: bytes, media_type: str | None = None) -> str:
 
 def image_format(data: bytes) -> str:
     """Returns the format that the first bytes indicate; png where they indicate none."""
-    kinds = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp", b"BM": "bmp"}
-    kinds |= {b"II*\x00": "tiff", b"MM\x00*": "tiff"}
-    return next((name for mark, name in kinds.items() if data.startswith(mark)), "png")
+    return next((name for start, name in IMAGE_STARTS.items() if data.startswith(start)), "png")
 
 
 def cache_dir() -> Path:

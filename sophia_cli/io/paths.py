@@ -10,7 +10,11 @@ from sophia_cli.io.manifest import MANIFEST_SUFFIX
 
 DRAFT_SUFFIX = ".tmp"
 """The suffix of what is written beside an output until it is complete."""
-IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP", b"<svg")
+IMAGE_STARTS = {
+    b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp", b"BM": "bmp", b"II*\0": "tiff",
+    b"MM\0*": "tiff", b"\0\0\0\x0cjP": "jp2", b"<svg": "svg",
+}  # fmt: skip
+"""The first bytes of image files, and their formats."""
 
 
 def input_names(*names: str | Path | None) -> list[str]:
@@ -105,7 +109,7 @@ def _files_within(folder: Path) -> Iterator[Path]:
 
 def _is_image(file: Path) -> bool:
     with file.open("rb") as stream:
-        return stream.read(12).startswith(IMAGE_STARTS)
+        return stream.read(12).startswith(tuple(IMAGE_STARTS))
 
 
 def check_side_files(files: Sequence[Path | None], inputs: list[str], outputs: Sequence[Path | None] = ()) -> None:

@@ -59,7 +59,7 @@ def _image_reference(value: Any) -> Any:
     if isinstance(value, list) and value and all(isinstance(part, bytes) for part in value):
         return [_image_reference(part) for part in value]
     if isinstance(value, bytes):  # a plain binary column
-        return data_uri(value) if value.startswith(IMAGE_STARTS) else value.hex()
+        return data_uri(value) if value.startswith(tuple(IMAGE_STARTS)) else value.hex()
     if isinstance(value, dict) and _is_image(value):
         return data_uri(value["bytes"]) if value.get("bytes") is not None else value.get("path")
     return value

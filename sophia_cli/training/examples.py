@@ -24,6 +24,7 @@ from sophia_cli.records import (
     need_text,
     record_name,
     where_of,
+    with_step_names,
 )
 
 
@@ -117,13 +118,14 @@ def mixed_row(record: Record, style: str) -> TrainExample:
     Raises:
         RecordError: the record is none of these.
     """
+    record = with_step_names(record)
     if "messages" in record:
         return _chat_row(record, style)
     if "caption" in record:
         answer = need_text(record, "caption", "`sophia caption` writes it")
         return TrainExample(
             record_name(record),
-            prompt_messages(load_prompt("caption", style), _row_images(record), answer, style, where_of(record)),
+            prompt_messages(load_prompt("caption", style), image_list(record), answer, style, where_of(record)),
             answer,
             1.0,
         )
@@ -131,7 +133,7 @@ def mixed_row(record: Record, style: str) -> TrainExample:
     need_text(record, "question", "a mixed-in row needs `messages`, `caption`, or `question` and `answer`")
     return TrainExample(
         record_name(record),
-        prompt_messages(question_text(record), _row_images(record), answer, style, where_of(record)),
+        prompt_messages(question_text(record), image_list(record), answer, style, where_of(record)),
         answer,
         1.0,
     )
@@ -147,20 +149,6 @@ def _answer_text(record: Record) -> str:
     if isinstance(answer, int | float) and not isinstance(answer, bool):
         return str(answer)
     return need_text(record, "answer", "a mixed-in row needs `messages`, `caption`, or `question` and `answer`")
-
-
-def _row_images(record: Record) -> list[str]:
-    """Returns the images of a row of other data, in `image` or `images`.
-
-    Raises:
-        RecordError: they are not a list of paths.
-    """
-    if not record.get("image") and isinstance(record.get("images"), str):
-        return [record["images"]]
-    images = image_list(record) or record.get("images") or []
-    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        raise RecordError(f"{where_of(record)}: field `images` is not a list of paths; fix it")
-    return images
 
 
 def prompt_messages(text: str, images: list[str], answer: str, style: str, where: str = "?") -> list[dict[str, Any]]:
@@ -186,7 +174,7 @@ def _chat_row(record: Record, style: str) -> TrainExample:
     """Makes a row of TRL-style `messages` that end with the assistant; `images` fill the image parts, or precede the
     first turn.
     """
-    messages, images = record["messages"], _row_images(record)
+    messages, images = record["messages"], image_list(record)
     if not _is_chat(messages):
         raise RecordError(f"{where_of(record)}: field `messages` is not a chat that ends with an assistant text; fix it")
     answer = to_think_tags(_content_text(messages[-1]["content"]))

@@ -9,16 +9,10 @@ import re
 from dataclasses import dataclass
 
 from sophia_cli.verifier import answer_phrases, wrappings
+from sophia_cli.verifier.boxes import BOX, EMPTY_BOX, TAIL_CHARS, join_last_boxes, last_box
 from sophia_cli.verifier.normalize import MAX_NORMALIZED_CHARS, normalize
 from sophia_cli.verifier.option_letters import first_letter, is_rejected, letters_of
 
-# The final answer is at the end; a response may have millions of characters.
-TAIL_CHARS = 20_000
-BOX = re.compile(r"(?:\\boxed|\\fbox|\x08oxed|(?<![A-Za-z\\])boxed)\s*\{")  # a JSON reader turns \b into a backspace
-BARE_BOX = re.compile(r"\\boxed(?:\s+|(?=-?\d))([^\s{}$.,]{1,40})")
-STRAY_BOX = re.compile(r"\\boxed\{([^{}]{1,200})\\\}")
-EMPTY_BOX = re.compile(r"\\boxed\s{0,3}\{\s{0,3}\}")
-BRACE = re.compile(r"\\[\\{}]|[{}]")
 SENTENCE = re.compile(r"[A-Za-z]{2,} +(?:[A-Za-z]+ +)*[A-Za-z]{2,}|[\u4e00-\u9fff]{3,}")
 """Words of a sentence, or of a phrase."""
 TEXT_MACRO = re.compile(r"\\(?:text|mathrm|textbf)\{([^{}]*)\}")
@@ -48,8 +42,6 @@ SPACES = re.compile(r"[ \t]{3,}")
 PROSE = re.compile(r"print\(|[^\W\d_]{2,}\W+[^\W\d_]{2,}|[一-鿿]{5}|[一-鿿]{2,}\d")
 UNIT_AFTER = re.compile(r"%|°|(?:percent|pct|[a-z]{1,3}|[a-z]+s)\b")
 UNIT_ALONE = re.compile(r"%|°|[a-zA-Zµ°]{1,3}[²³]?|(?:sq\.?|square|cubic) [a-z]{1,11}")
-# Models that loop write thousands of boxes; only the last ones can be the answer.
-MAX_BOXES = 200
 MAX_BARE_CHARS = 300
 """Longest line or response that may consist of an answer."""
 SENTENCE_TAIL = 160
@@ -116,46 +108,11 @@ def _without_farewell(text: str) -> str:
     return text[:-FAREWELL_TAIL] + FAREWELL.sub("", tail).rstrip()
 
 
-def last_box(text: str) -> str | None:
-    r"""Returns the content of the last `\boxed{…}` with balanced braces; of nested boxes, the outermost."""
-    if "oxed" not in text and "\\fbox" not in text:
-        return None
-    found: tuple[int, str] | None = None
-    limit = len(text)
-    for start in [match.end() for match in BOX.finditer(text)][: -MAX_BOXES - 1 : -1]:
-        content = _balanced_braces(text, start, limit)
-        limit = start + 4 * MAX_NORMALIZED_CHARS  # only the last box may be long
-        if not content or not content.strip():
-            continue
-        if found is not None and start + len(content) < found[0]:
-            break
-        # Boxes are read from the last to the first; an earlier one replaces it only if it encloses it.
-        found = (start + len(content), content)
-    if found is not None:
-        return found[1]
-    for spelling in (BARE_BOX, STRAY_BOX):
-        if contents := spelling.findall(text[-TAIL_CHARS:]):
-            return str(contents[-1])
-    return None
-
-
-def _balanced_braces(text: str, start: int, limit: int) -> str | None:
-    """Returns the text between a brace that opens before `start` and its closing brace."""
-    depth = 1
-    for match in BRACE.finditer(text, start, limit):
-        if len(match[0]) == 1:
-            depth += 1 if match[0] == "{" else -1
-            if depth == 0:
-                return text[start : match.start()]
-    return None
-
-
 def gold_answer(gold: str) -> str:
     """Returns the answer in a gold, which may be a whole solution: the content of its last boxes, or what follows its
     phrase.
     """
-    boxes = [(match.start(), match.end()) for match in BOX.finditer(gold)][-MAX_BOXES:]
-    if boxes and (joined := _join_boxes(gold, boxes)) is not None:
+    if (joined := join_last_boxes(gold)) is not None:
         return joined
     announced = re.match(r"(?:the )?(?:final |correct )?answer\b", gold, re.IGNORECASE)
     if announced or "####" in gold or len(gold) > 60 or "\n" in gold:
@@ -163,22 +120,6 @@ def gold_answer(gold: str) -> str:
         if found:
             return found.answers[0]
     return gold
-
-
-def _join_boxes(gold: str, boxes: list[tuple[int, int]]) -> str | None:
-    """Joins the contents of the last boxes with commas, where at most a word or two separates them."""
-    parts: list[str] = []
-    following = 0
-    for start, end in reversed(boxes):
-        content = _balanced_braces(gold, end, len(gold))
-        if content is None:
-            continue
-        between = gold[end + len(content) + 1 : following]
-        if parts and (len(re.findall(r"\w+", between)) > 3 or len(between) > 40):
-            break
-        parts.insert(0, content)
-        following = start
-    return ", ".join(parts) if parts else None
 
 
 def _after_phrase(text: str, by_letter: bool) -> Extraction | None:

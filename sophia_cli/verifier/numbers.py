@@ -232,7 +232,7 @@ def read_compound(text: str) -> Quantity | None:
     return Quantity(total, 0, 9, last)
 
 
-_SMALL = {
+SMALL_NUMBERS = {
     word: number
     for number, word in enumerate(
         "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
@@ -253,7 +253,7 @@ _ORDINALS = {
 }
 _ORDINAL_WORD = re.compile(rf"(?:the )?({'|'.join(_ORDINALS)})(?: one| place)?", re.IGNORECASE)
 _NEGATIVE = re.compile(r"(?:minus|negative)\s+(?=[a-z])", re.IGNORECASE)
-_MORE_NUMBER = re.compile(rf"\b(?:of|point|half|quarter|third|dozen|{'|'.join([*_SMALL, *_LARGE])})\b")
+_MORE_NUMBER = re.compile(rf"\b(?:of|point|half|quarter|third|dozen|{'|'.join([*SMALL_NUMBERS, *_LARGE])})\b")
 
 
 def is_ordinal_word(text: str) -> bool:
@@ -268,7 +268,7 @@ def _words_as_number(text: str, sign: int) -> Quantity | None:
     if ordinal := _ORDINAL_WORD.fullmatch(text):
         return Quantity(Fraction(_ORDINALS[ordinal[1].lower()]))
     words = re.findall(r"[a-z]+", text.lower())
-    if words and (words[0] in _SMALL or words[0] in ("half", "one")) and re.match(r"[A-Za-z]", text):
+    if words and (words[0] in SMALL_NUMBERS or words[0] in ("half", "one")) and re.match(r"[A-Za-z]", text):
         return _english_number(text, sign)
     return _chinese_number(text, sign)
 
@@ -279,8 +279,8 @@ def _english_number(text: str, sign: int) -> Quantity | None:
     used = 0
     for token in tokens:
         word = token.lower()
-        if word in _SMALL:
-            current += _SMALL[word]
+        if word in SMALL_NUMBERS:
+            current += SMALL_NUMBERS[word]
         elif word == "hundred":
             current = (current or 1) * 100
         elif word in _LARGE:

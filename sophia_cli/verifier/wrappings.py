@@ -27,8 +27,8 @@ _FENCE = re.compile(r"```(?:json)?\s*([{\[].*[}\]])\s*```", re.DOTALL | re.IGNOR
 _LATEX_IN_JSON = re.compile(r"(?<!\\)\\(?=[A-Za-z]{2}|[^\"\\/bfnrtu])")
 _TRAILING_COMMA = re.compile(r",(?=\s*[}\]])")
 _ANSWER_KEYS = ("finalanswer", "answer", "correctanswer", "result", "choice", "option", "correctoption", "答案")
-MAX_OBJECTS = 50
-"""Opening braces from which an object is read; a text may have thousands."""
+MAX_JSON_CHARS, MAX_OBJECTS = 20_000, 50
+"""Characters at the end in which an object is looked for, and opening braces from which one is read."""
 _WORDS = re.compile(r"[A-Za-z]{2,}(?: [A-Za-z]+){0,2}")
 _DENIALS = (
     re.compile(
@@ -77,11 +77,12 @@ def tagged_answer(text: str) -> str | None:
 
 def json_answer(text: str) -> str | None:
     """Returns the answer in a JSON object that is, begins or ends a response: {"answer": 17}."""
-    if "}" not in text or '"' not in text and "'" not in text:
+    if "}" not in text:
         return None
+    text = text[-MAX_JSON_CHARS:]
     match = _FENCE.search(text)
-    source = match[1] if match else text.strip().rstrip(".。`").strip()
-    found = _object_within(source.strip("[]").strip() if source.endswith(("}", "]")) or source[:1] in "{[" else "")
+    source = (match[1] if match else text.strip().rstrip(".。")).strip().strip("[]").strip()
+    found = _object_within(source) if source.startswith("{") or source.endswith("}") else None
     if found is None:
         return None
     named = {re.sub(r"[\s_-]", "", str(name)).lower(): value for name, value in found.items()}

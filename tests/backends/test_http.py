@@ -12,14 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sophia_cli.backends._openai import http
-from sophia_cli.backends._openai.http import (
-    ConnectError,
-    ConnectionLost,
-    ConnectionPool,
-    Response,
-    ResponseTooLarge,
-    route_to,
-)
+from sophia_cli.backends._openai.http import ConnectionPool, Response, route_to
+from sophia_cli.backends._openai.http_errors import ConnectError, ConnectionLost, ResponseTooLarge
 
 Served = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 SAID = b'{"text": "7"}'
@@ -191,7 +185,7 @@ def authority(monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
     authority = trustme.CA()
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    monkeypatch.setattr(http, "_tls_context", lambda: context)
+    monkeypatch.setattr(http, "tls_context", lambda: context)
     return authority
 
 

@@ -6,10 +6,15 @@ import os
 import pty
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from helpers.commands import ENVIRONMENT, SOPHIA, records_of, sophia, write_lines
+
+from sophia_cli.cli.run import EXTRAS
+
+ROOT = Path(__file__).parent.parent.parent
 
 HEAVY = (
     "torch",
@@ -175,3 +180,9 @@ def test_models_lists_every_alias_and_a_users_file_overrides(tmp_path: Path) -> 
 def test_what_is_no_number_to_reckon_with_is_refused(number: str, tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text("")
     assert b"--alpha" in sophia("propagate", "t.jsonl", "--alpha", number, cwd=tmp_path, code=2).stderr
+
+
+def test_each_package_that_a_message_names_is_in_that_extra() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for package, extra in EXTRAS.items():
+        assert any(line.startswith(package.replace("liger_kernel", "liger-kernel")) for line in extras[extra]), package

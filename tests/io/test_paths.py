@@ -61,6 +61,11 @@ def test_an_input_is_found_by_any_name(option: str, name: str, folder: Path) -> 
         (["compare", "in.jsonl", "other.jsonl", "--summary", "hard.jsonl"], ""),
         (["eval", "--data", "other.jsonl", "--prompt", "in.jsonl", "-o", "in.jsonl", "--force"], ""),
         (["decontaminate", "other.jsonl", "--against", "in.jsonl", "-o", "in.jsonl", "--force"], ""),
+        (["decontaminate", "in.jsonl", "--against", "other.jsonl", "--report", "hard.jsonl"], ""),
+        (["eval", "--data", "in.jsonl", "--summary", "hard.jsonl"], ""),
+        (["eval", "--data", "in.jsonl", "--model-card", "hard.jsonl"], ""),
+        (["eval", "--data", "in.jsonl", "--labels-csv", "hard.jsonl"], ""),
+        (["agreement", "in.jsonl", "--summary", "hard.jsonl"], ""),
     ],
 )
 def test_every_file_that_is_read_counts(typed: list[str], shell: str, folder: Path) -> None:

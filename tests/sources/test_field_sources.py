@@ -275,3 +275,13 @@ def test_contamination_is_found_under_other_column_names(folder: Path) -> None:
     write_lines(folder / "x.jsonl", [*rows, {"id": "q", "images": ["b.png"], "problem": "Something else entirely, no?"}])
     done = sophia("decontaminate", "x.jsonl", "--against", "bench.jsonl", cwd=folder)
     assert done.stdout == b"" and b"1 by text, 1 by image" in done.stderr
+
+
+@pytest.mark.parametrize("images", ["a.png", ["a.png"]])
+def test_no_step_drops_an_images_column(images: Any, folder: Path) -> None:
+    write_lines(folder / "x.jsonl", [{"id": "1", "image": None, "images": images, "question": "?", "answer": "1"}])
+    done = sophia("export", "x.jsonl", "--to", "openai-batch", "--model", "m", cwd=folder)
+    assert b"image_url" in done.stdout
+    for objective in ("grpo", "sft"):
+        done = sophia("train", "x.jsonl", "--objective", objective, "--dry-run", "-o", "none", cwd=folder, code=None)
+        assert "<img>" in done.stderr.decode()

@@ -5,5 +5,6 @@
 - `exchange.py`: one request, and what its response means; `served_model.py`: the model as the servers list it
 - `load_balancer.py`: which server gets the next request, and which servers back off
 - `retry_after.py`: how long a server asks to wait
-- `http.py`, `proxy.py`, `connect.py`: connections, proxies, and limits of sockets
+- `http.py`, `http_errors.py`, `tls.py`: connections, and why there is no response
+- `proxy.py`, `connect.py`: proxies, and limits of sockets
 """

@@ -20,14 +20,8 @@ from sophia_cli.backends._openai.chat_response import (
     parse_response,
 )
 from sophia_cli.backends._openai.client_config import ClientConfig
-from sophia_cli.backends._openai.http import (
-    ConnectError,
-    ConnectionLost,
-    ConnectionPool,
-    Response,
-    ResponseTooLarge,
-    UntrustedCertificate,
-)
+from sophia_cli.backends._openai.http import ConnectionPool, Response
+from sophia_cli.backends._openai.http_errors import ConnectError, ConnectionLost, ResponseTooLarge, UntrustedCertificate
 from sophia_cli.backends._openai.load_balancer import RequestFailure, ServerState
 from sophia_cli.backends._openai.retry_after import parse_retry_after
 from sophia_cli.backends._openai.served_model import ServedModel

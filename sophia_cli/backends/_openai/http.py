@@ -9,7 +9,6 @@ import asyncio
 import base64
 import contextlib
 import functools
-import os
 import socket
 import ssl
 from collections import deque
@@ -20,6 +19,8 @@ from urllib.parse import quote, unquote, urlsplit
 import httptools
 
 from sophia_cli import __version__
+from sophia_cli.backends._openai.http_errors import ConnectError, ConnectionLost, ResponseTooLarge
+from sophia_cli.backends._openai.tls import tls_context, tls_error
 
 # A dropped packet costs 1, 3, 7 or 15 seconds of retransmission; 30 survives four of them.
 CONNECT_SECONDS = 30.0
@@ -33,22 +34,6 @@ DNS_CACHE_SECONDS = 60.0
 MAX_HEAD_BYTES = 1 << 16
 DEFAULT_HEADERS = {"User-Agent": f"sophia/{__version__}", "Accept": "application/json", "Accept-Encoding": "identity"}
 DEFAULT_PORTS = {"http": 80, "https": 443}
-
-
-class ConnectError(Exception):
-    """Nothing listens there, the host name is unknown, or TLS is refused."""
-
-
-class UntrustedCertificate(ConnectError):
-    """The server does not speak TLS, or its certificate is not trusted; another try will not help."""
-
-
-class ConnectionLost(Exception):
-    """The connection ended before the response did, or the response is not HTTP."""
-
-
-class ResponseTooLarge(Exception):
-    """The response is longer than the caller allows."""
 
 
 @dataclass(frozen=True)
@@ -312,21 +297,15 @@ class ConnectionPool:
                 return await self._connect_route(route)
         except TimeoutError:
             raise ConnectError(f"no connection within {seconds:.0f} s") from None
-        except ssl.SSLCertVerificationError as error:
-            is_other_name = "mismatch" in error.verify_message
-            remedy = "give the name that it is for" if is_other_name else "set SSL_CERT_FILE to the file of its authority"
-            raise UntrustedCertificate(f"its certificate is not trusted ({error.verify_message}); {remedy}") from None
         except ssl.SSLError as error:
-            if "WRONG_VERSION_NUMBER" not in str(error):
-                raise ConnectError(f"no connection: {error.reason or error}") from None
-            raise UntrustedCertificate("does not speak TLS; use http:// instead of https://") from None
+            raise tls_error(error) from None
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error or type(error).__name__
             raise ConnectError(f"no connection: {reason}") from None
 
     async def _connect_route(self, route: Route) -> Connection:
         """Opens a connection to the first address of the host that accepts it; the next call tries that one first."""
-        tls = _tls_context() if route.tls else None
+        tls = tls_context() if route.tls else None
         trouble = OSError(f"{route.host} has no address")
         addresses = await self._resolve_cached(route.host, route.port)
         for number, address in enumerate(list(addresses), 1):
@@ -368,7 +347,7 @@ class ConnectionPool:
             if not status or not status[0].startswith(b"200"):
                 raise OSError(f"the proxy {route.host}:{route.port} says {b''.join(status)[:80].decode('latin-1')}")
             connection = Connection()
-            made = await self.loop.start_tls(transport, connection, _tls_context(), server_hostname=route.tls)
+            made = await self.loop.start_tls(transport, connection, tls_context(), server_hostname=route.tls)
             assert made is not None
             connection.connection_made(made)
             return connection
@@ -382,23 +361,6 @@ class ConnectionPool:
         for idle in self.idle.values():
             while idle:
                 idle.pop().abort()
-
-
-@functools.cache
-def _tls_context() -> ssl.SSLContext:
-    """Returns the context with the machine's authorities, or those of SSL_CERT_FILE.
-
-    Raises:
-        UntrustedCertificate: that file is missing, or has no certificate.
-    """
-    file = os.environ.get("SSL_CERT_FILE")
-    context = ssl.create_default_context()
-    if file:
-        try:
-            context.load_verify_locations(file)
-        except (OSError, ssl.SSLError) as error:
-            raise UntrustedCertificate(f"SSL_CERT_FILE={file} cannot be read ({error}); give a PEM file") from None
-    return context
 
 
 def enable_keepalive(made: socket.socket) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import orjson
 
 from sophia_cli.backends._openai.client_config import ClientConfig
-from sophia_cli.backends._openai.http import ConnectError, ConnectionLost, ConnectionPool, ResponseTooLarge
+from sophia_cli.backends._openai.http import ConnectionPool
+from sophia_cli.backends._openai.http_errors import ConnectError, ConnectionLost, ResponseTooLarge
 from sophia_cli.backends._openai.load_balancer import ServerState
 from sophia_cli.errors import SophiaError
 from sophia_cli.runtime.progress import log_line
