@@ -66,11 +66,11 @@ def _check_listed_twice(source: str) -> None:
     Raises:
         DuplicateItem: a row occurs twice.
     """
-    seen: dict[bytes, Record] = {}
+    seen: dict[bytes, str] = {}
     for row, key in _row_keys(source):
         if key in seen:
-            _refuse_twice(row, row.get("id"), seen[key].where)
-        seen[key] = Record({}, row.where)
+            _refuse_twice(row, row.get("id"), seen[key])
+        seen[key] = row.where
 
 
 def _row_keys(source: str) -> Iterator[tuple[Record, bytes]]:
@@ -89,8 +89,7 @@ def _row_keys(source: str) -> Iterator[tuple[Record, bytes]]:
             try:
                 named = with_step_names(row)
                 parts = [image_list(named), named.get("question"), named.get("answer"), named.get("choices")]
-                given = given_id(row)
-                name = given or json.dumps(parts, default=str)
+                name = given_id(row) or json.dumps(parts, default=str)
             except RecordError:  # named when the row is reached
                 continue
             yield row, hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:12]
@@ -113,7 +112,7 @@ def _named_fields(row: Record, source: str, told: set[str]) -> Record:
         if own not in told:
             told.add(own)
             log_line(f"{source}: column `{own}` is read as `{name}`")
-    if not told and row.get("question") is None:
+    if "question" not in told and "question" not in found and row.get("question") is None:
         told.add("question")
         shown = ", ".join(list(row)[:12])
         log_line(f"{source}: no column `question` (there are {shown}); `reason`, `eval` and `train` need one")

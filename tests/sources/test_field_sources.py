@@ -177,10 +177,11 @@ def test_a_null_column_is_no_column(folder: Path) -> None:
     assert item["image"] == item["images"] == ["a.png"] and item["question"] == "?"
 
 
-def test_a_source_without_a_question_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_lines(folder / "x.jsonl", [{"id": str(n), "image": "a.png", "instruction": "?"} for n in range(3)])
+@pytest.mark.parametrize("column", ["image", "images"])
+def test_a_source_without_a_question_says_so(column: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_lines(folder / "x.jsonl", [{"id": str(n), column: "a.png", "instruction": "?"} for n in range(3)])
     items("x.jsonl")
-    assert capsys.readouterr().err.count("no column `question` (there are id, image, instruction)") == 1
+    assert capsys.readouterr().err.count(f"no column `question` (there are id, {column}, instruction)") == 1
 
 
 def test_items_that_differ_in_their_answer_are_two(folder: Path) -> None:
