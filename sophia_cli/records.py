@@ -217,19 +217,18 @@ def need_number(record: Mapping[str, Any], field: str) -> float | None:
 
 
 def image_list(record: Mapping[str, Any]) -> list[str]:
-    """Returns the images of a record, in order: paths, URLs or data URIs, in `image` or else in `images`.
+    """Returns the images of a record, in order: paths, URLs or data URIs.
 
     Raises:
-        RecordError: the field is neither a text nor a list of texts.
+        RecordError: `image` is neither a text nor a list of texts.
     """
-    field = step_names(record).get("image", "image")
-    value = record.get(field)
+    value = record.get("image")
     if value is None:
         return []
     images = value if isinstance(value, list) else [value]
     if all(isinstance(image, str) and image for image in images):
         return images
-    raise RecordError(f"{where_of(record)}: field `{field}` is not a path, URL, data URI or a list of them; fix it")
+    raise RecordError(f"{where_of(record)}: field `image` is not a path, URL, data URI or a list of them; fix it")
 
 
 def where_of(record: Mapping[str, Any]) -> str:

@@ -172,7 +172,7 @@ class BenchmarkIndex:
 def _record_images(record: Record) -> list[str]:
     """Returns the images of a record; none where the field is bad (`_image_faults` reports it)."""
     try:
-        return [] if has_failed(record) else image_list(record)
+        return [] if has_failed(record) else image_list(with_step_names(record))
     except RecordError:
         return []
 
@@ -180,7 +180,7 @@ def _record_images(record: Record) -> list[str]:
 def _image_faults(record: Record) -> list[bytes | str]:
     """Returns what is wrong with the field `image`."""
     try:
-        image_list(record)
+        image_list(with_step_names(record))
         return []
     except RecordError as error:
         return [str(error)]

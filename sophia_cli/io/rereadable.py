@@ -17,7 +17,7 @@ from typing import IO
 from sophia_cli.errors import InputError, SophiaError
 from sophia_cli.io.compression import BUFFER_BYTES, read_error
 from sophia_cli.io.jsonl import open_input, parse_records
-from sophia_cli.records import Record
+from sophia_cli.records import Record, with_step_names
 
 # Larger than any file, so that the file being read contains every offset until its end is known.
 UNKNOWN_SIZE = 1 << 62
@@ -219,9 +219,10 @@ class InputFiles:
     files: list[tuple[str, str]]
 
     def read_records(self) -> Iterator[Record]:
+        """Yields the records of all files, with their question and images under the names that steps read."""
         for name, path in self.files:
             with open_input(path) as stream:
-                yield from parse_records(stream, name)
+                yield from map(with_step_names, parse_records(stream, name))
 
 
 def copy_pipes(files: list[str], folder: str) -> list[tuple[str, str]]:
