@@ -10,7 +10,9 @@ _HAN_DIGIT = str.maketrans("〇零一二三四五六七八九", "00123456789")
 _TRADITIONAL = str.maketrans("時點鐘", "时点钟")
 _HAN_YEAR = re.compile(r"[〇零一二三四五六七八九]{4}(?=\s*年)")
 _HAN_NUMBER = re.compile(rf"[{_HAN_DIGITS}]+(?=\s*(?:个|半|点|时|刻|分|秒|年|月|日|号|天|小时|$))")
-_ENGLISH_NUMBER = re.compile(rf"\b({'|'.join(SMALL_NUMBERS)})\b(?! percent)")
+_TENS = "|".join(word for word, number in SMALL_NUMBERS.items() if number >= 20)
+_UNITS = "|".join(word for word, number in SMALL_NUMBERS.items() if 0 < number < 10)
+_ENGLISH_NUMBER = re.compile(rf"\b(?:(?:{_TENS})[- ](?:{_UNITS})|{'|'.join(SMALL_NUMBERS)})\b(?! percent)")
 _CHINESE = (
     (re.compile(r"(?<=小时)零(?=\d)|(?<=点)零(?=\d)"), ""),
     (re.compile(r"差(\d{1,2})分?(?:到)?(\d{1,2})点"), lambda match: _minutes_to(int(match[1]), int(match[2]))),
@@ -51,10 +53,14 @@ def in_digits(text: str) -> str:
         for pattern, plain in _CHINESE:
             folded = pattern.sub(plain, folded)
     elif _MAY_BE_ENGLISH.search(folded):
-        folded = _ENGLISH_NUMBER.sub(lambda match: str(SMALL_NUMBERS[match[1]]), folded)
+        folded = _ENGLISH_NUMBER.sub(_english_digits, folded)
         for pattern, plain in _ENGLISH:
             folded = pattern.sub(plain, folded)
     return folded
+
+
+def _english_digits(match: re.Match[str]) -> str:
+    return str(sum(SMALL_NUMBERS[word] for word in re.split("[- ]", match[0])))
 
 
 def _han_digits(match: re.Match[str]) -> str:
