@@ -111,6 +111,7 @@ class ModelRunner:
     def __init__(self, model: ModelRef, think_tags: ThinkTags | None = None):
         self.think_tags = think_tags
         transformers_logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()  # what concerns a record is its `error`
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.device.type == "cpu":
             torch.set_num_threads(int(model.default("hf", "threads", torch.get_num_threads())))

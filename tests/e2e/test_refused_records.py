@@ -56,6 +56,16 @@ def test_half_of_a_surrogate_pair_fails_alone(tmp_path: Path) -> None:
     assert b"half of a surrogate pair (\\ud83d)" in done.stderr
 
 
+def test_a_prompt_beyond_the_context_fails_alone_and_no_library_speaks(tmp_path: Path) -> None:
+    caption = {"id": "1", "question": "How many?", "answer": "1", "caption": "a red disc"}
+    rows = [{**caption, "caption_id": f"1/c{number}", "caption": "red " * (2000 * number) or "a"} for number in range(2)]
+    write_lines(tmp_path / "caps.jsonl", rows)
+    done = sophia("reason", "caps.jsonl", "-n", "1", cwd=tmp_path, code=3)
+    errors = [row.get("error", "") for row in records_of(done.stdout)]
+    assert sorted(map(bool, errors)) == [False, True] and "tokens, the model takes 1024; shorten" in max(errors)
+    assert all(line.startswith("reason: ") for line in done.stderr.decode().splitlines())
+
+
 def test_a_server_is_not_sent_half_of_a_surrogate_pair(tmp_path: Path) -> None:
     with ChatServer() as server:
         options = ["--llm", "m", "--base-url", server.url, "-n", "1"]
