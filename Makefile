@@ -28,10 +28,11 @@ install-dev: .venv/installed-dev
 	touch $@
 
 test: install-dev lint types
-	$(BIN)/python -m pytest -n 2 tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 20 tests
 
+# Without the tests that take over five seconds.
 test-fast: install-dev
-	$(BIN)/python -m pytest -n 2 -m "not slow and not vllm and not long and not kernels" tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not vllm and not long and not kernels" tests
 
 # Training in several processes, killed and resumed.
 test-long: install-dev

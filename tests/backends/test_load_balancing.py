@@ -106,6 +106,7 @@ def test_a_server_that_answered_before_may_say_404_for_a_while(tmp_path: Path) -
         assert len(reason_with(tmp_path, restarting, other, options=("--concurrency", "2"))) == 120
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["half", "no_json", "drip", "endless", "close", "busy"])
 def test_an_odd_list_of_models_is_no_reason_to_stop(fault: str, caption_dir: Path) -> None:
     with ChatServer(models=fault) as server:
@@ -209,6 +210,7 @@ def test_an_interrupt_leaves_all_that_was_answered_in_the_file(options: tuple[st
         assert sum(map(len, kept)) >= answered - 128  # what is on its way to the client, and back
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_even_a_step_whose_reader_has_stopped(tmp_path: Path) -> None:
     write_lines(tmp_path / "caps.jsonl", captions(5000))
     with ChatServer() as server:
@@ -221,6 +223,7 @@ def test_an_interrupt_ends_even_a_step_whose_reader_has_stopped(tmp_path: Path) 
             assert client.wait(60) == 130
 
 
+@pytest.mark.slow
 def test_a_hasty_ctrl_c_is_never_success(caption_dir: Path) -> None:
     with ChatServer(delay=5.0) as server:
         for tenths in range(16):

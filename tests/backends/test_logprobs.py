@@ -75,6 +75,7 @@ def test_a_server_without_log_probabilities_is_named(lab: Path) -> None:
     assert server.served[0]["logprobs"] is True
 
 
+@pytest.mark.slow
 def test_training_reports_how_far_the_assumption_holds(lab: Path, tmp_path: Path) -> None:
     rows = [{**row, "trajectory_logprob": -3.0 * index} for index, row in enumerate(kept_records(lab, 4))]
     options = ["--epochs", "1", "--batch-size", "4", "--micro-batch-size", "3"]

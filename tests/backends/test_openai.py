@@ -246,6 +246,7 @@ def test_a_server_that_dies_and_comes_back_is_used_again(tmp_path: Path) -> None
     assert len({row["trajectory_id"] for row in rows}) == len(rows) == 1200 and not any("error" in row for row in rows)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=12,
     deadline=None,
@@ -332,6 +333,7 @@ def test_the_last_line_tells_of_retries_and_servers(caption_dir: Path) -> None:
     assert "0 in flight, 2 retries, 2 servers healthy" in done.stderr.decode()
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=200)
 def test_the_ledger_of_a_fleet_never_loses_count(data: st.DataObject) -> None:

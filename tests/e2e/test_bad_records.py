@@ -192,6 +192,7 @@ def test_usage_errors_are_one_line(tmp_path: Path) -> None:
         assert len(done.stderr.decode().splitlines()) == 1 and done.stdout == b""
 
 
+@pytest.mark.slow
 def test_the_warm_up_trains_on_plain_rows(tmp_path: Path) -> None:
     chat = {"messages": [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]}
     bad = [
@@ -205,6 +206,7 @@ def test_the_warm_up_trains_on_plain_rows(tmp_path: Path) -> None:
     assert records_of(done.stdout)[-1]["left_out"] == {"unreadable record": 3}
 
 
+@pytest.mark.slow
 def test_records_that_failed_do_not_stop_training(lab: Path, tmp_path: Path) -> None:
     rows = [{**record, "image": str(lab / record["image"])} for record in records_of(lab / "traj.jsonl")]
     rows[3] = {**rows[3], "error": "x", "reward": None}
@@ -214,6 +216,7 @@ def test_records_that_failed_do_not_stop_training(lab: Path, tmp_path: Path) -> 
     assert final[-1]["left_out"]["failed before"] == 1 and final[0]["learning_rate"] == 0
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_does_not_cost_the_training(lab: Path, tmp_path: Path) -> None:
     rows = [{**record, "image": str(lab / record["image"]), "weight": 1.0} for record in records_of(lab / "traj.jsonl")[:4]]
     write_lines(tmp_path / "kept.jsonl", rows)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from helpers.commands import ENVIRONMENT, sophia
 
 from sophia_cli.models.aliases import resolve_model
@@ -20,6 +21,7 @@ def run_recipe(*command: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_both_models_are_built_packed_and_answer(tmp_path: Path) -> None:
     models = tmp_path / "models"
     run_recipe("bash", "recipes/tiny/build.sh", str(tmp_path / "work"), str(models), "--steps", "2")
@@ -31,12 +33,14 @@ def test_both_models_are_built_packed_and_answer(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_embedded_models_are_measured(tmp_path: Path) -> None:
     sizes = ("--questions", "3", "--training", "4", "--samples", "2")
     figures = json.loads(run_recipe(sys.executable, "-m", "recipes.tiny.measure", str(tmp_path / "measured"), *sizes))
     assert figures["questions"] == 3 and 0 <= figures["base_pass_at_2"] <= 1 and 0 <= figures["ceiling_pass_at_1"] <= 1
 
 
+@pytest.mark.slow
 def test_a_packed_model_has_the_defaults_of_the_shipped_one() -> None:
     said = run_recipe(
         sys.executable, "-c", "import json; from recipes.tiny.pack import DEFAULTS; print(json.dumps(DEFAULTS))"

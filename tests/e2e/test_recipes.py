@@ -56,6 +56,7 @@ def run(
     return done
 
 
+@pytest.mark.slow
 def test_the_slurm_job_samples_merges_and_goes_on(vllm_dir: Path) -> None:
     sophia("world", "imgs", "-n", "6", "--seed", "9", cwd=vllm_dir)
     (vllm_dir / "bin" / "srun").write_text(f"#!/usr/bin/env bash\n{SRUN}")
@@ -89,6 +90,7 @@ def test_a_fleet_that_dies_is_no_success(vllm_dir: Path) -> None:
     assert not (vllm_dir / "run" / "kept.jsonl").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", ["caption", "reason", "grade"])
 def test_a_shard_that_fails_ends_the_slurm_job(failing: str, vllm_dir: Path) -> None:
     """Other shards may end with 3 (some records carry an error); the job must still see the 1."""
@@ -104,6 +106,7 @@ def test_a_shard_that_fails_ends_the_slurm_job(failing: str, vllm_dir: Path) -> 
     assert done.returncode not in (0, 3) and not (vllm_dir / "run" / "kept.jsonl").exists() and not alive(vllm_dir)
 
 
+@pytest.mark.slow
 def test_a_node_whose_servers_do_not_start_ends_the_slurm_job(vllm_dir: Path) -> None:
     sophia("world", "imgs", "-n", "2", "--seed", "9", cwd=vllm_dir)
     (vllm_dir / "bin" / "srun").write_text(f"#!/usr/bin/env bash\n{SRUN}")
@@ -187,6 +190,7 @@ def test_the_manifests_fit_together(file: str) -> None:
             assert document["spec"]["selector"]["matchLabels"] == document["spec"]["template"]["metadata"]["labels"]
 
 
+@pytest.mark.slow
 def test_grpo_is_given_questions_of_a_middling_pass_rate(vllm_dir: Path, lab: Path) -> None:
     options = ["--max-steps", "1", "--batch-size", "2", "--micro-batch-size", "8"]
     script = [str(RECIPES / "grpo.sh"), "tiny-vlm", str(lab / "imgs"), "run", *options]

@@ -93,6 +93,7 @@ def hard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shortest", [False, True])
 @pytest.mark.parametrize(("alpha", "count"), [("0.75", 8), ("0.5", 8), ("0.25", 4)])
 def test_on_the_embedded_world_the_selected_records_are_those_of_the_full_run(
@@ -143,6 +144,7 @@ def check_marks(traj: Path, alpha: float, count: int) -> None:
             assert rewards[caption] == sum(row["reward"] for row in rows) / count
 
 
+@pytest.mark.slow
 def test_a_selection_that_asks_for_less_is_refused(hard: Path, tmp_path: Path) -> None:
     sophia("reason", "caps.jsonl", "-n", "4", "--stop-early", "-o", str(tmp_path / "raw.jsonl"), cwd=hard)
     sophia("grade", "raw.jsonl", "-o", "traj.jsonl", cwd=tmp_path)
@@ -180,6 +182,7 @@ def test_a_file_of_all_trajectories_is_not_continued_with_early_stop(hard: Path)
     assert "stop_alpha was None, is 0.75" in done.stderr.decode()
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     faults=st.lists(st.sampled_from([*PASSING, "well", "well", "invalid", "filtered"]), max_size=16),
@@ -292,6 +295,7 @@ def test_no_finished_record_is_lost_by_the_next_command(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["caps.jsonl", "raw.jsonl", "raw.jsonl.manifest.json"]
 
 
+@pytest.mark.slow
 def test_what_grade_keeps_of_an_interrupted_pipe_is_what_an_undisturbed_one_gives(tmp_path: Path) -> None:
     rows = [{"id": f"q{i}", "question": "?", "answer": "9", "caption_id": f"q{i}/c0", "caption": f"{i}"} for i in range(300)]
     write_lines(tmp_path / "caps.jsonl", rows)
@@ -434,6 +438,7 @@ SCRIPT = st.lists(  # questions of captions of eight trajectories: a length and 
 )
 
 
+@pytest.mark.slow
 @given(script=SCRIPT, alpha=st.sampled_from([0.0, 0.3, 0.5, 0.75]), shortest=st.booleans())
 @settings(max_examples=150, deadline=None)
 def test_waves_leave_what_is_selected_of_all_and_never_sample_in_vain(

@@ -38,6 +38,7 @@ def test_reason_writes_n_records_a_caption_with_the_fields_of_the_contract(lab: 
         assert row["trajectory"].startswith("<think>\n") and "</think>" in row["trajectory"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concurrency", ["1", "5", "100"])
 def test_records_do_not_depend_on_the_batch_that_a_sample_falls_in(concurrency: str, lab: Path) -> None:
     captions = sophia("caption", "imgs", "-k", "2", "--concurrency", concurrency, cwd=lab).stdout
@@ -178,6 +179,7 @@ def test_no_work_loads_no_model(tmp_path: Path) -> None:
     assert done.stdout == b""
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_there_is_one_line(lab: Path) -> None:
     done = sophia("reason", "caps.jsonl", "--llm", "org/never-there", cwd=lab, code=1)
     assert "org/never-there" in done.stderr.decode().splitlines()[-1]
@@ -279,6 +281,7 @@ def test_each_row_of_a_batch_ends_at_its_own_limit(lab: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_rows_that_join_a_running_batch_say_what_they_say_alone(lab: Path) -> None:
     """With very different limits and prompts, more jobs than rows, a prompt beyond the context, and two temperatures."""
     from sophia_cli.backends import hf

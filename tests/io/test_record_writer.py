@@ -146,6 +146,7 @@ PIPELINE = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fewest", [1, 9, 20])
 def test_a_pipeline_killed_anywhere_and_run_again_has_the_records_of_an_undisturbed_run(
     fewest: int, lab: Path, tmp_path: Path

@@ -128,6 +128,7 @@ def test_a_tokenizer_without_padding_is_given_some(data: Path) -> None:
     assert torch.equal(found["attention_mask"], wanted["attention_mask"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_family_trains_and_its_folder_is_the_models_own(family: str, data: Path, tmp_path: Path) -> None:
     """Names, shapes and types of tensors stay; other files are equal byte by byte; only the language model has moved."""
@@ -139,6 +140,7 @@ def test_one_family_trains_and_its_folder_is_the_models_own(family: str, data: P
             assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
+@pytest.mark.slow
 def test_tensors_keep_their_own_types_and_other_chat_templates_go_along(data: Path, tmp_path: Path) -> None:
     """Some checkpoints have fp32 norms beside bf16 weights, and a config that does not mention it."""
     model = tmp_path / "mixed"
@@ -217,6 +219,7 @@ def _family(folder: Path) -> str:
     return str(AutoConfig.from_pretrained(folder).model_type)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", MOST_LATER)
 def test_vision_and_projector_train_where_asked(family: str, data: Path, tmp_path: Path) -> None:
     train(data, family, tmp_path / "projector", "--train-projector")
@@ -234,6 +237,7 @@ def test_zero3_of_rows_with_and_without_images(family: str, data: Path, tmp_path
     assert moved(data / family, tmp_path / "two", family) == {"language"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", MOST_LATER)
 def test_adapters_alone_or_merged(family: str, data: Path, tmp_path: Path) -> None:
     """peft loads the adapters onto the base; merged adapters give a model with the base's tensor names."""

@@ -77,6 +77,7 @@ def test_a_damaged_folder_is_named(fault: str, tmp_path: Path) -> None:
     assert said in line and done.stdout == b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["no template", "pointer", "no tokenizer"])
 def test_training_names_it_before_it_reads_rows(fault: str, lab: Path, tmp_path: Path) -> None:
     change, said = FAULTS[fault]
@@ -87,6 +88,7 @@ def test_training_names_it_before_it_reads_rows(fault: str, lab: Path, tmp_path:
     assert said in done.stderr.decode().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_training_does_not_start_from_random_weights(lab: Path, tmp_path: Path) -> None:
     shutil.copytree(resolve_model("tiny-vlm").path, tmp_path / "m")
     drop_weights(tmp_path / "m")

@@ -223,6 +223,7 @@ def test_the_servers_are_gone_however_the_client_ends(number: signal.Signals, vl
     wait_for(lambda: not alive(vllm_dir))
 
 
+@pytest.mark.slow
 def test_a_deaf_server_is_gone_too(vllm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ENVIRONMENT, "FAKE_VLLM", "deaf")
     with begin(vllm_dir) as client:
@@ -299,6 +300,7 @@ def test_serve_ends_when_all_its_servers_have(vllm_dir: Path, monkeypatch: pytes
     assert not alive(vllm_dir)
 
 
+@pytest.mark.slow
 def test_two_steps_serve_two_models_at_once(vllm_dir: Path) -> None:
     """The reasoner works on finished captions while the next captions are sampled."""
     command = " ".join([*SOPHIA, *REASON, "--gpus", "0", "--concurrency", "1"])

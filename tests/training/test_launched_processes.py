@@ -122,6 +122,7 @@ def test_who_joins_ends_quietly_when_the_first_refuses(tmp_path: Path) -> None:
     assert done.returncode == 1 and len(said) == 1 and said[0].startswith("sophia: none.jsonl: cannot be opened")
 
 
+@pytest.mark.slow
 def test_a_run_that_replaces_a_model_goes_on_without_being_forced_again(whole: Path, tmp_path: Path) -> None:
     """Killed during training, and killed after the new model is in place but before the draft is deleted."""
     write_lines(tmp_path / "kept.jsonl", records_of(whole.parent / "kept.jsonl"))
@@ -140,6 +141,7 @@ def test_a_run_that_replaces_a_model_goes_on_without_being_forced_again(whole: P
     assert not (tmp_path / "out.tmp").exists()
 
 
+@pytest.mark.slow
 def test_one_process_trains_the_tower_as_several_do_where_an_update_shows_no_image(data: Path, tmp_path: Path) -> None:
     """Without a gradient the optimizer would skip momentum and weight decay."""
     for name in ("kept.jsonl", "text.jsonl"):
@@ -253,6 +255,7 @@ def test_the_reason_why_training_processes_ended_is_one_line(tmp_path: Path) -> 
     assert _failure_reason("Traceback", errors) == "step-4: cannot be written (No space left on device)"
 
 
+@pytest.mark.slow
 def test_a_launcher_that_dies_is_no_trained_model(data: Path, tmp_path: Path) -> None:
     """DeepSpeed's runner exits with 0 when a signal ended its processes, for example when memory ran out."""
     write_lines(tmp_path / "kept.jsonl", records_of(data / "kept.jsonl"))
@@ -272,6 +275,7 @@ def test_a_launcher_that_dies_is_no_trained_model(data: Path, tmp_path: Path) ->
     assert not (tmp_path / "out.manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_does_not_go_on(data: Path, tmp_path: Path) -> None:
     write_lines(tmp_path / "kept.jsonl", records_of(data / "kept.jsonl"))
     options = ["--deepspeed", "none", "--save-every", "1"]
@@ -282,6 +286,7 @@ def test_another_number_of_processes_does_not_go_on(data: Path, tmp_path: Path) 
     assert "written by 1 processes, now there are 2" in done.stderr.decode()
 
 
+@pytest.mark.slow
 def test_a_run_begun_with_other_settings_is_refused_by_name(data: Path, tmp_path: Path) -> None:
     write_lines(tmp_path / "kept.jsonl", records_of(data / "kept.jsonl"))
     killed(tmp_path, "out", [], after=1)
@@ -303,6 +308,7 @@ def test_a_run_begun_with_other_settings_is_refused_by_name(data: Path, tmp_path
     sophia("train", "kept.jsonl", *STEPS, "--max-steps", "1", "-o", "out", "--force", cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_second_run_into_the_same_folder_is_refused(whole: Path, tmp_path: Path) -> None:
     write_lines(tmp_path / "kept.jsonl", records_of(whole.parent / "kept.jsonl"))
     options = ["train", "kept.jsonl", "--max-steps", "500", *STEPS, "-o", "out"]
@@ -316,6 +322,7 @@ def test_a_second_run_into_the_same_folder_is_refused(whole: Path, tmp_path: Pat
         run.kill()
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_good_checkpoint(whole: Path, tmp_path: Path) -> None:
     """The second checkpoint does not fit; after space is freed the run resumes from the first."""
     write_lines(tmp_path / "kept.jsonl", records_of(whole.parent / "kept.jsonl"))
@@ -416,6 +423,7 @@ def test_a_reference_costs_its_weights(stage: str) -> None:
 STAGE_0 = '{"zero_optimization": {"stage": 0}}'
 
 
+@pytest.mark.slow
 def test_a_deepspeed_file_of_ones_own(data: Path, tmp_path: Path) -> None:
     write_lines(tmp_path / "kept.jsonl", records_of(data / "kept.jsonl"))
     options = ["train", "kept.jsonl", "--max-steps", "1", *STEPS, "--cpu-ranks", "1", "--deepspeed", "own.json"]

@@ -157,6 +157,7 @@ def test_the_seed_draws_the_wrong_ones(data: Path, tmp_path: Path) -> None:
     assert len(drawn) > 1
 
 
+@pytest.mark.slow
 def test_mpo_takes_pairs_without_an_image(data: Path, tmp_path: Path) -> None:
     rows = records_of(data / "kept.jsonl")
     without = [{**row, "image": None} if row["id"] == rows[0]["id"] else row for row in rows]
@@ -165,6 +166,7 @@ def test_mpo_takes_pairs_without_an_image(data: Path, tmp_path: Path) -> None:
     assert told[-1]["rows"] == 3
 
 
+@pytest.mark.slow
 def test_mpo_makes_the_right_one_likelier_than_the_wrong_one(data: Path, tmp_path: Path) -> None:
     done = sophia("train", str(data / "kept.jsonl"), *PAIRS, "-o", "out", cwd=tmp_path)
     told = records_of(done.stdout)
@@ -237,6 +239,7 @@ def uneven(lab: Path, data: Path) -> Path:
     return data
 
 
+@pytest.mark.slow
 def test_mpo_does_not_lean_on_how_a_batch_is_cut(uneven: Path) -> None:
     """TRL's own mean by forward pass differs by a fifth."""
     cut = sophia(
@@ -262,6 +265,7 @@ def test_two_processes_train_as_one(options: list[str], stage: str, uneven: Path
     assert set(load_file(BASE)) == set(load_file(uneven / out / "model.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line(data: Path, tmp_path: Path) -> None:
     command = " ".join([*SOPHIA, "train", str(data / "kept.jsonl"), *PAIRS, "--save-every", "2", "-o", "out"])
     done = subprocess.run(

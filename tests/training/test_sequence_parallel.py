@@ -45,6 +45,7 @@ def same_curves(one: Path, other: Path) -> None:
         assert ours == (theirs[0], pytest.approx(theirs[1], rel=1e-3), pytest.approx(theirs[2], rel=1e-3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ranks", "ways", "stage", "more"),
     [
@@ -99,6 +100,7 @@ def test_what_qwen3_adds_to_image_tokens_stays_with_them(length: int, ways: int,
     assert torch.equal(found[:, :length][visual], values) and (found[:, :length][~visual] == -1).all()
 
 
+@pytest.mark.slow
 def test_gradients_of_shared_rows_are_those_of_whole_logits(data: Path) -> None:
     """Of every parameter, vision tower included, with recomputed layers, images at the cut, an unsupervised part, and no
     image.

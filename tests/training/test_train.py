@@ -211,6 +211,7 @@ def test_tags_balance(answer: str, balanced: bool) -> None:
     assert tags_balance(answer) == balanced
 
 
+@pytest.mark.slow
 def test_untrainable_rows_are_skipped_named_and_counted(lab: Path, tmp_path: Path) -> None:
     good, *bad = kept_records(lab, 8)
     bad[0]["image"] = "gone.png"
@@ -235,6 +236,7 @@ def test_untrainable_rows_are_skipped_named_and_counted(lab: Path, tmp_path: Pat
     assert "image does not open: image gone.png cannot be read (No such file" in done.stderr.decode()
 
 
+@pytest.mark.slow
 def test_training_moves_the_language_model_alone_and_saves_a_whole_folder(lab: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
@@ -266,6 +268,7 @@ def test_training_moves_the_language_model_alone_and_saves_a_whole_folder(lab: P
     assert "--force" in done.stderr.decode()
 
 
+@pytest.mark.slow
 def test_records_without_weights_are_propagated_and_it_is_reported(lab: Path, tmp_path: Path) -> None:
     done = sophia("train", "traj.jsonl", "-o", str(tmp_path / "out"), "--max-steps", "1", "--alpha", "0.5", cwd=lab)
     kept = records_of(sophia("propagate", "traj.jsonl", "--alpha", "0.5", "--selected", cwd=lab).stdout)
@@ -273,6 +276,7 @@ def test_records_without_weights_are_propagated_and_it_is_reported(lab: Path, tm
     assert f"alpha 0.5, keep 1): {len(kept)} of 32 kept" in done.stderr.decode()
 
 
+@pytest.mark.slow
 def test_weights_are_used_as_they_are_and_go_with_no_alpha(lab: Path, tmp_path: Path) -> None:
     write_lines(tmp_path / "kept.jsonl", [*kept_records(lab, 4), {**kept_records(lab, 8)[5], "weight": 0}])
     done = sophia("train", "kept.jsonl", "--alpha", "0.5", cwd=tmp_path, code=2)
@@ -310,6 +314,7 @@ def test_limit_and_shard_take_their_part_of_the_records(lab: Path, tmp_path: Pat
         assert f"train: {rows} rows to train on" in done.stderr.decode()
 
 
+@pytest.mark.slow
 def test_other_rows_are_mixed_in_by_ratio(lab: Path, tmp_path: Path) -> None:
     write_lines(tmp_path / "kept.jsonl", kept_records(lab, 4))
     captions = [{**row, "image": str(lab / row["image"])} for row in records_of(lab / "caps.jsonl")]
@@ -401,6 +406,7 @@ def test_an_answer_follows_what_the_template_has_opened() -> None:
     assert answer_after_prompt(opened, "") == ""
 
 
+@pytest.mark.slow
 def test_the_same_seed_trains_the_same_model(lab: Path, tmp_path: Path) -> None:
     write_lines(tmp_path / "kept.jsonl", kept_records(lab))
     runs = [sophia("train", "kept.jsonl", "-o", name, "--epochs", "2", cwd=tmp_path).stdout for name in ("a", "b")]
@@ -482,6 +488,7 @@ def test_a_run_packs_its_rows_where_the_kernel_takes_them(tmp_path: Path, monkey
     assert packed[0]["grad_norm"] == pytest.approx(padded[0]["grad_norm"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_finished_run_typed_again_says_so_and_a_changed_one_is_refused(lab: Path, tmp_path: Path) -> None:
     options = ("--alpha", "0", "--max-steps", "1", "-o", str(tmp_path / "out"))
     sophia("train", "traj.jsonl", *options, cwd=lab)
@@ -519,6 +526,7 @@ def test_flash_attention_is_used_where_it_can_be_loaded(
     assert asked == [kernel, None]
 
 
+@pytest.mark.slow
 def test_many_rows_are_read_by_several_processes_as_by_one(
     lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -540,6 +548,7 @@ def test_many_rows_are_read_by_several_processes_as_by_one(
     assert found[0] == found[1] and len(found[0][0]) == 6
 
 
+@pytest.mark.slow
 def test_trackers_get_metrics_and_the_curve_is_drawn(lab: Path, tmp_path: Path) -> None:
     from PIL import Image
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -558,6 +567,7 @@ def test_trackers_get_metrics_and_the_curve_is_drawn(lab: Path, tmp_path: Path) 
         assert fault in done.stderr.decode()
 
 
+@pytest.mark.slow
 def test_nothing_but_a_model_is_ever_replaced(lab: Path, tmp_path: Path) -> None:
     """An input, a folder without a model, and a draft folder of other origin are kept; a link stays a link."""
     import shutil
@@ -594,6 +604,7 @@ def test_odd_options_are_refused_before_anything_is_read(options: list[str], fau
     assert fault in sophia("train", "none.jsonl", *options, cwd=tmp_path, code=2).stderr.decode()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_the_run(lab: Path, tmp_path: Path) -> None:
     write_lines(tmp_path / "kept.jsonl", kept_records(lab, 4))
     options = ["--max-steps", "3", "--batch-size", "2", "--lr", "1e30", "--seed", "-1", "-o", "out"]
@@ -610,6 +621,7 @@ def test_whole_updates_take_every_row_as_often_as_any_other(count: int, size: in
     assert full_updates(count, size, epochs, None, seed) == batches
 
 
+@pytest.mark.slow
 def test_the_objective_of_the_docs_is_one_file(lab: Path, tmp_path: Path) -> None:
     """For one trajectory the mean over its tokens equals `sft`; for two, `even` is the mean of both."""
     root = Path(__file__).parent.parent.parent

@@ -90,6 +90,7 @@ def rows_of(name: str) -> list[dict[str, Any]]:
     return list(read_records([str(DATA / name)]))
 
 
+@pytest.mark.slow
 def test_public_cases_agree_but_for_the_differences_we_list() -> None:
     rows = [row for row in rows_of("verifier_cases.jsonl") if not row.get("convention")]
     verdicts = {row["id"]: (judged(row).verdict == "correct", row["expected"]) for row in rows}
@@ -110,6 +111,7 @@ def test_real_outputs_get_the_official_verdict_or_a_better_one() -> None:
         assert len(wanted & right) >= 0.97 * len(wanted)
 
 
+@pytest.mark.slow
 def test_probes_of_every_kind_are_judged_as_a_mathematician_would() -> None:
     differing = []
     for row in rows_of("probes.jsonl"):
@@ -288,6 +290,7 @@ def resident(pids: list[int]) -> Iterator[int]:
         yield from (int(line.split()[1]) >> 10 for line in lines if line.startswith("VmRSS"))
 
 
+@pytest.mark.slow
 def test_hostile_answers_are_harmless(tmp_path: Path) -> None:
     hostile = rows_of("hostile_answers.jsonl.gz")
     rows = []
@@ -326,6 +329,7 @@ RIGHT = {"NUL and surrogate", "rtl/bidi", "digits 100KB same", "nested frac sqrt
 """The hostile cases whose answer is the gold."""
 
 
+@pytest.mark.slow
 def test_a_worker_killed_from_outside_costs_one_error_at_most(tmp_path: Path) -> None:
     rows = [
         {

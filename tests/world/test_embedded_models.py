@@ -1,17 +1,12 @@
-"""Tests of the embedded models on worlds that they were not trained on, and of the quickstart from end to end."""
+"""Tests of the embedded models on worlds that they were not trained on."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from helpers.commands import ENVIRONMENT, records_of, sophia, write_lines
+from helpers.commands import records_of, sophia, write_lines
 
 from sophia_cli.models.aliases import resolve_model
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +47,3 @@ def test_the_reasoner_is_mostly_right_when_the_description_is(held: Path) -> Non
     raw = sophia("reason", "true.jsonl", "-n", "1", cwd=held).stdout
     graded = records_of(sophia("grade", cwd=held, stdin=raw).stdout)
     assert sum(row["reward"] for row in graded) / len(graded) > 0.8
-
-
-@pytest.mark.slow
-def test_the_quickstart_teaches_the_model_to_think(tmp_path: Path) -> None:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    command = ["bash", str(ROOT / "recipes/quickstart.sh"), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**ENVIRONMENT, "PATH": path})
-    assert done.returncode == 0, done.stderr[-3000:]
-    before, after = (json.loads((tmp_path / "quickstart" / f"{name}.json").read_text()) for name in ("before", "after"))
-    assert before["accuracy"] < 0.38
-    assert after["accuracy"] > before["accuracy"] + 0.3
-    assert after["thinking"] > 0.95
