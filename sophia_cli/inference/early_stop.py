@@ -77,8 +77,8 @@ class OpenCaption:
     Attributes:
         queue: Numbers of the trajectories that are not requested yet.
         rewards, lengths: Results so far, by trajectory number.
-        cut: Trajectories that were cut at the length bound, so that their end is unknown; None for one that an earlier run
-            has written.
+        cut: Trajectories that were cut at the length bound, so that this pass does not know their end; None for one that an
+            earlier run has written, cut or whole.
         has_failures: A trajectory failed; the next run samples it again.
         awaited: Trajectories of the current round that are still missing.
         is_uncut_pass: The second pass, in which cut trajectories are sampled to their ends.
@@ -127,7 +127,7 @@ class OpenCaption:
         if not self.queue and self.cut and not self.is_uncut_pass:
             self.is_uncut_pass = True
             if self.shortest_correct < math.inf:
-                self.queue = sorted(number for number, record in self.cut.items() if record is not None)
+                self.queue = sorted(self.cut.keys() - self.plan.earlier.cut)
             else:
                 self.given_up = True  # no uncut trajectory is correct, so none can be short enough
         size = allowed + 1 - self.failures
@@ -308,15 +308,20 @@ class EarlyStopSampler:
         yield from self._start_group(caption.group)
 
     def _take_earlier(self, caption: OpenCaption, number: int) -> bool:
-        """Takes a trajectory of an earlier run. Tells whether there is one."""
+        """Takes a trajectory of an earlier run. Tells whether there is one.
+
+        A whole one beyond the length bound was written in the second pass. The first pass saw it cut, and sees it so again.
+        """
         earlier = caption.plan.earlier
         if number not in earlier.lengths:
             return False
+        if number not in caption.lengths:
+            self.stats.tokens += earlier.lengths[number]
         caption.lengths[number] = earlier.lengths[number]
-        self.stats.tokens += earlier.lengths[number]
-        if number in earlier.cut:
+        if number in earlier.cut or earlier.lengths[number] > caption.length_bound:
             caption.cut[number] = None
         else:
+            caption.cut.pop(number, None)
             caption.rewards[number] = earlier.rewards.get(number)
         return True
 

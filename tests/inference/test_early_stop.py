@@ -337,6 +337,29 @@ def test_a_file_cut_anywhere_becomes_what_it_was(shortest: bool, tmp_path: Path)
             assert sorted(out.read_bytes().splitlines(keepends=True)) == sorted(whole)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("samples", ["5", "9"])
+def test_a_bounded_run_cut_anywhere_has_the_records_and_counts_of_a_whole_one(samples: str, tmp_path: Path) -> None:
+    """Cut trajectories that were sampled to their ends in a second pass are failures of that pass, not of the first."""
+    places = [(f"q{i}", f"Which? {i}", c) for c in range(3) for i in range(10)]
+    rows = [{"id": name, "question": text, "answer": "1", "caption_id": f"{name}/c{c}", "caption_count": 3, "caption": str(c)}
+            for name, text, c in places]  # fmt: skip
+    write_lines(tmp_path / "caps.jsonl", rows)
+    out, manifest = tmp_path / "raw.jsonl", tmp_path / "raw.jsonl.manifest.json"
+    counted = ("captions", "captions_given_up", "trajectories_sampled", "trajectories_cut")
+    with ChatServer() as server:
+        command = ["reason", "caps.jsonl", "-n", samples, "--llm", "m", "--stop-early", "--alpha", "0.2", "--bound-length"]
+        command += ["-o", "raw.jsonl", "--base-url", server.url]
+        sophia(*command, cwd=tmp_path)
+        whole, stats = out.read_bytes().splitlines(keepends=True), json.loads(manifest.read_bytes())["early_stop"]
+        for kept in [*range(len(whole) // 2, len(whole), 3), len(whole)]:
+            out.write_bytes(b"".join(whole[:kept]))
+            sophia(*command, cwd=tmp_path)
+            assert sorted(out.read_bytes().splitlines(keepends=True)) == sorted(whole)
+            again = json.loads(manifest.read_bytes())["early_stop"]
+            assert {name: again[name] for name in counted} == {name: stats[name] for name in counted}
+
+
 def test_the_order_in_which_captions_come_changes_nothing(tmp_path: Path) -> None:
     rows = [
         {
