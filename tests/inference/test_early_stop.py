@@ -342,8 +342,10 @@ def test_a_file_cut_anywhere_becomes_what_it_was(shortest: bool, tmp_path: Path)
 def test_a_bounded_run_cut_anywhere_has_the_records_and_counts_of_a_whole_one(samples: str, tmp_path: Path) -> None:
     """Cut trajectories that were sampled to their ends in a second pass are failures of that pass, not of the first."""
     places = [(f"q{i}", f"Which? {i}", c) for c in range(3) for i in range(10)]
-    rows = [{"id": name, "question": text, "answer": "1", "caption_id": f"{name}/c{c}", "caption_count": 3, "caption": str(c)}
-            for name, text, c in places]  # fmt: skip
+    rows = [
+        {"id": i, "question": text, "answer": "1", "caption_id": f"{i}/c{c}", "caption_count": 3, "caption": f"{c}"}
+        for i, text, c in places
+    ]
     write_lines(tmp_path / "caps.jsonl", rows)
     out, manifest = tmp_path / "raw.jsonl", tmp_path / "raw.jsonl.manifest.json"
     counted = ("captions", "captions_given_up", "trajectories_sampled", "trajectories_cut")
